@@ -1,0 +1,22 @@
+"""The exceptions of the package.
+
+A caller's mistake (a wrong argument) is a ``ValueError`` or a ``TypeError``, as in the rest of
+scientific Python. The classes here are for faults outside the caller's code: files, data, runs.
+The command line turns each of them into one line on standard error and exit status 1.
+"""
+
+
+class VarProError(Exception):
+    """Base of all errors that are not a wrong argument."""
+
+
+class DatasetError(VarProError):
+    """A data file is missing, damaged or not what it claims to be."""
+
+
+class ModelFileError(VarProError):
+    """A model file is damaged, lies about its contents, or comes from a newer format."""
+
+
+class TrainingError(VarProError):
+    """A training run cannot give a network (every sub-network failed, say)."""

@@ -1,0 +1,76 @@
+"""What an array of images is, and the one way from stored pixels to intensities.
+
+Images are ``(n, rows, columns)`` or ``(n, channels, rows, columns)``. Pixels of type ``uint8``
+stand for 0 to 255 and become intensities in [0, 1]; floating-point pixels are intensities
+already and are taken as they are. Images stay ``uint8`` in memory and are converted block by
+block: 60,000 images of MNIST are 47 MB, not 188.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from varpro_nn._typing import ImageArray, RealArray
+
+
+def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
+    """Return ``images`` as an array that the package can work with.
+
+    Parameters
+    ----------
+    images : array_like, shape (n, rows, columns) or (n, channels, rows, columns)
+        ``uint8`` (0 to 255), or floating point (intensities, usually in [0, 1]).
+    name : str
+        How the error messages call the argument.
+
+    Returns
+    -------
+    ndarray
+        ``uint8`` or ``float32``/``float64``, same shape; not copied if it need not be.
+
+    Raises
+    ------
+    ValueError
+        Wrong number of dimensions, no image, a type other than the two, NaN or infinity.
+    """
+    array = np.asarray(images)
+    if array.ndim not in (3, 4) or 0 in array.shape:
+        msg = (
+            f"{name} must be (n, rows, columns) or (n, channels, rows, columns) with no empty "
+            f"axis, got shape {array.shape}."
+        )
+        raise ValueError(msg)
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        msg = (
+            f"{name} must be uint8 (0 to 255) or floating point (intensities in [0, 1]), "
+            f"got {array.dtype}."
+        )
+        raise ValueError(msg)
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float32)
+    # A sum is finite only if every pixel is, bar overflow: one pass, no array of booleans.
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = bool(np.isfinite(array.sum(dtype=np.float64)))
+    if not finite:
+        bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+        if bad.size:
+            msg = (
+                f"{name} must be finite, got NaN or infinity in {bad.size} of {len(array)} "
+                f"images (first: image {bad[0]})."
+            )
+            raise ValueError(msg)
+    return array
+
+
+def intensities(images: ImageArray, dtype: DTypeLike = np.float32) -> RealArray:
+    """Convert pixels to intensities: ``uint8`` divided by 255, floats unchanged.
+
+    Returns
+    -------
+    ndarray of ``dtype``, same shape
+        A copy unless ``images`` are of that floating-point type already.
+    """
+    if images.dtype == np.uint8:
+        return np.multiply(images, np.asarray(1 / 255, dtype=dtype), dtype=dtype)
+    return images.astype(dtype, copy=False)
