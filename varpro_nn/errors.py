@@ -20,3 +20,7 @@ class ModelFileError(VarProError):
 
 class TrainingError(VarProError):
     """A training run cannot give a network (every sub-network failed, say)."""
+
+
+class NonFiniteError(VarProError):
+    """Features are NaN or infinite at the weights in question."""

@@ -1,0 +1,387 @@
+"""Minimise a variable-projection functional: the only caller of ``scipy.optimize``.
+
+=============== =============================================== ===================================
+solver          method of SciPy                                 form of the problem
+=============== =============================================== ===================================
+``lsmr``        ``least_squares``, ``trf``, inner LSMR, capped  operator, reduced or array
+``exact``       ``least_squares``, ``trf``, inner SVD           reduced or array
+``lm``          ``least_squares``, MINPACK's Levenberg-Marquardt reduced or array
+``l-bfgs-b``    ``minimize`` on cost and gradient               none: sums over blocks
+``powell``      ``minimize``, cost alone, for tiny problems     none
+``nelder-mead`` ``minimize``, cost alone, for tiny problems     none
+=============== =============================================== ===================================
+
+A capped, inexact inner solve is the default: it is both faster and, after as many evaluations,
+lower than an exact one. The last three are the paper's appendix (8.1 and 8.2).
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from scipy.optimize import least_squares, minimize
+
+from varpro_nn._typing import FloatArray
+from varpro_nn.errors import NonFiniteError
+from varpro_nn.functional import JacobianKind, VarProFunctional
+
+Solver = Literal["lsmr", "exact", "lm", "l-bfgs-b", "powell", "nelder-mead"]
+Form = Literal["auto", "operator", "reduced", "array"]
+
+SOLVERS: dict[str, tuple[str, ...]] = {
+    "lsmr": ("operator", "reduced", "array"),
+    "exact": ("reduced", "array"),
+    "lm": ("reduced", "array"),
+    "l-bfgs-b": (),
+    "powell": (),
+    "nelder-mead": (),
+}
+"""The solvers, each with the forms of the problem that it can work on."""
+
+MEMORY_BUDGET = 2**30
+"""Bytes that the stored derivative may take before the reduced problem is chosen."""
+
+REASONS = {
+    -2: "stopped by the callback",
+    -1: "stopped: the leave-one-out error no longer improves",
+    0: "the limit of evaluations was reached",
+    1: "converged: the gradient is small (gtol)",
+    2: "converged: the cost no longer changes (ftol)",
+    3: "converged: the weights no longer change (xtol)",
+    4: "converged: neither cost nor weights change (ftol and xtol)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One evaluation of the functional.
+
+    Attributes
+    ----------
+    cost : float
+        Infinite where the features were not finite.
+    optimality : float
+        Largest entry of the gradient; NaN at a trial point whose step was refused, where no
+        derivative was taken.
+    loo_mse, loo_error : float
+        Exact leave-one-out errors of the linear fit, as in ``functional.Evaluation``.
+    cpu_seconds : float
+        Of this process, since the start of the fit.
+    """
+
+    cost: float
+    optimality: float
+    loo_mse: float
+    loo_error: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitReport:
+    """The end of a fit.
+
+    Attributes
+    ----------
+    w : ndarray, shape (h * p,)
+        Best weights: of lowest cost, or of lowest leave-one-out error with ``patience``.
+    cost, loo_mse, loo_error : float
+        There.
+    history : tuple of Record
+        One entry an evaluation, the start first.
+    status : int
+        A key of ``REASONS``; positive for convergence.
+    reason : str
+        The same in words.
+    solver, form : str
+        What was used; ``form`` is empty for the solvers that need none.
+    """
+
+    w: FloatArray
+    cost: float
+    loo_mse: float
+    loo_error: float
+    history: tuple[Record, ...]
+    status: int
+    reason: str
+    solver: str
+    form: str
+
+    @property
+    def n_evaluations(self) -> int:
+        """Evaluations of the functional."""
+        return len(self.history)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the fit."""
+        return self.history[-1].cpu_seconds
+
+    @property
+    def converged(self) -> bool:
+        """Whether a tolerance was met."""
+        return self.status > 0
+
+
+class _Watch:
+    """Records every evaluation and decides when to stop.
+
+    The one place of mutable state in a fit: SciPy calls back into it.
+    """
+
+    def __init__(
+        self,
+        functional: VarProFunctional,
+        callback: Callable[[Record], bool | None] | None,
+        patience: int | None,
+    ) -> None:
+        self.functional = functional
+        self.history: list[Record] = []
+        self.status = 0
+        self.best: tuple[float, FloatArray] | None = None
+        self._callback = callback
+        self._patience = patience
+        self._since_best = 0
+        self._of_key: dict[bytes, int] = {}
+        self._start = time.process_time()
+
+    def cost(self, w: FloatArray) -> float:
+        """Cost at ``w``, infinite where it cannot be had; recorded."""
+        try:
+            point = self.functional.evaluate(w)
+            cost, loo_mse, loo_error = point.cost, point.loo_mse, point.loo_error
+        except NonFiniteError:
+            if not self.history:
+                raise
+            cost, loo_mse, loo_error = math.inf, math.nan, math.nan
+        self._of_key[w.tobytes()] = len(self.history)
+        elapsed = time.process_time() - self._start
+        self.history.append(Record(cost, math.nan, loo_mse, loo_error, elapsed))
+        return cost
+
+    def set_gradient(self, w: FloatArray, gradient: FloatArray) -> None:
+        """Add the optimality to the record of ``w``."""
+        number = self._of_key[w.tobytes()]
+        elapsed = time.process_time() - self._start
+        self.history[number] = replace(
+            self.history[number],
+            optimality=float(np.max(np.abs(gradient), initial=0.0)),
+            cpu_seconds=elapsed,
+        )
+
+    def accepted(self, intermediate_result: Any) -> None:
+        """After each step that SciPy accepted (the name of the argument is SciPy's)."""
+        w = np.asarray(intermediate_result.x)
+        record = self.history[self._of_key.get(w.tobytes(), -1)]
+        if self._callback is not None and self._callback(record):
+            self.status = -2
+            raise StopIteration  # SciPy's way to end the search
+        if self._patience is None:
+            return
+        if self.best is None or record.loo_mse < self.best[0]:
+            self.best = record.loo_mse, w.copy()
+            self._since_best = 0
+        else:
+            self._since_best += 1
+            if self._since_best >= self._patience:
+                self.status = -1
+                raise StopIteration  # SciPy's way to end the search
+
+
+def choose_form(functional: VarProFunctional, inner_iterations: int = 20) -> str:
+    """Pick ``operator`` or ``reduced`` for the LSMR solver by a count of operations.
+
+    The operator reads the stored derivative twice an inner iteration and is bound by memory; the
+    reduced problem multiplies matrices once an outer one, and needs no memory that grows with n.
+    The rates are those of a plain core of 2020 and later (100 Gflop/s in single precision,
+    20 GB/s); only their ratio matters.
+    """
+    n, k = functional.tau.shape
+    p = functional.n_weights
+    m = functional.units.n_cells
+    derivative_bytes = n * m * p * functional.dtype.itemsize
+    if functional.block_size is not None or derivative_bytes > MEMORY_BUDGET:
+        return "reduced"
+    passes = 2 * (inner_iterations + 2)
+    operator = passes * derivative_bytes / 20e9
+    rows = n if m == 1 else n * k
+    reduced = 2 * rows * p * p / 100e9 + p**3 / 3 / 20e9 + passes * 8 * p * p / 20e9
+    return "operator" if operator <= reduced else "reduced"
+
+
+def fit(
+    functional: VarProFunctional,
+    w0: FloatArray,
+    *,
+    solver: Solver = "lsmr",
+    form: Form = "auto",
+    jacobian: JacobianKind = "kaufman",
+    max_nfev: int = 15,
+    inner_iterations: int = 20,
+    ftol: float | None = None,
+    xtol: float | None = None,
+    gtol: float | None = None,
+    callback: Callable[[Record], bool | None] | None = None,
+    patience: int | None = None,
+) -> FitReport:
+    """Minimise ``functional`` from ``w0``.
+
+    Parameters
+    ----------
+    functional : VarProFunctional
+    w0 : ndarray, shape (h, p) or (h * p,)
+    solver, form : str
+        See the table at the head of the module; ``auto`` picks the cheaper form.
+    jacobian : {"kaufman", "full"}
+    max_nfev : int
+        Evaluations of the functional, refused steps included.
+    inner_iterations : int
+        Cap of the inner LSMR solve.
+    ftol, xtol, gtol : float, optional
+        Relative change of cost and weights, size of the gradient, at which to stop. By default
+        1e-8 with a functional in double precision, 1e-6 in single.
+    callback : callable, optional
+        ``callback(record)`` after each accepted step; a true value ends the search.
+    patience : int, optional
+        Stop after so many accepted steps without a lower leave-one-out error (``loo_mse``), and
+        return the weights where it was lowest.
+
+    Returns
+    -------
+    FitReport
+
+    Raises
+    ------
+    ValueError
+        An unknown name, a form that the solver cannot use, a callback or patience with ``lm``.
+    NonFiniteError
+        If the features at ``w0`` are not finite.
+    """
+    if solver not in SOLVERS:
+        msg = f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}."
+        raise ValueError(msg)
+    forms = SOLVERS[solver]
+    if form != "auto" and form not in forms:
+        msg = f"form must be auto{''.join(f' or {f}' for f in forms)} for {solver}, got {form!r}."
+        raise ValueError(msg)
+    if solver == "lm" and (callback is not None or patience is not None):
+        msg = "callback and patience need another solver than 'lm', which has no callback in SciPy."
+        raise ValueError(msg)
+    if max_nfev < 1 or inner_iterations < 1 or (patience is not None and patience < 1):
+        msg = (
+            "max_nfev, inner_iterations and patience must be at least 1, "
+            f"got {max_nfev}, {inner_iterations} and {patience}."
+        )
+        raise ValueError(msg)
+    if not forms:
+        form_used = ""
+    elif form != "auto":
+        form_used = form
+    else:
+        form_used = choose_form(functional, inner_iterations) if solver == "lsmr" else "reduced"
+
+    w0 = np.array(w0, dtype=np.float64).ravel()
+    watch = _Watch(functional, callback, patience)
+    tolerance = 1e-8 if functional.dtype == np.float64 else 1e-6
+    tolerances = {
+        name: tolerance if value is None else value
+        for name, value in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol))
+    }
+    if forms:
+        w, status = _least_squares(
+            watch, w0, solver, form_used, jacobian, max_nfev, inner_iterations, tolerances
+        )
+    else:
+        w, status = _minimize(watch, w0, solver, max_nfev, tolerances)
+    if watch.status < 0:
+        status = watch.status
+    if watch.best is not None:
+        w = watch.best[1]
+    point = functional.evaluate(w)
+    return FitReport(
+        w=w,
+        cost=point.cost,
+        loo_mse=point.loo_mse,
+        loo_error=point.loo_error,
+        history=tuple(watch.history),
+        status=status,
+        reason=REASONS[status],
+        solver=solver,
+        form=form_used,
+    )
+
+
+def _least_squares(
+    watch: _Watch,
+    w0: FloatArray,
+    solver: str,
+    form: str,
+    kind: JacobianKind,
+    max_nfev: int,
+    inner_iterations: int,
+    tolerances: dict[str, float],
+) -> tuple[FloatArray, int]:
+    functional = watch.functional
+
+    def residual(w: FloatArray) -> FloatArray:
+        if not math.isfinite(watch.cost(w)):
+            # SciPy takes such a trial point back and shortens the step.
+            rows = functional.n_weights + 1 if form == "reduced" else functional.n_residuals
+            return np.full(rows, np.inf)
+        return functional.reduced_residual(w) if form == "reduced" else functional.residual(w)
+
+    def jacobian(w: FloatArray) -> Any:
+        if form == "reduced":
+            f, J = functional.reduced(w, kind)
+            gradient = J.T @ f
+        else:
+            J = functional.jacobian(w, kind, "operator" if form == "operator" else "array")
+            gradient = J.T @ functional.residual(w)
+        watch.set_gradient(w, gradient)
+        return J
+
+    options: dict[str, Any] = {}
+    if solver == "lm":
+        options["method"] = "lm"
+    else:
+        options.update(method="trf", tr_solver=solver, callback=watch.accepted)
+        if solver == "lsmr":
+            options["tr_options"] = {"maxiter": inner_iterations}
+    result = least_squares(
+        residual, w0, jacobian, max_nfev=max_nfev, x_scale=1.0, **tolerances, **options
+    )
+    return result.x, int(result.status)
+
+
+def _minimize(
+    watch: _Watch, w0: FloatArray, solver: str, max_nfev: int, tolerances: dict[str, float]
+) -> tuple[FloatArray, int]:
+    functional = watch.functional
+
+    def cost_and_gradient(w: FloatArray) -> tuple[float, FloatArray]:
+        cost = watch.cost(w)
+        if not math.isfinite(cost):
+            return cost, np.zeros_like(w)
+        gradient = functional.gradient(w)
+        watch.set_gradient(w, gradient)
+        return cost, gradient
+
+    if solver == "l-bfgs-b":
+        options = {
+            "maxfun": max_nfev,
+            "maxiter": max_nfev,
+            "ftol": tolerances["ftol"],
+            "gtol": tolerances["gtol"],
+        }
+        result = minimize(
+            cost_and_gradient, w0, jac=True, method=solver, options=options,
+            callback=watch.accepted,
+        )  # fmt: skip
+    else:
+        name = "fatol" if solver == "nelder-mead" else "ftol"
+        options = {"maxfev": max_nfev, "xatol" if name == "fatol" else "xtol": tolerances["xtol"]}
+        options[name] = tolerances["ftol"]
+        result = minimize(watch.cost, w0, method=solver, options=options, callback=watch.accepted)
+    return np.asarray(result.x), 2 if result.success else 0

@@ -1,0 +1,198 @@
+"""The Jacobian of the variable-projection residual at one point: operator, array and sums.
+
+The formulas and letters are those of :mod:`varpro_nn.functional`. Two views of ``dPhi`` are at
+work: (h, m, n, p) for products with a vector, where each unit is a small dense matrix, and rows
+of inputs (n, h p) for the Gram matrix.
+"""
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator
+
+from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.linalg import LinearSolution
+
+
+class Jacobian:
+    """Jacobian of all residuals at one ``w``, with ``dPhi`` in memory.
+
+    Parameters
+    ----------
+    solution : LinearSolution
+    weighted_Phi : ndarray, shape (n, q)
+        ``s Phi``.
+    dPhi : ndarray, shape (n, m, h, p)
+        Not weighted.
+    r : ndarray, shape (n, k)
+        ``s (tau - Phi A)``.
+    root : ndarray, shape (n,)
+        ``s``.
+    ridge : ndarray, shape (q,)
+    weight_decay : float
+    full : bool
+        With Golub and Pereyra's second term.
+    """
+
+    def __init__(
+        self,
+        solution: LinearSolution,
+        weighted_Phi: FloatArray,
+        dPhi: RealArray,
+        r: FloatArray,
+        root: FloatArray,
+        *,
+        ridge: FloatArray,
+        weight_decay: float,
+        full: bool,
+    ) -> None:
+        _, m, h, _ = dPhi.shape
+        self._D = np.ascontiguousarray(dPhi.transpose(2, 1, 0, 3))  # (h, m, n, p)
+        A = solution.A[: m * h].reshape(m, h, -1).transpose(1, 0, 2)
+        self._A = np.ascontiguousarray(A, dtype=self._D.dtype)  # (h, m, k)
+        self._root = root[:, None]
+        self._decay = np.sqrt(weight_decay)
+        self._Q1 = solution.range_basis(weighted_Phi)
+        self._Q2 = solution.range_basis(np.diag(np.sqrt(ridge))[ridge > 0])
+        self._second: FloatArray | None = None  # T_u' N_k, (rank, k, h, p)
+        if full:
+            weighted = (self._root * r).astype(self._D.dtype)
+            S = np.einsum("hmnp,nk->mhpk", self._D, weighted, optimize=True)
+            self._second = second_term(solution, S)
+
+    def operator(self) -> LinearOperator:
+        """``J`` by its products with vectors; nothing of size (n k, h p) is formed."""
+        h, m, n, p = self._D.shape
+        k = self._A.shape[2]
+        d = len(self._Q2)
+        decay, root = self._decay, self._root
+        A = self._A.reshape(h * m, k)
+
+        def matvec(v: FloatArray) -> FloatArray:
+            V = v.reshape(h, 1, p, 1).astype(self._D.dtype)
+            moved = (self._D @ V).reshape(h * m, n)  # dPhi v
+            B = root * (moved.T @ A)
+            C = self._Q1.T @ B
+            top, bottom = self._Q1 @ C - B, self._Q2 @ C
+            if self._second is not None:
+                E = np.tensordot(self._second, v.reshape(h, p), axes=2)
+                top -= self._Q1 @ E
+                bottom -= self._Q2 @ E
+            parts = [top.ravel(), bottom.ravel()]
+            if decay:
+                parts.append(decay * v.ravel())
+            return np.concatenate(parts)
+
+        def rmatvec(u: FloatArray) -> FloatArray:
+            u = u.ravel()
+            top, bottom = u[: n * k].reshape(n, k), u[n * k : (n + d) * k].reshape(d, k)
+            C = self._Q1.T @ top + self._Q2.T @ bottom
+            moved = (root * (top - self._Q1 @ C)).astype(self._D.dtype)
+            back = A @ moved.T  # (h * m, n)
+            product = -(back.reshape(h, m, 1, n) @ self._D).sum(axis=(1, 2), dtype=np.float64)
+            if self._second is not None:
+                product -= np.einsum("rkhp,rk->hp", self._second, C)
+            result: FloatArray = product.ravel()
+            if decay:
+                result += decay * u[(n + d) * k :]
+            return result
+
+        n_rows = (n + d) * k + (h * p if decay else 0)
+        return LinearOperator(
+            (n_rows, h * p), matvec=matvec, rmatvec=rmatvec, dtype=np.dtype(np.float64)
+        )
+
+    def array(self) -> FloatArray:
+        """Form the dense array (n_residuals, h * p): for comparison and for MINPACK."""
+        h, _, n, p = self._D.shape
+        k = self._A.shape[2]
+        B = np.einsum("hmnp,hmk->nkhp", self._D, self._A, optimize=True, dtype=np.float64)
+        B = (self._root[:, :, None, None] * B).reshape(n, -1)
+        C = self._Q1.T @ B
+        second = 0.0 if self._second is None else self._second.reshape(len(C), -1)
+        top = self._Q1 @ (C - second)
+        top -= B
+        bottom = self._Q2 @ (C - second)
+        parts = [top.reshape(n * k, h * p), bottom.reshape(-1, h * p)]
+        if self._decay:
+            parts.append(self._decay * np.eye(h * p))
+        return np.concatenate(parts)
+
+
+def second_term(solution: LinearSolution, S: FloatArray) -> FloatArray:
+    """``T_u' N_k`` from ``S`` (m, h, p, k): (rank, k, h, p)."""
+    m, h = S.shape[:2]
+    q = len(solution.A)
+    # transposed_map wants whole columns: a unit matrix picks out the rows of T that are needed.
+    T_u = solution.transposed_map(np.eye(q, m * h)).reshape(-1, m, h)
+    return np.einsum("rmh,mhpk->rkhp", T_u, S)
+
+
+class NormalSums:
+    """``J'J`` and ``J'r`` without their penalties, summed over blocks of inputs.
+
+    Parameters
+    ----------
+    solution : LinearSolution
+        Of all inputs.
+    n_cells : int
+        m.
+    n_unit_columns : int
+        h * m.
+    """
+
+    def __init__(self, solution: LinearSolution, n_cells: int, n_unit_columns: int) -> None:
+        self._solution = solution
+        self._A = solution.A[:n_unit_columns].reshape(n_cells, -1, solution.A.shape[1])
+        self._S: FloatArray | float = 0.0  # dPhi' s r, (m, h, p, k)
+        self._gram: FloatArray | float = 0.0  # D'D, or sum_k B_k'B_k
+        self._cross: FloatArray | float = 0.0  # (s Phi)'D, or (s Phi)'B_k side by side
+
+    def add(
+        self,
+        weighted_Phi: FloatArray,
+        dPhi: RealArray,
+        root: FloatArray,
+        r: FloatArray,
+        *,
+        matrix: bool,
+    ) -> None:
+        """Take in a block: (b, q), (b, m, h, p), (b,), (b, k); the matrix only where asked."""
+        b, m, h, p = dPhi.shape
+        k = r.shape[1]
+        dtype = dPhi.dtype
+        D = np.ascontiguousarray(dPhi.reshape(b, -1))  # (b, m * h * p)
+        if (root != 1).any():
+            D = root[:, None].astype(dtype) * D
+        self._S = self._S + (D.T @ r.astype(dtype)).reshape(m, h, p, k).astype(np.float64)
+        if not matrix:
+            return
+        if m > 1:
+            cells = D.reshape(b, m, h, p).transpose(2, 0, 3, 1)  # (h, b, p, m)
+            A = self._A.transpose(1, 0, 2)[:, None].astype(dtype)  # (h, 1, m, k)
+            D = np.ascontiguousarray((cells @ A).transpose(1, 3, 0, 2)).reshape(b, -1)  # B
+        self._cross = self._cross + weighted_Phi.astype(dtype).T @ D
+        if m > 1:
+            D = D.reshape(b * k, h * p)
+        self._gram = self._gram + (D.T @ D).astype(np.float64)
+
+    def gradient(self) -> FloatArray:
+        """``J'r``, (h * p,)."""
+        return -np.einsum("mhpk,mhk->hp", self._S, self._A).ravel()
+
+    def matrix(self, *, full: bool) -> FloatArray:
+        """``J'J``, (h * p, h * p)."""
+        assert isinstance(self._S, np.ndarray)  # a block has been added
+        assert isinstance(self._cross, np.ndarray)
+        m, h, p, _ = self._S.shape
+        C = self._solution.transposed_map(self._cross.astype(np.float64))
+        if m > 1:
+            C = C.reshape(-1, h * p)
+        H: FloatArray = self._gram - C.T @ C
+        if m == 1:
+            # Hadamard product with A A', each entry of which meets a (p, p) block.
+            H = H.reshape(h, p, h, p)
+            H *= (self._A[0] @ self._A[0].T)[:, None, :, None]
+            H = H.reshape(h * p, h * p)
+        if full:
+            second = second_term(self._solution, self._S).reshape(-1, h * p)
+            H += second.T @ second
+        return H

@@ -1,0 +1,25 @@
+"""Dense linear algebra of the package: it knows matrices and blocks of rows, never images.
+
+``projection`` eliminates the linear weights for given nonlinear ones (orthogonal factorisations,
+rank decided, nothing squared); ``ridge`` solves the one large problem that joins the
+sub-networks (normal equations summed over blocks, every ridge from one eigendecomposition).
+"""
+
+from varpro_nn.linalg.projection import (
+    LinearSolution,
+    RowSums,
+    least_squares_with_ridge,
+    small_equivalent,
+)
+from varpro_nn.linalg.ridge import GramAccumulator, RidgePath, column_tiles, left_out_residual
+
+__all__ = [
+    "GramAccumulator",
+    "LinearSolution",
+    "RidgePath",
+    "RowSums",
+    "column_tiles",
+    "least_squares_with_ridge",
+    "left_out_residual",
+    "small_equivalent",
+]

@@ -1,0 +1,185 @@
+r"""The inner problem of variable projection: a linear least-squares fit and its projector.
+
+For a design matrix ``Phi`` (n, q), targets ``tau`` (n, k), square roots ``s`` of the sample
+weights and a ridge ``lam_j >= 0`` for each column, the problem is
+
+    min_A  || [ s Phi       ]     [ s tau ] ||^2
+           || [ sqrt(lam) I ] A - [ 0     ] ||_F .
+
+Only the triangular factor of ``[s Phi, s tau]`` matters, and it can be updated by one block of
+rows after another (a sequential QR, "TSQR"): memory is q + k squared whatever n is, and the
+condition number of ``Phi`` is not squared as it would be in the normal equations. The ridge is
+one more block of rows. With the final factor
+
+    [ R11 R12 ]        R11 (q, q),  R12 (q, k),
+    [  0  R22 ]
+
+the fit is ``R11 A = R12``, twice the cost is ``||R22||^2``, and ``Q1 = s Phi T`` with
+``T = R11^-1`` is the part of an orthonormal basis of the (ridge-augmented) range that lies in
+the rows of the images. If ``R11`` is numerically singular, its singular value decomposition
+takes over: ``T = V_r diag(1 / sigma_r)`` with the singular values above ``rank_tolerance`` times
+the largest, which gives the minimum-norm fit, and ``T T'`` is the pseudo-inverse of the Gram
+matrix.
+
+References
+----------
+G. H. Golub and C. F. Van Loan, Matrix Computations, chapters 5 and 6 (QR updates, rank).
+J. Demmel, L. Grigori, M. Hoemmen and J. Langou, SIAM J. Sci. Comput. 34 (2012) (TSQR).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+
+from varpro_nn._typing import FloatArray
+
+RANK_TOLERANCE = 1e-12
+"""Singular values below this times the largest count as zero (stated default)."""
+
+
+class RowSums:
+    """Triangular factor of rows that arrive in blocks.
+
+    Parameters
+    ----------
+    n_columns : int
+        Columns of each block, ``q + k`` for ``[Phi, tau]``.
+    """
+
+    def __init__(self, n_columns: int) -> None:
+        self._factor: FloatArray = np.zeros((0, n_columns))
+
+    def add(self, rows: FloatArray) -> None:
+        """Take in ``rows`` (any number, n_columns)."""
+        stacked = np.concatenate([self._factor, rows])
+        (triangle,) = linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)
+        # A copy of the rows that are not zero, so that the block is not kept alive.
+        self._factor = triangle[: stacked.shape[1]].copy()
+
+    @property
+    def factor(self) -> FloatArray:
+        """Upper trapezoidal ``R``, ``R'R`` being the sum of ``rows'rows``, (any, n_columns)."""
+        return self._factor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearSolution:
+    """The fitted linear weights and what is needed to project.
+
+    Attributes
+    ----------
+    A : ndarray, shape (q, k)
+        Linear weights; of minimum norm if the rank is deficient.
+    sum_of_squares : float
+        ``||s (tau - Phi A)||^2 + sum_j lam_j ||A_j||^2``.
+    rank : int
+        Numerical rank of the ridge-augmented ``s Phi``.
+    condition : float
+        Estimate of its condition number, of the part that was kept.
+    """
+
+    A: FloatArray
+    sum_of_squares: float
+    rank: int
+    condition: float
+    _triangle: FloatArray  # R11
+    _map: FloatArray | None  # V_r diag(1 / sigma_r), where R11 is numerically singular
+
+    def range_basis(self, weighted_Phi: FloatArray) -> FloatArray:
+        """Multiply rows of ``s Phi`` (b, q) by ``T``: the rows of ``Q1``, (b, rank)."""
+        return self.transposed_map(weighted_Phi.T).T
+
+    def transposed_map(self, columns: FloatArray) -> FloatArray:
+        """Multiply ``columns`` (q, any) by ``T'``: (rank, any)."""
+        if self._map is not None:
+            return self._map.T @ columns
+        return linalg.solve_triangular(self._triangle, columns, trans="T", check_finite=False)
+
+
+def least_squares_with_ridge(
+    sums: RowSums, ridge: FloatArray, rank_tolerance: float = RANK_TOLERANCE
+) -> LinearSolution:
+    """Fit ``A`` from the triangular factor of ``[s Phi, s tau]``.
+
+    Parameters
+    ----------
+    sums : RowSums
+        With all rows taken in.
+    ridge : ndarray, shape (q,)
+        ``lam_j >= 0`` of each column; 0 for the constant column.
+    rank_tolerance : float
+        Relative bound under which a singular value counts as zero.
+
+    Returns
+    -------
+    LinearSolution
+    """
+    q = ridge.size
+    augmented = RowSums(sums.factor.shape[1])
+    rows = np.zeros((np.count_nonzero(ridge), sums.factor.shape[1]))
+    rows[np.arange(len(rows)), np.flatnonzero(ridge)] = np.sqrt(ridge[ridge > 0])
+    augmented.add(np.concatenate([sums.factor, rows]))
+    # Fewer rows than columns: pad, so that R11 is square and its missing rank shows.
+    factor = np.zeros((sums.factor.shape[1], sums.factor.shape[1]))
+    factor[: len(augmented.factor)] = augmented.factor
+    R11, R12, R22 = factor[:q, :q], factor[:q, q:], factor[q:, q:]
+    sum_of_squares = float(np.vdot(R22, R22))
+
+    if np.all(np.diag(R11) != 0):
+        reciprocal_condition, info = linalg.lapack.dtrcon(R11, norm="1", uplo="U")
+        if info == 0 and reciprocal_condition > rank_tolerance:
+            A = linalg.solve_triangular(R11, R12, check_finite=False)
+            return LinearSolution(A, sum_of_squares, q, 1 / reciprocal_condition, R11, None)
+
+    U, sigma, Vt = linalg.svd(R11, check_finite=False)
+    rank = int(np.count_nonzero(sigma > rank_tolerance * sigma[0]))
+    projected = U.T @ R12
+    T = Vt[:rank].T / sigma[:rank]
+    # What the dropped directions could have explained stays in the residual.
+    sum_of_squares += float(np.vdot(projected[rank:], projected[rank:]))
+    condition = float(sigma[0] / sigma[rank - 1]) if rank else 0.0
+    return LinearSolution(T @ projected[:rank], sum_of_squares, rank, condition, R11, T)
+
+
+def small_equivalent(
+    H: FloatArray, g: FloatArray, sum_of_squares: float, noise: float
+) -> tuple[FloatArray, FloatArray]:
+    """Find the least-squares problem of p + 1 rows that looks like one of any number of rows.
+
+    A trust-region method sees a residual ``r`` and its Jacobian ``J`` only through ``J'J = H``,
+    ``J'r = g`` and ``||r||^2``. So do
+
+        f = [ 0 ; rho ],    J = [ R ; g' / rho ],    rho = ||r||,   R'R = H - g g' / rho^2,
+
+    which keep all three. ``f`` depends on the cost alone, hence a trial point costs no
+    derivative. ``H - g g' / rho^2 = J'(I - r r' / rho^2) J`` is positive semidefinite; a pivoted
+    Cholesky factorisation stops where rounding makes it otherwise.
+
+    Parameters
+    ----------
+    H : ndarray, shape (p, p)
+    g : ndarray, shape (p,)
+    sum_of_squares : float
+        ``||r||^2``.
+    noise : float
+        Relative rounding error of ``H``: smaller pivots (times the largest) count as zero.
+
+    Returns
+    -------
+    f : ndarray, shape (p + 1,)
+    J : ndarray, shape (p + 1, p)
+    """
+    p = g.size
+    rho = np.sqrt(sum_of_squares)
+    last = g / rho if rho > 0 else np.zeros(p)
+    remainder = H - np.outer(last, last)
+    largest = float(np.max(np.diag(remainder), initial=0.0))
+    J = np.zeros((p + 1, p))
+    if largest > 0:
+        factor, pivots, rank, _ = linalg.lapack.dpstrf(remainder, tol=noise * largest)
+        J[:rank, pivots - 1] = np.triu(factor)[:rank]
+    J[p] = last
+    f = np.zeros(p + 1)
+    f[p] = rho
+    return f, J

@@ -1,0 +1,253 @@
+r"""Ridge regression on many rows, for every ridge at once, with exact leave-one-out errors.
+
+The columns of ``Phi`` (n, q) and of ``tau`` (n, k) are centred by their weighted means, which
+is what leaving the constant column unpenalised amounts to. With sample weights ``v`` (1 unless
+given), the eigendecomposition of the centred Gram matrix ``Phi' diag(v) Phi = V diag(e) V'`` and
+``b = Phi' diag(v) tau``, for any ridge ``lam``
+
+    A(lam)   = V diag(1 / (e + lam)) V'b,
+    h_i(lam) = v_i (1 / sum(v) + sum_j psi_ij^2 / (e_j + lam)),   psi_i = V' phi_i,
+
+and the residual of image i in a fit that never saw it is ``r_i / (1 - h_i)``, exactly. So one
+pass over the rows gives the sums, one factorisation solves for all ridges, and a second pass
+gives the leave-one-out errors of all of them by three matrix products a block.
+
+The products run in the type of the rows that are handed in (single precision as a rule, after a
+shift by the mean of the first block that keeps their entries small); sums and solves are double.
+The work is cut into tiles that do not depend on the number of threads, each computed by one
+thread of BLAS, so the result is bitwise the same for any number of them.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import linalg
+
+from varpro_nn._typing import FloatArray, RealArray
+
+TILE = 512
+"""Columns of one tile: a product of two tiles is large enough for BLAS, small enough to share."""
+
+Rows = tuple[RealArray, FloatArray, FloatArray | None]
+"""A block: rows of ``Phi`` (b, q), of ``tau`` (b, k), and sample weights (b,) or None."""
+
+
+def column_tiles(n_columns: int) -> list[slice]:
+    """Cut columns into tiles, the same ones whatever the number of threads."""
+    return [slice(start, min(start + TILE, n_columns)) for start in range(0, n_columns, TILE)]
+
+
+def _run(executor: Executor | None, task: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Call ``task`` on each item; an exception in a thread is raised here."""
+    list(map(task, items) if executor is None else executor.map(task, items))
+
+
+class GramAccumulator:
+    """Sums over blocks of rows from which a ridge regression follows.
+
+    Parameters
+    ----------
+    n_columns : int
+        Columns of ``Phi``, q, without the constant column.
+    n_targets : int
+        Columns of ``tau``, k.
+    executor : concurrent.futures.Executor, optional
+        Threads that share the tiles. None: one tile after the other.
+    """
+
+    def __init__(self, n_columns: int, n_targets: int, executor: Executor | None = None) -> None:
+        self._tiles = column_tiles(n_columns)
+        self._executor = executor
+        self._shift: RealArray | None = None
+        self._gram = np.zeros((n_columns, n_columns))  # upper tiles alone are filled
+        self._moments = np.zeros((n_columns, n_targets))
+        self._sum_Phi = np.zeros(n_columns)
+        self._sum_tau = np.zeros(n_targets)
+        self._sum_weights = 0.0
+
+    def add(self, Phi: RealArray, tau: FloatArray, sample_weight: FloatArray | None = None) -> None:
+        """Take in a block of rows; ``Phi`` (b, q) is used as work space and overwritten."""
+        if self._shift is None:
+            self._shift = Phi.mean(axis=0, dtype=np.float64).astype(Phi.dtype)
+        Phi -= self._shift
+        root = np.ones(len(tau)) if sample_weight is None else np.sqrt(sample_weight)
+        if sample_weight is not None:
+            Phi *= root[:, None].astype(Phi.dtype)
+        # The last columns weigh the rows once more: they give the sums of phi and of phi tau'.
+        right = np.concatenate([root[:, None] * tau, root[:, None]], axis=1)
+
+        def add_pair(pair: tuple[slice, slice]) -> None:
+            left, other = pair
+            self._gram[left, other] += Phi[:, left].T @ Phi[:, other]
+
+        def add_moments(tile: slice) -> None:
+            products = Phi[:, tile].T @ right.astype(Phi.dtype)
+            self._moments[tile] += products[:, :-1]
+            self._sum_Phi[tile] += products[:, -1]
+
+        tiles = self._tiles
+        _run(self._executor, add_pair, [(a, b) for i, a in enumerate(tiles) for b in tiles[i:]])
+        _run(self._executor, add_moments, tiles)
+        self._sum_tau += root @ right[:, :-1]
+        self._sum_weights += float(root @ root)
+
+    def path(self) -> "RidgePath":
+        """Factorise what has been taken in; the accumulator is used up.
+
+        Raises
+        ------
+        ValueError
+            If no row of positive weight has been taken in.
+        """
+        if self._shift is None or self._sum_weights <= 0:
+            msg = "a ridge regression needs at least one row of positive weight, got none."
+            raise ValueError(msg)
+        mean_Phi = self._sum_Phi / self._sum_weights
+        mean_tau = self._sum_tau / self._sum_weights
+        gram = self._gram
+        for tile in self._tiles:
+            gram[tile] -= self._sum_Phi[tile, None] * mean_Phi
+        # The transpose is in the memory order of LAPACK, and its lower triangle is filled.
+        eigenvalues, V = linalg.eigh(
+            gram.T, lower=True, overwrite_a=True, check_finite=False, driver="evd"
+        )
+        moments = self._moments - np.outer(self._sum_Phi, mean_tau)
+        return RidgePath(
+            eigenvalues=np.maximum(eigenvalues, 0.0),
+            eigenvectors=V,
+            projected_moments=V.T @ moments,
+            mean_Phi=self._shift.astype(np.float64) + mean_Phi,
+            mean_tau=mean_tau,
+            sum_weights=self._sum_weights,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeaveOneOut:
+    """Leave-one-out errors along a grid of ridges, each of shape (number of ridges,).
+
+    Attributes
+    ----------
+    mean_squared_error : ndarray
+        Weighted mean over rows of the squared norm of the left-out residual.
+    error_rate : ndarray
+        Weighted share of rows whose left-out output is largest at another column than ``tau``.
+    """
+
+    mean_squared_error: FloatArray
+    error_rate: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RidgePath:
+    """Ridge regression for every ridge, from one eigendecomposition.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray, shape (q,)
+    eigenvectors : ndarray, shape (q, q)
+    projected_moments : ndarray, shape (q, k)
+        ``V'b``.
+    mean_Phi, mean_tau : ndarray, shapes (q,), (k,)
+    sum_weights : float
+    """
+
+    eigenvalues: FloatArray
+    eigenvectors: FloatArray
+    projected_moments: FloatArray
+    mean_Phi: FloatArray
+    mean_tau: FloatArray
+    sum_weights: float
+
+    def solve(self, ridge: float) -> FloatArray:
+        """Linear weights for one ridge, (q + 1, k): the row of the constant column is last."""
+        slopes = self.eigenvectors @ (self._shrinkage(ridge)[:, None] * self.projected_moments)
+        return np.vstack([slopes, self.mean_tau - self.mean_Phi @ slopes])
+
+    def degrees_of_freedom(self, ridge: float) -> float:
+        """Trace of the hat matrix, the constant column included."""
+        return float(1.0 + self.eigenvalues @ self._shrinkage(ridge))
+
+    def _shrinkage(self, ridge: float) -> FloatArray:
+        # A direction that the rows do not excite carries no moment either: at ridge 0 it gets none.
+        denominator = self.eigenvalues + ridge
+        floor = len(denominator) * np.finfo(np.float64).eps * self.eigenvalues[-1]
+        return np.divide(
+            1.0, denominator, out=np.zeros_like(denominator), where=denominator > floor
+        )
+
+    def leave_one_out(
+        self, blocks: Iterable[Rows], ridges: FloatArray, executor: Executor | None = None
+    ) -> LeaveOneOut:
+        """Leave-one-out errors of all ``ridges`` by one more pass over the rows.
+
+        Parameters
+        ----------
+        blocks : iterable of (Phi, tau, sample_weight)
+            The same rows that were taken in, in any blocks; each ``Phi`` is overwritten.
+        ridges : ndarray, shape (g,)
+        executor : concurrent.futures.Executor, optional
+            Threads that share the columns.
+
+        Returns
+        -------
+        LeaveOneOut
+        """
+        shrinkage = np.stack([self._shrinkage(ridge) for ridge in ridges], axis=1)  # (q, g)
+        # Coefficients of psi for all ridges side by side: (q, g * k), one product a block.
+        coefficients = shrinkage[:, :, None] * self.projected_moments[:, None, :]
+        coefficients = coefficients.reshape(len(shrinkage), -1)
+        squared = np.zeros(len(ridges))
+        wrong = np.zeros(len(ridges))
+        V: RealArray | None = None
+        for Phi, tau, sample_weight in blocks:
+            dtype = Phi.dtype
+            if V is None or V.dtype != dtype:
+                V = self.eigenvectors.astype(dtype)
+            Phi -= self.mean_Phi.astype(dtype)
+            psi = _product(Phi, V, executor)
+            fitted = (psi @ coefficients.astype(dtype)).reshape(len(tau), len(ridges), -1)
+            np.square(psi, out=psi)
+            leverage = (psi @ shrinkage.astype(dtype)).astype(np.float64) + 1 / self.sum_weights
+            weights = np.ones(len(tau)) if sample_weight is None else sample_weight
+            leverage *= weights[:, None]
+            left_out = left_out_residual((tau - self.mean_tau)[:, None, :] - fitted, leverage)
+            squared += weights @ np.square(left_out).sum(axis=2)
+            predicted = np.argmax(tau[:, None, :] - left_out, axis=2)
+            wrong += weights @ (predicted != np.argmax(tau, axis=1)[:, None])
+        return LeaveOneOut(squared / self.sum_weights, wrong / self.sum_weights)
+
+
+def _product(left: RealArray, right: RealArray, executor: Executor | None) -> RealArray:
+    """``left @ right``, its columns shared among threads."""
+    product = np.empty((len(left), right.shape[1]), dtype=left.dtype)
+
+    def one_tile(tile: slice) -> None:
+        np.matmul(left, right[:, tile], out=product[:, tile])
+
+    _run(executor, one_tile, column_tiles(right.shape[1]))
+    return product
+
+
+def left_out_residual(residual: FloatArray, leverage: FloatArray) -> FloatArray:
+    """Residuals of fits that never saw the row: ``r_i / (1 - h_i)``.
+
+    Parameters
+    ----------
+    residual : ndarray, shape (..., k)
+    leverage : ndarray, shape (...)
+        Diagonal of the hat matrix, in [0, 1].
+
+    Returns
+    -------
+    ndarray, shape (..., k)
+
+    Notes
+    -----
+    A row of leverage 1 alone fixes a direction: it has no left-out fit and the quotient is 0 / 0.
+    A bound on ``1 - h`` keeps it finite.
+    """
+    return residual / np.maximum(1.0 - leverage, 1e-10)[..., None]
