@@ -1,3 +1,48 @@
-"""Compact image classifiers trained by variable projection."""
+"""Compact image classifiers trained by variable projection.
+
+>>> import varpro_nn
+>>> digits = varpro_nn.load("digits")
+>>> config = varpro_nn.configure("default", n_units=200, images_per_subnetwork=1000)
+>>> run = varpro_nn.run(config, digits, n_jobs=1)
+>>> run.metrics["test_accuracy"] > 0.9
+True
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# What is imported on first use: `import varpro_nn` alone costs nothing.
+_HOME = {
+    "Network": "network",
+    "Run": "pipeline",
+    "TrainConfig": "recipes",
+    "VarProFunctional": "functional",
+    "configure": "recipes",
+    "load": "datasets",
+    "run": "pipeline",
+    "train_network": "pipeline",
+    "whole_image_units": "units",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+if TYPE_CHECKING:
+    from varpro_nn.datasets import load
+    from varpro_nn.functional import VarProFunctional
+    from varpro_nn.network import Network
+    from varpro_nn.pipeline import Run, run, train_network
+    from varpro_nn.recipes import TrainConfig, configure
+    from varpro_nn.units import whole_image_units
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -285,7 +285,7 @@ def fit(
     w0 = np.array(w0, dtype=np.float64).ravel()
     watch = _Watch(functional, callback, patience)
     tolerance = 1e-8 if functional.dtype == np.float64 else 1e-6
-    tolerances = {
+    tolerances: dict[str, Any] = {
         name: tolerance if value is None else value
         for name, value in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol))
     }
@@ -321,7 +321,7 @@ def _least_squares(
     kind: JacobianKind,
     max_nfev: int,
     inner_iterations: int,
-    tolerances: dict[str, float],
+    tolerances: dict[str, Any],
 ) -> tuple[FloatArray, int]:
     functional = watch.functional
 
@@ -335,12 +335,11 @@ def _least_squares(
     def jacobian(w: FloatArray) -> Any:
         if form == "reduced":
             f, J = functional.reduced(w, kind)
-            gradient = J.T @ f
-        else:
-            J = functional.jacobian(w, kind, "operator" if form == "operator" else "array")
-            gradient = J.T @ functional.residual(w)
-        watch.set_gradient(w, gradient)
-        return J
+            watch.set_gradient(w, J.T @ f)
+            return J
+        full_size = functional.jacobian(w, kind, "operator" if form == "operator" else "array")
+        watch.set_gradient(w, full_size.T @ functional.residual(w))
+        return full_size
 
     options: dict[str, Any] = {}
     if solver == "lm":
@@ -356,7 +355,7 @@ def _least_squares(
 
 
 def _minimize(
-    watch: _Watch, w0: FloatArray, solver: str, max_nfev: int, tolerances: dict[str, float]
+    watch: _Watch, w0: FloatArray, solver: str, max_nfev: int, tolerances: dict[str, Any]
 ) -> tuple[FloatArray, int]:
     functional = watch.functional
 
@@ -369,19 +368,25 @@ def _minimize(
         return cost, gradient
 
     if solver == "l-bfgs-b":
-        options = {
+        options: dict[str, Any] = {
             "maxfun": max_nfev,
             "maxiter": max_nfev,
             "ftol": tolerances["ftol"],
             "gtol": tolerances["gtol"],
         }
-        result = minimize(
-            cost_and_gradient, w0, jac=True, method=solver, options=options,
-            callback=watch.accepted,
-        )  # fmt: skip
+        objective: Callable[[FloatArray], Any] = cost_and_gradient
     else:
-        name = "fatol" if solver == "nelder-mead" else "ftol"
-        options = {"maxfev": max_nfev, "xatol" if name == "fatol" else "xtol": tolerances["xtol"]}
-        options[name] = tolerances["ftol"]
-        result = minimize(watch.cost, w0, method=solver, options=options, callback=watch.accepted)
+        objective = watch.cost
+        names = ("fatol", "xatol") if solver == "nelder-mead" else ("ftol", "xtol")
+        options = {"maxfev": max_nfev, **dict(zip(names, tolerances.values(), strict=False))}
+    # Names are not literal types here, which the overloads of the stubs ask for.
+    search: Any = minimize
+    result = search(
+        objective,
+        w0,
+        jac=solver == "l-bfgs-b",
+        method=solver,
+        options=options,
+        callback=watch.accepted,
+    )
     return np.asarray(result.x), 2 if result.success else 0

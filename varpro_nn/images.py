@@ -1,4 +1,4 @@
-"""What an array of images is, and the one way from stored pixels to intensities.
+"""What an array of images is, and the one way from pixels to intensities, labels to targets.
 
 Images are ``(n, rows, columns)`` or ``(n, channels, rows, columns)``. Pixels of type ``uint8``
 stand for 0 to 255 and become intensities in [0, 1]; floating-point pixels are intensities
@@ -9,7 +9,7 @@ block: 60,000 images of MNIST are 47 MB, not 188.
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from varpro_nn._typing import ImageArray, RealArray
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
 
 
 def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
@@ -74,3 +74,10 @@ def intensities(images: ImageArray, dtype: DTypeLike = np.float32) -> RealArray:
     if images.dtype == np.uint8:
         return np.multiply(images, np.asarray(1 / 255, dtype=dtype), dtype=dtype)
     return images.astype(dtype, copy=False)
+
+
+def one_hot(labels: LabelArray, n_classes: int) -> FloatArray:
+    """Targets ``tau`` (n, k) of class numbers (n,)."""
+    tau = np.zeros((len(labels), n_classes))
+    tau[np.arange(len(labels)), labels] = 1.0
+    return tau

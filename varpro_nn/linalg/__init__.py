@@ -11,7 +11,13 @@ from varpro_nn.linalg.projection import (
     least_squares_with_ridge,
     small_equivalent,
 )
-from varpro_nn.linalg.ridge import GramAccumulator, RidgePath, column_tiles, left_out_residual
+from varpro_nn.linalg.ridge import (
+    GramAccumulator,
+    RidgePath,
+    column_tiles,
+    left_out_residual,
+    run_tiles,
+)
 
 __all__ = [
     "GramAccumulator",
@@ -21,5 +27,6 @@ __all__ = [
     "column_tiles",
     "least_squares_with_ridge",
     "left_out_residual",
+    "run_tiles",
     "small_equivalent",
 ]

@@ -40,8 +40,8 @@ def column_tiles(n_columns: int) -> list[slice]:
     return [slice(start, min(start + TILE, n_columns)) for start in range(0, n_columns, TILE)]
 
 
-def _run(executor: Executor | None, task: Callable[[Any], None], items: Iterable[Any]) -> None:
-    """Call ``task`` on each item; an exception in a thread is raised here."""
+def run_tiles(executor: Executor | None, task: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Call ``task`` on each item, in threads if there are any; their exceptions are raised here."""
     list(map(task, items) if executor is None else executor.map(task, items))
 
 
@@ -89,8 +89,10 @@ class GramAccumulator:
             self._sum_Phi[tile] += products[:, -1]
 
         tiles = self._tiles
-        _run(self._executor, add_pair, [(a, b) for i, a in enumerate(tiles) for b in tiles[i:]])
-        _run(self._executor, add_moments, tiles)
+        run_tiles(
+            self._executor, add_pair, [(a, b) for i, a in enumerate(tiles) for b in tiles[i:]]
+        )
+        run_tiles(self._executor, add_moments, tiles)
         self._sum_tau += root @ right[:, :-1]
         self._sum_weights += float(root @ root)
 
@@ -228,7 +230,7 @@ def _product(left: RealArray, right: RealArray, executor: Executor | None) -> Re
     def one_tile(tile: slice) -> None:
         np.matmul(left, right[:, tile], out=product[:, tile])
 
-    _run(executor, one_tile, column_tiles(right.shape[1]))
+    run_tiles(executor, one_tile, column_tiles(right.shape[1]))
     return product
 
 

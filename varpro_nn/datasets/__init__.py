@@ -1,0 +1,17 @@
+"""Images and labels: named data sets, fetched, checked and cached; and files of one's own."""
+
+from varpro_nn.datasets.cifar import read_cifar_binary
+from varpro_nn.datasets.idx import read_idx
+from varpro_nn.datasets.imageset import Dataset, ImageSet
+from varpro_nn.datasets.loading import NAMES, load
+from varpro_nn.datasets.pictures import read_images
+
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "ImageSet",
+    "load",
+    "read_cifar_binary",
+    "read_idx",
+    "read_images",
+]

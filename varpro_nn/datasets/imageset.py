@@ -1,0 +1,153 @@
+"""Images with their labels: what every loader returns and the rest of the package takes.
+
+Arrays are read-only views, so that nobody changes by accident what several sub-networks share.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varpro_nn._typing import ImageArray, LabelArray
+from varpro_nn.images import check_images
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageSet:
+    """Images and the number of the class of each.
+
+    Attributes
+    ----------
+    images : ndarray, shape (n, rows, columns) or (n, channels, rows, columns)
+        ``uint8`` (0 to 255) or floating point (intensities), as in `varpro_nn.images`.
+    labels : ndarray of int64, shape (n,)
+        Class numbers from 0 on: positions in ``Dataset.classes``.
+
+    Raises
+    ------
+    ValueError
+        Wrong shape or type of either, different lengths, or a negative label.
+    """
+
+    images: ImageArray
+    labels: LabelArray
+
+    def __post_init__(self) -> None:
+        images = check_images(self.images)
+        labels = np.asarray(self.labels)
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            msg = (
+                "labels must be a 1-D array of integers, "
+                f"got shape {labels.shape} of type {labels.dtype}."
+            )
+            raise ValueError(msg)
+        if len(labels) != len(images):
+            msg = (
+                "images and labels must have the same length, "
+                f"got {len(images)} images and {len(labels)} labels."
+            )
+            raise ValueError(msg)
+        if int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int64).max:
+            msg = f"labels must be class numbers from 0 on, got {labels.min()} to {labels.max()}."
+            raise ValueError(msg)
+        object.__setattr__(self, "images", _read_only(images))
+        object.__setattr__(self, "labels", _read_only(labels.astype(np.int64, copy=False)))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: slice | Sequence[int] | NDArray[Any]) -> "ImageSet":
+        """Return the images at ``index``: a slice, positions, or a mask of n booleans.
+
+        Raises
+        ------
+        IndexError
+            A position outside the set, or a mask of another length.
+        ValueError
+            Nothing is left.
+        """
+        at = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
+        return ImageSet(self.images[at], self.labels[at])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A training set, usually a test set, and what their class numbers mean.
+
+    Attributes
+    ----------
+    name : str
+        What the user asked for: ``"mnist"``, or the path of a file.
+    classes : ndarray, shape (k,)
+        The original label of each class: integers, or strings of fixed width.
+    train, test : ImageSet
+        Images of the same shape; ``test`` may be None.
+
+    Raises
+    ------
+    ValueError
+        Classes that are not distinct integers or strings, a label outside 0 to k - 1, or test
+        images of another shape than the training images.
+    """
+
+    name: str
+    classes: NDArray[np.integer[Any]] | NDArray[np.str_]
+    train: ImageSet
+    test: ImageSet | None
+    _digest: str | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        classes = np.asarray(self.classes)
+        if classes.ndim != 1 or classes.dtype.kind not in "iuU":
+            msg = (
+                "classes must be a 1-D array of integers or strings, "
+                f"got shape {classes.shape} of type {classes.dtype}."
+            )
+            raise ValueError(msg)
+        if len(np.unique(classes)) != len(classes):
+            msg = f"classes must be distinct, got {classes.tolist()}."
+            raise ValueError(msg)
+        for part, images in (("train", self.train), ("test", self.test)):
+            if images is not None and int(images.labels.max()) >= len(classes):
+                msg = (
+                    f"{part} labels must be 0 to {len(classes) - 1} for {len(classes)} classes, "
+                    f"got {images.labels.max()}."
+                )
+                raise ValueError(msg)
+        if self.test is not None and self.test.images.shape[1:] != self.image_shape:
+            msg = (
+                "train and test images must have the same shape, "
+                f"got {self.image_shape} and {self.test.images.shape[1:]}."
+            )
+            raise ValueError(msg)
+        object.__setattr__(self, "classes", _read_only(classes))
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one image: (rows, columns) or (channels, rows, columns)."""
+        return self.train.images.shape[1:]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the arrays, their types and shapes; the name does not count."""
+        if self._digest is not None:
+            return self._digest
+        sha = hashlib.sha256()
+        test = () if self.test is None else (self.test.images, self.test.labels)
+        for array in (self.classes, self.train.images, self.train.labels, *test):
+            # The same on machines of either byte order.
+            little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+            sha.update(f"{little.dtype.str} {little.shape};".encode())
+            sha.update(little.reshape(-1).view(np.uint8))
+        digest = sha.hexdigest()
+        object.__setattr__(self, "_digest", digest)
+        return digest
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view

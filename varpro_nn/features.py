@@ -1,0 +1,53 @@
+"""Features of many units on many images: blocks of images, tiles of units, threads.
+
+The one way in which the glue and the finished network compute ``Phi``. A tile of units on a block
+of images is one task for one thread with one thread of BLAS; tiles do not depend on the number
+of threads, so neither do the bits of the result.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from varpro_nn._typing import ImageArray, RealArray
+from varpro_nn.images import intensities
+from varpro_nn.linalg import column_tiles, run_tiles
+from varpro_nn.units import Units
+
+BLOCK_BYTES = 2**26
+"""Bytes of ``Phi`` that one block of images may take."""
+
+
+@contextmanager
+def workers(n_jobs: int) -> Iterator[Executor | None]:
+    """Threads that share tiles, with one thread of BLAS in each; None for a single one."""
+    with threadpool_limits(1, user_api="blas"):
+        if n_jobs == 1:
+            yield None
+        else:
+            with ThreadPoolExecutor(n_jobs) as executor:
+                yield executor
+
+
+def block_slices(n: int, n_columns: int) -> list[slice]:
+    """Cut ``n`` images into blocks whose single-precision ``Phi`` keeps to ``BLOCK_BYTES``."""
+    size = max(256, BLOCK_BYTES // (4 * max(n_columns, 1)))
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def block_features(
+    units: Units, W: RealArray, images: ImageArray, executor: Executor | None = None
+) -> RealArray:
+    """Features of all rows of ``W`` on one block of images, (b, h * m), in the type of ``W``."""
+    X = intensities(images, W.dtype)  # once for all tiles
+    h, m = len(W), units.n_cells
+    Phi = np.empty((len(X), m, h), dtype=W.dtype)
+
+    def one_tile(tile: slice) -> None:
+        Phi[:, :, tile] = units.features(W[tile], X).reshape(len(X), m, -1)
+
+    run_tiles(executor, one_tile, column_tiles(h))
+    return Phi.reshape(len(X), m * h)

@@ -1,0 +1,113 @@
+"""The glue: one ridge solve over all training images joins the sub-networks.
+
+Only unit weights come from the sub-networks. The linear weights of the whole network are fitted
+anew on all images: the sums of the normal equations are accumulated over blocks of images, one
+eigendecomposition solves for every ridge of a grid, and a second pass over the images gives the
+exact leave-one-out error of each, by which the ridge is chosen. No label of another set is
+involved.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn.features import block_features, block_slices, workers
+from varpro_nn.images import one_hot
+from varpro_nn.linalg import GramAccumulator
+from varpro_nn.units import Units
+
+RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 3.01, 0.5))
+"""The grid of ridges that the leave-one-out error chooses from."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GlueReport:
+    """What the glue found.
+
+    Attributes
+    ----------
+    A : ndarray, shape (h * m + 1, k)
+        Linear weights; the row of the constant column is last.
+    ridge : float
+        ``lam``, chosen or given.
+    ridges, loo_mse, loo_error : tuple of float
+        The trace: mean squared leave-one-out residual and leave-one-out error rate along the
+        grid (exact, of the linear fit for the given units).
+    degrees_of_freedom : float
+        Trace of the hat matrix at ``ridge``.
+    """
+
+    A: FloatArray
+    ridge: float
+    ridges: tuple[float, ...]
+    loo_mse: tuple[float, ...]
+    loo_error: tuple[float, ...]
+    degrees_of_freedom: float
+
+
+def glue(
+    units: Units,
+    W: RealArray,
+    images: ImageArray,
+    labels: LabelArray,
+    n_classes: int,
+    *,
+    ridge: float | Sequence[float] = RIDGES,
+    n_jobs: int = 1,
+) -> GlueReport:
+    """Fit the linear weights of all units on all images.
+
+    Parameters
+    ----------
+    units : Units
+    W : ndarray, shape (h, p)
+        Weights of all units; the features are computed in its type.
+    images : ndarray, shape (n, ...)
+    labels : ndarray of int, shape (n,)
+        Class numbers 0 to n_classes - 1.
+    n_classes : int
+    ridge : float or sequence of float
+        ``lam``, or the grid to choose it from by the leave-one-out error rate, the squared
+        error breaking ties.
+    n_jobs : int
+        Threads. The result is bitwise the same for any number.
+
+    Returns
+    -------
+    GlueReport
+
+    Raises
+    ------
+    ValueError
+        If a ridge is negative or not finite.
+    """
+    ridges = np.atleast_1d(np.asarray(ridge, dtype=np.float64))
+    if ridges.size == 0 or not np.isfinite(ridges).all() or ridges.min() < 0:
+        msg = f"ridge must be finite and not negative, got {ridge}."
+        raise ValueError(msg)
+    n_columns = len(W) * units.n_cells
+
+    with workers(n_jobs) as executor:
+
+        def blocks() -> Iterator[tuple[RealArray, FloatArray, None]]:
+            for rows in block_slices(len(images), n_columns):
+                Phi = block_features(units, W, images[rows], executor)
+                yield Phi, one_hot(labels[rows], n_classes), None
+
+        sums = GramAccumulator(n_columns, n_classes, executor)
+        for Phi, tau, _ in blocks():
+            sums.add(Phi, tau)
+        path = sums.path()
+        del sums
+        errors = path.leave_one_out(blocks(), ridges, executor)
+    best = int(np.lexsort((errors.mean_squared_error, errors.error_rate))[0])
+    return GlueReport(
+        A=path.solve(ridges[best]),
+        ridge=float(ridges[best]),
+        ridges=tuple(ridges.tolist()),
+        loo_mse=tuple(errors.mean_squared_error.tolist()),
+        loo_error=tuple(errors.error_rate.tolist()),
+        degrees_of_freedom=path.degrees_of_freedom(float(ridges[best])),
+    )

@@ -1,0 +1,182 @@
+"""The finished network: units, their weights, linear weights, and what they stand for."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from varpro_nn import model_file
+from varpro_nn._typing import FloatArray, LabelArray
+from varpro_nn.errors import ModelFileError
+from varpro_nn.features import block_features, block_slices, workers
+from varpro_nn.images import check_images
+from varpro_nn.units import Units, WholeImageUnits, units_from_spec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A trained image classifier.
+
+    Attributes
+    ----------
+    units : Units
+    W : ndarray of float32, shape (h, p)
+        Unit weights of all sub-networks, one below the other.
+    A : ndarray of float64, shape (h * m + 1, k)
+        Linear weights; the constant column's row is last.
+    classes : ndarray, shape (k,)
+        The label that each output stands for: integers or strings.
+    image_shape : tuple of int
+        (rows, columns) or (channels, rows, columns).
+    training : dict
+        How it came about (settings, seed, digest of the data): plain values, kept in the file.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit together.
+    """
+
+    units: Units
+    W: NDArray[np.float32]
+    A: FloatArray
+    classes: NDArray[Any]
+    image_shape: tuple[int, ...]
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = (len(self.W) * self.units.n_cells + 1, len(self.classes))
+        if self.W.ndim != 2 or self.W.shape[1] != self.units.n_weights or self.A.shape != expected:
+            msg = (
+                f"W must be (h, {self.units.n_weights}) and A (h * {self.units.n_cells} + 1, "
+                f"{len(self.classes)}), got {self.W.shape} and {self.A.shape}."
+            )
+            raise ValueError(msg)
+
+    @property
+    def n_parameters(self) -> int:
+        """All parameters: unit weights and linear ones."""
+        return self.W.size + self.A.size
+
+    def decision_function(self, images: ArrayLike, *, n_jobs: int = 1) -> FloatArray:
+        """Compute the outputs of the linear layer, (n, k).
+
+        Parameters
+        ----------
+        images : array_like, shape (n, *image_shape)
+            ``uint8`` (0 to 255), or intensities as floats.
+        n_jobs : int
+            Threads; the outputs do not depend on it.
+
+        Raises
+        ------
+        ValueError
+            Images of another shape, or not finite.
+        """
+        checked = check_images(images)
+        if checked.shape[1:] != self.image_shape:
+            msg = f"images must have shape (n, *{self.image_shape}), got {checked.shape}."
+            raise ValueError(msg)
+        outputs = np.empty((len(checked), len(self.classes)))
+        with workers(n_jobs) as executor:
+            for rows in block_slices(len(checked), len(self.A)):
+                Phi = block_features(self.units, self.W, checked[rows], executor)
+                outputs[rows] = Phi @ self.A[:-1] + self.A[-1]
+        return outputs
+
+    def predict_codes(self, images: ArrayLike, *, n_jobs: int = 1) -> LabelArray:
+        """Class numbers 0 to k - 1, (n,)."""
+        return np.argmax(self.decision_function(images, n_jobs=n_jobs), axis=1).astype(np.int64)
+
+    def predict(self, images: ArrayLike, *, n_jobs: int = 1) -> NDArray[Any]:
+        """Labels, (n,), of the type of ``classes``."""
+        return self.classes[self.predict_codes(images, n_jobs=n_jobs)]
+
+    def predict_proba(self, images: ArrayLike, *, n_jobs: int = 1) -> FloatArray:
+        """Probabilities of the classes, (n, k); see :func:`probabilities`."""
+        return probabilities(self.decision_function(images, n_jobs=n_jobs))
+
+    def summary(self) -> str:
+        """Table of what the network consists of, every parameter counted."""
+        h, p = self.W.shape
+        kind = getattr(self.units, "kind", type(self.units).__name__)
+        activation = getattr(self.units, "activation", "")
+        rows = [
+            ("images", " x ".join(map(str, self.image_shape))),
+            ("units", f"{h:,} {kind} {activation}".rstrip()),
+            ("cells of a unit", f"{self.units.n_cells:,}"),
+            ("weights of a unit", f"{p:,}"),
+            ("unit weights", f"{self.W.size:,}"),
+            ("linear weights", f"{self.A.size:,}"),
+            ("all parameters", f"{self.n_parameters:,}"),
+            ("classes", f"{len(self.classes):,}"),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def save(self, path: str | Path) -> None:
+        """Write the network to one file, atomically; the same network gives the same bytes.
+
+        Raises
+        ------
+        ValueError
+            If the units are a class of your own: a file cannot hold code.
+        """
+        if not isinstance(self.units, WholeImageUnits):
+            msg = (
+                "only the units of this package can be saved, got "
+                f"{type(self.units).__name__}; save W and A yourself with numpy.savez."
+            )
+            raise ValueError(msg)
+        header = {
+            "units": self.units.spec(),
+            "image_shape": list(self.image_shape),
+            "training": self.training,
+        }
+        arrays: dict[str, NDArray[Any]] = {"W": self.W, "A": self.A, "classes": self.classes}
+        model_file.write(Path(path), header, arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Network":
+        """Read a network that :meth:`save` wrote.
+
+        Raises
+        ------
+        ModelFileError
+            The file is damaged, is not what its header says, or comes from a newer format.
+        FileNotFoundError
+            There is none.
+        """
+        header, arrays = model_file.read(Path(path))
+        try:
+            W, A, classes = arrays["W"], arrays["A"], arrays["classes"]
+            if W.dtype != np.float32 or A.dtype != np.float64 or classes.ndim != 1:
+                msg = "W must be float32, A float64 and classes one-dimensional"
+                raise ValueError(msg)
+            if not (np.isfinite(W).all() and np.isfinite(A).all()):
+                msg = "weights are NaN or infinite"
+                raise ValueError(msg)
+            units = units_from_spec(header["units"])
+            shape = tuple(int(length) for length in header["image_shape"])
+            if shape != units.image_shape:
+                msg = f"image_shape {shape} is not that of the units, {units.image_shape}"
+                raise ValueError(msg)
+            return cls(units, W, A, classes, shape, dict(header["training"]))
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"{path}: the header and the arrays do not make a network: {error}."
+            raise ModelFileError(msg) from error
+
+
+def probabilities(outputs: FloatArray) -> FloatArray:
+    """Turn outputs of a least-squares layer (n, k) into probabilities (n, k).
+
+    Targets are 0 and 1 and the constant column is not penalised, so the outputs of an image sum
+    to 1 and estimate its class probabilities already; they may be negative. Those are set to 0
+    and the rest scaled to sum 1, which leaves the largest where it was.
+    """
+    positive = np.maximum(outputs, 0.0)
+    total = positive.sum(axis=1, keepdims=True)
+    uniform = np.full_like(outputs, 1 / outputs.shape[1])
+    return np.divide(positive, total, out=uniform, where=total > 0)

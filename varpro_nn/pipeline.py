@@ -1,0 +1,276 @@
+"""The one order of the steps: sub-networks, glue, measurement, bootstrap."""
+
+import importlib.metadata
+import platform
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from varpro_nn import __version__
+from varpro_nn._typing import ImageArray, LabelArray
+from varpro_nn.bootstrap import BootstrapResult, bootstrap
+from varpro_nn.datasets import Dataset
+from varpro_nn.errors import DatasetError
+from varpro_nn.glue import RIDGES, GlueReport, glue
+from varpro_nn.images import check_images
+from varpro_nn.metrics import accuracy, standard_error
+from varpro_nn.network import Network
+from varpro_nn.recipes import TrainConfig
+from varpro_nn.subnetworks import (
+    Subnetwork,
+    SubnetworkSettings,
+    effective_jobs,
+    shut_down_workers,
+    train_subnetworks,
+)
+from varpro_nn.units import whole_image_units
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    network : Network
+    subnetworks : list of Subnetwork
+    glue : GlueReport
+    metrics : dict
+        Plain values; see ``docs/metrics.md`` for what each stands for.
+    bootstrap : BootstrapResult or None
+    """
+
+    network: Network
+    subnetworks: list[Subnetwork]
+    glue: GlueReport
+    metrics: dict[str, Any]
+    bootstrap: BootstrapResult | None
+
+
+def train_network(
+    config: TrainConfig,
+    images: ImageArray,
+    labels: LabelArray,
+    classes: np.ndarray[Any, Any],
+    *,
+    n_jobs: int = 1,
+    progress: bool = False,
+    training: dict[str, Any] | None = None,
+) -> tuple[Network, list[Subnetwork], GlueReport]:
+    """Train a network: the sub-networks, then the glue.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    images : ndarray, shape (n, ...)
+    labels : ndarray of int, shape (n,)
+        Class numbers, positions in ``classes``.
+    classes : ndarray, shape (k,)
+    n_jobs : int
+    progress : bool
+    training : dict, optional
+        What the network shall remember of its origin.
+
+    Returns
+    -------
+    network, subnetworks, glue_report
+
+    Raises
+    ------
+    DatasetError
+        One class alone, or images that are all the same.
+    TrainingError
+        If all sub-networks failed.
+    """
+    images = check_images(images)
+    if len(np.unique(labels)) < 2:
+        msg = f"training needs images of two classes at least, got {len(np.unique(labels))}."
+        raise DatasetError(msg)
+    if (images == images[:1]).all():
+        msg = "training needs images that differ, got the same pixels in all of them."
+        raise DatasetError(msg)
+    units = whole_image_units(
+        config.units,
+        images.shape[1:],
+        config.units_per_subnetwork,
+        rank=config.rank,
+        activation=config.activation,
+        gain=config.gain,
+    )
+    subnetworks = train_subnetworks(
+        units, images, labels, len(classes), subnetwork_settings(config),
+        seed=_seeds(config)[0], n_jobs=n_jobs, progress=progress,
+    )  # fmt: skip
+    W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
+    glued = glue(
+        units, W, images, labels, len(classes),
+        ridge=RIDGES if config.glue_ridge is None else config.glue_ridge,
+        n_jobs=effective_jobs(n_jobs),
+    )  # fmt: skip
+    network = Network(units, W, glued.A, classes, images.shape[1:], training or {})
+    return network, subnetworks, glued
+
+
+def run(config: TrainConfig, dataset: Dataset, *, n_jobs: int = -1, progress: bool = False) -> Run:
+    """Train on the training set of ``dataset``, then measure on its test set, once.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    dataset : Dataset
+    n_jobs : int
+        Worker processes and threads; -1 for all cores. No bit of the result depends on it.
+    progress : bool
+        Show a bar on standard error.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    DatasetError, TrainingError
+        As :func:`train_network`; or a bootstrap pass without test images.
+    ValueError
+        Settings that the images do not allow (quadratic units for a rectangle, say).
+    """
+    if config.bootstrap and dataset.test is None:
+        msg = "bootstrap needs test images, and this data set has none."
+        raise DatasetError(msg)
+    clock = _Clock()
+    part = dataset.train if config.n_train is None else dataset.train.take(slice(config.n_train))
+    origin = {"config": asdict(config), "dataset": dataset.name, "digest": dataset.digest}
+    network, subnetworks, glued = train_network(
+        config, part.images, part.labels, dataset.classes,
+        n_jobs=n_jobs, progress=progress, training=origin,
+    )  # fmt: skip
+    shut_down_workers()  # their CPU time and memory can be read once they have ended
+    metrics: dict[str, Any] = {
+        "dataset": dataset.name,
+        "recipe": config.recipe,
+        "n_train": len(part),
+        "n_test": 0 if dataset.test is None else len(dataset.test),
+        "n_units": len(network.W),
+        "n_parameters": network.n_parameters,
+    }
+    jobs = effective_jobs(n_jobs)
+    trained_after = clock.read()
+    train_codes = network.predict_codes(part.images, n_jobs=jobs)
+    metrics["train_accuracy"] = accuracy(train_codes, part.labels)
+    if dataset.test is not None:
+        metrics.update(_measure(network, dataset, jobs))
+    metrics.update(
+        leave_one_out_accuracy=1 - glued.loo_error[glued.ridges.index(glued.ridge)],
+        ridge=glued.ridge,
+        n_subnetworks=config.n_subnetworks,
+        n_failed_subnetworks=sum(s.W is None for s in subnetworks),
+        training_wall_seconds=trained_after[0],
+        training_cpu_seconds=trained_after[1],
+    )
+    result = None
+    if config.bootstrap and dataset.test is not None:
+        result, metrics["bootstrap"] = _bootstrap(config, network, dataset, n_jobs, progress)
+        shut_down_workers()
+    wall, cpu = clock.read()
+    metrics.update(
+        wall_seconds=wall,
+        cpu_seconds=cpu,
+        peak_memory_mib=_peak_memory_mib(),
+        n_jobs=jobs,
+        seed=config.seed,
+        versions=versions(),
+    )
+    return Run(network, subnetworks, glued, metrics, result)
+
+
+def subnetwork_settings(config: TrainConfig) -> SubnetworkSettings:
+    """Pick the settings that concern one sub-network."""
+    return SubnetworkSettings(
+        n_subnetworks=config.n_subnetworks,
+        images_per_subnetwork=config.images_per_subnetwork,
+        ridge=config.ridge,
+        weight_decay=config.weight_decay,
+        fit_options={
+            "solver": config.solver,
+            "form": config.form,
+            "jacobian": config.jacobian,
+            "max_nfev": config.max_nfev,
+            "patience": config.patience,
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = ("numpy", "scipy", "joblib")
+    return {
+        "varpro_nn": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _seeds(config: TrainConfig) -> list[np.random.SeedSequence]:
+    """Streams for training and for the bootstrap pass."""
+    return np.random.SeedSequence(config.seed).spawn(2)
+
+
+def _measure(network: Network, dataset: Dataset, n_jobs: int) -> dict[str, Any]:
+    assert dataset.test is not None  # the caller has looked
+    codes = network.predict_codes(dataset.test.images, n_jobs=n_jobs)
+    share = accuracy(codes, dataset.test.labels)
+    return {
+        "test_accuracy": share,
+        "test_accuracy_standard_error": standard_error(share, len(dataset.test)),
+    }
+
+
+def _bootstrap(
+    config: TrainConfig, network: Network, dataset: Dataset, n_jobs: int, progress: bool
+) -> tuple[BootstrapResult, dict[str, Any]]:
+    """Run the pass on the test images; their labels are opened for the last two figures alone."""
+    assert dataset.test is not None
+    images, labels = dataset.test.images, dataset.test.labels
+    settings = subnetwork_settings(config)
+    jobs = effective_jobs(n_jobs)
+    before = network.predict_codes(images, n_jobs=jobs)
+    result = bootstrap(
+        network, images, settings,
+        rule=config.bootstrap_rule,  # type: ignore[arg-type]
+        ridge=config.bootstrap_ridge, seed=_seeds(config)[1], n_jobs=n_jobs, progress=progress,
+    )  # fmt: skip
+    after = result.network.predict_codes(images, n_jobs=jobs)
+    return result, {
+        "agreement_with_guesses": result.agreement_with_guesses,
+        "true_accuracy_before": accuracy(before, labels),
+        "true_accuracy_after": accuracy(after, labels),
+        "n_ambiguous": int(np.count_nonzero(result.guesses.ambiguous)),
+        "rule": config.bootstrap_rule,
+    }
+
+
+class _Clock:
+    """Wall and CPU seconds since it was made, worker processes that have ended included."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return time.perf_counter(), sum(u.ru_utime + u.ru_stime for u in usage)
+
+    def read(self) -> tuple[float, float]:
+        wall, cpu = self._now()
+        return wall - self._start[0], cpu - self._start[1]
+
+
+def _peak_memory_mib() -> float:
+    """Largest resident memory that any single process of the run had."""
+    usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return max(u.ru_maxrss for u in usage) / unit

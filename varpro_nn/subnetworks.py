@@ -1,0 +1,211 @@
+"""A pool trains independent sub-networks, each on its own random images.
+
+The only user of joblib. One seed gives one stream of random numbers for each sub-network, and
+each trains with one thread of BLAS, so its weights are bitwise the same whichever worker trains
+it and in whatever order.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, cpu_count, delayed
+from joblib.externals.loky import get_reusable_executor
+from threadpoolctl import threadpool_limits
+
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn.errors import NonFiniteError, TrainingError
+from varpro_nn.fit import FitReport, fit
+from varpro_nn.functional import VarProFunctional
+from varpro_nn.images import one_hot
+from varpro_nn.units import Units
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetworkSettings:
+    """How sub-networks are trained.
+
+    Attributes
+    ----------
+    n_subnetworks : int
+    images_per_subnetwork : int
+        Images that each draws without replacement (all of them if there are fewer).
+    ridge, weight_decay : float
+        ``lam`` and ``nu`` of the functional.
+    fit_options : dict
+        Keyword arguments of :func:`varpro_nn.fit.fit`. ``max_nfev=0`` leaves the units as they
+        were drawn: the untrained network that a trained one is to be compared with.
+    """
+
+    n_subnetworks: int
+    images_per_subnetwork: int
+    ridge: float
+    weight_decay: float
+    fit_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.n_subnetworks < 1 or self.images_per_subnetwork < 1:
+            msg = (
+                "n_subnetworks and images_per_subnetwork must be at least 1, "
+                f"got {self.n_subnetworks} and {self.images_per_subnetwork}."
+            )
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subnetwork:
+    """One trained, or failed, sub-network.
+
+    Attributes
+    ----------
+    index : int
+    W : ndarray, shape (h, p), or None
+        None if the training failed.
+    report : FitReport or None
+        None if it failed, or was left untrained.
+    error : str
+        Why it failed; empty if it did not.
+    n_missing_classes : int
+        Classes of which its images hold none: its linear weights for them are zero.
+    """
+
+    index: int
+    W: FloatArray | None
+    report: FitReport | None
+    error: str
+    n_missing_classes: int
+
+
+def effective_jobs(n_jobs: int) -> int:
+    """Resolve a number of workers: ``-1`` stands for all cores that this process may use.
+
+    Raises
+    ------
+    ValueError
+        If ``n_jobs`` is neither -1 nor at least 1.
+    """
+    if n_jobs != -1 and n_jobs < 1:
+        msg = f"n_jobs must be -1 (all cores) or at least 1, got {n_jobs}."
+        raise ValueError(msg)
+    return int(cpu_count()) if n_jobs == -1 else n_jobs
+
+
+def train_subnetworks(
+    units: Units,
+    images: ImageArray,
+    labels: LabelArray,
+    n_classes: int,
+    settings: SubnetworkSettings,
+    *,
+    seed: int | np.random.SeedSequence = 0,
+    n_jobs: int = 1,
+    start: FloatArray | None = None,
+    progress: bool = False,
+) -> list[Subnetwork]:
+    """Train sub-networks of ``units.n_units`` units each.
+
+    Parameters
+    ----------
+    units : Units
+        Of one sub-network.
+    images : ndarray, shape (n, ...)
+    labels : ndarray of int, shape (n,)
+    n_classes : int
+    settings : SubnetworkSettings
+    seed : int or SeedSequence
+    n_jobs : int
+        Worker processes; -1 for all cores.
+    start : ndarray, shape (n_subnetworks, h, p), optional
+        Weights to start from. Drawn by ``units.init`` if not given.
+    progress : bool
+        Show a bar on standard error (never off a terminal).
+
+    Returns
+    -------
+    list of Subnetwork
+        In the order of their index. One that failed numerically has no weights and says why.
+
+    Raises
+    ------
+    TrainingError
+        If all of them failed.
+    """
+    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    seeds = root.spawn(settings.n_subnetworks)
+    pool = Parallel(
+        n_jobs=effective_jobs(n_jobs),
+        return_as="generator_unordered",
+        batch_size=1,
+        pre_dispatch="2*n_jobs",
+    )
+    tasks = (
+        delayed(_train_one)(
+            index, units, images, labels, n_classes, settings, seeds[index],
+            None if start is None else start[index],
+        )
+        for index in range(settings.n_subnetworks)
+    )  # fmt: skip
+    results = list(_with_bar(pool(tasks), settings.n_subnetworks, progress))
+    results.sort(key=lambda subnetwork: subnetwork.index)
+    if all(subnetwork.W is None for subnetwork in results):
+        msg = f"all {len(results)} sub-networks failed; the first: {results[0].error}"
+        raise TrainingError(msg)
+    return results
+
+
+def shut_down_workers() -> None:
+    """End idle worker processes: their memory is free and their CPU time can be read."""
+    get_reusable_executor().shutdown(wait=True)
+
+
+def _train_one(
+    index: int,
+    units: Units,
+    images: ImageArray,
+    labels: LabelArray,
+    n_classes: int,
+    settings: SubnetworkSettings,
+    seed: np.random.SeedSequence,
+    start: FloatArray | None,
+) -> Subnetwork:
+    """Train one sub-network; what goes wrong in its arithmetic becomes data."""
+    rng = np.random.default_rng(seed)
+    n_own = min(settings.images_per_subnetwork, len(images))
+    own = np.sort(rng.choice(len(images), size=n_own, replace=False))
+    own_images, own_labels = images[own], labels[own]
+    n_missing = n_classes - np.unique(own_labels).size
+    # One thread of BLAS: cores are shared by sub-networks, not inside one.
+    with threadpool_limits(1, user_api="blas"):
+        try:
+            W0 = units.init(own_images, rng) if start is None else start
+            if settings.fit_options.get("max_nfev") == 0:
+                return Subnetwork(index, W0, None, "", n_missing)
+            functional = VarProFunctional(
+                units,
+                own_images,
+                one_hot(own_labels, n_classes),
+                ridge=settings.ridge,
+                weight_decay=settings.weight_decay,
+            )
+            report = fit(functional, W0, **settings.fit_options)
+        except (NonFiniteError, ArithmeticError, np.linalg.LinAlgError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            return Subnetwork(index, None, None, reason, n_missing)
+    W = report.w.reshape(units.n_units, units.n_weights)
+    return Subnetwork(index, W, report, "", n_missing)
+
+
+def _with_bar(results: Iterable[Subnetwork], total: int, progress: bool) -> Iterable[Subnetwork]:
+    """Pass on results as they come, with a bar that shows the best and the median cost."""
+    from tqdm import tqdm  # not at the top: imported where it is used
+
+    costs: list[float] = []
+    # disable=None: silent where standard error is not a terminal.
+    with tqdm(total=total, desc="sub-networks", disable=None if progress else True) as bar:
+        for subnetwork in results:
+            if subnetwork.report is not None:
+                costs.append(subnetwork.report.cost)
+                bar.set_postfix(best=f"{min(costs):.4g}", median=f"{np.median(costs):.4g}")
+            bar.update()
+            yield subnetwork

@@ -1,0 +1,214 @@
+"""Command line: ``python -m varpro_nn.train DATASET [options]``.
+
+Progress goes to standard error. Standard output ends with one JSON object on one line, which is
+also written to the run folder as ``metrics.json``.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from varpro_nn import datasets
+from varpro_nn.errors import VarProError
+from varpro_nn.files import write_atomically
+from varpro_nn.pipeline import Run, run
+from varpro_nn.recipes import CHOICES, RECIPES, TrainConfig, configure
+
+HELP = {
+    "units": "kind of units",
+    "rank": "terms of the sum in each unit",
+    "activation": "activation",
+    "gain": "standard deviation of the pre-activations at the start",
+    "n_units": "units of the whole network",
+    "n_subnetworks": "sub-networks that the units are cut into",
+    "images_per_subnetwork": "random training images of each sub-network",
+    "n_train": "use the first so many training images only",
+    "max_nfev": "evaluations of the functional in a sub-network; 0: leave the units untrained",
+    "ridge": "penalty on the linear weights of a sub-network",
+    "weight_decay": "penalty on the unit weights",
+    "glue_ridge": "penalty on the linear weights of the whole network, instead of the one of "
+    "least leave-one-out error",
+    "solver": "how a sub-network is minimised",
+    "form": "form of the least-squares problem",
+    "jacobian": "Kaufman's Jacobian, or the full one of Golub and Pereyra",
+    "patience": "stop a sub-network after so many steps without a lower leave-one-out error",
+    "bootstrap": "afterwards, train on the test images with guessed labels (the paper's "
+    "section 5); agreement with the guesses is not accuracy",
+    "bootstrap_rule": "margin: the paper's rule; argmax: the largest output",
+    "bootstrap_ridge": "penalty on the linear weights in the bootstrap pass",
+    "seed": "the one seed of all random numbers",
+}
+"""What ``--help`` says of each field of TrainConfig."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser; the options of the settings come from the fields of TrainConfig."""
+    parser = argparse.ArgumentParser(
+        prog="python -m varpro_nn.train",
+        description="Train an image classifier by variable projection.",
+        epilog="Exit status: 0 done; 1 a fault of data or run; 2 usage; 130 interrupted.",
+    )
+    parser.add_argument(
+        "dataset", nargs="?", help=f"{', '.join(datasets.NAMES)}, or a file that ends in .npz"
+    )
+    parser.add_argument(
+        "--recipe", choices=tuple(RECIPES), default="default", help="named settings"
+    )
+    parser.add_argument("--list-recipes", action="store_true", help="show the recipes and stop")
+    settings = parser.add_argument_group("settings, instead of the recipe's")
+    hints = typing.get_type_hints(TrainConfig)
+    for field in fields(TrainConfig):
+        if field.name == "recipe":
+            continue
+        option = f"--{field.name.replace('_', '-')}"
+        kind = _scalar(hints[field.name])
+        keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": HELP[field.name]}
+        if kind is bool:
+            keywords["action"] = "store_true"
+        elif field.name in CHOICES:
+            keywords["choices"] = CHOICES[field.name]
+        else:
+            keywords.update(type=kind, metavar="N" if kind is int else "X")
+        settings.add_argument(option, **keywords)
+    parser.add_argument(
+        "--n-jobs", type=int, default=-1, metavar="N",
+        help="worker processes, -1 for all cores (%(default)s); no result depends on it",
+    )  # fmt: skip
+    parser.add_argument("--data-dir", metavar="DIR", help="where the data files are, or go")
+    parser.add_argument("--offline", action="store_true", help="fetch no data")
+    parser.add_argument(
+        "--output", metavar="DIR", help="run folder (runs/DATE-TIME-DATASET-RECIPE)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a run that is in the folder already"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="more log")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING - 10 * args.verbose)
+    if args.list_recipes:
+        for name, recipe in RECIPES.items():
+            print(json.dumps({"name": name, **asdict(recipe)}))
+        return 0
+    if args.dataset is None:
+        parser.error("the following arguments are required: dataset")
+    names = {field.name for field in fields(TrainConfig)} - {"recipe"}
+    overrides = {name: value for name, value in vars(args).items() if name in names}
+    try:
+        config = configure(args.recipe, **overrides)
+    except ValueError as error:
+        parser.error(str(error))
+    progress = not args.quiet
+    try:
+        folder = _run_folder(args.output, args.dataset, config, args.overwrite)
+        dataset = datasets.load(
+            args.dataset, args.data_dir, offline=args.offline, progress=progress
+        )
+        result = run(config, dataset, n_jobs=args.n_jobs, progress=progress)
+        metrics = {**result.metrics, "output": str(folder)}
+        write_run(folder, config, result, metrics)
+    except (VarProError, ValueError, OSError, MemoryError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
+    print(json.dumps(metrics))
+    return 0
+
+
+def write_run(folder: Path, config: TrainConfig, result: Run, metrics: dict[str, Any]) -> None:
+    """Write a run folder, each file atomically and ``metrics.json`` last.
+
+    A folder that holds ``metrics.json`` is therefore complete.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    write_atomically(folder / "config.json", _json(asdict(config)))
+    write_atomically(folder / "history.jsonl", b"".join(_history(result)))
+    result.network.save(folder / "model.npz")
+    if result.bootstrap is not None:
+        result.bootstrap.network.save(folder / "model-bootstrap.npz")
+    write_atomically(folder / "metrics.json", _json(metrics))
+
+
+def _history(result: Run) -> typing.Iterator[bytes]:
+    """One line a sub-network, one for the glue."""
+    for subnetwork in result.subnetworks:
+        line: dict[str, Any] = {
+            "subnetwork": subnetwork.index,
+            "error": subnetwork.error,
+            "n_missing_classes": subnetwork.n_missing_classes,
+        }
+        if subnetwork.report is not None:
+            line["reason"] = subnetwork.report.reason
+            line["form"] = subnetwork.report.form
+            line["history"] = [asdict(record) for record in subnetwork.report.history]
+        yield _json(line)
+    trace = asdict(result.glue)
+    trace.pop("A")
+    yield _json({"glue": trace})
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    """One line of strict JSON: what is not a number (a step that was refused) becomes null."""
+
+    def strict(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: strict(entry) for key, entry in item.items()}
+        if isinstance(item, list | tuple):
+            return [strict(entry) for entry in item]
+        if isinstance(item, float) and item - item != 0:  # NaN or infinity
+            return None
+        return item
+
+    return json.dumps(strict(value), allow_nan=False).encode() + b"\n"
+
+
+def _run_folder(output: str | None, name: str, config: TrainConfig, overwrite: bool) -> Path:
+    """Choose the run folder and find out before the work whether it can be written."""
+    if output is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        folder = Path("runs") / f"{stamp}-{Path(name).stem}-{config.recipe}"
+    else:
+        folder = Path(output)
+    if (folder / "metrics.json").exists() and not overwrite:
+        msg = f"{folder}: holds a run already; name another folder or add --overwrite"
+        raise VarProError(msg)
+    # The nearest folder that exists decides; nothing is made until there is something to keep.
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        msg = f"{folder}: the run folder cannot be written ({nearest} is not a writable folder)"
+        raise VarProError(msg)
+    return folder
+
+
+def _scalar(hint: Any) -> type:
+    """``int`` of ``int | None``."""
+    if isinstance(hint, types.UnionType):
+        (hint,) = (kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+    return typing.cast(type, hint)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
