@@ -26,7 +26,18 @@ _HOME = {
     "whole_image_units": "units",
 }
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [
+    "Network",
+    "Run",
+    "TrainConfig",
+    "VarProFunctional",
+    "__version__",
+    "configure",
+    "load",
+    "run",
+    "train_network",
+    "whole_image_units",
+]
 
 if TYPE_CHECKING:
     from varpro_nn.datasets import load

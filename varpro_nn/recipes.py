@@ -46,7 +46,7 @@ class TrainConfig:
         Stop a sub-network after so many steps without a lower leave-one-out error.
     bootstrap : bool
         Whether to run the paper's pseudo-label pass on the test images after training.
-    bootstrap_rule : {"margin", "argmax"}
+    bootstrap_rule : {"margin", "margin-logistic", "argmax"}
     bootstrap_ridge : float
         ``lam`` of the glue on the guessed labels.
     seed : int
