@@ -97,6 +97,8 @@ class FitReport:
         The same in words.
     solver, form : str
         What was used; ``form`` is empty for the solvers that need none.
+    cpu_seconds : float
+        CPU time of this process in the whole fit, the last inner solve included.
     """
 
     w: FloatArray
@@ -108,16 +110,12 @@ class FitReport:
     reason: str
     solver: str
     form: str
+    cpu_seconds: float
 
     @property
     def n_evaluations(self) -> int:
         """Evaluations of the functional."""
         return len(self.history)
-
-    @property
-    def cpu_seconds(self) -> float:
-        """CPU time of the fit."""
-        return self.history[-1].cpu_seconds
 
     @property
     def converged(self) -> bool:
@@ -147,6 +145,10 @@ class _Watch:
         self._of_key: dict[bytes, int] = {}
         self._start = time.process_time()
 
+    def elapsed(self) -> float:
+        """CPU seconds of this process since the fit began."""
+        return time.process_time() - self._start
+
     def cost(self, w: FloatArray) -> float:
         """Cost at ``w``, infinite where it cannot be had; recorded."""
         try:
@@ -157,18 +159,16 @@ class _Watch:
                 raise
             cost, loo_mse, loo_error = math.inf, math.nan, math.nan
         self._of_key[w.tobytes()] = len(self.history)
-        elapsed = time.process_time() - self._start
-        self.history.append(Record(cost, math.nan, loo_mse, loo_error, elapsed))
+        self.history.append(Record(cost, math.nan, loo_mse, loo_error, self.elapsed()))
         return cost
 
     def set_gradient(self, w: FloatArray, gradient: FloatArray) -> None:
         """Add the optimality to the record of ``w``."""
         number = self._of_key[w.tobytes()]
-        elapsed = time.process_time() - self._start
         self.history[number] = replace(
             self.history[number],
             optimality=float(np.max(np.abs(gradient), initial=0.0)),
-            cpu_seconds=elapsed,
+            cpu_seconds=self.elapsed(),
         )
 
     def accepted(self, intermediate_result: Any) -> None:
@@ -310,6 +310,7 @@ def fit(
         reason=REASONS[status],
         solver=solver,
         form=form_used,
+        cpu_seconds=watch.elapsed(),
     )
 
 

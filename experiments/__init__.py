@@ -1,0 +1,1 @@
+"""Measurements: one module a table, each run with ``python -m experiments.NAME``."""

@@ -1,0 +1,177 @@
+"""CPU seconds an iteration, and the cost reached, of the paper's sub-network by several paths.
+
+``python -m experiments.bench_subnetwork`` trains one sub-network of the paper (2,000 images of
+MNIST, 50 quadratic units: 1,450 weights, 20,000 residuals) from the same start by
+
+* ``default``: what ``fit`` does by itself (LSMR, capped, on an operator);
+* ``reduced``: LSMR, capped, on the equivalent problem of 1,451 rows;
+* ``dense_lsmr``: LSMR, capped, on the dense Jacobian;
+* ``minpack``: MINPACK's Levenberg-Marquardt on the dense Jacobian, the paper's way, two
+  evaluations only;
+* ``joint``: all weights at once, linear ones included, no projection: LSMR, capped, on the dense
+  Jacobian of 1,960 columns, from the same unit weights and the linear weights that fit them.
+
+An iteration is one step: the CPU time of the fit divided by its evaluations less the first. BLAS
+has one thread. Above the figures stand the operations and bytes of one iteration of the default
+path and the time of its matrix products alone. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+from threadpoolctl import threadpool_limits
+
+from varpro_nn.datasets import load
+from varpro_nn.fit import fit
+from varpro_nn.functional import VarProFunctional
+from varpro_nn.images import one_hot
+from varpro_nn.pipeline import versions
+from varpro_nn.units import WholeImageUnits, whole_image_units
+
+N_IMAGES, N_UNITS, RIDGE, WEIGHT_DECAY, INNER = 2000, 50, 1.0, 0.1, 20
+
+
+def joint_fit(
+    units: WholeImageUnits, functional: VarProFunctional, w0: np.ndarray, max_nfev: int
+) -> tuple[float, float, int]:
+    """Minimise the same cost over unit and linear weights together; no projection.
+
+    Returns
+    -------
+    cpu_seconds, cost, evaluations
+    """
+    n, k = functional.tau.shape
+    h, p = units.n_units, units.n_weights
+    X = functional.inputs
+
+    def split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return x[: h * p].reshape(h, p), x[h * p :].reshape(h + 1, k)
+
+    def residual(x: np.ndarray) -> np.ndarray:
+        W, A = split(x)
+        Phi = units.features(W.astype(np.float32), X)
+        fit_error = functional.tau - Phi @ A[:-1] - A[-1]
+        penalties = np.sqrt(RIDGE) * A[:-1].ravel(), np.sqrt(WEIGHT_DECAY) * x[: h * p]
+        return np.concatenate([fit_error.ravel(), *penalties])
+
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        W, A = split(x)
+        Phi, dPhi = units.features_and_derivative(W.astype(np.float32), X)
+        J = np.zeros((n * k + h * k + h * p, x.size))
+        B = dPhi[:, 0, None] * A[:-1].T[None, :, :, None]
+        J[: n * k, : h * p] = -B.reshape(n * k, h * p)
+        full_Phi = np.concatenate([Phi, np.ones((n, 1))], axis=1)
+        rows = J[: n * k, h * p :].reshape(n, k, h + 1, k)
+        for c in range(k):
+            rows[:, c, :, c] = -full_Phi
+        J[n * k : n * k + h * k, h * p : h * p + h * k] = np.sqrt(RIDGE) * np.eye(h * k)
+        J[n * k + h * k :, : h * p] = np.sqrt(WEIGHT_DECAY) * np.eye(h * p)
+        return J
+
+    start = time.process_time()
+    A0 = functional.evaluate(w0.ravel()).solution.A
+    result = least_squares(
+        residual, np.concatenate([w0.ravel(), A0.ravel()]), jacobian, method="trf",
+        tr_solver="lsmr", tr_options={"maxiter": INNER}, x_scale=1.0, max_nfev=max_nfev,
+        ftol=1e-6, xtol=1e-6, gtol=1e-6,
+    )  # fmt: skip
+    return time.process_time() - start, float(result.cost), int(result.nfev)
+
+
+def products_alone(functional: VarProFunctional, w: np.ndarray) -> dict[str, float]:
+    """CPU seconds of the products of one default iteration, by themselves."""
+    units, X = functional.units, functional.inputs
+    W = w.reshape(units.n_units, units.n_weights).astype(np.float32)
+    operator = functional.jacobian(w)
+    D = np.ascontiguousarray(units.features_and_derivative(W, X)[1][:, 0].transpose(1, 0, 2))
+    v = np.ones((units.n_units, units.n_weights, 1), dtype=np.float32)
+    u = np.ones((units.n_units, 1, len(D[0])), dtype=np.float32)
+    passes = INNER + 2  # the Krylov steps, the gradient and the quadratic model
+
+    def seconds(task: Callable[[], Any], times: int = 20) -> float:
+        task()
+        start = time.process_time()
+        for _ in range(times):
+            task()
+        return (time.process_time() - start) / times
+
+    x, y = np.ones(operator.shape[1]), np.ones(operator.shape[0])
+    return {
+        "features_and_derivative": seconds(lambda: units.features_and_derivative(W, X)),
+        "derivative_times_vectors": passes * seconds(lambda: (D @ v, u @ D)),
+        "operator_times_vectors": passes * seconds(lambda: (operator @ x, operator.T @ y)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--max-nfev", type=int, default=9, help="evaluations of each path")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-dir")
+    args = parser.parse_args()
+    train = load("mnist", args.data_dir).train
+    rng = np.random.default_rng(args.seed)
+    own = rng.choice(len(train), N_IMAGES, replace=False)
+    units = whole_image_units("quadratic", train.images.shape[1:], N_UNITS)
+    images, tau = train.images[own], one_hot(train.labels[own], 10)
+    w0 = units.init(images, rng)
+
+    def problem() -> VarProFunctional:
+        return VarProFunctional(units, images, tau, ridge=RIDGE, weight_decay=WEIGHT_DECAY)
+
+    paths: dict[str, dict[str, Any]] = {
+        "default": {},
+        "reduced": {"form": "reduced"},
+        "dense_lsmr": {"form": "array"},
+        "minpack": {"solver": "lm", "form": "array", "max_nfev": 2},
+    }
+    seconds: dict[str, float] = {}
+    costs: dict[str, float] = {}
+    with threadpool_limits(1, user_api="blas"):
+        functional = problem()
+        p = functional.n_weights
+        products = products_alone(functional, w0.ravel())
+        megabytes = N_IMAGES * p * 4 / 1e6
+        print(f"{N_IMAGES} images, {N_UNITS} units, {p} weights, {functional.n_residuals} rows")
+        print(
+            f"one default iteration: {4 * (INNER + 2) * N_IMAGES * p / 1e9:.2f} Gflop with "
+            f"dPhi, {megabytes:.1f} MB, read {2 * (INNER + 2)} times; a dense J has "
+            f"{functional.n_residuals * p * 8 / 1e6:.0f} MB"
+        )
+        for name, value in products.items():
+            print(f"  {name:<26}{value:10.4f} CPU s")
+        print(f"{'path':<12}{'evaluations':>12}{'CPU s/iteration':>17}{'start':>9}{'cost':>9}")
+        for name, options in paths.items():
+            report = fit(problem(), w0, **{"max_nfev": args.max_nfev, **options})
+            seconds[name] = report.cpu_seconds / max(report.n_evaluations - 1, 1)
+            costs[name] = report.cost
+            print(
+                f"{name:<12}{report.n_evaluations:>12}{seconds[name]:>17.4f}"
+                f"{report.history[0].cost:>9.1f}{costs[name]:>9.1f}",
+                flush=True,
+            )
+        total, costs["joint"], nfev = joint_fit(units, problem(), w0, args.max_nfev)
+        seconds["joint"] = total / max(nfev - 1, 1)
+        print(f"{'joint':<12}{nfev:>12}{seconds['joint']:>17.4f}{'':>9}{costs['joint']:>9.1f}")
+    print(
+        json.dumps(
+            {
+                "seconds_per_iteration": seconds,
+                "cost": costs,
+                "ratio_minpack_to_default": seconds["minpack"] / seconds["default"],
+                "products_alone": products,
+                "max_nfev": args.max_nfev,
+                "seed": args.seed,
+                "versions": versions(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
