@@ -47,7 +47,7 @@ def joint_fit(
     """
     n, k = functional.tau.shape
     h, p = units.n_units, units.n_weights
-    X = functional.inputs
+    X = functional.design.inputs
 
     def split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return x[: h * p].reshape(h, p), x[h * p :].reshape(h + 1, k)
@@ -85,7 +85,7 @@ def joint_fit(
 
 def products_alone(functional: VarProFunctional, w: np.ndarray) -> dict[str, float]:
     """CPU seconds of the products of one default iteration, by themselves."""
-    units, X = functional.units, functional.inputs
+    units, X = functional.units, functional.design.inputs
     W = w.reshape(units.n_units, units.n_weights).astype(np.float32)
     operator = functional.jacobian(w)
     D = np.ascontiguousarray(units.features_and_derivative(W, X)[1][:, 0].transpose(1, 0, 2))

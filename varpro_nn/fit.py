@@ -201,8 +201,8 @@ def choose_form(functional: VarProFunctional, inner_iterations: int = 20) -> str
     n, k = functional.tau.shape
     p = functional.n_weights
     m = functional.units.n_cells
-    derivative_bytes = n * m * p * functional.dtype.itemsize
-    if functional.block_size is not None or derivative_bytes > MEMORY_BUDGET:
+    derivative_bytes = n * m * p * functional.design.dtype.itemsize
+    if functional.design.block_size is not None or derivative_bytes > MEMORY_BUDGET:
         return "reduced"
     passes = 2 * (inner_iterations + 2)
     operator = passes * derivative_bytes / 20e9
@@ -284,7 +284,7 @@ def fit(
 
     w0 = np.array(w0, dtype=np.float64).ravel()
     watch = _Watch(functional, callback, patience)
-    tolerance = 1e-8 if functional.dtype == np.float64 else 1e-6
+    tolerance = 1e-8 if functional.design.dtype == np.float64 else 1e-6
     tolerances: dict[str, Any] = {
         name: tolerance if value is None else value
         for name, value in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol))

@@ -40,7 +40,6 @@ V. Pereyra, Neural networks for image classification using quadratic scalarizati
 projections for fast training (2019), sections 2 and 3.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,8 +47,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 from scipy.sparse.linalg import LinearOperator
 
-from varpro_nn._typing import FloatArray, RealArray
-from varpro_nn.errors import NonFiniteError
+from varpro_nn._typing import FloatArray
+from varpro_nn.design import Block, Design
 from varpro_nn.jacobian import Jacobian, NormalSums
 from varpro_nn.linalg import (
     LinearSolution,
@@ -146,46 +145,23 @@ class VarProFunctional:
         block_size: int | None = None,
         rank_tolerance: float = RANK_TOLERANCE,
     ) -> None:
-        self.units = units
-        self.inputs = inputs
-        n = len(inputs)
-        targets = np.asarray(tau, dtype=np.float64)
-        self.tau = targets[:, None] if targets.ndim == 1 else targets
-        self.fixed = np.zeros((n, 0)) if fixed is None else np.asarray(fixed, dtype=np.float64)
-        weights = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        for name, array, ndim in (
-            ("tau", self.tau, 2),
-            ("fixed", self.fixed, 2),
-            ("sample_weight", weights, 1),
-        ):
-            if array.ndim != ndim or len(array) != n:
-                msg = f"{name} must have one row for each of {n} inputs, got shape {array.shape}."
-                raise ValueError(msg)
-            if not np.isfinite(array).all():
-                msg = f"{name} must be finite, got NaN or infinity."
-                raise ValueError(msg)
-        if n == 0 or weights.min() < 0 or weights.max() == 0:
-            msg = "sample_weight must not be negative, and positive for one input at least."
-            raise ValueError(msg)
         for name, value in (("ridge", ridge), ("weight_decay", weight_decay)):
             if not (np.isfinite(value) and value >= 0):
                 msg = f"{name} must be finite and not negative, got {value}."
                 raise ValueError(msg)
-        if block_size is not None and block_size < 1:
-            msg = f"block_size must be at least 1, got {block_size}."
-            raise ValueError(msg)
+        self.design = Design(
+            units, inputs, tau, fixed, sample_weight,
+            constant=constant, ridge=ridge, dtype=dtype, block_size=block_size,
+        )  # fmt: skip
+        self.units = units
         self.ridge, self.weight_decay = float(ridge), float(weight_decay)
-        self.dtype = np.dtype(dtype)
-        self.block_size = block_size
         self.rank_tolerance = rank_tolerance
-        self._root = np.sqrt(weights)
-        self._constant = np.ones((n, 1 if constant else 0))
-        self._n_unit_columns = units.n_units * units.n_cells
-        q = self._n_unit_columns + self.fixed.shape[1] + self._constant.shape[1]
-        self._ridge_of_columns = np.full(q, self.ridge)
-        if constant:
-            self._ridge_of_columns[-1] = 0.0
-        self._memo: tuple[Evaluation, list[FloatArray] | None] | None = None
+        self._memo: tuple[Evaluation, list[Block] | None] | None = None
+
+    @property
+    def tau(self) -> FloatArray:
+        """Targets, (n, k)."""
+        return self.design.tau
 
     @property
     def n_weights(self) -> int:
@@ -197,7 +173,7 @@ class VarProFunctional:
         """Length of ``residual(w)``: inputs times targets, then the ridge and decay rows."""
         n, k = self.tau.shape
         decay_rows = self.n_weights if self.weight_decay else 0
-        return (n + np.count_nonzero(self._ridge_of_columns)) * k + decay_rows
+        return (n + np.count_nonzero(self.design.ridge_of_columns)) * k + decay_rows
 
     def evaluate(self, w: FloatArray) -> Evaluation:
         """Eliminate the linear weights at ``w`` (h * p,)."""
@@ -213,14 +189,10 @@ class VarProFunctional:
         Half its squared norm is the cost.
         """
         point, blocks = self._evaluate(w)
-        self._need_stored(blocks, "residual")
+        (block,) = self._need_stored(blocks, "residual")
         A = point.solution.A
-        fit = np.concatenate([Phi @ A for Phi in blocks or ()])
-        penalised = self._ridge_of_columns > 0
-        parts = [
-            self._root[:, None] * self.tau - fit,
-            -np.sqrt(self.ridge) * A[penalised],
-        ]
+        penalised = self.design.ridge_of_columns > 0
+        parts = [block.tau - block.Phi @ A, -np.sqrt(self.ridge) * A[penalised]]
         if self.weight_decay:
             parts.append(np.sqrt(self.weight_decay) * point.w)
         return np.concatenate([part.ravel() for part in parts])
@@ -242,19 +214,20 @@ class VarProFunctional:
             A ``LinearOperator`` that stores ``dPhi``, or the dense array (k times as large; for
             comparison and for ``method="lm"``).
         """
+        if form not in ("operator", "array"):
+            msg = f"form must be 'operator' or 'array', got {form!r}."
+            raise ValueError(msg)
+        full = _is_full(kind)
         point, blocks = self._evaluate(w)
         self._need_stored(blocks, "jacobian")
-        (block,) = self._derivative_blocks(w)
-        weighted_Phi, dPhi, r = self._weigh(block, point.solution.A)
+        ((block, dPhi),) = self.design.blocks_and_derivative(w)
         jacobian = Jacobian(
-            solution=point.solution,
-            weighted_Phi=weighted_Phi,
-            dPhi=dPhi,
-            r=r,
-            root=self._root,
-            ridge=self._ridge_of_columns,
+            point.solution,
+            block,
+            dPhi,
+            ridge=self.design.ridge_of_columns,
             weight_decay=self.weight_decay,
-            full=_is_full(kind),
+            full=full,
         )
         return jacobian.operator() if form == "operator" else jacobian.array()
 
@@ -276,7 +249,7 @@ class VarProFunctional:
         ``f @ f / 2``, ``J.T @ f`` and ``J.T @ J`` are the cost, gradient and Gauss-Newton matrix.
         """
         H, g = self.normal_equations(w, kind)
-        noise = 10 * float(np.finfo(self.dtype).eps)
+        noise = 10 * float(np.finfo(self.design.dtype).eps)
         return small_equivalent(H, g, 2 * self.cost(w), noise)
 
     def reduced_residual(self, w: FloatArray) -> FloatArray:
@@ -285,67 +258,27 @@ class VarProFunctional:
         f[-1] = np.sqrt(2 * self.cost(w))
         return f
 
-    # --- sums over blocks of inputs -------------------------------------------------------
-
-    def _slices(self) -> Iterator[slice]:
-        n = len(self.tau)
-        step = n if self.block_size is None else self.block_size
-        return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-    def _weights(self, w: FloatArray) -> RealArray:
-        return w.reshape(self.units.n_units, self.units.n_weights).astype(self.dtype)
-
-    def _complete(self, rows: slice, features: RealArray) -> FloatArray:
-        """Rows of ``s Phi`` with all columns."""
-        Phi = np.concatenate(
-            [features, self.fixed[rows], self._constant[rows]], axis=1, dtype=np.float64
-        )
-        Phi *= self._root[rows, None]
-        if not np.isfinite(Phi.sum()):
-            msg = "the features are NaN or infinite at these weights."
-            raise NonFiniteError(msg)
-        return Phi
-
-    def _derivative_blocks(self, w: FloatArray) -> Iterator[tuple[slice, FloatArray, RealArray]]:
-        W = self._weights(w)
-        for rows in self._slices():
-            features, dPhi = self.units.features_and_derivative(W, self.inputs[rows])
-            yield rows, self._complete(rows, features), dPhi
-
-    def _weigh(
-        self, block: tuple[slice, FloatArray, RealArray], A: FloatArray
-    ) -> tuple[FloatArray, RealArray, FloatArray]:
-        """``s Phi``, ``dPhi`` and ``r`` of a block."""
-        rows, weighted_Phi, dPhi = block
-        return weighted_Phi, dPhi, self._root[rows, None] * self.tau[rows] - weighted_Phi @ A
-
-    def _evaluate(self, w: FloatArray) -> tuple[Evaluation, list[FloatArray] | None]:
+    def _evaluate(self, w: FloatArray) -> tuple[Evaluation, list[Block] | None]:
         if self._memo is not None and np.array_equal(self._memo[0].w, w):
             return self._memo
         w = np.array(w, dtype=np.float64)
         if w.shape != (self.n_weights,):
             msg = f"w must have shape ({self.n_weights},), got {w.shape}."
             raise ValueError(msg)
-        W = self._weights(w)
-
-        def design(rows: slice) -> FloatArray:
-            return self._complete(rows, self.units.features(W, self.inputs[rows]))
-
-        sums = RowSums(self._ridge_of_columns.size + self.tau.shape[1])
-        stored: list[FloatArray] | None = [] if self.block_size is None else None
-        for rows in self._slices():
-            Phi = design(rows)
-            sums.add(np.concatenate([Phi, self._root[rows, None] * self.tau[rows]], axis=1))
+        ridge = self.design.ridge_of_columns
+        sums = RowSums(ridge.size + self.tau.shape[1])
+        stored: list[Block] | None = [] if self.design.block_size is None else None
+        for block in self.design.blocks(w):
+            sums.add(np.concatenate([block.Phi, block.tau], axis=1))
             if stored is not None:
-                stored.append(Phi)
-        solution = least_squares_with_ridge(sums, self._ridge_of_columns, self.rank_tolerance)
+                stored.append(block)
+        solution = least_squares_with_ridge(sums, ridge, self.rank_tolerance)
         loo_squares = loo_wrong = 0.0
-        for number, rows in enumerate(self._slices()):
-            Phi = design(rows) if stored is None else stored[number]
-            squares, wrong = self._left_out(rows, Phi, solution)
+        for block in self.design.blocks(w) if stored is None else stored:
+            squares, wrong = _left_out(block, solution)
             loo_squares += squares
             loo_wrong += wrong
-        total = float(self._root @ self._root)
+        total = float(self.design.root @ self.design.root)
         point = Evaluation(
             w=w,
             solution=solution,
@@ -356,25 +289,11 @@ class VarProFunctional:
         self._memo = point, stored
         return self._memo
 
-    def _left_out(
-        self, rows: slice, Phi: FloatArray, solution: LinearSolution
-    ) -> tuple[float, float]:
-        """Weighted sum of squared leave-one-out residuals, and weight of those misclassified."""
-        root, tau = self._root[rows], self.tau[rows]
-        basis = solution.range_basis(Phi)
-        leverage = np.einsum("ij,ij->i", basis, basis)
-        left_out = left_out_residual(root[:, None] * tau - Phi @ solution.A, leverage)
-        squares = float(np.vdot(left_out, left_out))
-        left_out /= np.where(root > 0, root, 1.0)[:, None]
-        wrong = np.argmax(tau - left_out, axis=1) != np.argmax(tau, axis=1)
-        return squares, float(root**2 @ wrong)
-
     def _sums(self, w: FloatArray, *, matrix: bool, full: bool) -> tuple[FloatArray, FloatArray]:
         point, _ = self._evaluate(w)
-        sums = NormalSums(point.solution, self.units.n_cells, self._n_unit_columns)
-        for block in self._derivative_blocks(w):
-            weighted_Phi, dPhi, r = self._weigh(block, point.solution.A)
-            sums.add(weighted_Phi, dPhi, self._root[block[0]], r, matrix=matrix)
+        sums = NormalSums(point.solution, self.units.n_cells, self.design.n_unit_columns)
+        for block, dPhi in self.design.blocks_and_derivative(w):
+            sums.add(block, dPhi, matrix=matrix)
         g = sums.gradient() + self.weight_decay * point.w
         if not matrix:
             return np.zeros((0, 0)), g
@@ -382,13 +301,25 @@ class VarProFunctional:
         H[np.diag_indices_from(H)] += self.weight_decay
         return H, g
 
-    def _need_stored(self, blocks: list[FloatArray] | None, what: str) -> None:
+    def _need_stored(self, blocks: list[Block] | None, what: str) -> list[Block]:
         if blocks is None:
             msg = (
                 f"{what} has a row for every input and needs block_size=None, got "
-                f"block_size={self.block_size}; use reduced, normal_equations or gradient."
+                f"block_size={self.design.block_size}; use reduced, normal_equations or gradient."
             )
             raise ValueError(msg)
+        return blocks
+
+
+def _left_out(block: Block, solution: LinearSolution) -> tuple[float, float]:
+    """Weighted sum of squared leave-one-out residuals, and weight of the misclassified."""
+    basis = solution.range_basis(block.Phi)
+    leverage = np.einsum("ij,ij->i", basis, basis)
+    left_out = left_out_residual(block.tau - block.Phi @ solution.A, leverage)
+    squares = float(np.vdot(left_out, left_out))
+    # Rows stay weighted by s, which moves no maximum; a row of weight 0 counts as nothing.
+    wrong = np.argmax(block.tau - left_out, axis=1) != np.argmax(block.tau, axis=1)
+    return squares, float(block.root**2 @ wrong)
 
 
 def _is_full(kind: str) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.design import Block
 from varpro_nn.linalg import LinearSolution
 
 
@@ -18,14 +19,10 @@ class Jacobian:
     Parameters
     ----------
     solution : LinearSolution
-    weighted_Phi : ndarray, shape (n, q)
-        ``s Phi``.
+    block : Block
+        All inputs.
     dPhi : ndarray, shape (n, m, h, p)
         Not weighted.
-    r : ndarray, shape (n, k)
-        ``s (tau - Phi A)``.
-    root : ndarray, shape (n,)
-        ``s``.
     ridge : ndarray, shape (q,)
     weight_decay : float
     full : bool
@@ -35,10 +32,8 @@ class Jacobian:
     def __init__(
         self,
         solution: LinearSolution,
-        weighted_Phi: FloatArray,
+        block: Block,
         dPhi: RealArray,
-        r: FloatArray,
-        root: FloatArray,
         *,
         ridge: FloatArray,
         weight_decay: float,
@@ -48,12 +43,13 @@ class Jacobian:
         self._D = np.ascontiguousarray(dPhi.transpose(2, 1, 0, 3))  # (h, m, n, p)
         A = solution.A[: m * h].reshape(m, h, -1).transpose(1, 0, 2)
         self._A = np.ascontiguousarray(A, dtype=self._D.dtype)  # (h, m, k)
-        self._root = root[:, None]
+        self._root = block.root[:, None]
         self._decay = np.sqrt(weight_decay)
-        self._Q1 = solution.range_basis(weighted_Phi)
+        self._Q1 = solution.range_basis(block.Phi)
         self._Q2 = solution.range_basis(np.diag(np.sqrt(ridge))[ridge > 0])
         self._second: FloatArray | None = None  # T_u' N_k, (rank, k, h, p)
         if full:
+            r = block.tau - block.Phi @ solution.A
             weighted = (self._root * r).astype(self._D.dtype)
             S = np.einsum("hmnp,nk->mhpk", self._D, weighted, optimize=True)
             self._second = second_term(solution, S)
@@ -146,30 +142,23 @@ class NormalSums:
         self._gram: FloatArray | float = 0.0  # D'D, or sum_k B_k'B_k
         self._cross: FloatArray | float = 0.0  # (s Phi)'D, or (s Phi)'B_k side by side
 
-    def add(
-        self,
-        weighted_Phi: FloatArray,
-        dPhi: RealArray,
-        root: FloatArray,
-        r: FloatArray,
-        *,
-        matrix: bool,
-    ) -> None:
-        """Take in a block: (b, q), (b, m, h, p), (b,), (b, k); the matrix only where asked."""
+    def add(self, block: Block, dPhi: RealArray, *, matrix: bool) -> None:
+        """Take in a block with its ``dPhi`` (b, m, h, p); the matrix only where it is asked."""
         b, m, h, p = dPhi.shape
-        k = r.shape[1]
+        k = block.tau.shape[1]
         dtype = dPhi.dtype
+        r = (block.tau - block.Phi @ self._solution.A).astype(dtype)
         D = np.ascontiguousarray(dPhi.reshape(b, -1))  # (b, m * h * p)
-        if (root != 1).any():
-            D = root[:, None].astype(dtype) * D
-        self._S = self._S + (D.T @ r.astype(dtype)).reshape(m, h, p, k).astype(np.float64)
+        if (block.root != 1).any():
+            D = block.root[:, None].astype(dtype) * D
+        self._S = self._S + (D.T @ r).reshape(m, h, p, k).astype(np.float64)
         if not matrix:
             return
         if m > 1:
             cells = D.reshape(b, m, h, p).transpose(2, 0, 3, 1)  # (h, b, p, m)
             A = self._A.transpose(1, 0, 2)[:, None].astype(dtype)  # (h, 1, m, k)
             D = np.ascontiguousarray((cells @ A).transpose(1, 3, 0, 2)).reshape(b, -1)  # B
-        self._cross = self._cross + weighted_Phi.astype(dtype).T @ D
+        self._cross = self._cross + block.Phi.astype(dtype).T @ D
         if m > 1:
             D = D.reshape(b * k, h * p)
         self._gram = self._gram + (D.T @ D).astype(np.float64)
