@@ -156,6 +156,7 @@ def bootstrap(
     glued = glue(
         network.units, W, checked, guesses.codes, len(network.classes),
         ridge=settings.ridge if ridge is None else ridge, n_jobs=effective_jobs(n_jobs),
+        progress=progress,
     )  # fmt: skip
     after = replace(network, W=W, A=glued.A, training={**network.training, "bootstrap": rule})
     agreement = np.mean(

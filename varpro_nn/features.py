@@ -17,7 +17,7 @@ from varpro_nn.images import intensities
 from varpro_nn.linalg import column_tiles, run_tiles
 from varpro_nn.units import Units
 
-BLOCK_BYTES = 2**26
+BLOCK_BYTES = 2**24
 """Bytes of ``Phi`` that one block of images may take."""
 
 

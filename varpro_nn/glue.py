@@ -56,6 +56,7 @@ def glue(
     *,
     ridge: float | Sequence[float] = RIDGES,
     n_jobs: int = 1,
+    progress: bool = False,
 ) -> GlueReport:
     """Fit the linear weights of all units on all images.
 
@@ -73,6 +74,8 @@ def glue(
         error breaking ties.
     n_jobs : int
         Threads. The result is bitwise the same for any number.
+    progress : bool
+        Show a bar on standard error (never off a terminal).
 
     Returns
     -------
@@ -87,14 +90,19 @@ def glue(
     if ridges.size == 0 or not np.isfinite(ridges).all() or ridges.min() < 0:
         msg = f"ridge must be finite and not negative, got {ridge}."
         raise ValueError(msg)
-    n_columns = len(W) * units.n_cells
+    from tqdm import tqdm  # not at the top: imported where it is used
 
-    with workers(n_jobs) as executor:
+    n_columns = len(W) * units.n_cells
+    slices = block_slices(len(images), n_columns)
+    # disable=None: silent where standard error is not a terminal.
+    bar = tqdm(total=2 * len(slices), desc="glue", disable=None if progress else True)
+    with bar, workers(n_jobs) as executor:
 
         def blocks() -> Iterator[tuple[RealArray, FloatArray, None]]:
-            for rows in block_slices(len(images), n_columns):
+            for rows in slices:
                 Phi = block_features(units, W, images[rows], executor)
                 yield Phi, one_hot(labels[rows], n_classes), None
+                bar.update()
 
         sums = GramAccumulator(n_columns, n_classes, executor)
         for Phi, tau, _ in blocks():

@@ -109,7 +109,7 @@ def train_network(
     glued = glue(
         units, W, images, labels, len(classes),
         ridge=RIDGES if config.glue_ridge is None else config.glue_ridge,
-        n_jobs=effective_jobs(n_jobs),
+        n_jobs=effective_jobs(n_jobs), progress=progress,
     )  # fmt: skip
     network = Network(units, W, glued.A, classes, images.shape[1:], training or {})
     return network, subnetworks, glued

@@ -1,0 +1,32 @@
+"""What the README shows must run."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+import varpro_nn
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_python_example_runs_and_is_ten_lines(tmp_path, monkeypatch, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    lines = [text for text in example.splitlines() if text.strip()]
+    assert len(lines) <= 10
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+    printed = capsys.readouterr().out
+    assert "all parameters" in printed
+    assert (tmp_path / "digits.npz").exists()
+
+
+@pytest.mark.parametrize("name", ["main job", "tests"])
+def test_commands_make_their_own_environment(name):
+    (command,) = re.findall(rf"<!-- command: {name} -->\n```sh\n(.*?)\n```", README)
+    assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+
+
+def test_docstring_example_of_the_package():
+    assert doctest.testmod(varpro_nn).failed == 0
