@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from varpro_nn.errors import ModelFileError
-from varpro_nn.files import write_atomically
+from varpro_nn.files import strict_json, write_atomically
 
 FORMAT = "varpro_nn"
 FORMAT_VERSION = 1
@@ -32,7 +32,7 @@ _ALLOWED_KINDS = "fiuU"  # numbers and fixed-width text: no objects
 
 
 def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write ``header`` (JSON values) and ``arrays`` to ``path``, atomically.
+    """Write ``header`` (JSON values; NaN becomes null) and ``arrays`` to ``path``, atomically.
 
     The same content gives the same bytes. If anything fails, an older file of that name stays.
     """
@@ -43,7 +43,7 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
         **header,
         "arrays": {name: _describe(array) for name, array in contiguous.items()},
     }
-    text = json.dumps(described, sort_keys=True, allow_nan=False).encode()
+    text = strict_json(described)
     members = {"header": np.frombuffer(text, dtype=np.uint8), **contiguous}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **members)

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from varpro_nn.images import check_images
 from varpro_nn.metrics import accuracy, standard_error
 from varpro_nn.network import Network
 from varpro_nn.recipes import TrainConfig
+from varpro_nn.shards import Shards
 from varpro_nn.subnetworks import (
     Subnetwork,
     SubnetworkSettings,
@@ -60,6 +62,7 @@ def train_network(
     n_jobs: int = 1,
     progress: bool = False,
     training: dict[str, Any] | None = None,
+    shards: Shards | None = None,
 ) -> tuple[Network, list[Subnetwork], GlueReport]:
     """Train a network: the sub-networks, then the glue.
 
@@ -74,6 +77,8 @@ def train_network(
     progress : bool
     training : dict, optional
         What the network shall remember of its origin.
+    shards : Shards, optional
+        Where sub-networks are kept as they end; those that are there are not trained again.
 
     Returns
     -------
@@ -104,6 +109,8 @@ def train_network(
     subnetworks = train_subnetworks(
         units, images, labels, len(classes), subnetwork_settings(config),
         seed=_seeds(config)[0], n_jobs=n_jobs, progress=progress,
+        done=None if shards is None else shards.read(),
+        keep=None if shards is None else shards.write,
     )  # fmt: skip
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     glued = glue(
@@ -115,7 +122,14 @@ def train_network(
     return network, subnetworks, glued
 
 
-def run(config: TrainConfig, dataset: Dataset, *, n_jobs: int = -1, progress: bool = False) -> Run:
+def run(
+    config: TrainConfig,
+    dataset: Dataset,
+    *,
+    n_jobs: int = -1,
+    progress: bool = False,
+    shard_folder: Path | None = None,
+) -> Run:
     """Train on the training set of ``dataset``, then measure on its test set, once.
 
     Parameters
@@ -126,6 +140,9 @@ def run(config: TrainConfig, dataset: Dataset, *, n_jobs: int = -1, progress: bo
         Worker processes and threads; -1 for all cores. No bit of the result depends on it.
     progress : bool
         Show a bar on standard error.
+    shard_folder : Path, optional
+        Keep each sub-network there as soon as it is trained, and go on with those that are
+        there already.
 
     Returns
     -------
@@ -135,6 +152,8 @@ def run(config: TrainConfig, dataset: Dataset, *, n_jobs: int = -1, progress: bo
     ------
     DatasetError, TrainingError
         As :func:`train_network`; or a bootstrap pass without test images.
+    ModelFileError
+        Sub-networks in ``shard_folder`` are damaged or belong to other settings or data.
     ValueError
         Settings that the images do not allow (quadratic units for a rectangle, say).
     """
@@ -147,6 +166,7 @@ def run(config: TrainConfig, dataset: Dataset, *, n_jobs: int = -1, progress: bo
     network, subnetworks, glued = train_network(
         config, part.images, part.labels, dataset.classes,
         n_jobs=n_jobs, progress=progress, training=origin,
+        shards=None if shard_folder is None else Shards(shard_folder, _identity(config, dataset)),
     )  # fmt: skip
     shut_down_workers()  # their CPU time and memory can be read once they have ended
     metrics: dict[str, Any] = {
@@ -202,6 +222,13 @@ def subnetwork_settings(config: TrainConfig) -> SubnetworkSettings:
             "patience": config.patience,
         },
     )
+
+
+def _identity(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """All that the weights of a sub-network depend on."""
+    later = ("recipe", "glue_ridge", "bootstrap", "bootstrap_rule", "bootstrap_ridge")
+    settings = {name: value for name, value in asdict(config).items() if name not in later}
+    return {**settings, "data": dataset.digest}
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ each trains with one thread of BLAS, so its weights are bitwise the same whichev
 it and in whatever order.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +101,8 @@ def train_subnetworks(
     seed: int | np.random.SeedSequence = 0,
     n_jobs: int = 1,
     start: FloatArray | None = None,
+    done: Mapping[int, Subnetwork] | None = None,
+    keep: Callable[[Subnetwork], None] | None = None,
     progress: bool = False,
 ) -> list[Subnetwork]:
     """Train sub-networks of ``units.n_units`` units each.
@@ -118,6 +120,10 @@ def train_subnetworks(
         Worker processes; -1 for all cores.
     start : ndarray, shape (n_subnetworks, h, p), optional
         Weights to start from. Drawn by ``units.init`` if not given.
+    done : mapping of int to Subnetwork, optional
+        Sub-networks, by index, that need not be trained again.
+    keep : callable, optional
+        ``keep(subnetwork)`` is called, in this process, as soon as one is trained.
     progress : bool
         Show a bar on standard error (never off a terminal).
 
@@ -133,6 +139,7 @@ def train_subnetworks(
     """
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     seeds = root.spawn(settings.n_subnetworks)
+    finished = {} if done is None else dict(done)
     pool = Parallel(
         n_jobs=effective_jobs(n_jobs),
         return_as="generator_unordered",
@@ -145,9 +152,13 @@ def train_subnetworks(
             None if start is None else start[index],
         )
         for index in range(settings.n_subnetworks)
+        if index not in finished
     )  # fmt: skip
-    results = list(_with_bar(pool(tasks), settings.n_subnetworks, progress))
-    results.sort(key=lambda subnetwork: subnetwork.index)
+    for subnetwork in _with_bar(pool(tasks), finished, settings.n_subnetworks, progress):
+        if keep is not None:
+            keep(subnetwork)
+        finished[subnetwork.index] = subnetwork
+    results = [finished[index] for index in range(settings.n_subnetworks)]
     if all(subnetwork.W is None for subnetwork in results):
         msg = f"all {len(results)} sub-networks failed; the first: {results[0].error}"
         raise TrainingError(msg)
@@ -196,13 +207,20 @@ def _train_one(
     return Subnetwork(index, W, report, "", n_missing)
 
 
-def _with_bar(results: Iterable[Subnetwork], total: int, progress: bool) -> Iterable[Subnetwork]:
+def _with_bar(
+    results: Iterable[Subnetwork], finished: Mapping[int, Subnetwork], total: int, progress: bool
+) -> Iterator[Subnetwork]:
     """Pass on results as they come, with a bar that shows the best and the median cost."""
     from tqdm import tqdm  # not at the top: imported where it is used
 
-    costs: list[float] = []
+    costs = [s.report.cost for s in finished.values() if s.report is not None]
     # disable=None: silent where standard error is not a terminal.
-    with tqdm(total=total, desc="sub-networks", disable=None if progress else True) as bar:
+    with tqdm(
+        total=total,
+        initial=len(finished),
+        desc="sub-networks",
+        disable=None if progress else True,
+    ) as bar:
         for subnetwork in results:
             if subnetwork.report is not None:
                 costs.append(subnetwork.report.cost)

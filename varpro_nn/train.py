@@ -19,7 +19,7 @@ from typing import Any
 
 from varpro_nn import datasets
 from varpro_nn.errors import VarProError
-from varpro_nn.files import write_atomically
+from varpro_nn.files import strict_json, write_atomically
 from varpro_nn.pipeline import Run, run
 from varpro_nn.recipes import CHOICES, RECIPES, TrainConfig, configure
 
@@ -88,8 +88,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", metavar="DIR", help="run folder (runs/DATE-TIME-DATASET-RECIPE)"
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a run that is in the folder already"
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument(
+        "--resume", action="store_true", help="go on with the sub-networks in --output"
+    )
+    earlier.add_argument(
+        "--overwrite", action="store_true", help="replace a run that is in --output already"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("-v", "--verbose", action="count", default=0, help="more log")
@@ -107,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.dataset is None:
         parser.error("the following arguments are required: dataset")
+    if (args.resume or args.overwrite) and args.output is None:
+        parser.error("--resume and --overwrite need --output")
     names = {field.name for field in fields(TrainConfig)} - {"recipe"}
     overrides = {name: value for name, value in vars(args).items() if name in names}
     try:
@@ -115,18 +121,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     progress = not args.quiet
     try:
-        folder = _run_folder(args.output, args.dataset, config, args.overwrite)
+        folder = _run_folder(args.output, args.dataset, config)
+        _look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
         dataset = datasets.load(
             args.dataset, args.data_dir, offline=args.offline, progress=progress
         )
-        result = run(config, dataset, n_jobs=args.n_jobs, progress=progress)
+        if args.overwrite:
+            _remove_run(folder)
+        result = run(
+            config, dataset, n_jobs=args.n_jobs, progress=progress, shard_folder=folder / "shards"
+        )
         metrics = {**result.metrics, "output": str(folder)}
         write_run(folder, config, result, metrics)
     except (VarProError, ValueError, OSError, MemoryError) as error:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print("interrupted: --resume with this --output goes on", file=sys.stderr)
         return 130
     print(json.dumps(metrics))
     return 0
@@ -144,12 +155,12 @@ def write_run(folder: Path, config: TrainConfig, result: Run, metrics: dict[str,
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
-    write_atomically(folder / "config.json", _json(asdict(config)))
+    write_atomically(folder / "config.json", strict_json(asdict(config)))
     write_atomically(folder / "history.jsonl", b"".join(_history(result)))
     result.network.save(folder / "model.npz")
     if result.bootstrap is not None:
         result.bootstrap.network.save(folder / "model-bootstrap.npz")
-    write_atomically(folder / "metrics.json", _json(metrics))
+    write_atomically(folder / "metrics.json", strict_json(metrics))
 
 
 def _history(result: Run) -> typing.Iterator[bytes]:
@@ -164,43 +175,44 @@ def _history(result: Run) -> typing.Iterator[bytes]:
             line["reason"] = subnetwork.report.reason
             line["form"] = subnetwork.report.form
             line["history"] = [asdict(record) for record in subnetwork.report.history]
-        yield _json(line)
+        yield strict_json(line)
     trace = asdict(result.glue)
     trace.pop("A")
-    yield _json({"glue": trace})
+    yield strict_json({"glue": trace})
 
 
-def _json(value: dict[str, Any]) -> bytes:
-    """One line of strict JSON: what is not a number (a step that was refused) becomes null."""
-
-    def strict(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {key: strict(entry) for key, entry in item.items()}
-        if isinstance(item, list | tuple):
-            return [strict(entry) for entry in item]
-        if isinstance(item, float) and item - item != 0:  # NaN or infinity
-            return None
-        return item
-
-    return json.dumps(strict(value), allow_nan=False).encode() + b"\n"
-
-
-def _run_folder(output: str | None, name: str, config: TrainConfig, overwrite: bool) -> Path:
+def _run_folder(output: str | None, name: str, config: TrainConfig) -> Path:
     """Choose the run folder and find out before the work whether it can be written."""
     if output is None:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         folder = Path("runs") / f"{stamp}-{Path(name).stem}-{config.recipe}"
     else:
         folder = Path(output)
-    if (folder / "metrics.json").exists() and not overwrite:
-        msg = f"{folder}: holds a run already; name another folder or add --overwrite"
-        raise VarProError(msg)
     # The nearest folder that exists decides; nothing is made until there is something to keep.
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         msg = f"{folder}: the run folder cannot be written ({nearest} is not a writable folder)"
         raise VarProError(msg)
     return folder
+
+
+def _look_for_earlier_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to touch a run that is there, unless told what to do with it."""
+    if resume or overwrite:
+        return
+    for name, state in (("metrics.json", "a finished run"), ("shards", "an unfinished run")):
+        if (folder / name).exists():
+            msg = f"{folder}: holds {state}; add --resume or --overwrite, or name another folder"
+            raise VarProError(msg)
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove the files of an earlier run, and no others."""
+    (folder / "metrics.json").unlink(missing_ok=True)
+    for path in (folder / "shards").glob("*.npz"):
+        path.unlink()
+    for name in ("config.json", "history.jsonl", "model.npz", "model-bootstrap.npz"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _scalar(hint: Any) -> type:
