@@ -126,10 +126,19 @@ class Design:
             yield self._block(rows, self.units.features(W, self.inputs[rows]))
 
     def blocks_and_derivative(self, w: FloatArray) -> Iterator[tuple[Block, RealArray]]:
-        """Yield the same rows, each block with its ``dPhi`` (b, m, h, p), not weighted."""
+        """Yield the same rows, each block with its ``dPhi`` (b, m, h, p), not weighted.
+
+        Raises
+        ------
+        NonFiniteError
+            If features or derivatives are NaN or infinite.
+        """
         W = self._unit_weights(w)
         for rows in self._slices():
             features, dPhi = self.units.features_and_derivative(W, self.inputs[rows])
+            if not np.isfinite(dPhi.sum()):
+                msg = "the derivatives of the features are NaN or infinite at these weights."
+                raise NonFiniteError(msg)
             yield self._block(rows, features), dPhi
 
     def _slices(self) -> Iterator[slice]:

@@ -19,7 +19,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.optimize import least_squares, minimize
@@ -123,6 +123,10 @@ class FitReport:
         return self.status > 0
 
 
+class _LimitError(Exception):
+    """Ends a search whose method would go past ``max_nfev``."""
+
+
 class _Watch:
     """Records every evaluation and decides when to stop.
 
@@ -134,12 +138,15 @@ class _Watch:
         functional: VarProFunctional,
         callback: Callable[[Record], bool | None] | None,
         patience: int | None,
+        max_nfev: int,
     ) -> None:
         self.functional = functional
         self.history: list[Record] = []
         self.status = 0
-        self.best: tuple[float, FloatArray] | None = None
+        # Where the cost, or with patience the leave-one-out error, was lowest.
+        self.best: tuple[float, FloatArray] = math.inf, np.zeros(0)
         self._callback = callback
+        self._max_nfev = max_nfev
         self._patience = patience
         self._since_best = 0
         self._of_key: dict[bytes, int] = {}
@@ -151,6 +158,10 @@ class _Watch:
 
     def cost(self, w: FloatArray) -> float:
         """Cost at ``w``, infinite where it cannot be had; recorded."""
+        if w.tobytes() in self._of_key:
+            return self.record(w).cost  # asked again: no evaluation
+        if len(self.history) >= self._max_nfev:
+            raise _LimitError
         try:
             point = self.functional.evaluate(w)
             cost, loo_mse, loo_error = point.cost, point.loo_mse, point.loo_error
@@ -160,7 +171,22 @@ class _Watch:
             cost, loo_mse, loo_error = math.inf, math.nan, math.nan
         self._of_key[w.tobytes()] = len(self.history)
         self.history.append(Record(cost, math.nan, loo_mse, loo_error, self.elapsed()))
+        if self._patience is None:
+            self._offer(cost, w)
+        elif len(self.history) == 1:
+            self._offer(loo_mse, w)
         return cost
+
+    def record(self, w: FloatArray) -> Record:
+        """Look up the record of the evaluation at ``w``."""
+        return self.history[self._of_key[w.tobytes()]]
+
+    def _offer(self, value: float, w: FloatArray) -> bool:
+        """Remember ``w`` if its value is lowest."""
+        lower = value < self.best[0]
+        if lower:
+            self.best = value, w.copy()
+        return lower
 
     def set_gradient(self, w: FloatArray, gradient: FloatArray) -> None:
         """Add the optimality to the record of ``w``."""
@@ -174,20 +200,16 @@ class _Watch:
     def accepted(self, intermediate_result: Any) -> None:
         """After each step that SciPy accepted (the name of the argument is SciPy's)."""
         w = np.asarray(intermediate_result.x)
-        record = self.history[self._of_key.get(w.tobytes(), -1)]
+        record = self.record(w)
         if self._callback is not None and self._callback(record):
             self.status = -2
             raise StopIteration  # SciPy's way to end the search
         if self._patience is None:
             return
-        if self.best is None or record.loo_mse < self.best[0]:
-            self.best = record.loo_mse, w.copy()
-            self._since_best = 0
-        else:
-            self._since_best += 1
-            if self._since_best >= self._patience:
-                self.status = -1
-                raise StopIteration  # SciPy's way to end the search
+        self._since_best = 0 if self._offer(record.loo_mse, w) else self._since_best + 1
+        if self._since_best >= self._patience:
+            self.status = -1
+            raise StopIteration  # SciPy's way to end the search
 
 
 def choose_form(functional: VarProFunctional, inner_iterations: int = 20) -> str:
@@ -246,7 +268,8 @@ def fit(
         ``callback(record)`` after each accepted step; a true value ends the search.
     patience : int, optional
         Stop after so many accepted steps without a lower leave-one-out error (``loo_mse``), and
-        return the weights where it was lowest.
+        return the weights where it was lowest. (It is the error of the linear layer for units
+        that have seen the image, and bounds the overfitting of that layer alone.)
 
     Returns
     -------
@@ -269,6 +292,9 @@ def fit(
     if solver == "lm" and (callback is not None or patience is not None):
         msg = "callback and patience need another solver than 'lm', which has no callback in SciPy."
         raise ValueError(msg)
+    if jacobian not in get_args(JacobianKind):
+        msg = f"jacobian must be one of {', '.join(get_args(JacobianKind))}, got {jacobian!r}."
+        raise ValueError(msg)
     if max_nfev < 1 or inner_iterations < 1 or (patience is not None and patience < 1):
         msg = (
             "max_nfev, inner_iterations and patience must be at least 1, "
@@ -283,28 +309,30 @@ def fit(
         form_used = choose_form(functional, inner_iterations) if solver == "lsmr" else "reduced"
 
     w0 = np.array(w0, dtype=np.float64).ravel()
-    watch = _Watch(functional, callback, patience)
+    watch = _Watch(functional, callback, patience, max_nfev)
     tolerance = 1e-8 if functional.design.dtype == np.float64 else 1e-6
     tolerances: dict[str, Any] = {
         name: tolerance if value is None else value
         for name, value in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol))
     }
-    if forms:
-        w, status = _least_squares(
-            watch, w0, solver, form_used, jacobian, max_nfev, inner_iterations, tolerances
-        )
-    else:
-        w, status = _minimize(watch, w0, solver, max_nfev, tolerances)
+    try:
+        if forms:
+            status = _least_squares(
+                watch, w0, solver, form_used, jacobian, max_nfev, inner_iterations, tolerances
+            )
+        else:
+            status = _minimize(watch, w0, solver, max_nfev, tolerances)
+    except _LimitError:
+        status = 0
     if watch.status < 0:
         status = watch.status
-    if watch.best is not None:
-        w = watch.best[1]
-    point = functional.evaluate(w)
+    w = watch.best[1]
+    record = watch.record(w)
     return FitReport(
         w=w,
-        cost=point.cost,
-        loo_mse=point.loo_mse,
-        loo_error=point.loo_error,
+        cost=record.cost,
+        loo_mse=record.loo_mse,
+        loo_error=record.loo_error,
         history=tuple(watch.history),
         status=status,
         reason=REASONS[status],
@@ -323,7 +351,7 @@ def _least_squares(
     max_nfev: int,
     inner_iterations: int,
     tolerances: dict[str, Any],
-) -> tuple[FloatArray, int]:
+) -> int:
     functional = watch.functional
 
     def residual(w: FloatArray) -> FloatArray:
@@ -352,17 +380,22 @@ def _least_squares(
     result = least_squares(
         residual, w0, jacobian, max_nfev=max_nfev, x_scale=1.0, **tolerances, **options
     )
-    return result.x, int(result.status)
+    return int(result.status)
 
 
 def _minimize(
     watch: _Watch, w0: FloatArray, solver: str, max_nfev: int, tolerances: dict[str, Any]
-) -> tuple[FloatArray, int]:
+) -> int:
     functional = watch.functional
 
-    def cost_and_gradient(w: FloatArray) -> tuple[float, FloatArray]:
+    def finite_cost(w: FloatArray) -> float:
+        # A line search computes with the cost: high, but a number.
         cost = watch.cost(w)
-        if not math.isfinite(cost):
+        return cost if math.isfinite(cost) else 10 * watch.history[0].cost
+
+    def cost_and_gradient(w: FloatArray) -> tuple[float, FloatArray]:
+        cost = finite_cost(w)
+        if not math.isfinite(watch.record(w).cost):
             return cost, np.zeros_like(w)
         gradient = functional.gradient(w)
         watch.set_gradient(w, gradient)
@@ -377,7 +410,7 @@ def _minimize(
         }
         objective: Callable[[FloatArray], Any] = cost_and_gradient
     else:
-        objective = watch.cost
+        objective = finite_cost
         names = ("fatol", "xatol") if solver == "nelder-mead" else ("ftol", "xtol")
         options = {"maxfev": max_nfev, **dict(zip(names, tolerances.values(), strict=False))}
     # Names are not literal types here, which the overloads of the stubs ask for.
@@ -390,4 +423,4 @@ def _minimize(
         options=options,
         callback=watch.accepted,
     )
-    return np.asarray(result.x), 2 if result.success else 0
+    return 2 if result.success else 0

@@ -124,6 +124,7 @@ class GramAccumulator:
             mean_Phi=self._shift.astype(np.float64) + mean_Phi,
             mean_tau=mean_tau,
             sum_weights=self._sum_weights,
+            noise=len(V) * float(np.finfo(self._shift.dtype).eps),
         )
 
 
@@ -155,6 +156,8 @@ class RidgePath:
         ``V'b``.
     mean_Phi, mean_tau : ndarray, shapes (q,), (k,)
     sum_weights : float
+    noise : float
+        Rounding error of the eigenvalues, relative to the largest.
     """
 
     eigenvalues: FloatArray
@@ -163,6 +166,7 @@ class RidgePath:
     mean_Phi: FloatArray
     mean_tau: FloatArray
     sum_weights: float
+    noise: float
 
     def solve(self, ridge: float) -> FloatArray:
         """Linear weights for one ridge, (q + 1, k): the row of the constant column is last."""
@@ -174,12 +178,11 @@ class RidgePath:
         return float(1.0 + self.eigenvalues @ self._shrinkage(ridge))
 
     def _shrinkage(self, ridge: float) -> FloatArray:
-        # A direction that the rows do not excite carries no moment either: at ridge 0 it gets none.
-        denominator = self.eigenvalues + ridge
-        floor = len(denominator) * np.finfo(np.float64).eps * self.eigenvalues[-1]
-        return np.divide(
-            1.0, denominator, out=np.zeros_like(denominator), where=denominator > floor
-        )
+        if ridge > 0:
+            return 1 / (self.eigenvalues + ridge)
+        # Without a ridge a direction that the rows do not excite, but for rounding, gets nothing.
+        excited = self.eigenvalues > self.noise * self.eigenvalues[-1]
+        return np.divide(1.0, self.eigenvalues, out=np.zeros_like(self.eigenvalues), where=excited)
 
     def leave_one_out(
         self, blocks: Iterable[Rows], ridges: FloatArray, executor: Executor | None = None

@@ -31,7 +31,8 @@ projections for fast training (2019), sections 1, 6.2 and 7.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import prod
+from math import inf, prod
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,15 @@ def whole_image_units(
     ValueError
         An unknown name, a number below 1, or quadratic units for images that are not square.
     """
-    shape = tuple(int(length) for length in image_shape)
+    try:
+        shape = tuple(index(length) for length in image_shape)
+        n_units, rank = index(n_units), index(rank)
+    except TypeError as error:
+        msg = (
+            "image_shape, n_units and rank must be whole numbers, "
+            f"got {image_shape!r}, {n_units!r} and {rank!r}."
+        )
+        raise ValueError(msg) from error
     if kind not in KINDS:
         msg = f"kind must be one of {', '.join(KINDS)}, got {kind!r}."
         raise ValueError(msg)
@@ -239,13 +248,13 @@ def whole_image_units(
     if kind == "quadratic" and shape[-1] != shape[-2]:
         msg = f"quadratic units need square images, got image_shape={shape}; use bilinear units."
         raise ValueError(msg)
-    if n_units < 1 or rank < 1 or not gain > 0:
+    if n_units < 1 or rank < 1 or not 0 < gain < inf:
         msg = f"n_units, rank and gain must be positive, got {n_units}, {rank} and {gain}."
         raise ValueError(msg)
     if kind == "dense" and rank != 1:
         msg = f"dense units have rank 1, got rank={rank}."
         raise ValueError(msg)
-    return WholeImageUnits(kind, shape, int(n_units), int(rank), activation, float(gain))
+    return WholeImageUnits(kind, shape, n_units, rank, activation, float(gain))
 
 
 def units_from_spec(spec: Mapping[str, Any]) -> WholeImageUnits:

@@ -1,0 +1,19 @@
+"""Fixtures of all tests; its folder is on the path, so ``import reference`` works below it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+
+@pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    return np.random.default_rng(request.param)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Small matrices: one thread of BLAS is the fastest, and what a worker of a run has."""
+    with threadpool_limits(1, user_api="blas"):
+        yield

@@ -1,0 +1,219 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_allclose, assert_array_equal
+
+from varpro_nn.linalg import GramAccumulator, RidgePath, column_tiles, left_out_residual
+
+RIDGES = np.array([1e-3, 0.1, 1.0, 30.0])
+
+
+def problem(rng, n=30, q=6, k=3, *, weighted=False):
+    """Rows that are neither centred nor scaled, with noisy one-hot targets."""
+    Phi = rng.standard_normal((n, q)) + rng.uniform(-2, 2, q)
+    labels = np.argmax(Phi @ rng.standard_normal((q, k)) + rng.standard_normal((n, k)), axis=1)
+    return Phi, np.eye(k)[labels], rng.uniform(0.2, 3, n) if weighted else None
+
+
+def blocks(Phi, tau, weights, block_size=None):
+    """Copies, since the package overwrites them."""
+    step = block_size or len(Phi)
+    for start in range(0, len(Phi), step):
+        rows = slice(start, start + step)
+        yield Phi[rows].copy(), tau[rows], None if weights is None else weights[rows]
+
+
+def path_of(Phi, tau, weights=None, block_size=None, executor=None) -> RidgePath:
+    sums = GramAccumulator(Phi.shape[1], tau.shape[1], executor)
+    for block in blocks(Phi, tau, weights, block_size):
+        sums.add(*block)
+    return sums.path()
+
+
+def with_constant(Phi):
+    return np.hstack([Phi, np.ones((len(Phi), 1))])
+
+
+def ridge_of_columns(q, ridge):
+    return np.append(np.full(q, ridge), 0.0)
+
+
+WEIGHTED = pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+BLOCKS = pytest.mark.parametrize("block_size", [1, 7, None], ids=["by_1", "by_7", "whole"])
+
+
+@BLOCKS
+@WEIGHTED
+def test_every_ridge_solves_its_own_problem(weighted, block_size, rng):
+    """The constant column is not penalised."""
+    Phi, tau, weights = problem(rng, weighted=weighted)
+    path = path_of(Phi, tau, weights, block_size)
+    for ridge in (0.0, *RIDGES):
+        A, _ = reference.ridge_fit(with_constant(Phi), tau, ridge_of_columns(6, ridge), weights)
+        assert_allclose(path.solve(ridge), A, rtol=1e-9, atol=1e-11)
+
+
+@WEIGHTED
+def test_degrees_of_freedom_are_the_trace_of_the_hat_matrix(weighted, rng):
+    Phi, tau, weights = problem(rng, weighted=weighted)
+    path = path_of(Phi, tau, weights)
+    X = with_constant(Phi)
+    V = np.diag(np.ones(30) if weights is None else weights)
+    for ridge in (0.0, *RIDGES):
+        hat = X @ np.linalg.solve(X.T @ V @ X + np.diag(ridge_of_columns(6, ridge)), X.T @ V)
+        assert_allclose(path.degrees_of_freedom(ridge), np.trace(hat), rtol=1e-10)
+    assert_allclose(path.degrees_of_freedom(0.0), 7)
+    assert_allclose(path.degrees_of_freedom(1e12), 1)
+
+
+@BLOCKS
+@WEIGHTED
+def test_leave_one_out_is_what_n_fits_give(weighted, block_size, rng):
+    Phi, tau, weights = problem(rng, weighted=weighted)
+    path = path_of(Phi, tau, weights)
+    loo = path.leave_one_out(blocks(Phi, tau, weights, block_size), RIDGES)
+    for number, ridge in enumerate(RIDGES):
+        mean_squared_error, error_rate = reference.left_out_errors(
+            with_constant(Phi), tau, ridge_of_columns(6, ridge), weights
+        )
+        assert_allclose(loo.mean_squared_error[number], mean_squared_error, rtol=1e-9)
+        assert_allclose(loo.error_rate[number], error_rate, rtol=1e-12)
+    assert 0 < loo.error_rate[0] < 1
+
+
+def test_weights_are_numbers_of_copies(rng):
+    Phi, tau, _ = problem(rng)
+    counts = rng.integers(0, 4, len(Phi))
+    counts[:3] = 0, 1, 2
+    copies = np.repeat(np.arange(len(Phi)), counts)
+    weighted, copied = path_of(Phi, tau, counts.astype(float)), path_of(Phi[copies], tau[copies])
+    assert_allclose(weighted.sum_weights, counts.sum())
+    for ridge in (0.0, 1.0):
+        assert_allclose(weighted.solve(ridge), copied.solve(ridge), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["duplicated", "constant_column", "fewer_rows", "all_constant"])
+def test_no_ridge_and_missing_rank_give_the_minimum_norm(case, rng):
+    Phi, tau, _ = problem(rng)
+    if case == "duplicated":
+        Phi[:, 3] = Phi[:, 0]
+    elif case == "constant_column":
+        Phi[:, 2] = 5.0
+    elif case == "fewer_rows":
+        Phi, tau = Phi[:4], tau[:4]
+    else:
+        Phi[:] = 2.0
+    path = path_of(Phi, tau)
+    centred, target = Phi - Phi.mean(axis=0), tau - tau.mean(axis=0)
+    slopes = np.linalg.lstsq(centred, target, rcond=1e-7)[0]
+    A = path.solve(0.0)
+    assert_allclose(A[:-1], slopes, atol=1e-6)
+    assert_allclose(A[-1], tau.mean(axis=0) - Phi.mean(axis=0) @ slopes, atol=1e-6)
+
+
+def test_no_ridge_and_missing_rank_in_single_precision(rng):
+    """50 rows have no more than 50 degrees of freedom, and noise is no direction."""
+    Phi, tau, _ = problem(rng, n=50, q=200)
+    single, double = (path_of(Phi.astype(dtype), tau) for dtype in (np.float32, np.float64))
+    assert_allclose(single.degrees_of_freedom(0.0), 50, rtol=1e-3)
+    assert_allclose(single.solve(0.0), double.solve(0.0), atol=1e-2)
+
+
+def test_eigenvalues_are_those_of_the_centred_gram_matrix(rng):
+    Phi, tau, _ = problem(rng)
+    path = path_of(Phi, tau, block_size=4)
+    centred = Phi - Phi.mean(axis=0)
+    V, e = path.eigenvectors, path.eigenvalues
+    assert_allclose(V @ np.diag(e) @ V.T, centred.T @ centred, atol=1e-11)
+    assert_allclose(V.T @ V, np.eye(6), atol=1e-12)
+
+
+@WEIGHTED
+def test_single_precision_is_close_to_double(weighted, rng):
+    Phi, tau, weights = problem(rng, n=200, weighted=weighted)
+    Phi += 20.0  # the shift by the mean of the first block keeps the digits
+    single = Phi.astype(np.float32)
+    paths = [path_of(rows, tau, weights, 50) for rows in (single, single.astype(np.float64))]
+    loo = [
+        path.leave_one_out(blocks(rows, tau, weights, 50), RIDGES)
+        for path, rows in zip(paths, (single, single.astype(np.float64)), strict=True)
+    ]
+    for ridge in RIDGES:
+        close, exact = (path.solve(ridge) for path in paths)
+        assert close.dtype == np.float64
+        assert_allclose(close, exact, rtol=1e-4, atol=1e-4 * np.abs(exact).max())
+    assert_allclose(loo[0].mean_squared_error, loo[1].mean_squared_error, rtol=1e-5)
+    assert_allclose(loo[0].error_rate, loo[1].error_rate, atol=0.01)
+
+
+# --- tiles and threads -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 511, 512, 513, 1300])
+def test_tiles_cover_every_column_once(n):
+    tiles = column_tiles(n)
+    assert_array_equal(np.concatenate([np.arange(n)[tile] for tile in tiles]), np.arange(n))
+    assert len(tiles) == -(-n // 512)
+
+
+def test_several_tiles_solve_the_same_problem(rng):
+    Phi, tau, weights = problem(rng, n=90, q=600, weighted=True)
+    path = path_of(Phi, tau, weights, block_size=31)
+    A, _ = reference.ridge_fit(with_constant(Phi), tau, ridge_of_columns(600, 5.0), weights)
+    assert_allclose(path.solve(5.0), A, rtol=1e-7, atol=1e-9)
+    loo = path.leave_one_out(blocks(Phi, tau, weights, 40), np.array([5.0]))
+    X, V = with_constant(Phi), np.diag(weights)
+    gram = X.T @ V @ X + np.diag(ridge_of_columns(600, 5.0))
+    leverage = np.diag(X @ np.linalg.solve(gram, X.T @ V))
+    left_out = (tau - X @ A) / (1 - leverage)[:, None]
+    expected = weights @ np.sum(left_out**2, axis=1) / weights.sum()
+    assert_allclose(loo.mean_squared_error, [expected], rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_result_is_bitwise_the_same_for_any_number_of_threads(dtype):
+    rng = np.random.default_rng(0)
+    Phi, tau, weights = problem(rng, n=60, q=600, weighted=True)
+    Phi = Phi.astype(dtype)
+    expected = path_of(Phi, tau, weights, 25)
+    loo = expected.leave_one_out(blocks(Phi, tau, weights, 25), RIDGES)
+    for n_threads in (1, 2, 3):
+        with ThreadPoolExecutor(n_threads) as executor:
+            path = path_of(Phi, tau, weights, 25, executor)
+            shared = path.leave_one_out(blocks(Phi, tau, weights, 25), RIDGES, executor)
+        assert_array_equal(path.eigenvalues, expected.eigenvalues)
+        assert_array_equal(path.projected_moments, expected.projected_moments)
+        assert_array_equal(path.solve(1.0), expected.solve(1.0))
+        assert_array_equal(shared.mean_squared_error, loo.mean_squared_error)
+        assert_array_equal(shared.error_rate, loo.error_rate)
+
+
+def test_a_fault_in_a_thread_is_raised(rng):
+    Phi, tau, _ = problem(rng)
+    with ThreadPoolExecutor(2) as executor:
+        sums = GramAccumulator(6, 5, executor)  # tau has 3 columns
+        with pytest.raises(ValueError, match="broadcast"):
+            sums.add(Phi, tau)
+
+
+# --- edges -------------------------------------------------------------------------------
+
+
+def test_nothing_to_fit_is_an_error(rng):
+    with pytest.raises(ValueError, match="at least one row of positive weight"):
+        GramAccumulator(3, 2).path()
+    Phi, tau, _ = problem(rng)
+    with pytest.raises(ValueError, match="at least one row of positive weight"):
+        path_of(Phi, tau, np.zeros(len(Phi)))
+
+
+def test_a_row_that_alone_fixes_a_direction_stays_finite():
+    assert np.isfinite(left_out_residual(np.zeros((2, 3)), np.array([1.0, 0.5]))).all()
+
+
+def test_left_out_residual_divides_by_one_minus_leverage():
+    residual = np.array([[1.0, -2.0], [3.0, 0.0]])
+    expected = [[2.0, -4.0], [4.0, 0.0]]
+    assert_allclose(left_out_residual(residual, np.array([0.5, 0.25])), expected)

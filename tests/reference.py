@@ -1,0 +1,160 @@
+"""Slow and obvious versions of what the package computes."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+# --- features, one image and one unit at a time ------------------------------------------
+
+
+def _gray(X: FloatArray, u: FloatArray, v: FloatArray) -> float:
+    """u'Xv, entry by entry."""
+    z = 0.0
+    for i in range(X.shape[0]):
+        for j in range(X.shape[1]):
+            z += u[i] * X[i, j] * v[j]
+    return z
+
+
+def _mixed(X: FloatArray, mix: FloatArray, u: FloatArray, v: FloatArray) -> float:
+    """Sum over channels of mix_c u'X_c v."""
+    return sum(mix[c] * _gray(X[c], u, v) for c in range(len(X)))
+
+
+def _term(kind: str, X: FloatArray, a: FloatArray) -> float:
+    """One term of a unit without its bias; ``a`` are the vectors one after the other."""
+    shape = X.shape
+    if kind == "dense":
+        return sum(weight * pixel for weight, pixel in zip(a, X.ravel(), strict=True))
+    if kind == "tensor" and len(shape) == 3 and len(set(shape)) == 1:
+        z = 0.0
+        for i in range(shape[0]):
+            for j in range(shape[1]):
+                for l in range(shape[2]):  # noqa: E741
+                    z += X[i, j, l] * a[i] * a[j] * a[l]
+        return z
+    if kind == "tensor" and len(shape) == 3 and shape[0] == shape[1]:
+        return _mixed(X, a[: shape[0]], a[: shape[0]], a[shape[0] :])
+    square = kind == "quadratic" or (kind == "tensor" and shape[-1] == shape[-2])
+    mix, rest = (a[: shape[0]], a[shape[0] :]) if len(shape) == 3 else (None, a)
+    u, v = (rest, rest) if square else (rest[: shape[-2]], rest[shape[-2] :])
+    assert len(v) == shape[-1]
+    return _gray(X, u, v) if mix is None else _mixed(X, mix, u, v)
+
+
+def features(
+    kind: str, W: FloatArray, images: FloatArray, rank: int = 1, activation: str = "logistic"
+) -> FloatArray:
+    """Activations (n, h) of ``images`` (n, ...) that are intensities already."""
+    Phi = np.zeros((len(images), len(W)))
+    for j, X in enumerate(images):
+        for i, w in enumerate(W):
+            z = w[-1] + sum(_term(kind, X, a) for a in w[:-1].reshape(rank, -1))
+            Phi[j, i] = math.tanh(z) if activation == "tanh" else 1 / (1 + math.exp(-z))
+    return Phi
+
+
+# --- linear fits -------------------------------------------------------------------------
+
+
+def augmented(
+    Phi: ArrayLike, tau: ArrayLike, ridge: ArrayLike, weights: ArrayLike | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """``K`` and ``y`` with ``||K A - y||^2`` the penalised, weighted sum of squares."""
+    Phi, tau, ridge = (np.asarray(a, dtype=np.float64) for a in (Phi, tau, ridge))
+    root = np.ones(len(Phi)) if weights is None else np.sqrt(np.asarray(weights))
+    penalty = np.diag(np.sqrt(ridge))[ridge > 0]
+    K = np.vstack([root[:, None] * Phi, penalty])
+    y = np.vstack([root[:, None] * tau, np.zeros((len(penalty), tau.shape[1]))])
+    return K, y
+
+
+def ridge_fit(
+    Phi: ArrayLike,
+    tau: ArrayLike,
+    ridge: ArrayLike,
+    weights: ArrayLike | None = None,
+    tolerance: float = 1e-12,
+) -> tuple[FloatArray, float]:
+    """Minimum-norm linear weights and the sum of squares, penalty included."""
+    K, y = augmented(Phi, tau, ridge, weights)
+    A = np.linalg.lstsq(K, y, rcond=tolerance)[0]
+    return A, float(np.sum((K @ A - y) ** 2))
+
+
+def left_out(
+    Phi: FloatArray, tau: FloatArray, ridge: ArrayLike, weights: ArrayLike | None = None
+) -> FloatArray:
+    """Residual of each row (n, k) in a fit that never saw it: n fits."""
+    n = len(Phi)
+    weights = np.ones(n) if weights is None else np.asarray(weights)
+    residual = np.zeros(tau.shape)
+    for i in range(n):
+        others = np.arange(n) != i
+        A, _ = ridge_fit(Phi[others], tau[others], ridge, weights[others])
+        residual[i] = tau[i] - Phi[i] @ A
+    return residual
+
+
+def left_out_errors(
+    Phi: FloatArray, tau: FloatArray, ridge: ArrayLike, weights: ArrayLike | None = None
+) -> tuple[float, float]:
+    """Weighted mean squared left-out residual, and weighted share of misclassified rows."""
+    weights = np.ones(len(Phi)) if weights is None else np.asarray(weights)
+    residual = left_out(Phi, tau, ridge, weights)
+    wrong = np.argmax(tau - residual, axis=1) != np.argmax(tau, axis=1)
+    total = weights.sum()
+    return float(weights @ np.sum(residual**2, axis=1) / total), float(weights @ wrong / total)
+
+
+# --- derivatives -------------------------------------------------------------------------
+
+
+def derivative(
+    function: Callable[[FloatArray], ArrayLike], w: FloatArray, step: float = 1e-3
+) -> FloatArray:
+    """Fourth-order central difference: ``function``'s shape, then that of ``w``."""
+    columns = []
+    for j in range(w.size):
+        e = np.zeros(w.size)
+        e[j] = step
+        e = e.reshape(w.shape)
+        far = np.asarray(function(w + 2 * e)) - np.asarray(function(w - 2 * e))
+        near = np.asarray(function(w + e)) - np.asarray(function(w - e))
+        columns.append((8 * near - far) / (12 * step))
+    stacked = np.stack(columns, axis=-1)
+    return stacked.reshape(*stacked.shape[:-1], *w.shape)
+
+
+def golub_pereyra(
+    Phi: FloatArray,
+    dPhi: FloatArray,
+    tau: FloatArray,
+    ridge: FloatArray,
+    weights: FloatArray,
+    *,
+    full: bool,
+) -> FloatArray:
+    """Jacobian (rows of ``K`` times k, h p) of ``y - K K^+ y``, the pseudo-inverse differentiated.
+
+    ``dPhi`` is the compact derivative (n, m, h, p). Without ``full``, Kaufman's.
+    """
+    n, m, h, p = dPhi.shape
+    K, y = augmented(Phi, tau, ridge, weights)
+    inverse = np.linalg.pinv(K)
+    P = np.eye(len(K)) - K @ inverse
+    columns = []
+    for i in range(h):
+        for weight in range(p):
+            dK = np.zeros_like(K)
+            for c in range(m):
+                dK[:n, c * h + i] = np.sqrt(weights) * dPhi[:, c, i, weight]
+            d_inverse = -inverse @ dK @ inverse + inverse @ inverse.T @ dK.T @ P
+            dr = -(dK @ inverse + K @ d_inverse) @ y if full else -P @ dK @ inverse @ y
+            columns.append(dr.ravel())
+    return np.stack(columns, axis=1)
