@@ -14,7 +14,7 @@ from typing import Any
 from varpro_nn import configure, load, run
 
 PAPER = {"recipe": "paper"}
-BILINEAR = {"n_units": 5200, "n_subnetworks": 104, "images_per_subnetwork": 2000}
+BILINEAR = {"n_units": 5200, "n_subnetworks": 26}
 UNTRAINED = {"max_nfev": 0}
 ROWS: dict[str, dict[str, Any]] = {
     "default: bilinear, 2,000 units": {},
@@ -25,7 +25,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "bilinear, 5,200 units, untrained": BILINEAR | UNTRAINED,
     "bilinear of rank 2, 2,000 units": {"rank": 2},
     "bilinear of rank 2, 2,000 units, untrained": {"rank": 2} | UNTRAINED,
-    "dense, 2,000 units": {"units": "dense", "images_per_subnetwork": 2000, "max_nfev": 8},
+    "dense, 2,000 units": {"units": "dense", "n_subnetworks": 40, "images_per_subnetwork": 2000},
     "dense, 2,000 units, untrained": {"units": "dense"} | UNTRAINED,
     "paper + bootstrap": PAPER | {"bootstrap": True},
     "paper + bootstrap, logistic": PAPER | {"bootstrap": True, "bootstrap_rule": "margin-logistic"},

@@ -52,9 +52,13 @@ def test_infinities_of_both_signs_are_found():
         check_images(images)
 
 
-def test_a_sum_that_overflows_is_no_infinity():
-    images = np.full((1, 2, 2), 1e308)
+def test_large_numbers_are_no_infinities_until_single_precision_makes_them_so():
+    images = np.full((1, 2, 2), 3e38)  # their sum overflows in single precision
     assert check_images(images) is images
+    with pytest.raises(
+        ValueError, match=r"got more than 3.4e\+38 in 1 of 2 images \(first: image 1"
+    ):
+        check_images(np.concatenate([images, 2 * images]))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

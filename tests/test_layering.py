@@ -19,8 +19,10 @@ EVERY_MODULE = pytest.mark.parametrize(
 RANK = {
     "_typing": 0,
     "errors": 0,
+    "command": 1,
     "files": 1,
     "images": 1,
+    "jobs": 1,
     "metrics": 1,
     "datasets": 2,
     "linalg": 2,
@@ -44,7 +46,7 @@ RANK = {
 }
 """A module, or a subpackage with all that is in it, may import what has a lower rank."""
 
-DOORS = {"scipy.optimize": {"fit"}, "joblib": {"subnetworks"}}
+DOORS = {"scipy.optimize": {"fit"}, "joblib": {"jobs", "subnetworks"}}
 """Who alone may import a library."""
 
 

@@ -22,7 +22,7 @@ from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.glue import glue
 from varpro_nn.images import check_images
 from varpro_nn.network import Network
-from varpro_nn.subnetworks import SubnetworkSettings, effective_jobs, train_subnetworks
+from varpro_nn.subnetworks import SubnetworkSettings, train_subnetworks
 
 Rule = Literal["margin", "margin-logistic", "argmax"]
 MARGIN = 0.2
@@ -141,7 +141,7 @@ def bootstrap(
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     guess_seed, train_seed = root.spawn(2)
     guesses = guess(
-        network.decision_function(checked, n_jobs=effective_jobs(n_jobs)),
+        network.decision_function(checked, n_jobs=n_jobs),
         rule,
         np.random.default_rng(guess_seed),
     )
@@ -155,11 +155,9 @@ def bootstrap(
     W = np.concatenate([start[s.index] if s.W is None else s.W for s in trained], dtype=np.float32)
     glued = glue(
         network.units, W, checked, guesses.codes, len(network.classes),
-        ridge=settings.ridge if ridge is None else ridge, n_jobs=effective_jobs(n_jobs),
+        ridge=settings.ridge if ridge is None else ridge, n_jobs=n_jobs,
         progress=progress,
     )  # fmt: skip
     after = replace(network, W=W, A=glued.A, training={**network.training, "bootstrap": rule})
-    agreement = np.mean(
-        after.predict_codes(checked, n_jobs=effective_jobs(n_jobs)) == guesses.codes
-    )
+    agreement = np.mean(after.predict_codes(checked, n_jobs=n_jobs) == guesses.codes)
     return BootstrapResult(after, guesses, float(agreement))

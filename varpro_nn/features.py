@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from varpro_nn._typing import ImageArray, RealArray
 from varpro_nn.images import intensities
+from varpro_nn.jobs import effective_jobs
 from varpro_nn.linalg import column_tiles, run_tiles
 from varpro_nn.units import Units
 
@@ -24,11 +25,12 @@ BLOCK_BYTES = 2**24
 @contextmanager
 def workers(n_jobs: int) -> Iterator[Executor | None]:
     """Threads that share tiles, with one thread of BLAS in each; None for a single one."""
+    n_threads = effective_jobs(n_jobs)
     with threadpool_limits(1, user_api="blas"):
-        if n_jobs == 1:
+        if n_threads == 1:
             yield None
         else:
-            with ThreadPoolExecutor(n_jobs) as executor:
+            with ThreadPoolExecutor(n_threads) as executor:
                 yield executor
 
 

@@ -280,7 +280,7 @@ def fit(
     ValueError
         An unknown name, a form that the solver cannot use, a callback or patience with ``lm``.
     NonFiniteError
-        If the features at ``w0`` are not finite.
+        If ``w0`` or the features there are not finite.
     """
     if solver not in SOLVERS:
         msg = f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}."
@@ -309,6 +309,9 @@ def fit(
         form_used = choose_form(functional, inner_iterations) if solver == "lsmr" else "reduced"
 
     w0 = np.array(w0, dtype=np.float64).ravel()
+    if not np.isfinite(w0).all():
+        msg = "the weights to start from are NaN or infinite."
+        raise NonFiniteError(msg)
     watch = _Watch(functional, callback, patience, max_nfev)
     tolerance = 1e-8 if functional.design.dtype == np.float64 else 1e-6
     tolerances: dict[str, Any] = {

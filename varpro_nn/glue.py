@@ -14,7 +14,7 @@ import numpy as np
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
 from varpro_nn.features import block_features, block_slices, workers
-from varpro_nn.images import one_hot
+from varpro_nn.images import check_labels, one_hot
 from varpro_nn.linalg import GramAccumulator
 from varpro_nn.units import Units
 
@@ -73,7 +73,7 @@ def glue(
         ``lam``, or the grid to choose it from by the leave-one-out error rate, the squared
         error breaking ties.
     n_jobs : int
-        Threads. The result is bitwise the same for any number.
+        Threads, -1 for all cores. The result is bitwise the same for any number.
     progress : bool
         Show a bar on standard error (never off a terminal).
 
@@ -84,8 +84,9 @@ def glue(
     Raises
     ------
     ValueError
-        If a ridge is negative or not finite.
+        If a ridge is negative or not finite, or labels do not fit the images or the classes.
     """
+    labels = check_labels(labels, len(images), n_classes)
     ridges = np.atleast_1d(np.asarray(ridge, dtype=np.float64))
     if ridges.size == 0 or not np.isfinite(ridges).all() or ridges.min() < 0:
         msg = f"ridge must be finite and not negative, got {ridge}."

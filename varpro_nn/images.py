@@ -49,17 +49,19 @@ def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
         raise ValueError(msg)
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float32)
-    # A sum is finite only if every pixel is, bar overflow: one pass, no array of booleans.
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = bool(np.isfinite(array.sum(dtype=np.float64)))
-    if not finite:
-        bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
-        if bad.size:
-            msg = (
-                f"{name} must be finite, got NaN or infinity in {bad.size} of {len(array)} "
-                f"images (first: image {bad[0]})."
-            )
-            raise ValueError(msg)
+    largest = np.finfo(np.float32).max
+    # The comparisons are false for NaN.
+    if not (array.min() >= -largest and array.max() <= largest):
+        flat = array.reshape(len(array), -1)
+        what, bad = "NaN or infinity", np.flatnonzero(~np.isfinite(flat).all(axis=1))
+        if not bad.size:
+            what = f"more than {largest:.3g}"
+            bad = np.flatnonzero((np.abs(flat) > largest).any(axis=1))
+        msg = (
+            f"{name} must be finite, got {what} in {bad.size} of {len(array)} images "
+            f"(first: image {bad[0]})."
+        )
+        raise ValueError(msg)
     return array
 
 
@@ -74,6 +76,28 @@ def intensities(images: ImageArray, dtype: DTypeLike = np.float32) -> RealArray:
     if images.dtype == np.uint8:
         return np.multiply(images, np.asarray(1 / 255, dtype=dtype), dtype=dtype)
     return images.astype(dtype, copy=False)
+
+
+def check_labels(labels: ArrayLike, n_images: int, n_classes: int) -> LabelArray:
+    """Return ``labels`` as class numbers, one for each image.
+
+    Raises
+    ------
+    ValueError
+        Another length or number of dimensions, a type that is not integer, or a number outside
+        0 to n_classes - 1.
+    """
+    array = np.asarray(labels)
+    if array.shape != (n_images,):
+        msg = f"labels must be 1-D with one for each of {n_images} images, got shape {array.shape}."
+        raise ValueError(msg)
+    if array.dtype.kind not in "iu":
+        msg = f"labels must be integers, got {array.dtype}."
+        raise ValueError(msg)
+    if n_images and not (array.min() >= 0 and array.max() < n_classes):
+        msg = f"labels must be 0 to {n_classes - 1}, got {array.min()} to {array.max()}."
+        raise ValueError(msg)
+    return array.astype(np.int64, copy=False)
 
 
 def one_hot(labels: LabelArray, n_classes: int) -> FloatArray:

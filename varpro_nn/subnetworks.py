@@ -5,20 +5,24 @@ each trains with one thread of BLAS, so its weights are bitwise the same whichev
 it and in whatever order.
 """
 
+import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
 from varpro_nn.errors import NonFiniteError, TrainingError
 from varpro_nn.fit import FitReport, fit
 from varpro_nn.functional import VarProFunctional
-from varpro_nn.images import one_hot
+from varpro_nn.images import check_labels, one_hot
+from varpro_nn.jobs import effective_jobs
 from varpro_nn.units import Units
 
 
@@ -77,20 +81,6 @@ class Subnetwork:
     n_missing_classes: int
 
 
-def effective_jobs(n_jobs: int) -> int:
-    """Resolve a number of workers: ``-1`` stands for all cores that this process may use.
-
-    Raises
-    ------
-    ValueError
-        If ``n_jobs`` is neither -1 nor at least 1.
-    """
-    if n_jobs != -1 and n_jobs < 1:
-        msg = f"n_jobs must be -1 (all cores) or at least 1, got {n_jobs}."
-        raise ValueError(msg)
-    return int(cpu_count()) if n_jobs == -1 else n_jobs
-
-
 def train_subnetworks(
     units: Units,
     images: ImageArray,
@@ -135,8 +125,11 @@ def train_subnetworks(
     Raises
     ------
     TrainingError
-        If all of them failed.
+        If all of them failed, or a worker process was killed.
+    ValueError
+        Labels that do not fit the images or the number of classes.
     """
+    labels = check_labels(labels, len(images), n_classes)
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     seeds = root.spawn(settings.n_subnetworks)
     finished = {} if done is None else dict(done)
@@ -145,6 +138,8 @@ def train_subnetworks(
         return_as="generator_unordered",
         batch_size=1,
         pre_dispatch="2*n_jobs",
+        # Ctrl-C reaches all processes of a terminal: this one decides, workers go on till told.
+        initializer=_ignore_interrupts,
     )
     tasks = (
         delayed(_train_one)(
@@ -154,15 +149,32 @@ def train_subnetworks(
         for index in range(settings.n_subnetworks)
         if index not in finished
     )  # fmt: skip
-    for subnetwork in _with_bar(pool(tasks), finished, settings.n_subnetworks, progress):
-        if keep is not None:
-            keep(subnetwork)
-        finished[subnetwork.index] = subnetwork
+    landing = pool(tasks)
+    try:
+        for subnetwork in _with_bar(landing, finished, settings.n_subnetworks, progress):
+            if keep is not None:
+                keep(subnetwork)
+            finished[subnetwork.index] = subnetwork
+    except TerminatedWorkerError as error:
+        msg = (
+            f"a worker process was killed, for want of memory perhaps, after {len(finished)} of "
+            f"{settings.n_subnetworks} sub-networks; fewer jobs need less memory."
+        )
+        raise TrainingError(msg) from error
+    finally:
+        with warnings.catch_warnings():
+            # joblib says of an early end that tasks were cancelled: that is what it is.
+            warnings.simplefilter("ignore", UserWarning)
+            landing.close()
     results = [finished[index] for index in range(settings.n_subnetworks)]
     if all(subnetwork.W is None for subnetwork in results):
         msg = f"all {len(results)} sub-networks failed; the first: {results[0].error}"
         raise TrainingError(msg)
     return results
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def shut_down_workers() -> None:

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from varpro_nn import datasets
+from varpro_nn.command import run_command
 from varpro_nn.errors import VarProError
 from varpro_nn.files import strict_json, write_atomically
+from varpro_nn.jobs import effective_jobs
 from varpro_nn.pipeline import Run, run
 from varpro_nn.recipes import CHOICES, RECIPES, TrainConfig, configure
 
@@ -117,30 +119,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = {name: value for name, value in vars(args).items() if name in names}
     try:
         config = configure(args.recipe, **overrides)
+        effective_jobs(args.n_jobs)
     except ValueError as error:
         parser.error(str(error))
+    return run_command(
+        lambda: [_train(args, config)], interrupted="--resume with the same --output goes on"
+    )
+
+
+def _train(args: argparse.Namespace, config: TrainConfig) -> str:
+    """Train, write the run folder, and return its metrics as JSON."""
+    folder = _run_folder(args.output, args.dataset, config)
+    _look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
     progress = not args.quiet
-    try:
-        folder = _run_folder(args.output, args.dataset, config)
-        _look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
-        dataset = datasets.load(
-            args.dataset, args.data_dir, offline=args.offline, progress=progress
-        )
-        if args.overwrite:
-            _remove_run(folder)
-        result = run(
-            config, dataset, n_jobs=args.n_jobs, progress=progress, shard_folder=folder / "shards"
-        )
-        metrics = {**result.metrics, "output": str(folder)}
-        write_run(folder, config, result, metrics)
-    except (VarProError, ValueError, OSError, MemoryError) as error:
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: --resume with this --output goes on", file=sys.stderr)
-        return 130
-    print(json.dumps(metrics))
-    return 0
+    dataset = datasets.load(args.dataset, args.data_dir, offline=args.offline, progress=progress)
+    if args.overwrite:
+        _remove_run(folder)
+    result = run(
+        config, dataset, n_jobs=args.n_jobs, progress=progress, shard_folder=folder / "shards"
+    )
+    metrics = {**result.metrics, "output": str(folder)}
+    write_run(folder, config, result, metrics)
+    return json.dumps(metrics)
 
 
 def write_run(folder: Path, config: TrainConfig, result: Run, metrics: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ Arrays are read-only views, so that nobody changes by accident what several sub-
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of images and labels, their types and shapes."""
+        return _sha256(self.images, self.labels)
+
     def take(self, index: slice | Sequence[int] | NDArray[Any]) -> "ImageSet":
         """Return the images at ``index``: a slice, positions, or a mask of n booleans.
 
@@ -97,7 +102,6 @@ class Dataset:
     classes: NDArray[np.integer[Any]] | NDArray[np.str_]
     train: ImageSet
     test: ImageSet | None
-    _digest: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         classes = np.asarray(self.classes)
@@ -133,18 +137,18 @@ class Dataset:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the arrays, their types and shapes; the name does not count."""
-        if self._digest is not None:
-            return self._digest
-        sha = hashlib.sha256()
         test = () if self.test is None else (self.test.images, self.test.labels)
-        for array in (self.classes, self.train.images, self.train.labels, *test):
-            # The same on machines of either byte order.
-            little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-            sha.update(f"{little.dtype.str} {little.shape};".encode())
-            sha.update(little.reshape(-1).view(np.uint8))
-        digest = sha.hexdigest()
-        object.__setattr__(self, "_digest", digest)
-        return digest
+        return _sha256(self.classes, self.train.images, self.train.labels, *test)
+
+
+def _sha256(*arrays: NDArray[Any]) -> str:
+    sha = hashlib.sha256()
+    for array in arrays:
+        # The same on machines of either byte order.
+        little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+        sha.update(f"{little.dtype.str} {little.shape};".encode())
+        sha.update(little.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -263,6 +263,6 @@ def units_from_spec(spec: Mapping[str, Any]) -> WholeImageUnits:
     try:
         kind, shape, n_units = (choices.pop(name) for name in ("kind", "image_shape", "n_units"))
         return whole_image_units(kind, shape, n_units, **choices)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError) as error:
         msg = f"spec must hold the fields of WholeImageUnits, got {dict(spec)}."
         raise ValueError(msg) from error

@@ -1,0 +1,207 @@
+"""``python -m varpro_nn.predict``."""
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import varpro_nn
+from varpro_nn import Network, whole_image_units
+from varpro_nn.predict import main
+
+SHAPE = (4, 5)
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(varpro_nn.__file__).parents[1])}
+
+
+def call(*argv):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main([str(word) for word in argv])
+        except SystemExit as stop:  # of argparse
+            status = stop.code
+    return status, out.getvalue(), err.getvalue()
+
+
+def fault(*argv, match):
+    status, out, err = call(*argv)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert match in err
+
+
+def make(classes):
+    rng = np.random.default_rng(0)
+    units = whole_image_units("bilinear", SHAPE, 6)
+    images = rng.integers(0, 256, (30, *SHAPE), dtype=np.uint8)
+    W = units.init(images, rng).astype(np.float32)
+    A = rng.standard_normal((7, len(classes)))
+    A -= A.mean(axis=1, keepdims=True)
+    A[-1] = 1 / len(classes) - units.features(W, images).mean(axis=0) @ A[:-1]
+    return Network(units, W, A, np.array(classes), SHAPE), images
+
+
+@pytest.fixture(params=[(3, 5, 9), ("ant", "bee", "größer")], ids=["integers", "strings"])
+def network(request, tmp_path):
+    network, _ = make(request.param)
+    (tmp_path / "run").mkdir()
+    network.save(tmp_path / "run" / "model.npz")
+    return network
+
+
+@pytest.fixture
+def images():
+    return make((0, 1))[1]
+
+
+def idx(images):
+    return struct.pack(">BBBB3I", 0, 0, 8, 3, *images.shape) + images.tobytes()
+
+
+def write(path, images):
+    if path.suffix == ".npz":
+        np.savez(path, images=images)
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(idx(images)))
+    else:
+        path.write_bytes(idx(images))
+    return path
+
+
+@pytest.mark.parametrize("file", ["images.npz", "images-idx3-ubyte", "images-idx3-ubyte.gz"])
+@pytest.mark.parametrize("model", ["run", "run/model.npz"])
+def test_one_line_an_image_says_label_and_probabilities(model, file, network, images, tmp_path):
+    status, out, err = call("--model", tmp_path / model, write(tmp_path / file, images))
+    assert (status, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["image"] for line in lines] == list(range(30))
+    assert_array_equal([line["label"] for line in lines], network.predict(images))
+    assert len({line["label"] for line in lines}) > 1
+    names = [str(name) for name in network.classes]
+    for line in lines:
+        assert list(line["probabilities"]) == names
+        assert max(line["probabilities"], key=line["probabilities"].get) == str(line["label"])
+    values = [list(line["probabilities"].values()) for line in lines]
+    assert_allclose(values, network.predict_proba(images), rtol=1e-12)
+    assert_allclose(np.sum(values, axis=1), 1)
+
+
+@pytest.mark.parametrize("n_jobs", ["2", "-1"])
+def test_threads_change_nothing(n_jobs, network, images, tmp_path):
+    path = write(tmp_path / "images.npz", images)
+    one = call("--model", tmp_path / "run", path)
+    assert call("--model", tmp_path / "run", path, "--n-jobs", n_jobs) == one
+
+
+def test_a_process_of_its_own(network, images, tmp_path):
+    path = write(tmp_path / "images.npz", images)
+    done = subprocess.run(
+        [sys.executable, "-m", "varpro_nn.predict", "--model", tmp_path / "run", path],
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == call("--model", tmp_path / "run", path)[1]
+
+
+def test_a_reader_that_goes_away_is_no_error(network, images, tmp_path):
+    """``... | head -1``"""
+    path = write(tmp_path / "images.npz", np.tile(images, (500, 1, 1)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "varpro_nn.predict", "--model", tmp_path / "run", path],
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert json.loads(process.stdout.readline())["image"] == 0
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    process.wait(timeout=60)
+    assert err == ""
+
+
+# --- faults ------------------------------------------------------------------------------
+
+
+def test_images_of_another_size(network, images, tmp_path):
+    for file in ("other.npz", "other-idx"):
+        path = write(tmp_path / file, images.swapaxes(1, 2).copy())
+        fault("--model", tmp_path / "run", path, match=f"{path}: images must have shape (4, 5)")
+
+
+def test_images_that_are_not_finite(network, tmp_path):
+    path = write(tmp_path / "images.npz", np.full((3, *SHAPE), np.nan))
+    fault("--model", tmp_path / "run", path, match="must be finite, got NaN or infinity in 3 of 3")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\0\0\x08\x03\0\0"])
+def test_damaged_images(content, network, tmp_path):
+    path = tmp_path / "images"
+    path.write_bytes(content)
+    fault("--model", tmp_path / "run", path, match=str(path))
+
+
+def test_truncated_images(network, images, tmp_path):
+    path = tmp_path / "images"
+    path.write_bytes(idx(images)[:-1])
+    fault("--model", tmp_path / "run", path, match="ask for 600 bytes, got 599 bytes")
+
+
+def test_no_images(network, tmp_path):
+    fault("--model", tmp_path / "run", tmp_path / "none.npz", match="none.npz")
+
+
+def test_no_model(images, tmp_path):
+    path = write(tmp_path / "images.npz", images)
+    fault("--model", tmp_path / "none", path, match="none")
+    fault("--model", tmp_path, path, match="model.npz")  # a folder without a run
+
+
+def test_damaged_model(network, images, tmp_path):
+    path = write(tmp_path / "images.npz", images)
+    model = tmp_path / "run" / "model.npz"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    fault("--model", tmp_path / "run", path, match=str(model))
+    fault("--model", path, path, match="should hold header.npy")
+
+
+def test_usage(tmp_path):
+    status, out, err = call("images.npz")
+    assert (status, out) == (2, "")
+    assert "--model" in err
+    assert call("--help")[0] == 0
+
+
+def test_a_senseless_number_of_jobs_is_a_fault_in_one_line(network, images, tmp_path):
+    path = write(tmp_path / "images.npz", images)
+    status, out, err = call("--model", tmp_path / "run", path, "--n-jobs", "0")
+    assert status in (1, 2)
+    assert out == ""
+    assert "n_jobs must be -1" in err
+
+
+def test_interrupted(network, images, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    path = write(tmp_path / "images.npz", images)
+    monkeypatch.setattr("varpro_nn.datasets.read_images", interrupt)
+    assert call("--model", tmp_path / "run", path) == (130, "", "interrupted\n")

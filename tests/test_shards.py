@@ -1,0 +1,126 @@
+"""Sub-networks on disk: kept whole, used again, never mixed with those of another run."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from varpro_nn import configure, load, model_file, run
+from varpro_nn.errors import ModelFileError
+from varpro_nn.shards import Shards
+from varpro_nn.subnetworks import Subnetwork, SubnetworkSettings, train_subnetworks
+from varpro_nn.train import main
+from varpro_nn.units import whole_image_units
+
+CONFIG = configure(n_units=24, n_subnetworks=4, images_per_subnetwork=120, max_nfev=4)
+OPTIONS = ["--n-units", "24", "--n-subnetworks", "4", "--images-per-subnetwork", "120"]
+OPTIONS += ["--max-nfev", "4", "--n-jobs", "1"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+def trained(digits):
+    units = whole_image_units("bilinear", (8, 8), 5)
+    settings = SubnetworkSettings(3, 100, 1.0, 0.1, {"max_nfev": 4})
+    return train_subnetworks(units, digits.train.images, digits.train.labels, 10, settings)
+
+
+def test_round_trip(digits, tmp_path):
+    shards = Shards(tmp_path / "shards", {"seed": 0})
+    failed = Subnetwork(3, None, None, "made to fail", 2)
+    written = [*trained(digits), failed]
+    for subnetwork in written:
+        shards.write(subnetwork)
+    found = shards.read()
+    assert sorted(found) == [0, 1, 2, 3]
+    for subnetwork in written[:3]:
+        again = found[subnetwork.index]
+        assert_array_equal(again.W, subnetwork.W)
+        assert again.report.cost == subnetwork.report.cost
+        # NaN (a refused step) must come back as NaN
+        for mine, theirs in zip(subnetwork.report.history, again.report.history, strict=True):
+            assert_array_equal(
+                [mine.cost, mine.optimality, mine.loo_mse],
+                [theirs.cost, theirs.optimality, theirs.loo_mse],
+            )
+    assert (found[3].W, found[3].report, found[3].error) == (None, None, "made to fail")
+    assert found[3].n_missing_classes == 2
+
+
+def test_shards_of_another_run_are_refused_by_what_differs(digits, tmp_path):
+    Shards(tmp_path, {"seed": 0, "rank": 1}).write(trained(digits)[0])
+    with pytest.raises(ModelFileError, match=r"belongs to another run: seed differ"):
+        Shards(tmp_path, {"seed": 1, "rank": 1}).read()
+
+
+def test_a_damaged_shard_is_refused(digits, tmp_path):
+    shards = Shards(tmp_path, {})
+    shards.write(trained(digits)[0])
+    (path,) = tmp_path.glob("*.npz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError):
+        shards.read()
+
+
+def test_a_network_is_no_shard(digits, tmp_path):
+    model_file.write(tmp_path / "000000.npz", {"identity": {}}, {"W": np.zeros((2, 3))})
+    with pytest.raises(ModelFileError, match="does not describe a sub-network"):
+        Shards(tmp_path, {}).read()
+
+
+@pytest.mark.parametrize("lost", [[0], [1, 3], [0, 1, 2, 3]], ids=str)
+def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(digits, tmp_path, lost):
+    whole = run(CONFIG, digits, n_jobs=1, shard_folder=tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+    assert len(kept) == 4
+    for index in lost:
+        (tmp_path / f"{index:06d}.npz").unlink()
+    resumed = run(CONFIG, digits, n_jobs=1, shard_folder=tmp_path)
+    assert_array_equal(resumed.network.W, whole.network.W)
+    assert_array_equal(resumed.network.A, whole.network.A)
+    again = {p for p, written in kept.items() if p.stat().st_mtime_ns != written}
+    assert again == {tmp_path / f"{index:06d}.npz" for index in lost}  # the others: not repeated
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [({"seed": 1}, "seed"), ({"ridge": 2.0}, "ridge"), ({"n_train": 900}, "")]
+)
+def test_what_the_weights_depend_on_is_compared(digits, tmp_path, change, name):
+    run(CONFIG, digits, n_jobs=1, shard_folder=tmp_path)
+    with pytest.raises(ModelFileError, match=f"{name}.* differ"):
+        run(replace(CONFIG, **change), digits, n_jobs=1, shard_folder=tmp_path)
+    # The ridge of the glue is not among it.
+    run(replace(CONFIG, glue_ridge=1.0), digits, n_jobs=1, shard_folder=tmp_path)
+
+
+def test_command_line_resumes_and_says_what_is_there(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["digits", *OPTIONS, "--output", str(folder)]
+    assert main(arguments) == 0
+    model = (folder / "model.npz").read_bytes()
+    for name in ("metrics.json", "model.npz", "shards/000001.npz"):
+        (folder / name).unlink()
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "holds an unfinished run; add --resume or --overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0
+    assert (folder / "model.npz").read_bytes() == model
+    assert json.loads(capsys.readouterr().out)["n_subnetworks"] == 4
+    assert main([*arguments, "--seed", "1", "--resume"]) == 1
+    assert "seed differ" in capsys.readouterr().err
+    assert main([*arguments, "--seed", "1", "--overwrite"]) == 0
+    assert (folder / "model.npz").read_bytes() != model
+
+
+def test_resume_needs_a_folder(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["digits", "--resume"])
+    assert caught.value.code == 2
+    assert "--resume and --overwrite need --output" in capsys.readouterr().err

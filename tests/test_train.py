@@ -1,0 +1,471 @@
+"""``python -m varpro_nn.train``: what scripts rely on."""
+
+import contextlib
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import varpro_nn
+from varpro_nn import Network, configure, load
+from varpro_nn.pipeline import run
+from varpro_nn.recipes import RECIPES, TrainConfig
+from varpro_nn.train import HELP, main
+
+SMALL = (
+    *("--n-units", "20", "--n-subnetworks", "2", "--images-per-subnetwork", "200"),
+    *("--max-nfev", "3", "--n-train", "400", "--n-jobs", "1", "--seed", "7"),
+)
+SMALL_CONFIG = configure(
+    n_units=20, n_subnetworks=2, images_per_subnetwork=200, max_nfev=3, n_train=400, seed=7
+)
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(Path(varpro_nn.__file__).parents[1]),
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+def call(*argv):
+    """Exit status, standard output and standard error of a call in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main([str(word) for word in argv])
+        except SystemExit as stop:  # of argparse
+            status = stop.code
+    return status, out.getvalue(), err.getvalue()
+
+
+def contents(folder):
+    """Every file under a folder, by name."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def strict(text):
+    def refuse(name):
+        msg = f"{name} is no JSON"
+        raise ValueError(msg)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def fault(*argv, match=""):
+    """Exit status 1, one line on standard error and nothing else."""
+    status, out, err = call(*argv)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert match in err
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "deep" / "run"
+    return folder, *call("digits", *SMALL, "--bootstrap", "--output", folder)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A data set of one's own, rectangles of two named classes."""
+    rng = np.random.default_rng(0)
+    labels = np.array(["left", "right"])[np.arange(80) % 2]
+    images = rng.integers(0, 100, (80, 5, 6), dtype=np.uint8)
+    images[labels == "left", :, :3] += 120
+    images[labels == "right", :, 3:] += 120
+    path = tmp_path / "mine.npz"
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return path
+
+
+# --- what a run leaves -------------------------------------------------------------------
+
+
+def test_standard_output_is_one_json_object_on_one_line(done):
+    folder, status, out, err = done
+    assert status == 0
+    assert err == ""  # no terminal, no bar
+    assert out.count("\n") == 1
+    metrics = strict(out)
+    assert metrics == strict((folder / "metrics.json").read_text())
+    assert metrics["output"] == str(folder)
+    assert metrics["test_accuracy"] > 0.7
+    assert set(metrics["bootstrap"]) >= {"agreement_with_guesses", "true_accuracy_after"}
+
+
+def test_the_run_folder_holds_these_files(done):
+    assert set(contents(done[0])) >= {
+        "config.json",
+        "history.jsonl",
+        "metrics.json",
+        "model-bootstrap.npz",
+        "model.npz",
+    }
+    assert not any(name.endswith(".part") for name in contents(done[0]))
+
+
+def test_the_configuration_reproduces_the_run(done):
+    folder = done[0]
+    values = strict((folder / "config.json").read_text())
+    config = configure(values.pop("recipe"), **values)
+    result = run(config, load("digits"), n_jobs=1)
+    network = Network.load(folder / "model.npz")
+    assert_array_equal(result.network.W, network.W)
+    assert_array_equal(result.network.A, network.A)
+    result.network.save(folder.parent / "again.npz")
+    assert (folder.parent / "again.npz").read_bytes() == (folder / "model.npz").read_bytes()
+
+
+def test_the_models_on_disk_have_the_accuracies_that_are_reported(done):
+    folder = done[0]
+    metrics = strict((folder / "metrics.json").read_text())
+    test = load("digits").test
+    for file, reported in (
+        ("model.npz", metrics["test_accuracy"]),
+        ("model-bootstrap.npz", metrics["bootstrap"]["true_accuracy_after"]),
+    ):
+        assert np.mean(Network.load(folder / file).predict(test.images) == test.labels) == reported
+
+
+def test_the_history_is_strict_json_line_by_line(done):
+    lines = [strict(line) for line in (done[0] / "history.jsonl").read_text().splitlines()]
+    *subnetworks, glue = lines
+    assert [line["subnetwork"] for line in subnetworks] == [0, 1]
+    for line in subnetworks:
+        assert 1 <= len(line["history"]) <= 3
+        assert line["history"][0]["cost"] > 0
+        assert line["error"] == ""
+        assert line["reason"]
+    assert glue["glue"]["ridge"] in glue["glue"]["ridges"]
+    assert len(glue["glue"]["loo_error"]) == len(glue["glue"]["ridges"])
+
+
+def test_a_step_that_was_refused_is_null_in_the_history(tmp_path):
+    """No derivative is taken there: its optimality is not a number."""
+    status, _, _ = call(
+        *("digits", *SMALL, "--max-nfev", "30", "--gain", "30", "--weight-decay", "0"),
+        *("--output", tmp_path),
+    )
+    assert status == 0
+    lines = [strict(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert any(r["optimality"] is None for line in lines[:-1] for r in line["history"])
+
+
+def test_a_file_of_ones_own_with_names_for_classes(tiny, tmp_path):
+    status, out, _ = call(tiny, *SMALL, "--output", tmp_path / "run")
+    assert status == 0
+    metrics = strict(out)
+    assert metrics["dataset"] == str(tiny)
+    assert metrics["test_accuracy"] > 0.95
+    assert Network.load(tmp_path / "run" / "model.npz").classes.tolist() == ["left", "right"]
+
+
+def test_without_a_name_the_folder_says_when_and_what(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = call("digits", *SMALL)
+    assert status == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("-digits-default")
+    assert Path(strict(out)["output"]).resolve() == folder
+
+
+def test_a_process_of_its_own(tmp_path):
+    """Nothing of BLAS or of the workers strays into the output either."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "varpro_nn.train", "digits", *SMALL),
+            *("--n-jobs", "2", "--output", "run", "-v"),
+        ],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+    result = run(SMALL_CONFIG, load("digits"), n_jobs=1)
+    assert strict(done.stdout)["test_accuracy"] == result.metrics["test_accuracy"]
+    network = Network.load(tmp_path / "run" / "model.npz")
+    assert_array_equal(network.W, result.network.W)
+
+
+# --- options -----------------------------------------------------------------------------
+
+
+def test_recipes_are_listed():
+    status, out, err = call("--list-recipes")
+    assert (status, err) == (0, "")
+    listed = {line["name"]: line for line in map(strict, out.splitlines())}
+    assert set(listed) == set(RECIPES)
+    assert listed["paper"]["units"] == "quadratic"
+
+
+def test_every_setting_has_an_option_with_a_word_of_help():
+    names = {field.name for field in fields(TrainConfig)} - {"recipe"}
+    assert set(HELP) == names
+    status, out, _ = call("--help")
+    assert status == 0
+    for name in names:
+        assert f"--{name.replace('_', '-')} " in out.replace("\n", " \n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        ((), "required: dataset"),
+        (("digits", "--recipe", "fast"), "invalid choice: 'fast'"),
+        (("digits", "--units", "cubic"), "invalid choice: 'cubic'"),
+        (("digits", "--colour", "red"), "unrecognized arguments"),
+        (("digits", "--n-units", "many"), "invalid int value: 'many'"),
+        (("digits", "--n-units", "0"), "n_units must be finite and at least 1, got 0"),
+        (("digits", "--ridge", "-1"), "ridge must be finite and at least 0, got -1"),
+        (("digits", "--ridge", "nan"), "ridge must be finite"),
+        (("digits", "--n-units", "10", "--n-subnetworks", "3"), "must be a multiple"),
+        (("digits", "--seed", "-1"), "seed must be"),
+        (("digits", "--n-jobs", "0"), "n_jobs must be"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_usage_errors_have_status_2(argv, match, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call(*argv)
+    assert (status, out) == (2, "")
+    assert match in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+# --- faults ------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_there_already_is_kept(done):
+    folder = done[0]
+    before = contents(folder)
+    fault("digits", *SMALL, "--output", folder, match="--overwrite")
+    assert contents(folder) == before
+
+
+def test_overwriting_leaves_nothing_of_the_old_run(tmp_path):
+    assert call("digits", *SMALL, "--bootstrap", "--output", tmp_path)[0] == 0
+    assert (tmp_path / "model-bootstrap.npz").exists()
+    old = (tmp_path / "model.npz").read_bytes()
+    status, out, _ = call("digits", *SMALL, "--seed", "8", "--output", tmp_path, "--overwrite")
+    assert status == 0
+    assert strict(out) == strict((tmp_path / "metrics.json").read_text())
+    assert (tmp_path / "model.npz").read_bytes() != old
+    assert "bootstrap" not in strict(out)
+    assert not (tmp_path / "model-bootstrap.npz").exists()
+
+
+def test_an_overwriting_run_that_fails_keeps_the_old_one(tmp_path):
+    assert call("digits", *SMALL, "--output", tmp_path)[0] == 0
+    before = contents(tmp_path)
+    fault(tmp_path / "none.npz", *SMALL, "--output", tmp_path, "--overwrite")
+    assert contents(tmp_path) == before
+
+
+def test_output_that_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch):
+    def never(*args, **kwargs):
+        pytest.fail("the work had begun")
+
+    monkeypatch.setattr("varpro_nn.datasets.load", never)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for output in (file, file / "run", file / "a" / "b"):
+        fault("digits", *SMALL, "--output", output, match="cannot be written")
+    assert file.read_text() == "mine"
+    fault("digits", *SMALL, "--output", tmp_path / ("x" * 300), match="x" * 300)
+
+
+def test_a_disk_that_fails_at_the_end_leaves_no_finished_run(tmp_path, monkeypatch):
+    def full(path, content):
+        if path.name == "model.npz":
+            raise OSError(28, "No space left on device")
+        path.write_bytes(content)
+
+    monkeypatch.setattr("varpro_nn.model_file.write_atomically", full)
+    fault("digits", *SMALL, "--output", tmp_path / "run", match="No space left on device")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_unknown_data_set(tmp_path):
+    fault(
+        "minst",
+        *SMALL,
+        *("--output", tmp_path / "run"),
+        match="must be one of mnist, fashion-mnist, cifar10, digits",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_are_said_where_to_put(tmp_path, monkeypatch):
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
+    fault(
+        *("mnist", *SMALL, "--offline", "--data-dir", tmp_path / "data"),
+        *("--output", tmp_path / "run"),
+        match="4 of 4 files were not found",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"text"])
+def test_damaged_npz(content, tmp_path):
+    path = tmp_path / "mine.npz"
+    path.write_bytes(content)
+    fault(path, *SMALL, "--output", tmp_path / "run", match="must be a .npz file")
+
+
+def test_truncated_npz(tiny, tmp_path):
+    tiny.write_bytes(tiny.read_bytes()[:-30])
+    fault(tiny, *SMALL, "--output", tmp_path / "run", match=str(tiny))
+    assert not (tmp_path / "run").exists()
+
+
+def rewritten(tiny, **changes):
+    with np.load(tiny) as archive:
+        arrays = {**archive, **changes}
+    np.savez(tiny, **{name: array for name, array in arrays.items() if array is not None})
+    return tiny
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"y_train": np.zeros(79, int)}, "80 images and 79 labels"),
+        ({"y_train": np.full(80, "left")}, "two classes or more"),
+        ({"x_train": np.full((80, 5, 6), np.nan)}, "x_train must be finite"),
+        ({"x_train": np.zeros((80, 30))}, "x_train must be (n, rows, columns)"),
+        ({"x_train": np.zeros((80, 5, 6))}, "images that differ"),
+        ({"y_train": None}, "must contain an array y_train"),
+        ({"y_test": None}, "both x_test and y_test or neither"),
+        ({"x_test": np.zeros((80, 6, 5), np.uint8)}, "same shape"),
+        ({"y_test": np.full(80, "middle")}, "every label of y_test must occur in y_train"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_unsuitable_npz(changes, match, tiny, tmp_path):
+    fault(rewritten(tiny, **changes), *SMALL, "--output", tmp_path / "run", match=match)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_the_images_do_not_allow(tiny, tmp_path):
+    fault(
+        *(tiny, *SMALL, "--units", "quadratic", "--output", tmp_path / "run"),
+        match="quadratic units need square images, got image_shape=(5, 6)",
+    )
+
+
+def test_bootstrap_without_test_images(tiny, tmp_path):
+    path = rewritten(tiny, x_test=None, y_test=None)
+    fault(path, *SMALL, "--bootstrap", "--output", tmp_path / "run", match="needs test images")
+    status, out, _ = call(path, *SMALL, "--output", tmp_path / "run")
+    assert status == 0
+    assert "test_accuracy" not in strict(out)
+
+
+# --- a terminal, and Ctrl-C --------------------------------------------------------------
+
+LONG = (
+    *("--n-units", "4000", "--n-subnetworks", "800", "--images-per-subnetwork", "1000"),
+    *("--max-nfev", "100"),
+)
+
+
+def on_a_terminal(*argv, folder):
+    """Start a run whose standard error is a terminal; its process leads a group of its own."""
+    main_end, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "varpro_nn.train", *argv],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    return process, main_end
+
+
+def read_until(main_end, *words):
+    """Read the terminal until one of ``words`` was shown, or until its end."""
+    text = ""
+    os.set_blocking(main_end, True)
+    while not any(word in text for word in words):
+        try:
+            piece = os.read(main_end, 65536)
+        except OSError:  # how a terminal ends on Linux
+            break
+        if not piece:
+            break
+        text += piece.decode(errors="replace")
+    return text
+
+
+def test_the_bar_is_on_standard_error_and_quiet_is_quiet(tmp_path):
+    for options, shown in (((), True), (("--quiet",), False)):
+        process, main_end = on_a_terminal(
+            *("digits", *SMALL, "--output", f"run{shown}", *options), folder=tmp_path
+        )
+        err = read_until(main_end)
+        out = process.communicate(timeout=60)[0]
+        os.close(main_end)
+        assert process.returncode == 0
+        assert out.count("\n") == 1
+        strict(out)
+        assert ("2/2" in err and "best=" in err and "median=" in err) is shown
+        assert shown or err == ""
+
+
+@pytest.mark.parametrize("n_jobs", ["1", "2"])
+@pytest.mark.parametrize("to", ["process", "group"])
+def test_control_c_ends_a_run_within_seconds_and_leaves_nothing(to, n_jobs, tmp_path):
+    """A terminal sends the signal to the whole group, ``kill -INT`` to the process alone."""
+    process, main_end = on_a_terminal(
+        *("digits", *LONG, "--n-jobs", n_jobs, "--output", "run"), folder=tmp_path
+    )
+    try:
+        assert "best=" in read_until(main_end, "best=")  # in the middle of training
+        start = time.monotonic()
+        (os.killpg if to == "group" else os.kill)(process.pid, signal.SIGINT)
+        err = read_until(main_end)
+        out = process.communicate(timeout=20)[0]
+        assert time.monotonic() - start < 10
+        assert process.returncode == 130
+        assert out == ""
+        assert "interrupted" in err
+        assert "Traceback" not in err
+        # No half of a file, and nothing that looks like a finished run. (Sub-networks that were
+        # finished may lie there, to go on with.)
+        names = {Path(name).name for name in contents(tmp_path)}
+        assert not names & {"metrics.json", "model.npz", "history.jsonl"}
+        assert not any(name.endswith(".part") for name in names)
+        deadline = time.monotonic() + 10  # no worker goes on
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("worker processes are still there")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        os.close(main_end)
