@@ -30,7 +30,7 @@ from varpro_nn.datasets import load
 from varpro_nn.fit import fit
 from varpro_nn.functional import VarProFunctional
 from varpro_nn.images import one_hot
-from varpro_nn.pipeline import versions
+from varpro_nn.resources import versions
 from varpro_nn.units import WholeImageUnits, whole_image_units
 
 N_IMAGES, N_UNITS, RIDGE, WEIGHT_DECAY, INNER = 2000, 50, 1.0, 0.1, 20

@@ -1,17 +1,11 @@
 """The one order of the steps: sub-networks, glue, measurement, bootstrap."""
 
-import importlib.metadata
-import platform
-import resource
-import sys
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from varpro_nn import __version__
 from varpro_nn._typing import ImageArray, LabelArray
 from varpro_nn.bootstrap import BootstrapResult, bootstrap
 from varpro_nn.datasets import Dataset, ImageSet
@@ -22,6 +16,7 @@ from varpro_nn.jobs import effective_jobs
 from varpro_nn.metrics import accuracy, standard_error
 from varpro_nn.network import Network
 from varpro_nn.recipes import TrainConfig
+from varpro_nn.resources import Clock, peak_memory_mib, versions
 from varpro_nn.shards import Shards
 from varpro_nn.subnetworks import (
     Subnetwork,
@@ -164,7 +159,7 @@ def run(
     if config.bootstrap and dataset.test is None:
         msg = "bootstrap needs test images, and this data set has none."
         raise DatasetError(msg)
-    clock = _Clock()
+    clock = Clock()
     part = dataset.train if config.n_train is None else dataset.train.take(slice(config.n_train))
     origin = {"config": asdict(config), "dataset": dataset.name, "digest": part.digest}
     network, subnetworks, glued = train_network(
@@ -202,7 +197,7 @@ def run(
     metrics.update(
         wall_seconds=wall,
         cpu_seconds=cpu,
-        peak_memory_mib=_peak_memory_mib(),
+        peak_memory_mib=peak_memory_mib(),
         n_jobs=effective_jobs(n_jobs),
         seed=config.seed,
         versions=versions(),
@@ -232,16 +227,6 @@ def _identity(config: TrainConfig, train: ImageSet) -> dict[str, Any]:
     later = ("recipe", "glue_ridge", "bootstrap", "bootstrap_rule", "bootstrap_ridge")
     settings = {name: value for name, value in asdict(config).items() if name not in later}
     return {**settings, "data": train.digest}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    packages = ("numpy", "scipy", "joblib")
-    return {
-        "varpro_nn": __version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
 
 
 def _seeds(config: TrainConfig) -> list[np.random.SeedSequence]:
@@ -282,26 +267,3 @@ def _bootstrap(
         "n_ambiguous": int(np.count_nonzero(result.guesses.ambiguous)),
         "rule": config.bootstrap_rule,
     }
-
-
-class _Clock:
-    """Wall and CPU seconds since it was made, worker processes that have ended included."""
-
-    def __init__(self) -> None:
-        self._start = self._now()
-
-    @staticmethod
-    def _now() -> tuple[float, float]:
-        usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return time.perf_counter(), sum(u.ru_utime + u.ru_stime for u in usage)
-
-    def read(self) -> tuple[float, float]:
-        wall, cpu = self._now()
-        return wall - self._start[0], cpu - self._start[1]
-
-
-def _peak_memory_mib() -> float:
-    """Largest resident memory that any single process of the run had."""
-    usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return max(u.ru_maxrss for u in usage) / unit

@@ -19,8 +19,9 @@ from threadpoolctl import threadpool_limits
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
 from varpro_nn.errors import NonFiniteError, TrainingError
-from varpro_nn.fit import FitReport, fit
+from varpro_nn.fit import fit
 from varpro_nn.functional import VarProFunctional
+from varpro_nn.history import FitReport
 from varpro_nn.images import check_labels, one_hot
 from varpro_nn.jobs import effective_jobs
 from varpro_nn.units import Units
