@@ -6,15 +6,14 @@ holds already are not run again. A row of the same name with ``untrained`` has t
 drawn from the same seeds, left as they were drawn; only its linear weights are fitted.
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-from varpro_nn import configure, load, run
+from experiments.rows import parser, run_rows
+from varpro_nn import load
 
 PAPER = {"recipe": "paper"}
 BILINEAR = {"n_units": 5200, "n_subnetworks": 26}
+DENSE = {"units": "dense", "n_subnetworks": 40, "images_per_subnetwork": 2000}
 UNTRAINED = {"max_nfev": 0}
 ROWS: dict[str, dict[str, Any]] = {
     "default: bilinear, 2,000 units": {},
@@ -25,8 +24,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "bilinear, 5,200 units, untrained": BILINEAR | UNTRAINED,
     "bilinear of rank 2, 2,000 units": {"rank": 2},
     "bilinear of rank 2, 2,000 units, untrained": {"rank": 2} | UNTRAINED,
-    "dense, 2,000 units": {"units": "dense", "n_subnetworks": 40, "images_per_subnetwork": 2000},
-    "dense, 2,000 units, untrained": {"units": "dense"} | UNTRAINED,
+    "dense, 2,000 units": DENSE,
+    "dense, 2,000 units, untrained": DENSE | UNTRAINED,
     "paper + bootstrap": PAPER | {"bootstrap": True},
     "paper + bootstrap, logistic": PAPER | {"bootstrap": True, "bootstrap_rule": "margin-logistic"},
     "paper + bootstrap, argmax": PAPER | {"bootstrap": True, "bootstrap_rule": "argmax"},
@@ -52,27 +51,10 @@ def line(name: str, metrics: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n-jobs", type=int, default=-1)
-    parser.add_argument("--data-dir")
-    args = parser.parse_args()
-    dataset = load("mnist", args.data_dir)
-    done: dict[tuple[str, int], dict[str, Any]] = {}
-    if args.output.exists():
-        for text in args.output.read_text().splitlines():
-            entry = json.loads(text)
-            done[entry["row"], entry["metrics"]["seed"]] = entry["metrics"]
+    args = parser(__doc__.splitlines()[0]).parse_args()
     print("| network | parameters | test accuracy | CPU s | wall s | bootstrap |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name, settings in ROWS.items():
-        metrics = done.get((name, args.seed))
-        if metrics is None:
-            config = configure(**{"seed": args.seed, **settings})
-            metrics = run(config, dataset, n_jobs=args.n_jobs, progress=True).metrics
-            with open(args.output, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"row": name, "metrics": metrics}) + "\n")
+    for name, metrics in run_rows(ROWS, load("mnist", args.data_dir), args):
         print(line(name, metrics), flush=True)
 
 

@@ -87,3 +87,20 @@ def test_one_thread_of_blas_among_workers(n_jobs):
         with workers(n_jobs) as executor:
             assert (counts() if executor is None else executor.submit(counts).result()) == {1}
         assert counts() == before
+
+
+def test_callers_that_overlap_share_one_limit_of_blas():
+    """The number of threads is 1 while anyone is inside, and afterwards what it was before."""
+
+    def blas_threads():
+        return {e["num_threads"] for e in threadpool_info() if e["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        first, second = workers(1), workers(2)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert blas_threads() == {1}
+        second.__exit__(None, None, None)
+        assert blas_threads() == before

@@ -346,5 +346,20 @@ def test_automatic_form_follows_the_count_of_operations():
 
 def test_every_reason_is_in_words():
 
-    assert sorted(REASONS) == list(range(-2, 5))
+    assert sorted(REASONS) == list(range(-3, 5))
     assert all(REASONS.values())
+
+
+@pytest.mark.parametrize(
+    ("solver", "options", "status"),
+    [
+        ("l-bfgs-b", {"gtol": 1e6}, 1),
+        ("l-bfgs-b", {"ftol": 1e-2, "gtol": 0.0, "max_nfev": 500}, 2),
+        ("powell", {"ftol": 0.5, "max_nfev": 5000}, 2),
+        ("nelder-mead", {"ftol": 1e3, "xtol": 1e3, "max_nfev": 500}, 4),
+    ],
+    ids=["gradient", "cost", "powell", "simplex"],
+)
+def test_the_reason_is_the_tolerance_that_was_met(solver, options, status, rng):
+    functional, w0 = problem(rng)
+    assert fit(functional, w0, solver=solver, **options).status == status

@@ -149,8 +149,13 @@ def test_arguments_are_not_changed(digits, rng):
 def test_fewer_images_than_columns(ridges, dtype, digits, rng):
     units, W, images, labels = drawn(digits, rng, 90, 40, dtype)
     report = glue(units, W, images, labels, K, ridge=ridges)
-    for values in (report.A, report.loo_mse, report.loo_error, report.degrees_of_freedom):
+    for values in (report.A, report.loo_error, report.degrees_of_freedom):
         assert np.isfinite(values).all()
+    # A fit that goes through all images says nothing of those left out, and is not chosen.
+    errors = dict(zip(report.ridges, report.loo_mse, strict=True))
+    assert not np.isnan(report.loo_mse).any()
+    assert errors.get(0.0, np.inf) == np.inf
+    assert np.isfinite(errors[report.ridge]) or len(errors) == 1
     assert report.degrees_of_freedom <= 40 + 1e-3
     outputs = units.features(W, images) @ report.A[:-1] + report.A[-1]
     assert np.mean(outputs.argmax(axis=1) == labels) > 0.9

@@ -57,7 +57,7 @@ def test_a_small_network_from_one_line(mnist, tmp_path):
     assert metrics["n_parameters"] == 300 * 57 + 301 * 10
     assert metrics["test_accuracy"] >= 0.94
     assert metrics["test_accuracy_standard_error"] < 0.003
-    assert abs(metrics["test_accuracy"] - metrics["leave_one_out_accuracy"]) < 0.015
+    assert abs(metrics["test_accuracy"] - metrics["linear_layer_loo_accuracy"]) < 0.015
     assert metrics["cpu_seconds"] < 120
 
     images = tmp_path / "t10k-images-idx3-ubyte"

@@ -119,6 +119,17 @@ def test_command_line_resumes_and_says_what_is_there(tmp_path, capsys):
     assert (folder / "model.npz").read_bytes() != model
 
 
+def test_resume_counts_what_was_there_and_leaves_no_model_of_another_kind(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["digits", *OPTIONS, "--output", str(folder)]
+    assert main([*arguments, "--bootstrap"]) == 0
+    assert (folder / "model-bootstrap.npz").exists()
+    assert main([*arguments, "--resume"]) == 0
+    assert not (folder / "model-bootstrap.npz").exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(text)["n_resumed_subnetworks"] for text in lines] == [0, 4]
+
+
 def test_resume_needs_a_folder(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["digits", "--resume"])

@@ -71,9 +71,9 @@ def guess(outputs: FloatArray, rule: Rule, rng: np.random.Generator) -> Guesses:
         ``margin`` is the paper's: outputs are squashed by a sigmoid and normalised to sum 1;
         with v1 and v2 the two largest, the class of v1 is guessed if v1 - v2 > 0.2 v1, else a
         class is drawn at random. The paper's sigmoid is the hyperbolic tangent (its section
-        8.2), which leaves about one guess in twenty to chance; ``margin-logistic`` squashes by
-        the logistic function instead, which lifts 0 to 1/2, so that a third of the guesses are
-        random. ``argmax`` takes the largest output always.
+        8.2); ``margin-logistic`` squashes by the logistic function instead, which lifts 0 to
+        1/2, so that far more guesses are random (README.md has the numbers). ``argmax`` takes
+        the largest output always.
     rng : numpy.random.Generator
         For the random classes.
 
@@ -88,7 +88,8 @@ def guess(outputs: FloatArray, rule: Rule, rng: np.random.Generator) -> Guesses:
     ambiguous = np.zeros(len(outputs), dtype=bool)
     if rule != "argmax":
         squashed = np.tanh(outputs) if rule == "margin" else 0.5 + 0.5 * np.tanh(outputs / 2)
-        # Dividing both by the sum, as the paper does, changes nothing in the comparison.
+        # The paper divides by the sum first. That cancels in the comparison, as long as the sum
+        # is positive: outputs of a fit to 0 and 1 sum to 1, and squashed ones to nearly that.
         second, first = np.partition(squashed, -2, axis=1)[:, -2:].T
         ambiguous = ~(first - second > MARGIN * first)
         codes[ambiguous] = rng.integers(0, outputs.shape[1], size=np.count_nonzero(ambiguous))

@@ -10,11 +10,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from varpro_nn._typing import ImageArray, RealArray
 from varpro_nn.images import intensities
-from varpro_nn.jobs import effective_jobs
+from varpro_nn.jobs import effective_jobs, single_threaded_blas
 from varpro_nn.linalg import column_tiles, run_tiles
 from varpro_nn.units import Units
 
@@ -26,7 +25,7 @@ BLOCK_BYTES = 2**24
 def workers(n_jobs: int) -> Iterator[Executor | None]:
     """Threads that share tiles, with one thread of BLAS in each; None for a single one."""
     n_threads = effective_jobs(n_jobs)
-    with threadpool_limits(1, user_api="blas"):
+    with single_threaded_blas():
         if n_threads == 1:
             yield None
         else:

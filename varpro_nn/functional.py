@@ -54,7 +54,7 @@ from varpro_nn.linalg import (
     LinearSolution,
     RowSums,
     least_squares_with_ridge,
-    left_out_residual,
+    left_out_errors,
     small_equivalent,
 )
 from varpro_nn.linalg.projection import RANK_TOLERANCE
@@ -115,8 +115,10 @@ class VarProFunctional:
     block_size : int, optional
         Work on so many inputs at a time and keep nothing of size n but inputs and targets: only
         the cost, the gradient and the reduced problem are then to be had. None: keep all.
-    rank_tolerance : float
-        Singular values of ``Phi`` below this times the largest count as zero.
+    rank_tolerance : float, optional
+        Singular values of ``Phi`` below this times the largest count as zero. By default 1e-12,
+        or q times the rounding error of ``dtype`` where that is larger: what single precision
+        cannot tell from a repeated column is none of its own.
 
     Raises
     ------
@@ -143,7 +145,7 @@ class VarProFunctional:
         constant: bool = True,
         dtype: DTypeLike = np.float32,
         block_size: int | None = None,
-        rank_tolerance: float = RANK_TOLERANCE,
+        rank_tolerance: float | None = None,
     ) -> None:
         for name, value in (("ridge", ridge), ("weight_decay", weight_decay)):
             if not (np.isfinite(value) and value >= 0):
@@ -155,6 +157,9 @@ class VarProFunctional:
         )  # fmt: skip
         self.units = units
         self.ridge, self.weight_decay = float(ridge), float(weight_decay)
+        if rank_tolerance is None:
+            q = self.design.ridge_of_columns.size
+            rank_tolerance = max(RANK_TOLERANCE, q * float(np.finfo(self.design.dtype).eps))
         self.rank_tolerance = rank_tolerance
         self._memo: tuple[Evaluation, list[Block] | None] | None = None
 
@@ -315,11 +320,11 @@ def _left_out(block: Block, solution: LinearSolution) -> tuple[float, float]:
     """Weighted sum of squared leave-one-out residuals, and weight of the misclassified."""
     basis = solution.range_basis(block.Phi)
     leverage = np.einsum("ij,ij->i", basis, basis)
-    left_out = left_out_residual(block.tau - block.Phi @ solution.A, leverage)
-    squares = float(np.vdot(left_out, left_out))
-    # Rows stay weighted by s, which moves no maximum; a row of weight 0 counts as nothing.
-    wrong = np.argmax(block.tau - left_out, axis=1) != np.argmax(block.tau, axis=1)
-    return squares, float(block.root**2 @ wrong)
+    # Rows stay weighted by s: that weighs their squares, and moves no maximum.
+    squared, wrong = left_out_errors(
+        block.tau - block.Phi @ solution.A, block.tau, leverage, float(np.finfo(np.float64).eps)
+    )
+    return float(squared.sum()), float(block.root**2 @ wrong)
 
 
 def _is_full(kind: str) -> bool:

@@ -15,6 +15,7 @@ from varpro_nn.functional import VarProFunctional
 REASONS = {
     -2: "stopped by the callback",
     -1: "stopped: the leave-one-out error no longer improves",
+    -3: "stopped: the line search found no lower cost",
     0: "the limit of evaluations was reached",
     1: "converged: the gradient is small (gtol)",
     2: "converged: the cost no longer changes (ftol)",

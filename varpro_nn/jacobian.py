@@ -158,7 +158,7 @@ class NormalSums:
             cells = D.reshape(b, m, h, p).transpose(2, 0, 3, 1)  # (h, b, p, m)
             A = self._A.transpose(1, 0, 2)[:, None].astype(dtype)  # (h, 1, m, k)
             D = np.ascontiguousarray((cells @ A).transpose(1, 3, 0, 2)).reshape(b, -1)  # B
-        self._cross = self._cross + block.Phi.astype(dtype).T @ D
+        self._cross = self._cross + (block.Phi.astype(dtype).T @ D).astype(np.float64)
         if m > 1:
             D = D.reshape(b * k, h * p)
         self._gram = self._gram + (D.T @ D).astype(np.float64)
@@ -172,7 +172,7 @@ class NormalSums:
         assert isinstance(self._S, np.ndarray)  # a block has been added
         assert isinstance(self._cross, np.ndarray)
         m, h, p, _ = self._S.shape
-        C = self._solution.transposed_map(self._cross.astype(np.float64))
+        C = self._solution.transposed_map(self._cross)
         if m > 1:
             C = C.reshape(-1, h * p)
         H: FloatArray = self._gram - C.T @ C

@@ -29,7 +29,8 @@ FORMAT = "varpro_nn"
 FORMAT_VERSION = 1
 MAX_BYTES = 2**32
 """No model is larger: 4 GiB, over 500 million parameters."""
-MAX_HEADER_BYTES = 2**20
+MAX_HEADER_BYTES = 2**26
+"""A header with the history of a long fit keeps under it."""
 _ALLOWED_KINDS = "fiuU"  # numbers and fixed-width text: no objects
 
 
@@ -46,6 +47,9 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
         "arrays": {name: _describe(array) for name, array in contiguous.items()},
     }
     text = strict_json(described)
+    if len(text) > MAX_HEADER_BYTES - 256:  # less what npy puts in front
+        msg = f"{path}: the header has {len(text)} bytes, more than {MAX_HEADER_BYTES}."
+        raise ValueError(msg)
     members = {"header": np.frombuffer(text, dtype=np.uint8), **contiguous}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **members)

@@ -1,5 +1,6 @@
 """The one order of the steps: sub-networks, glue, measurement, bootstrap."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def train_network(
     n_jobs: int = 1,
     progress: bool = False,
     training: dict[str, Any] | None = None,
-    shards: Shards | None = None,
+    done: Mapping[int, Subnetwork] | None = None,
+    keep: Callable[[Subnetwork], None] | None = None,
 ) -> tuple[Network, list[Subnetwork], GlueReport]:
     """Train a network: the sub-networks, then the glue.
 
@@ -72,8 +74,8 @@ def train_network(
     progress : bool
     training : dict, optional
         What the network shall remember of its origin.
-    shards : Shards, optional
-        Where sub-networks are kept as they end; those that are there are not trained again.
+    done, keep : optional
+        As for :func:`varpro_nn.subnetworks.train_subnetworks`.
 
     Returns
     -------
@@ -108,8 +110,7 @@ def train_network(
     subnetworks = train_subnetworks(
         units, images, labels, len(classes), subnetwork_settings(config),
         seed=_seeds(config)[0], n_jobs=n_jobs, progress=progress,
-        done=None if shards is None else shards.read(),
-        keep=None if shards is None else shards.write,
+        done=done, keep=keep,
     )  # fmt: skip
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     glued = glue(
@@ -162,12 +163,15 @@ def run(
     clock = Clock()
     part = dataset.train if config.n_train is None else dataset.train.take(slice(config.n_train))
     origin = {"config": asdict(config), "dataset": dataset.name, "digest": part.digest}
+    shards = None if shard_folder is None else Shards(shard_folder, _identity(config, part))
+    done = {} if shards is None else shards.read()
     network, subnetworks, glued = train_network(
         config, part.images, part.labels, dataset.classes,
         n_jobs=n_jobs, progress=progress, training=origin,
-        shards=None if shard_folder is None else Shards(shard_folder, _identity(config, part)),
+        done=done, keep=None if shards is None else shards.write,
     )  # fmt: skip
-    shut_down_workers()  # their CPU time and memory can be read once they have ended
+    if effective_jobs(n_jobs) > 1:
+        shut_down_workers()  # their CPU time and memory can be read once they have ended
     metrics: dict[str, Any] = {
         "dataset": dataset.name,
         "recipe": config.recipe,
@@ -182,9 +186,10 @@ def run(
     if dataset.test is not None:
         metrics.update(_measure(network, dataset, n_jobs))
     metrics.update(
-        leave_one_out_accuracy=1 - glued.loo_error[glued.ridges.index(glued.ridge)],
+        linear_layer_loo_accuracy=1 - glued.loo_error[glued.ridges.index(glued.ridge)],
         ridge=glued.ridge,
         n_subnetworks=config.n_subnetworks,
+        n_resumed_subnetworks=len(done),
         n_failed_subnetworks=sum(s.W is None for s in subnetworks),
         training_wall_seconds=trained_after[0],
         training_cpu_seconds=trained_after[1],
@@ -192,7 +197,8 @@ def run(
     result = None
     if config.bootstrap and dataset.test is not None:
         result, metrics["bootstrap"] = _bootstrap(config, network, dataset, n_jobs, progress)
-        shut_down_workers()
+        if effective_jobs(n_jobs) > 1:
+            shut_down_workers()
     wall, cpu = clock.read()
     metrics.update(
         wall_seconds=wall,
@@ -226,7 +232,7 @@ def _identity(config: TrainConfig, train: ImageSet) -> dict[str, Any]:
     """All that the weights of a sub-network depend on."""
     later = ("recipe", "glue_ridge", "bootstrap", "bootstrap_rule", "bootstrap_ridge")
     settings = {name: value for name, value in asdict(config).items() if name not in later}
-    return {**settings, "data": train.digest}
+    return {**settings, "data": train.digest, "versions": versions()}
 
 
 def _seeds(config: TrainConfig) -> list[np.random.SeedSequence]:
@@ -266,4 +272,5 @@ def _bootstrap(
         "true_accuracy_after": accuracy(after, labels),
         "n_ambiguous": int(np.count_nonzero(result.guesses.ambiguous)),
         "rule": config.bootstrap_rule,
+        "ridge": config.bootstrap_ridge,
     }

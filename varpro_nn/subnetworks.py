@@ -1,8 +1,8 @@
 """A pool trains independent sub-networks, each on its own random images.
 
-The only user of joblib. One seed gives one stream of random numbers for each sub-network, and
-each trains with one thread of BLAS, so its weights are bitwise the same whichever worker trains
-it and in whatever order.
+The only user of joblib's pool. One seed gives one stream of random numbers for each sub-network,
+and each trains with one thread of BLAS, so its weights are bitwise the same whichever worker
+trains it and in whatever order.
 """
 
 import signal
@@ -15,7 +15,6 @@ import numpy as np
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
-from threadpoolctl import threadpool_limits
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
 from varpro_nn.errors import NonFiniteError, TrainingError
@@ -23,7 +22,7 @@ from varpro_nn.fit import fit
 from varpro_nn.functional import VarProFunctional
 from varpro_nn.history import FitReport
 from varpro_nn.images import check_labels, one_hot
-from varpro_nn.jobs import effective_jobs
+from varpro_nn.jobs import effective_jobs, single_threaded_blas
 from varpro_nn.units import Units
 
 
@@ -200,7 +199,7 @@ def _train_one(
     own_images, own_labels = images[own], labels[own]
     n_missing = n_classes - np.unique(own_labels).size
     # One thread of BLAS: cores are shared by sub-networks, not inside one.
-    with threadpool_limits(1, user_api="blas"):
+    with single_threaded_blas():
         try:
             W0 = units.init(own_images, rng) if start is None else start
             if settings.fit_options.get("max_nfev") == 0:

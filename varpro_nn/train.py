@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", metavar="DIR", help="where the data files are, or go")
     parser.add_argument("--offline", action="store_true", help="fetch no data")
     parser.add_argument(
-        "--output", metavar="DIR", help="run folder (runs/DATE-TIME-DATASET-RECIPE)"
+        "--output", metavar="DIR", help="run folder (runs/DATE-TIME-PROCESS-DATASET-RECIPE)"
     )
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument(
@@ -122,9 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         effective_jobs(args.n_jobs)
     except ValueError as error:
         parser.error(str(error))
-    return run_command(
-        lambda: [_train(args, config)], interrupted="--resume with the same --output goes on"
-    )
+    return run_command(lambda: [_train(args, config)])
 
 
 def _train(args: argparse.Namespace, config: TrainConfig) -> str:
@@ -133,11 +131,16 @@ def _train(args: argparse.Namespace, config: TrainConfig) -> str:
     _look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
     progress = not args.quiet
     dataset = datasets.load(args.dataset, args.data_dir, offline=args.offline, progress=progress)
+    shards = folder / "shards"
     if args.overwrite:
-        _remove_run(folder)
-    result = run(
-        config, dataset, n_jobs=args.n_jobs, progress=progress, shard_folder=folder / "shards"
-    )
+        # The rest of an earlier run stays until there is something to put in its place.
+        for path in shards.glob("*.npz"):
+            path.unlink()
+    try:
+        result = run(config, dataset, n_jobs=args.n_jobs, progress=progress, shard_folder=shards)
+    except KeyboardInterrupt:
+        msg = f"add --resume --output {folder} to go on"
+        raise KeyboardInterrupt(msg) from None
     metrics = {**result.metrics, "output": str(folder)}
     write_run(folder, config, result, metrics)
     return json.dumps(metrics)
@@ -158,6 +161,7 @@ def write_run(folder: Path, config: TrainConfig, result: Run, metrics: dict[str,
     write_atomically(folder / "config.json", strict_json(asdict(config)))
     write_atomically(folder / "history.jsonl", b"".join(_history(result)))
     result.network.save(folder / "model.npz")
+    (folder / "model-bootstrap.npz").unlink(missing_ok=True)
     if result.bootstrap is not None:
         result.bootstrap.network.save(folder / "model-bootstrap.npz")
     write_atomically(folder / "metrics.json", strict_json(metrics))
@@ -185,7 +189,8 @@ def _run_folder(output: str | None, name: str, config: TrainConfig) -> Path:
     """Choose the run folder and find out before the work whether it can be written."""
     if output is None:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        folder = Path("runs") / f"{stamp}-{Path(name).stem}-{config.recipe}"
+        # With the number of the process: jobs that start together keep apart.
+        folder = Path("runs") / f"{stamp}-{os.getpid()}-{Path(name).stem}-{config.recipe}"
     else:
         folder = Path(output)
     # The nearest folder that exists decides; nothing is made until there is something to keep.
@@ -204,15 +209,6 @@ def _look_for_earlier_run(folder: Path, *, resume: bool, overwrite: bool) -> Non
         if (folder / name).exists():
             msg = f"{folder}: holds {state}; add --resume or --overwrite, or name another folder"
             raise VarProError(msg)
-
-
-def _remove_run(folder: Path) -> None:
-    """Remove the files of an earlier run, and no others."""
-    (folder / "metrics.json").unlink(missing_ok=True)
-    for path in (folder / "shards").glob("*.npz"):
-        path.unlink()
-    for name in ("config.json", "history.jsonl", "model.npz", "model-bootstrap.npz"):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _scalar(hint: Any) -> type:

@@ -5,7 +5,7 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
-from varpro_nn.linalg import GramAccumulator, RidgePath, column_tiles, left_out_residual
+from varpro_nn.linalg import GramAccumulator, RidgePath, column_tiles, left_out_errors
 
 RIDGES = np.array([1e-3, 0.1, 1.0, 30.0])
 
@@ -210,10 +210,29 @@ def test_nothing_to_fit_is_an_error(rng):
 
 
 def test_a_row_that_alone_fixes_a_direction_stays_finite():
-    assert np.isfinite(left_out_residual(np.zeros((2, 3)), np.array([1.0, 0.5]))).all()
+    squared, wrong = left_out_errors(
+        np.zeros((2, 3)), np.eye(3)[:2], np.array([1.0, 0.5]), np.finfo(np.float64).eps
+    )
+    assert squared.tolist() == [np.inf, 0.0]
+    assert wrong.tolist() == [True, False]
 
 
-def test_left_out_residual_divides_by_one_minus_leverage():
+def test_left_out_errors_divide_by_one_minus_leverage():
     residual = np.array([[1.0, -2.0], [3.0, 0.0]])
-    expected = [[2.0, -4.0], [4.0, 0.0]]
-    assert_allclose(left_out_residual(residual, np.array([0.5, 0.25])), expected)
+    tau = np.array([[1.0, 0.0], [1.0, 0.0]])
+    # left-out outputs: tau - [2, -4] and tau - [4, 0]
+    squared, wrong = left_out_errors(residual, tau, np.array([0.5, 0.25]), 1e-16)
+    assert_allclose(squared, [20.0, 16.0])
+    assert wrong.tolist() == [True, True]
+    squared, wrong = left_out_errors(residual / 10, tau, np.array([0.5, 0.25]), 1e-16)
+    assert wrong.tolist() == [False, False]
+
+
+def test_the_ridge_of_an_interpolating_fit_is_never_chosen(rng):
+    """More columns than rows: without a ridge every row is fitted exactly, and says nothing."""
+    Phi, tau, _ = problem(rng, n=12, q=30)
+    path = path_of(Phi, tau)
+    errors = path.leave_one_out(blocks(Phi, tau, None), np.array([0.0, 1.0]))
+    assert errors.mean_squared_error[0] == np.inf
+    assert errors.error_rate[0] == 1.0
+    assert np.isfinite(errors.mean_squared_error[1])

@@ -15,7 +15,7 @@ from varpro_nn.linalg.ridge import (
     GramAccumulator,
     RidgePath,
     column_tiles,
-    left_out_residual,
+    left_out_errors,
     run_tiles,
 )
 
@@ -26,7 +26,7 @@ __all__ = [
     "RowSums",
     "column_tiles",
     "least_squares_with_ridge",
-    "left_out_residual",
+    "left_out_errors",
     "run_tiles",
     "small_equivalent",
 ]

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import linalg
 
 from varpro_nn._typing import FloatArray, RealArray
@@ -219,10 +220,11 @@ class RidgePath:
             leverage = (psi @ shrinkage.astype(dtype)).astype(np.float64) + 1 / self.sum_weights
             weights = np.ones(len(tau)) if sample_weight is None else sample_weight
             leverage *= weights[:, None]
-            left_out = left_out_residual((tau - self.mean_tau)[:, None, :] - fitted, leverage)
-            squared += weights @ np.square(left_out).sum(axis=2)
-            predicted = np.argmax(tau[:, None, :] - left_out, axis=2)
-            wrong += weights @ (predicted != np.argmax(tau, axis=1)[:, None])
+            residual = (tau - self.mean_tau)[:, None, :] - fitted
+            noise = float(np.finfo(dtype).eps)
+            errors, missed = left_out_errors(residual, tau[:, None, :], leverage, noise)
+            squared += weights @ errors
+            wrong += weights @ missed
         return LeaveOneOut(squared / self.sum_weights, wrong / self.sum_weights)
 
 
@@ -237,22 +239,36 @@ def _product(left: RealArray, right: RealArray, executor: Executor | None) -> Re
     return product
 
 
-def left_out_residual(residual: FloatArray, leverage: FloatArray) -> FloatArray:
-    """Residuals of fits that never saw the row: ``r_i / (1 - h_i)``.
+def left_out_errors(
+    residual: FloatArray, tau: FloatArray, leverage: FloatArray, noise: float
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Errors of fits that never saw the row, whose residual is ``r_i / (1 - h_i)``.
 
     Parameters
     ----------
     residual : ndarray, shape (..., k)
+    tau : ndarray, shape (..., k)
+        Targets; broadcast against ``residual``.
     leverage : ndarray, shape (...)
         Diagonal of the hat matrix, in [0, 1].
+    noise : float
+        Rounding error of ``leverage``.
 
     Returns
     -------
-    ndarray, shape (..., k)
+    squared_error : ndarray, shape (...)
+        Squared norm of the left-out residual.
+    wrong : ndarray of bool, shape (...)
+        Whether the left-out output is largest at another column than ``tau``.
 
     Notes
     -----
-    A row of leverage 1 alone fixes a direction: it has no left-out fit and the quotient is 0 / 0.
-    A bound on ``1 - h`` keeps it finite.
+    A row of leverage 1 alone fixes a direction: it was fitted exactly, and without it that
+    direction is not determined. 0 / 0 says nothing of its error, so it counts as infinite, and
+    the row as wrong.
     """
-    return residual / np.maximum(1.0 - leverage, 1e-10)[..., None]
+    alone = leverage >= 1.0 - np.sqrt(noise)
+    left_out = residual / np.where(alone, 1.0, 1.0 - leverage)[..., None]
+    squared = np.square(left_out).sum(axis=-1)
+    wrong = np.argmax(tau - left_out, axis=-1) != np.argmax(tau, axis=-1)
+    return np.where(alone, np.inf, squared), wrong | alone

@@ -28,7 +28,7 @@ class Activation:
 
 def _logistic(z: RealArray) -> RealArray:
     # 1 / (1 + exp(-z)) by the hyperbolic tangent: it cannot overflow, and numpy's is vectorised
-    # (0.2 ns a number in single precision, where scipy.special.expit takes 2).
+    # in single precision, where scipy.special.expit is not.
     z *= 0.5
     np.tanh(z, out=z)
     z *= 0.5

@@ -55,7 +55,7 @@ class Units(Protocol):
         """Columns of ``Phi`` and their derivative: (n, h * m) and (n, m, h, p).
 
         Entry ``[j, c, i, l]`` is the derivative of cell ``c`` of unit ``i`` at input ``j`` with
-        respect to ``W[i, l]``; all other derivatives are zero. Any strides will do; an array
-        whose memory order is (h, m, n, p) is not copied later.
+        respect to ``W[i, l]``; all other derivatives are zero. Any strides will do; the operator
+        form copies all but an array whose memory order is (h, m, n, p).
         """
         ...
