@@ -4,6 +4,7 @@
 MNIST, 50 quadratic units: 1,450 weights, 20,000 residuals) from the same start by
 
 * ``default``: what ``fit`` does by itself (LSMR, capped, on an operator);
+* ``full``: the same with Golub and Pereyra's full Jacobian in the place of Kaufman's;
 * ``reduced``: LSMR, capped, on the equivalent problem of 1,451 rows;
 * ``exact``: an exact inner solve (SVD) on the reduced problem;
 * ``dense_lsmr``: LSMR, capped, on the dense Jacobian;
@@ -131,6 +132,7 @@ def main() -> None:
 
     paths: dict[str, dict[str, Any]] = {
         "default": {},
+        "full": {"jacobian": "full"},
         "reduced": {"form": "reduced"},
         "dense_lsmr": {"form": "array"},
         "exact": {"solver": "exact"},

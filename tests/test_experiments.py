@@ -27,7 +27,7 @@ def last_line(module, arguments, monkeypatch, capsys):
 def test_bench_subnetwork(monkeypatch, capsys):
     small = ["--n-images", "150", "--n-units", "4", "--max-nfev", "4"]
     result = last_line(bench_subnetwork, small, monkeypatch, capsys)
-    paths = {"default", "reduced", "dense_lsmr", "exact", "minpack", "joint"}
+    paths = {"default", "full", "reduced", "dense_lsmr", "exact", "minpack", "joint"}
     assert set(result["seconds_per_iteration"]) == set(result["cost"]) == paths
     assert result["ratio_minpack_to_default"] > 0
     # The capped solves are the same method on three forms of one problem.
