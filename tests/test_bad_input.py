@@ -144,7 +144,6 @@ def test_quadratic_units_need_squares():
     ("changes", "match"),
     [
         ({"units": "dense", "rank": 2}, "dense units have rank 1, got rank=2"),
-        ({"solver": "lm", "form": "operator"}, "form must be auto or reduced or array for lm"),
         ({"solver": "lm", "patience": 2}, "another solver than 'lm'"),
     ],
 )

@@ -77,3 +77,9 @@ def test_floats_are_intensities_already():
     images = np.array([[[-1.0, 2.0, 255.0]]])
     assert intensities(images, np.float64) is images
     assert_array_equal(intensities(images), images.astype(np.float32), strict=True)
+
+
+def test_channels_last_are_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"channels first.*got shape \(2, 8, 9, 3\).*moveaxis"):
+        check_images(np.zeros((2, 8, 9, 3)))
+    assert check_images(np.zeros((2, 3, 9, 3))).shape == (2, 3, 9, 3)

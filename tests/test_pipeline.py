@@ -254,3 +254,15 @@ def test_the_others_make_the_network(failing, digits, monkeypatch, done):
     bootstrapped = run(replace(CONFIG, bootstrap=True), digits, n_jobs=1)
     assert len(bootstrapped.bootstrap.network.W) == 40 - 10 * len(failing)
     assert parts == [4 - len(failing)]
+
+
+def test_pixels_of_another_scale_are_refused_not_labelled():
+    """Bytes turned to floats without the division by 255 were labelled wrongly in silence."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 5, 5), dtype=np.uint8)
+    network, _, _ = pipeline.train_network(
+        replace(CONFIG, n_train=None), images, np.arange(60) % 3, np.arange(3)
+    )
+    assert_array_equal(network.predict(images / 255), network.predict(images))
+    with pytest.raises(ValueError, match=r"up to 1, got 25\d; pixels from 0 to 255 must be uint8"):
+        network.predict(images.astype(float))

@@ -89,6 +89,11 @@ def test_whole_numbers(name):
         configure(**{name: 10.0})
 
 
+def test_the_form_must_fit_the_solver():
+    with pytest.raises(ValueError, match="form must be auto or one that lm can use, got 'operator"):
+        configure(solver="lm", form="operator")
+
+
 def test_a_number_of_units_that_has_no_fitting_divisor_is_refused_not_made_something_else():
     with pytest.raises(ValueError, match="1999 cannot be cut into equal sub-networks of about 200"):
         configure(n_units=1999)

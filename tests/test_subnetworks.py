@@ -280,8 +280,8 @@ def test_the_bar_shows_best_and_median_cost_on_a_terminal(digits, trained, capsy
     assert out == ""
     costs = [s.report.cost for s in trained]
     assert "4/4" in err
-    assert f"best={min(costs):.4g}" in err
-    assert f"median={np.median(costs):.4g}" in err
+    assert f"best_cost={min(costs):.4g}" in err
+    assert f"median_cost={np.median(costs):.4g}" in err
 
 
 def test_numbers_of_jobs():

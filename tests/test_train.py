@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def tiny(tmp_path):
 def test_standard_output_is_one_json_object_on_one_line(done):
     folder, status, out, err = done
     assert status == 0
-    assert err == ""  # no terminal, no bar
+    assert re.fullmatch(r"test accuracy 0\.\d{4} ± .*; network of 550 parameters in .*\n", err)
     assert out.count("\n") == 1
     metrics = strict(out)
     assert metrics == strict((folder / "metrics.json").read_text())
@@ -181,12 +182,30 @@ def test_without_a_name_the_folder_says_when_and_what(tmp_path, monkeypatch):
     assert Path(strict(out)["output"]).resolve() == folder
 
 
+def test_verbose_says_what_every_sub_network_came_to(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="varpro_nn"):
+        assert (
+            main(["digits", *SMALL, "--n-jobs", "1", "--output", str(tmp_path / "run"), "-v"]) == 0
+        )
+    said = [record.getMessage() for record in caplog.records]
+    assert sum(line.startswith("sub-network") and "cost" in line for line in said) == 2
+    assert any(line.startswith("glue, ridge") for line in said)
+
+
+def test_a_finished_run_is_not_measured_again(tmp_path, capsys):
+    arguments = ["digits", *SMALL, "--n-jobs", "1", "--output", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    assert main([*arguments, "--resume"]) == 0
+    assert capsys.readouterr().out == first
+
+
 def test_a_process_of_its_own(tmp_path):
     """Nothing of BLAS or of the workers strays into the output either."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "varpro_nn.train", "digits", *SMALL),
-            *("--n-jobs", "2", "--output", "run", "-v"),
+            *("--n-jobs", "2", "--output", "run", "--quiet"),
         ],
         cwd=tmp_path,
         env=ENVIRONMENT,
@@ -427,7 +446,7 @@ def test_the_bar_is_on_standard_error_and_quiet_is_quiet(tmp_path):
         assert process.returncode == 0
         assert out.count("\n") == 1
         strict(out)
-        assert ("2/2" in err and "best=" in err and "median=" in err) is shown
+        assert ("2/2" in err and "best_cost=" in err and "median_cost=" in err) is shown
         assert shown or err == ""
 
 
@@ -439,7 +458,7 @@ def test_control_c_ends_a_run_within_seconds_and_leaves_nothing(to, n_jobs, tmp_
         *("digits", *LONG, "--n-jobs", n_jobs, "--output", "run"), folder=tmp_path
     )
     try:
-        assert "best=" in read_until(main_end, "best=")  # in the middle of training
+        assert "best_cost=" in read_until(main_end, "best_cost=")  # in the middle of training
         start = time.monotonic()
         (os.killpg if to == "group" else os.kill)(process.pid, signal.SIGINT)
         err = read_until(main_end)

@@ -7,6 +7,7 @@ exact leave-one-out error of each, by which the ridge is chosen. No label of ano
 involved.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from varpro_nn.units import Units
 
 RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 3.01, 0.5))
 """The grid of ridges that the leave-one-out error chooses from."""
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +100,7 @@ def glue(
     n_columns = len(W) * units.n_cells
     slices = block_slices(len(images), n_columns)
     # disable=None: silent where standard error is not a terminal.
-    bar = tqdm(total=2 * len(slices), desc="glue", disable=None if progress else True)
+    bar = tqdm(total=2 * len(slices), desc="glue", unit="block", disable=None if progress else True)
     with bar, workers(n_jobs) as executor:
 
         def blocks() -> Iterator[tuple[RealArray, FloatArray, None]]:
@@ -111,6 +115,8 @@ def glue(
         path = sums.path()
         del sums
         errors = path.leave_one_out(blocks(), ridges, executor)
+    for value, mse, error in zip(ridges, errors.mean_squared_error, errors.error_rate, strict=True):
+        _logger.info("glue, ridge %.3g: left-out squared error %.5g, rate %.5f", value, mse, error)
     best = int(np.lexsort((errors.mean_squared_error, errors.error_rate))[0])
     return GlueReport(
         A=path.solve(ridges[best]),

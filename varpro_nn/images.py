@@ -39,6 +39,12 @@ def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
             f"axis, got shape {array.shape}."
         )
         raise ValueError(msg)
+    if array.ndim == 4 and array.shape[3] in (1, 3, 4) and array.shape[1] not in (1, 3, 4):
+        msg = (
+            f"{name} must have their channels first, (n, channels, rows, columns), got shape "
+            f"{array.shape}; numpy.moveaxis(images, -1, 1) moves them."
+        )
+        raise ValueError(msg)
     if array.dtype == np.uint8:
         return array
     if not np.issubdtype(array.dtype, np.floating):

@@ -79,18 +79,25 @@ class Network:
         Parameters
         ----------
         images : array_like, shape (n, *image_shape)
-            ``uint8`` (0 to 255), or intensities as floats.
+            ``uint8`` (0 to 255, divided by 255), or the intensities themselves as floats.
         n_jobs : int
             Threads, -1 for all cores; the outputs do not depend on it.
 
         Raises
         ------
         ValueError
-            Images of another shape, or not finite.
+            Images of another shape, not finite, or over ten times brighter than in training.
         """
         checked = check_images(images)
         if checked.shape[1:] != self.image_shape:
             msg = f"images must have shape (n, *{self.image_shape}), got {checked.shape}."
+            raise ValueError(msg)
+        largest = self.training.get("largest_intensity", np.inf)
+        if checked.dtype != np.uint8 and np.abs(checked).max() > 10 * largest:
+            msg = (
+                f"images must be intensities as in training, up to {largest:.4g}, got "
+                f"{np.abs(checked).max():.4g}; pixels from 0 to 255 must be uint8."
+            )
             raise ValueError(msg)
         outputs = np.empty((len(checked), len(self.classes)))
         with workers(n_jobs) as executor:

@@ -118,7 +118,8 @@ def train_network(
         ridge=RIDGES if config.glue_ridge is None else config.glue_ridge,
         n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
-    network = Network(units, W, glued.A, classes, images.shape[1:], training or {})
+    remembered = {**(training or {}), "largest_intensity": _largest_intensity(images)}
+    network = Network(units, W, glued.A, classes, images.shape[1:], remembered)
     return network, subnetworks, glued
 
 
@@ -161,7 +162,7 @@ def run(
         msg = "bootstrap needs test images, and this data set has none."
         raise DatasetError(msg)
     clock = Clock()
-    part = dataset.train if config.n_train is None else dataset.train.take(slice(config.n_train))
+    part = training_part(config, dataset)
     origin = {"config": asdict(config), "dataset": dataset.name, "digest": part.digest}
     shards = None if shard_folder is None else Shards(shard_folder, _identity(config, part))
     done = {} if shards is None else shards.read()
@@ -211,6 +212,11 @@ def run(
     return Run(network, subnetworks, glued, metrics, result)
 
 
+def training_part(config: TrainConfig, dataset: Dataset) -> ImageSet:
+    """Images that are trained on: the first ``n_train``, or all."""
+    return dataset.train if config.n_train is None else dataset.train.take(slice(config.n_train))
+
+
 def subnetwork_settings(config: TrainConfig) -> SubnetworkSettings:
     """Pick the settings that concern one sub-network."""
     return SubnetworkSettings(
@@ -233,6 +239,10 @@ def _identity(config: TrainConfig, train: ImageSet) -> dict[str, Any]:
     later = ("recipe", "glue_ridge", "bootstrap", "bootstrap_rule", "bootstrap_ridge")
     settings = {name: value for name, value in asdict(config).items() if name not in later}
     return {**settings, "data": train.digest, "versions": versions()}
+
+
+def _largest_intensity(images: ImageArray) -> float:
+    return 1.0 if images.dtype == np.uint8 else float(np.abs(images).max())
 
 
 def _seeds(config: TrainConfig) -> list[np.random.SeedSequence]:

@@ -17,6 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser."""
     parser = argparse.ArgumentParser(
         prog="python -m varpro_nn.predict",
+        allow_abbrev=False,
         description="Label images with a trained network.",
         epilog="Exit status: 0 done; 1 a fault of a file; 2 usage; 130 interrupted.",
     )
@@ -27,7 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--n-jobs", type=int, default=1, metavar="N", help="threads, -1 for all cores (1)"
     )
     parser.add_argument(
-        "images", help="npz, IDX (.gz as well) or PNG file, or a folder of PNG files"
+        "images",
+        help="npz (array x_test, else images, else the only one), IDX (.gz as well) or PNG "
+        "file, or a folder of PNG files",
     )
     return parser
 
@@ -45,9 +48,12 @@ def _lines(model: Path, images: str, n_jobs: int) -> Iterator[str]:
     )
     names = [str(name) for name in network.classes.tolist()]
     labels = network.classes[outputs.argmax(axis=1)].tolist()
-    for number, row in enumerate(probabilities(outputs).tolist()):
+    source = Path(images)
+    pictures = datasets.png_files(source) if source.is_dir() else [source] * len(outputs)
+    for number, row in enumerate(probabilities(outputs).round(6).tolist()):
         line = {
             "image": number,
+            "file": pictures[number].name,
             "label": labels[number],
             "probabilities": dict(zip(names, row, strict=True)),
         }

@@ -98,6 +98,9 @@ class TrainConfig:
             if value is not None and not (math.isfinite(value) and value >= least):
                 msg = f"{name} must be finite and at least {least}, got {value}."
                 raise ValueError(msg)
+        if self.form not in ("auto", *SOLVERS[self.solver]):
+            msg = f"form must be auto or one that {self.solver} can use, got {self.form!r}."
+            raise ValueError(msg)
         if not 0 < self.gain < math.inf:
             msg = f"gain must be positive and finite, got {self.gain}."
             raise ValueError(msg)

@@ -5,6 +5,7 @@ and each trains with one thread of BLAS, so its weights are bitwise the same whi
 trains it and in whatever order.
 """
 
+import logging
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +25,8 @@ from varpro_nn.history import FitReport
 from varpro_nn.images import check_labels, one_hot
 from varpro_nn.jobs import effective_jobs, single_threaded_blas
 from varpro_nn.units import Units
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,7 @@ def train_subnetworks(
             if keep is not None:
                 keep(subnetwork)
             finished[subnetwork.index] = subnetwork
+            _log(subnetwork, len(finished), settings.n_subnetworks)
     except TerminatedWorkerError as error:
         msg = (
             f"a worker process was killed, for want of memory perhaps, after {len(finished)} of "
@@ -171,6 +175,14 @@ def train_subnetworks(
         msg = f"all {len(results)} sub-networks failed; the first: {results[0].error}"
         raise TrainingError(msg)
     return results
+
+
+def _log(subnetwork: Subnetwork, n_finished: int, n_subnetworks: int) -> None:
+    report = subnetwork.report
+    what = subnetwork.error or "left untrained"
+    if report is not None:
+        what = f"cost {report.cost:.5g} after {report.n_evaluations} evaluations, {report.reason}"
+    _logger.info("sub-network %d (%d of %d): %s", subnetwork.index, n_finished, n_subnetworks, what)
 
 
 def _ignore_interrupts() -> None:
@@ -236,6 +248,8 @@ def _with_bar(
         for subnetwork in results:
             if subnetwork.report is not None:
                 costs.append(subnetwork.report.cost)
-                bar.set_postfix(best=f"{min(costs):.4g}", median=f"{np.median(costs):.4g}")
+                bar.set_postfix(
+                    best_cost=f"{min(costs):.4g}", median_cost=f"{np.median(costs):.4g}"
+                )
             bar.update()
             yield subnetwork

@@ -22,7 +22,8 @@ from varpro_nn.command import run_command
 from varpro_nn.errors import VarProError
 from varpro_nn.files import strict_json, write_atomically
 from varpro_nn.jobs import effective_jobs
-from varpro_nn.pipeline import Run, run
+from varpro_nn.network import Network
+from varpro_nn.pipeline import Run, run, training_part
 from varpro_nn.recipes import CHOICES, RECIPES, TrainConfig, configure
 
 HELP = {
@@ -30,7 +31,7 @@ HELP = {
     "rank": "terms of the sum in each unit",
     "activation": "activation",
     "gain": "standard deviation of the pre-activations at the start",
-    "n_units": "units of the whole network",
+    "n_units": "units of the whole network; without --n-subnetworks these keep about their size",
     "n_subnetworks": "sub-networks that the units are cut into",
     "images_per_subnetwork": "random training images of each sub-network",
     "n_train": "use the first so many training images only",
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser; the options of the settings come from the fields of TrainConfig."""
     parser = argparse.ArgumentParser(
         prog="python -m varpro_nn.train",
+        allow_abbrev=False,
         description="Train an image classifier by variable projection.",
         epilog="Exit status: 0 done; 1 a fault of data or run; 2 usage; 130 interrupted.",
     )
@@ -66,14 +68,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--recipe", choices=tuple(RECIPES), default="default", help="named settings"
     )
     parser.add_argument("--list-recipes", action="store_true", help="show the recipes and stop")
-    settings = parser.add_argument_group("settings, instead of the recipe's")
+    settings = parser.add_argument_group("settings, instead of the recipe's (in brackets)")
     hints = typing.get_type_hints(TrainConfig)
     for field in fields(TrainConfig):
         if field.name == "recipe":
             continue
         option = f"--{field.name.replace('_', '-')}"
         kind = _scalar(hints[field.name])
-        keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": HELP[field.name]}
+        values = [f"{name} {getattr(recipe, field.name)}" for name, recipe in RECIPES.items()]
+        text = f"{HELP[field.name]} ({', '.join(values)})"
+        keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         if kind is bool:
             keywords["action"] = "store_true"
         elif field.name in CHOICES:
@@ -132,6 +136,8 @@ def _train(args: argparse.Namespace, config: TrainConfig) -> str:
     progress = not args.quiet
     dataset = datasets.load(args.dataset, args.data_dir, offline=args.offline, progress=progress)
     shards = folder / "shards"
+    if args.resume and _is_finished(folder, config, dataset):
+        return (folder / "metrics.json").read_text(encoding="utf-8").strip()
     if args.overwrite:
         # The rest of an earlier run stays until there is something to put in its place.
         for path in shards.glob("*.npz"):
@@ -139,11 +145,37 @@ def _train(args: argparse.Namespace, config: TrainConfig) -> str:
     try:
         result = run(config, dataset, n_jobs=args.n_jobs, progress=progress, shard_folder=shards)
     except KeyboardInterrupt:
-        msg = f"add --resume --output {folder} to go on"
-        raise KeyboardInterrupt(msg) from None
+        n_kept = len(list(shards.glob("*.npz")))
+        msg = f"add --resume --output {folder} to go on with {n_kept} sub-networks"
+        raise KeyboardInterrupt(msg if n_kept else "nothing is kept yet") from None
     metrics = {**result.metrics, "output": str(folder)}
     write_run(folder, config, result, metrics)
+    if not args.quiet:
+        print(_in_words(metrics, result), file=sys.stderr)
     return json.dumps(metrics)
+
+
+def _is_finished(folder: Path, config: TrainConfig, dataset: datasets.Dataset) -> bool:
+    """Whether the folder holds the very run that is asked for, complete."""
+    if not (folder / "metrics.json").exists():
+        return False
+    theirs = Network.load(folder / "model.npz").training
+    digest = training_part(config, dataset).digest
+    return theirs.get("config") == asdict(config) and theirs.get("digest") == digest
+
+
+def _in_words(metrics: dict[str, Any], result: Run) -> str:
+    """Say in a line or two what came out."""
+    said = f"network of {metrics['n_parameters']:,} parameters in {metrics['output']}"
+    if "test_accuracy" in metrics:
+        said = (
+            f"test accuracy {metrics['test_accuracy']:.4f} "
+            f"± {metrics['test_accuracy_standard_error']:.4f}; {said}"
+        )
+    n_missing = sum(subnetwork.n_missing_classes > 0 for subnetwork in result.subnetworks)
+    if n_missing:
+        said += f"\n{n_missing} sub-networks drew no image of some class: give them more images"
+    return said
 
 
 def write_run(folder: Path, config: TrainConfig, result: Run, metrics: dict[str, Any]) -> None:

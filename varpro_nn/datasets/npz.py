@@ -121,7 +121,10 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[NpzArrays]:
     where = os.fspath(path)
     try:
         archive = zipfile.ZipFile(where)
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        msg = f"{where}: cannot be read: {error.strerror or error}"
+        raise DatasetError(msg) from error
+    except (ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         msg = f"{where}: must be a .npz file (a zip file of arrays): {error}"
         raise DatasetError(msg) from error
     with archive:

@@ -1,6 +1,6 @@
 """Images without labels, to be classified: ``.npz``, IDX and PNG files, or a folder of PNGs.
 
-PNG files are read with Pillow, which the package does not require otherwise.
+PNG files are read with Pillow, imported where one is.
 """
 
 import importlib
@@ -21,6 +21,25 @@ from varpro_nn.images import check_images
 
 _PNG_MAGIC = b"\x89PNG"
 _ZIP_MAGIC = b"PK"
+
+
+def png_files(folder: Path) -> list[Path]:
+    """PNG files of a folder in the order of their names, hidden ones left out.
+
+    Raises
+    ------
+    DatasetError
+        There is none.
+    """
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() == ".png" and not file.name.startswith(".")
+    )
+    if not files:
+        msg = f"{folder}: must contain PNG files, got a folder without any."
+        raise DatasetError(msg)
+    return files
 
 
 def read_images(path: str | os.PathLike[str], image_shape: Sequence[int]) -> ImageArray:
@@ -56,15 +75,7 @@ def read_images(path: str | os.PathLike[str], image_shape: Sequence[int]) -> Ima
     where = Path(path).expanduser()
     try:
         if where.is_dir():
-            files = sorted(
-                file
-                for file in where.iterdir()
-                if file.suffix.lower() == ".png" and not file.name.startswith(".")
-            )
-            if not files:
-                msg = f"{where}: must contain PNG files, got a folder without any."
-                raise DatasetError(msg)
-            return np.stack([_read_png(file, shape) for file in files])
+            return np.stack([_read_png(file, shape) for file in png_files(where)])
         with open(where, "rb") as stream:
             magic = stream.read(4)
     except OSError as error:

@@ -1,0 +1,28 @@
+"""What the pages show must run."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_own_units(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "own_units.md").read_text(), re.DOTALL)
+    names = {"__name__": "own_units"}
+    exec(compile(example, "own_units.md", "exec"), names)
+    assert "converged" in capsys.readouterr().out
+    np.testing.assert_allclose(np.sort(names["report"].w), [0.5, 2], rtol=1e-6)
+    A = names["functional"].evaluate(names["report"].w).solution.A
+    np.testing.assert_allclose(np.sort(A.ravel()), [-3, 1, 2], rtol=1e-5)
+
+
+def test_metrics_page_names_every_key(tmp_path):
+    from varpro_nn import configure, load, run
+
+    config = configure(n_units=10, images_per_subnetwork=60, max_nfev=2, bootstrap=True)
+    metrics = run(config, load("digits"), n_jobs=1).metrics
+    page = (DOCS / "metrics.md").read_text()
+    keys = [*metrics, *metrics["bootstrap"]]
+    assert [key for key in keys if f"`{key}`" not in page] == []
