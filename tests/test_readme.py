@@ -19,7 +19,7 @@ def test_python_example_runs_and_is_ten_lines(tmp_path, monkeypatch, capsys):
     exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
     printed = capsys.readouterr().out
     assert "all parameters" in printed
-    assert (tmp_path / "digits.npz").exists()
+    assert (tmp_path / "digits-model.npz").exists()
 
 
 @pytest.mark.parametrize("name", ["main job", "tests"])
