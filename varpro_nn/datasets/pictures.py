@@ -3,7 +3,6 @@
 PNG files are read with Pillow, imported where one is.
 """
 
-import importlib
 import os
 import zlib
 from collections.abc import Sequence
@@ -66,7 +65,7 @@ def read_images(path: str | os.PathLike[str], image_shape: Sequence[int]) -> Ima
         ``image_shape`` is not two or three positive numbers.
     DatasetError
         The file cannot be read, holds no images, or images of another shape; a PNG file with
-        16 bits a channel or with transparent pixels; Pillow is needed and not installed.
+        16 bits a channel or with transparent pixels.
     """
     shape = tuple(image_shape)
     if len(shape) not in (2, 3) or min(shape) < 1:
@@ -127,14 +126,11 @@ def _read_png(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     if channels not in (1, 3):
         msg = f"{path}: a PNG file can be read for 1 or 3 channels, got image shape {shape}."
         raise DatasetError(msg)
+    from PIL import Image  # not at the top: imported where it is used
+
+    damage = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
     try:
-        pillow: Any = importlib.import_module("PIL.Image")
-    except ImportError as error:
-        msg = f"{path}: PNG files are read with Pillow, which is not here: pip install pillow"
-        raise DatasetError(msg) from error
-    damage = (OSError, SyntaxError, ValueError, EOFError, zlib.error, pillow.DecompressionBombError)
-    try:
-        with pillow.open(path, formats=["PNG"]) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             # Before any pixel is decoded: the size that a file claims may be absurd.
             if (image.height, image.width) != shape[-2:]:
                 found = (*shape[:-2], image.height, image.width)
@@ -143,7 +139,7 @@ def _read_png(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
                 msg = f"{path}: must have 8 bits a channel, got 16 (Pillow mode {image.mode})."
                 raise DatasetError(msg)
             # Pixels under full transparency have any colour: black, often, so all would be black.
-            if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            if np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
                 msg = f"{path}: must be opaque, got transparent pixels."
                 raise DatasetError(msg)
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
