@@ -59,6 +59,86 @@ def features(
     return Phi
 
 
+# --- units on windows, one image, unit, cell and window at a time ------------------------
+
+
+def activate(name: str, z: float, threshold: float = 0.0) -> list[float]:
+    """Columns that an activation makes of ``z``, by its formula."""
+    if name == "two-sided":
+        return [max(0.0, z - threshold), max(0.0, -z - threshold)]
+    formulas: dict[str, Callable[[float], float]] = {
+        "logistic": lambda z: 1 / (1 + math.exp(-z)),
+        "tanh": math.tanh,
+        "softplus": lambda z: math.log(1 + math.exp(z)),
+        "rectifier": lambda z: max(0.0, z),
+    }
+    return [formulas[name](z)]
+
+
+def windows(
+    X: FloatArray,
+    window: int,
+    stride: int = 1,
+    contrast: float | None = None,
+    centre: FloatArray | None = None,
+    whitening: FloatArray | None = None,
+) -> list[list[FloatArray]]:
+    """Windows of one image as a unit sees them, row by row of places, each in its shape."""
+    places = []
+    for top in range(0, X.shape[-2] - window + 1, stride):
+        row = []
+        for left in range(0, X.shape[-1] - window + 1, stride):
+            P = X[..., top : top + window, left : left + window]
+            if contrast is not None:
+                mean = sum(P.ravel()) / P.size
+                variance = sum((pixel - mean) ** 2 for pixel in P.ravel()) / P.size
+                P = (P - mean) / math.sqrt(variance + contrast)
+            if centre is not None and whitening is not None:
+                components = np.array([direction @ (P.ravel() - centre) for direction in whitening])
+                P = components.reshape(P.shape) if components.size == P.size else components
+            row.append(P)
+        places.append(row)
+    return places
+
+
+def patch_features(
+    kind: str,
+    W: FloatArray,
+    images: FloatArray,
+    *,
+    window: int,
+    grid: int,
+    stride: int = 1,
+    rank: int = 1,
+    activation: str = "logistic",
+    threshold: float = 0.0,
+    contrast: float | None = None,
+    centre: FloatArray | None = None,
+    whitening: FloatArray | None = None,
+) -> FloatArray:
+    """Pooled activations of intensities: columns by side, row of cells, column of cells, unit."""
+    h = len(W)
+    Phi = np.zeros((len(images), len(activate(activation, 0.0)) * grid * grid * h))
+    for j, X in enumerate(images):
+        places = windows(X, window, stride, contrast, centre, whitening)
+        bounds = [
+            [round(cell * n / grid) for cell in range(grid + 1)]
+            for n in (len(places), len(places[0]))
+        ]
+        for i, w in enumerate(W):
+            for a in range(grid):
+                for b in range(grid):
+                    values = []
+                    for y in range(bounds[0][a], bounds[0][a + 1]):
+                        for x in range(bounds[1][b], bounds[1][b + 1]):
+                            P = places[y][x]
+                            z = w[-1] + sum(_term(kind, P, v) for v in w[:-1].reshape(rank, -1))
+                            values.append(activate(activation, z, threshold))
+                    for side, column in enumerate(zip(*values, strict=True)):
+                        Phi[j, ((side * grid + a) * grid + b) * h + i] = sum(column) / len(column)
+    return Phi
+
+
 # --- linear fits -------------------------------------------------------------------------
 
 

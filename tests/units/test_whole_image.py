@@ -215,10 +215,10 @@ def test_spec_makes_the_same_units_again(kind, shape, rank):
         (("bilinear", (4,), 1), {}, "image_shape must have positive lengths, rows and columns"),
         (("dense", (), 1), {}, "image_shape must have positive lengths"),
         (("dense", (0, 4), 1), {}, "image_shape must have positive lengths"),
-        (("dense", (4, 4), 0), {}, "n_units, rank and gain must be positive"),
-        (("bilinear", (4, 4), 1), {"rank": 0}, "n_units, rank and gain must be positive"),
-        (("bilinear", (4, 4), 1), {"gain": 0}, "n_units, rank and gain must be positive"),
-        (("bilinear", (4, 4), 1), {"gain": float("nan")}, "rank and gain must be positive"),
+        (("dense", (4, 4), 0), {}, "n_units must be positive, got 0"),
+        (("bilinear", (4, 4), 1), {"rank": 0}, "rank must be positive, got 0"),
+        (("bilinear", (4, 4), 1), {"gain": 0}, "gain must be positive and finite, got 0"),
+        (("bilinear", (4, 4), 1), {"gain": float("nan")}, "gain must be positive and finite"),
         (("dense", (4, 4), 1), {"rank": 2}, "dense units have rank 1"),
     ],
     ids=[
@@ -234,9 +234,9 @@ def test_choices_are_checked(arguments, choices, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_units": None}, "spec must hold the fields of WholeImageUnits"),
-        ({"colour": True}, "spec must hold the fields of WholeImageUnits"),
-        ({"image_shape": 4}, "image_shape, n_units and rank must be whole"),
+        ({"n_units": None}, "spec must hold the fields of the units, got"),
+        ({"colour": True}, "spec must hold the fields of the units, got .*'colour': True"),
+        ({"image_shape": 4}, "image_shape must be whole numbers, got 4"),
         ({"kind": "cubic"}, "kind must be one of"),
     ],
     ids=["missing", "unknown", "no_sequence", "kind"],

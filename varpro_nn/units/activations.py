@@ -1,4 +1,4 @@
-"""Activations: a function of the pre-activation, and its derivative from its own value."""
+"""Activations: one column or several from a pre-activation, and their derivatives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,50 +9,88 @@ from varpro_nn._typing import RealArray
 
 
 @dataclass(frozen=True, slots=True)
-class Activation:
-    """A scalar function of the pre-activation.
+class Side:
+    """A scalar function of the pre-activation that makes one column.
 
     Attributes
     ----------
-    name : str
     apply : callable
-        ``apply(z)`` overwrites ``z`` (any shape) by its value and returns it.
+        ``apply(z, out)`` writes the value (any shape) to ``out``, which may be ``z``; returns it.
     derivative : callable
         ``derivative(value)``: the derivative where the function has that value, a new array.
     """
 
-    name: str
-    apply: Callable[[RealArray], RealArray]
+    apply: Callable[[RealArray, RealArray], RealArray]
     derivative: Callable[[RealArray], RealArray]
 
 
-def _logistic(z: RealArray) -> RealArray:
+def _logistic(z: RealArray, out: RealArray) -> RealArray:
     # 1 / (1 + exp(-z)) by the hyperbolic tangent: it cannot overflow, and numpy's is vectorised
     # in single precision, where scipy.special.expit is not.
-    z *= 0.5
-    np.tanh(z, out=z)
-    z *= 0.5
-    z += 0.5
-    return z
+    np.multiply(z, 0.5, out=out)
+    np.tanh(out, out=out)
+    out *= 0.5
+    out += 0.5
+    return out
 
 
-def _logistic_derivative(value: RealArray) -> RealArray:
-    return value * (1 - value)
+def _softplus(z: RealArray, out: RealArray) -> RealArray:
+    # log(1 + exp(z)) = max(z, 0) + log(1 + exp(-|z|)), which cannot overflow.
+    tail = np.abs(z)
+    np.negative(tail, out=tail)
+    np.exp(tail, out=tail)
+    np.log1p(tail, out=tail)
+    np.maximum(z, 0.0, out=out)
+    out += tail
+    return out
 
 
-def _tanh(z: RealArray) -> RealArray:
-    return np.tanh(z, out=z)
+def _step(value: RealArray) -> RealArray:
+    # The derivative at the kink is taken as 0.
+    return (value > 0).astype(value.dtype)
 
 
-def _tanh_derivative(value: RealArray) -> RealArray:
-    return 1 - value * value
+_LOGISTIC = Side(_logistic, lambda value: value * (1 - value))
+_TANH = Side(lambda z, out: np.tanh(z, out=out), lambda value: 1 - value * value)
+_SOFTPLUS = Side(_softplus, lambda value: -np.expm1(-value))
+_RECTIFIER = Side(lambda z, out: np.maximum(z, 0.0, out=out), _step)
 
-
-ACTIVATIONS: dict[str, Activation] = {
-    activation.name: activation
-    for activation in (
-        Activation("logistic", _logistic, _logistic_derivative),
-        Activation("tanh", _tanh, _tanh_derivative),
-    )
-}
+ACTIVATIONS = ("logistic", "tanh", "softplus", "rectifier", "two-sided")
 """The activations by name."""
+
+
+def sides(name: str, threshold: float = 0.0) -> tuple[Side, ...]:
+    """Functions that an activation applies to each pre-activation ``z``, one column each.
+
+    Parameters
+    ----------
+    name : {"logistic", "tanh", "softplus", "rectifier", "two-sided"}
+        ``two-sided`` is the soft threshold of both signs: ``max(0, z - a)`` and
+        ``max(0, -z - a)``.
+    threshold : float
+        ``a`` of the two-sided one; the others have none.
+
+    Returns
+    -------
+    tuple of Side
+    """
+    if name == "two-sided":
+        return _above(threshold), _below(threshold)
+    known = {"logistic": _LOGISTIC, "tanh": _TANH, "softplus": _SOFTPLUS, "rectifier": _RECTIFIER}
+    return (known[name],)
+
+
+def _above(threshold: float) -> Side:
+    def apply(z: RealArray, out: RealArray) -> RealArray:
+        np.subtract(z, threshold, out=out)
+        return np.maximum(out, 0.0, out=out)
+
+    return Side(apply, _step)
+
+
+def _below(threshold: float) -> Side:
+    def apply(z: RealArray, out: RealArray) -> RealArray:
+        np.subtract(-threshold, z, out=out)
+        return np.maximum(out, 0.0, out=out)
+
+    return Side(apply, lambda value: -_step(value))

@@ -1,0 +1,123 @@
+import itertools
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from varpro_nn.units.windows import Windows, window_operator
+
+SHAPES = {"square": (8, 8), "wide": (7, 10), "tall": (11, 8), "colour": (3, 8, 9)}
+CASES = [
+    pytest.param(Windows(shape, window, stride, grid), id=f"{name}-{window}-{stride}-{grid}")
+    for (name, shape), window, stride, grid in itertools.product(
+        SHAPES.items(), (1, 3, 4), (1, 2, 3), (1, 2)
+    )
+] + [
+    pytest.param(Windows((6, 6), 6, 1, 1), id="the_whole_image"),
+    pytest.param(Windows((6, 6), 2, 1, 5), id="a_cell_for_each_place"),
+    pytest.param(Windows((9, 8), 3, 1, 4), id="uneven"),
+]
+EVERY_CASE = pytest.mark.parametrize("windows", CASES)
+
+
+def placed(windows):
+    """Row and column of each place in the order of ``collect``, by the bounds of the cells."""
+    vertical, horizontal = windows.bounds(0), windows.bounds(1)
+    return [
+        [
+            (y, x)
+            for y in range(vertical[a], vertical[a + 1])
+            for x in range(horizontal[b], horizontal[b + 1])
+        ]
+        for a in range(windows.grid)
+        for b in range(windows.grid)
+    ]
+
+
+def cut(windows, image, y, x):
+    """The window at a place, by slicing."""
+    top, left = y * windows.stride, x * windows.stride
+    return image[..., top : top + windows.window, left : left + windows.window]
+
+
+@EVERY_CASE
+def test_collected_windows_are_slices_of_the_image(windows, rng):
+    images = rng.random((3, *windows.image_shape))
+    collected = windows.collect(images)
+    places = [place for cell in placed(windows) for place in cell]
+    assert collected.shape == (3, len(places), windows.n_pixels)
+    for image, taken in zip(images, collected, strict=True):
+        for (y, x), window in zip(places, taken, strict=True):
+            assert_array_equal(window.reshape(windows.shape), cut(windows, image, y, x))
+
+
+@EVERY_CASE
+def test_collecting_is_a_matrix_of_zeros_and_ones(windows, rng):
+    operator = window_operator(windows)
+    image = rng.random(windows.image_shape)
+    collected = windows.collect(image[None])[0]
+    assert operator.shape == (collected.size, image.size)
+    assert_array_equal((operator @ image.ravel()).reshape(collected.shape), collected)
+    dense = operator.toarray()
+    assert_array_equal(np.unique(dense), [0, 1] if image.size > 1 else [1])
+    assert_array_equal(dense.sum(axis=1), 1)
+    # Its transpose puts each window back: a pixel comes as often as windows hold it.
+    held = np.zeros(windows.image_shape)
+    for y, x in itertools.product(*map(range, windows.places)):
+        cut(windows, held, y, x)[...] += 1
+    assert_allclose(operator.T @ np.ones(collected.size), held.ravel())
+
+
+@EVERY_CASE
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["single", "double"])
+def test_rows_are_the_same_windows(windows, dtype, rng):
+    images = rng.random((4, *windows.image_shape)).astype(dtype)
+    channels = images.reshape(4, -1, *windows.image_shape[-2:])
+    innermost = np.ascontiguousarray(np.moveaxis(channels, 0, -1))
+    before = innermost.copy()
+    n_rows, n_columns = windows.places
+    out = np.full((windows.n_pixels, n_columns, 4), np.nan, dtype=dtype)
+    collected = windows.collect(images)
+    assert collected.dtype == dtype
+    number = {
+        place: i for i, place in enumerate(place for cell in placed(windows) for place in cell)
+    }
+    seen = []
+    for row, cell in windows.rows(innermost, out):
+        seen.append(row)
+        assert windows.bounds(0)[cell] <= row < windows.bounds(0)[cell + 1]
+        for column in range(n_columns):
+            assert_array_equal(out[:, column].T, collected[:, number[row, column]])
+    assert seen == list(range(n_rows))
+    assert_array_equal(innermost, before)
+
+
+@EVERY_CASE
+def test_places_are_as_many_as_fit(windows):
+    for n, length in zip(windows.places, windows.image_shape[-2:], strict=True):
+        assert (n - 1) * windows.stride + windows.window <= length
+        assert n * windows.stride + windows.window > length
+
+
+@EVERY_CASE
+def test_cells_partition_the_places(windows):
+    cells = placed(windows)
+    assert len(windows.cells) == windows.grid**2
+    start = 0
+    for cell, expected in zip(windows.cells, cells, strict=True):
+        assert (cell.start, cell.stop) == (start, start + len(expected))
+        start = cell.stop
+    everywhere = itertools.product(*map(range, windows.places))
+    assert sorted(itertools.chain(*cells)) == list(everywhere)
+
+
+@pytest.mark.parametrize("grid", range(1, 9))
+def test_cells_differ_by_a_place_at_most(grid):
+    for n in range(grid, 40):
+        windows = Windows((n + 2, 2 * n + 2), 3, 1, grid)
+        for axis, places in ((0, n), (1, 2 * n)):
+            bounds = windows.bounds(axis)
+            assert (bounds[0], bounds[-1], len(bounds)) == (0, places, grid + 1)
+            sizes = np.diff(bounds)
+            assert sizes.min() >= 1
+            assert np.ptp(sizes) == (places % grid > 0)  # the least that can be

@@ -1,0 +1,303 @@
+r"""Units that look at every window of an image with the same weights, and pool in cells.
+
+A unit scalarises each window ``P`` of the image (see :mod:`varpro_nn.units.scalarisation`),
+applies its activation, and takes the mean over the windows of each cell of a grid: one column of
+``Phi`` for each cell, all of which share the unit's weights,
+
+    z = <F, N(P)> + b,      phi_c = mean over windows P of cell c of  activation(z).
+
+``N`` is the preprocessing of a window: nothing; its mean and contrast taken out,
+``(P - mean) / sqrt(variance + contrast)``; and a linear map that was learnt from training
+images (whitening, see :mod:`varpro_nn.units.whitening`). The linear parts of ``N`` are folded
+into the filters, so they cost nothing.
+
+Memory: features work on few images at a time, and on one row of windows of these (about 1 MB); a
+derivative holds the windows of ``DERIVATIVE_IMAGES`` images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from varpro_nn._typing import FloatArray, ImageArray, RealArray
+from varpro_nn.images import intensities
+from varpro_nn.units.activations import Side, sides
+from varpro_nn.units.scalarisation import Scalarisation
+from varpro_nn.units.windows import Windows
+
+DRAWS = ("gaussian", "windows")
+"""What ``init`` may take as filters."""
+IMAGES = 32
+"""Images of one block of features: what is worked on stays in cache."""
+TILE = 64
+"""Units of one product."""
+DERIVATIVE_IMAGES = 32
+"""Images of one block of derivatives."""
+
+
+@dataclass(frozen=True, eq=False)
+class PatchUnits:
+    """A layer of units on windows; made by :func:`varpro_nn.units.patch_units`.
+
+    Attributes
+    ----------
+    kind : {"dense", "bilinear", "quadratic", "tensor"}
+        Scalarisation of a window.
+    image_shape : tuple of int
+        (rows, columns) or (channels, rows, columns).
+    n_units : int
+    window, stride : int
+        Side of the windows, and their distance.
+    grid : int
+        Cells along each side.
+    rank : int
+        Terms of the scalarisation.
+    activation : str
+        A key of ``ACTIVATIONS``; ``two-sided`` gives two columns a cell.
+    gain : float
+        Standard deviation of the pre-activations that ``init`` draws.
+    threshold : float
+        Of the two-sided activation.
+    contrast : float or None
+        Added to the variance of a window by which it is normalised. None: not normalised.
+    draw : {"gaussian", "windows"}
+        What ``init`` takes as filters: random numbers, or windows of the images.
+    centre : ndarray, shape (pixels of a window,), or None
+    whitening : ndarray, shape (d, pixels of a window), or None
+        Windows are whitened as ``whitening @ (P - centre)``.
+
+    Notes
+    -----
+    A row of ``W`` holds the weights of the scalarisation, then the bias. Columns are ordered by
+    side, row of cells, column of cells, unit.
+    """
+
+    kind: str
+    image_shape: tuple[int, ...]
+    n_units: int
+    window: int
+    stride: int = 1
+    grid: int = 4
+    rank: int = 1
+    activation: str = "logistic"
+    gain: float = 1.0
+    threshold: float = 0.0
+    contrast: float | None = None
+    draw: str = "gaussian"
+    centre: FloatArray | None = field(default=None, repr=False)
+    whitening: FloatArray | None = field(default=None, repr=False)
+    windows: Windows = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        windows = Windows(self.image_shape, self.window, self.stride, self.grid)
+        object.__setattr__(self, "windows", windows)
+
+    @property
+    def n_cells(self) -> int:
+        """Columns of one unit."""
+        return len(sides(self.activation)) * self.grid**2
+
+    @property
+    def n_weights(self) -> int:
+        """Weights of one unit, the bias included."""
+        return self.scalarisation.n_weights
+
+    @property
+    def scalarisation(self) -> Scalarisation:
+        """How the weights make a linear form of the window."""
+        shape = self.windows.shape
+        if self.whitening is not None and len(self.whitening) != self.windows.n_pixels:
+            shape = (len(self.whitening),)  # fewer components than pixels: no rows and columns
+        return Scalarisation(self.kind, shape, self.rank)
+
+    def spec(self) -> dict[str, Any]:
+        """All choices as plain values, for a model file; the arrays are apart in ``arrays``."""
+        names = (
+            "kind", "n_units", "window", "stride", "grid", "rank", "activation", "gain",
+            "threshold", "contrast", "draw",
+        )  # fmt: skip
+        plain = {name: getattr(self, name) for name in names}
+        return {"place": "windows", "image_shape": list(self.image_shape), **plain}
+
+    @property
+    def arrays(self) -> Mapping[str, FloatArray]:
+        """What was learnt from training images before the weights."""
+        if self.centre is None or self.whitening is None:
+            return {}
+        return {"centre": self.centre, "whitening": self.whitening}
+
+    def init(self, inputs: ImageArray, rng: np.random.Generator) -> FloatArray:
+        """Draw filters, then scale and shift each unit.
+
+        Over the windows of a sample of ``inputs`` each pre-activation has mean 0 and standard
+        deviation ``gain``.
+        """
+        windows = self.sample_windows(inputs, rng, 20_000)  # (N, n_pixels), normalised
+        spread = windows.std(axis=1)
+        if self.whitening is not None and self.centre is not None:
+            windows = (windows - self.centre) @ self.whitening.T
+        W = np.zeros((self.n_units, self.n_weights))
+        if self.draw == "windows":
+            # A flat window (the margin of a digit) makes a filter that sees nothing.
+            chosen = rng.choice(np.flatnonzero(spread >= spread.mean()), self.n_units)
+            W[:, :-1] = windows[chosen] - windows.mean(axis=0)
+        else:
+            W[:, :-1] = rng.standard_normal((self.n_units, self.n_weights - 1))
+        z = windows @ self.scalarisation.filters(W).T
+        mean, deviation = z.mean(axis=0), z.std(axis=0)
+        # A unit to which all windows look alike (they are constant, say) cannot be scaled.
+        factor = self.gain / np.where(deviation > 1e-6 * np.abs(mean), deviation, np.inf)
+        factor[factor == 0] = 1.0
+        W[:, :-1] *= factor[:, None] ** (1 / len(self.scalarisation.axes))
+        W[:, -1] = -mean * factor
+        return W
+
+    def features(self, W: RealArray, inputs: ImageArray) -> RealArray:
+        """Activations, pooled, (n, h * m)."""
+        X = self._images(inputs, W.dtype)
+        filters = self._filters(W)
+        h, n_rows_of_cells = len(W), self.grid
+        Phi = np.empty((len(X), len(self._sides), n_rows_of_cells, self.grid, h), dtype=W.dtype)
+        for start in range(0, len(X), IMAGES):
+            rows = slice(start, min(start + IMAGES, len(X)))
+            innermost = np.ascontiguousarray(np.moveaxis(X[rows], 0, -1))
+            self._block(filters, innermost, Phi[rows])
+        return Phi.reshape(len(X), -1)
+
+    def _block(self, filters: RealArray, X: RealArray, Phi: RealArray) -> None:
+        """Fill ``Phi`` (b, sides, grid, grid, h) from images (channels, rows, columns, b)."""
+        b, d, dtype = X.shape[-1], self.windows.n_pixels, X.dtype
+        n_columns = self.windows.places[1]
+        h, activation = len(filters), self._sides
+        P = np.empty((d + 1, n_columns, b), dtype=dtype)
+        P[-1] = 1.0
+        flat = P.reshape(d + 1, -1)
+        z = np.empty((min(TILE, h), flat.shape[1]), dtype=dtype)
+        scratch = np.empty_like(z) if len(activation) > 1 else z
+        sums = np.zeros((len(activation), h, n_columns, b), dtype=dtype)
+        flat_sums = sums.reshape(len(activation), h, -1)
+        bounds = self.windows.bounds(0)
+        for row, cell in self.windows.rows(X, P[:-1]):
+            if self.contrast is not None:
+                _normalise(flat[:-1], self.contrast)
+            first = row == bounds[cell]
+            for begin in range(0, h, TILE):
+                tile = slice(begin, min(begin + TILE, h))
+                size = tile.stop - begin
+                np.matmul(filters[tile], flat, out=z[:size])
+                for number, side in enumerate(activation):
+                    last = number == len(activation) - 1
+                    target = flat_sums[number, tile]
+                    work = target if first else (z if last else scratch)[:size]
+                    value = side.apply(z[:size], work)
+                    if not first:
+                        target += value
+            if row == bounds[cell + 1] - 1:
+                Phi[:, :, cell] = self._pool(sums, row + 1 - bounds[cell])
+
+    def _pool(self, sums: RealArray, n_rows: int) -> RealArray:
+        """Means over the cells of one row of cells: (b, sides, grid, h)."""
+        bounds = self.windows.bounds(1)
+        pooled = np.add.reduceat(sums, bounds[:-1], axis=2)  # (sides, h, grid, b)
+        pooled /= (n_rows * np.diff(bounds))[:, None].astype(sums.dtype)
+        return pooled.transpose(3, 0, 2, 1)
+
+    def features_and_derivative(
+        self, W: RealArray, inputs: ImageArray
+    ) -> tuple[RealArray, RealArray]:
+        """Activations (n, h * m) and their derivative (n, m, h, p)."""
+        X = self._images(inputs, W.dtype)
+        filters = self._filters(W)
+        n, h, m, g = len(X), len(W), self.n_cells, self.grid**2
+        Phi = np.empty((n, m, h), dtype=W.dtype)
+        dPhi = np.empty((n, h, m, self.n_weights), dtype=W.dtype).transpose(0, 2, 1, 3)
+        for start in range(0, n, DERIVATIVE_IMAGES):
+            rows = slice(start, min(start + DERIVATIVE_IMAGES, n))
+            P = self._collected(X[rows])
+            z = P @ filters.T  # (b, places, h)
+            *others, last = self._sides
+            for number, side in enumerate((*others, last)):
+                value = side.apply(z, z if side is last else np.empty_like(z))
+                slope = side.derivative(value)
+                for c, cell in enumerate(self.windows.cells):
+                    column = number * g + c
+                    size = cell.stop - cell.start
+                    Phi[rows, column] = value[:, cell].mean(axis=1)
+                    by_filter = slope[:, cell].swapaxes(1, 2) @ P[:, cell]  # (b, h, pixels + 1)
+                    by_filter /= size
+                    dPhi[rows, column] = self._by_weights(W, by_filter)
+        return Phi.reshape(n, -1), dPhi
+
+    def sample_windows(
+        self, inputs: ImageArray, rng: np.random.Generator, n_windows: int
+    ) -> FloatArray:
+        """Draw windows of ``inputs`` at random, normalised, not whitened: (N, n_pixels)."""
+        self._check(inputs)
+        pixels = inputs.reshape(len(inputs), -1, *self.image_shape[-2:])
+        n_images = min(len(pixels), n_windows)
+        images = rng.choice(len(pixels), n_images, replace=False)
+        each = -(-n_windows // n_images)
+        place = rng.integers(self.windows.places, size=(n_images, each, 2)) * self.windows.stride
+        side = np.arange(self.window)
+        rows = place[..., 0, None, None] + side[:, None]  # (images, each, window, window)
+        columns = place[..., 1, None, None] + side
+        # The windows alone become numbers of eight bytes, not all images.
+        channels = np.moveaxis(pixels, 1, -1)
+        taken = channels[images[:, None, None, None], rows, columns]
+        taken = np.moveaxis(taken, -1, 2).reshape(n_images * each, -1)
+        P: Any = intensities(taken, np.float64)
+        if self.contrast is not None:
+            P = np.ascontiguousarray(P.T)
+            _normalise(P, self.contrast)
+            P = P.T
+        return P
+
+    @property
+    def _sides(self) -> tuple[Side, ...]:
+        return sides(self.activation, self.threshold)
+
+    def _images(self, inputs: ImageArray, dtype: Any) -> RealArray:
+        """Intensities with an axis of channels."""
+        self._check(inputs)
+        return intensities(inputs, dtype).reshape(len(inputs), -1, *self.image_shape[-2:])
+
+    def _check(self, inputs: ImageArray) -> None:
+        if inputs.shape[1:] != self.image_shape:
+            msg = (
+                f"inputs must be images of shape {self.image_shape}, "
+                f"got an array of shape {inputs.shape}."
+            )
+            raise ValueError(msg)
+
+    def _filters(self, W: RealArray) -> RealArray:
+        """Effective filters on windows, the bias as last column, (h, n_pixels + 1)."""
+        F, bias = self.scalarisation.filters(W), W[:, -1]
+        if self.whitening is not None and self.centre is not None:
+            F = F @ self.whitening.astype(W.dtype)
+            bias = bias - F @ self.centre.astype(W.dtype)
+        return np.concatenate([F, bias[:, None]], axis=1)
+
+    def _collected(self, X: RealArray) -> RealArray:
+        """Windows cell by cell with a last pixel of 1: (b, places, n_pixels + 1)."""
+        P = self.windows.collect(X)
+        if self.contrast is not None:
+            columns = np.ascontiguousarray(P.reshape(-1, P.shape[-1]).T)
+            _normalise(columns, self.contrast)
+            P = columns.T.reshape(P.shape)
+        return np.concatenate([P, np.ones((*P.shape[:2], 1), dtype=P.dtype)], axis=2)
+
+    def _by_weights(self, W: RealArray, by_filter: RealArray) -> RealArray:
+        """Turn derivatives by the effective filter and bias into those by the weights (b, h, p)."""
+        G, slope = by_filter[..., :-1], by_filter[..., -1:]
+        if self.whitening is not None and self.centre is not None:
+            G = (G - slope * self.centre.astype(W.dtype)) @ self.whitening.T.astype(W.dtype)
+        return np.concatenate([self.scalarisation.pull_back(W, G), slope], axis=-1)
+
+
+def _normalise(P: RealArray, contrast: float) -> None:
+    """Take mean and contrast out of windows ``P`` (pixels, N), in place."""
+    P -= P.mean(axis=0)
+    variance = np.einsum("dn,dn->n", P, P) / len(P)  # one pass, nothing of the size of P
+    P /= np.sqrt(variance + contrast)

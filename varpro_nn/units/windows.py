@@ -1,0 +1,132 @@
+"""Windows of an image: where they lie, how they are collected, and the cells they fall into.
+
+Collecting the windows of an image is a linear map with entries 0 and 1 (:func:`window_operator`,
+the form that a reader can check). The units use two fast forms of it, one for each direction of
+the work:
+
+- :meth:`Windows.rows` has the images innermost: a row of windows is ``window ** 2`` runs of long
+  contiguous copies, and stays in cache. Features are made so.
+- :meth:`Windows.collect` has the pixels of a window innermost and the windows of one cell side
+  by side: a derivative sums over the windows of a cell, a small matrix product.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+from scipy import sparse
+
+from varpro_nn._typing import RealArray
+
+
+@dataclass(frozen=True)
+class Windows:
+    """All places of a square window in an image, cut into a grid of cells.
+
+    Attributes
+    ----------
+    image_shape : tuple of int
+        (rows, columns) or (channels, rows, columns). A window spans all channels.
+    window, stride : int
+    grid : int
+        Cells along each side; places fall into ``grid ** 2`` cells of as equal size as can be.
+    """
+
+    image_shape: tuple[int, ...]
+    window: int
+    stride: int
+    grid: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one window: that of the image with sides of length ``window``."""
+        return (*self.image_shape[:-2], self.window, self.window)
+
+    @property
+    def n_pixels(self) -> int:
+        """Numbers in one window."""
+        return prod(self.shape)
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Places along rows and columns."""
+        rows, columns = self.image_shape[-2:]
+        return (rows - self.window) // self.stride + 1, (columns - self.window) // self.stride + 1
+
+    def bounds(self, axis: int) -> NDArray[np.int64]:
+        """First place of each cell along ``axis`` (0 or 1), then the number of places."""
+        return np.round(np.linspace(0, self.places[axis], self.grid + 1)).astype(np.int64)
+
+    @cached_property
+    def _order(self) -> tuple[NDArray[np.int64], list[slice]]:
+        """Pixels of all windows, cell by cell (places * n_pixels,); places of each cell."""
+        rows, columns = (np.arange(n) for n in self.places)
+        pixel = np.arange(prod(self.image_shape)).reshape(-1, *self.image_shape[-2:])
+        inside = pixel[:, : self.window, : self.window].ravel()
+        corner = pixel[0, :: self.stride, :: self.stride]
+        vertical, horizontal = self.bounds(0), self.bounds(1)
+        order, cells, start = [], [], 0
+        for top, bottom in pairwise(vertical):
+            for left, right in pairwise(horizontal):
+                corners = corner[np.ix_(rows[top:bottom], columns[left:right])].ravel()
+                order.append((corners[:, None] + inside).ravel())
+                cells.append(slice(start, start + corners.size))
+                start += corners.size
+        return np.concatenate(order), cells
+
+    @property
+    def cells(self) -> list[slice]:
+        """Places of each cell in the order of :meth:`collect`."""
+        return self._order[1]
+
+    def collect(self, X: RealArray) -> RealArray:
+        """Windows of images ``X`` (b, ...), cell by cell: (b, places, n_pixels)."""
+        taken = np.take(X.reshape(len(X), -1), self._order[0], axis=1, mode="clip")
+        return taken.reshape(len(X), -1, self.n_pixels)
+
+    def rows(self, X: RealArray, out: RealArray) -> Iterator[tuple[int, int]]:
+        """Collect one row of places after the other.
+
+        Parameters
+        ----------
+        X : ndarray, shape (channels, rows, columns, b)
+            Images innermost, contiguous.
+        out : ndarray, shape (n_pixels, columns of places, b)
+            Takes the windows of one row.
+
+        Yields
+        ------
+        row, cell : int
+            Number of the row of places, and of the row of cells that it falls into.
+        """
+        n_rows, n_columns = self.places
+        b = X.shape[-1]
+        c, y, x, s = X.strides
+        step = self.stride
+        views = as_strided(
+            X,
+            (n_rows, X.shape[0], self.window, self.window, n_columns, b),
+            (y * step, c, y, x, x * step, s),
+            writeable=False,
+        )
+        target = out.reshape(views.shape[1:])
+        cell_of_row = np.repeat(np.arange(self.grid), np.diff(self.bounds(0)))
+        for row in range(n_rows):
+            np.copyto(target, views[row])
+            yield row, int(cell_of_row[row])
+
+
+def window_operator(windows: Windows) -> Any:
+    """Make the 0/1 matrix that takes an image to its windows, (places * n_pixels, pixels), sparse.
+
+    Rows are in the order of :meth:`Windows.collect`. For reading and for tests.
+    """
+    order = windows._order[0]
+    shape = (order.size, prod(windows.image_shape))
+    return sparse.csr_array((np.ones(order.size), (np.arange(order.size), order)), shape=shape)
