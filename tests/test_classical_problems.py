@@ -40,7 +40,7 @@ def exponentials(t, y, n_units, *, constant):
 
 def rates_and_weights(report, functional):
     """Rates in rising order, and the linear weight of each; then that of the constant."""
-    A = functional.evaluate(report.w).solution.A[:, 0]
+    A = functional.evaluate(report.w).A[:, 0]
     order = np.argsort(report.w)
     return report.w[order], np.append(A[: order.size][order], A[order.size :])
 
@@ -171,7 +171,7 @@ def test_several_curves_share_their_rates(rng):
     report = fit(functional, (0.1, 5), solver="lm", max_nfev=500, **TIGHT)
     assert report.cost < 1e-20
     assert_allclose(np.sort(report.w), [0.5, 2], rtol=1e-6)
-    found = functional.evaluate(report.w).solution.A
+    found = functional.evaluate(report.w).A
     assert_allclose(found[[*np.argsort(report.w), 2]], A, rtol=1e-6)
 
 

@@ -35,7 +35,7 @@ def test_linear_weights_are_the_best_ones(problem, setting, rng):
     functional, w = case.functional, case.w
     A, sum_of_squares = reference.ridge_fit(case.Phi, case.tau, case.ridge_of_columns, case.weights)
     point = functional.evaluate(w)
-    assert_allclose(point.solution.A, A, rtol=1e-7, atol=1e-9)
+    assert_allclose(point.A, A, rtol=1e-7, atol=1e-9)
     cost = 0.5 * (sum_of_squares + case.decay * w @ w)
     assert_allclose(point.cost, cost, rtol=1e-11)
     assert functional.cost(w) == point.cost
@@ -51,7 +51,7 @@ def test_half_the_squared_residual_is_the_cost(problem, setting, rng):
     assert r.shape == (functional.n_residuals,)
     assert_allclose(0.5 * r @ r, functional.cost(w), rtol=1e-12)
     # and its parts are what the documentation says, in that order
-    A = functional.evaluate(w).solution.A
+    A = functional.evaluate(w).A
     K, y = case.augmented()
     decay = np.sqrt(case.decay) * w[: w.size * (case.decay > 0)]
     assert_allclose(r, np.append((y - K @ A).ravel(), decay), atol=1e-11)
@@ -138,7 +138,7 @@ def test_sums_do_not_depend_on_the_blocks(problem, setting, block_size, rng):
     assert_array_equal(again.w, w)
     blocked = again.functional
     one, other = functional.evaluate(w), blocked.evaluate(w)
-    assert_allclose(other.solution.A, one.solution.A, rtol=1e-8, atol=1e-10)
+    assert_allclose(other.A, one.A, rtol=1e-8, atol=1e-10)
     for name in ("cost", "loo_mse", "loo_error"):
         assert_allclose(getattr(other, name), getattr(one, name), rtol=1e-10)
     assert_allclose(blocked.gradient(w), functional.gradient(w), rtol=1e-9, atol=1e-11)
@@ -173,7 +173,7 @@ def test_swapping_units_swaps_the_gradient(rng):
     assert_allclose(functional.cost(swapped), functional.cost(w), rtol=1e-12)
     expected = functional.gradient(w).reshape(4, -1)[order]
     assert_allclose(functional.gradient(swapped).reshape(4, -1), expected, atol=1e-11)
-    A, B = (functional.evaluate(v).solution.A for v in (w, swapped))
+    A, B = (functional.evaluate(v).A for v in (w, swapped))
     assert_allclose(B[:4], A[order], rtol=1e-8, atol=1e-11)
 
 
@@ -191,7 +191,7 @@ def test_weights_are_numbers_of_copies(problem_seed):
     weighted = VarProFunctional(units, images, tau, sample_weight=counts, **choices)
     copied = VarProFunctional(units, images[copies], tau[copies], **choices)
     assert_allclose(weighted.cost(w), copied.cost(w), rtol=1e-12)
-    A, B = (f.evaluate(w).solution.A for f in (weighted, copied))
+    A, B = (f.evaluate(w).A for f in (weighted, copied))
     assert_allclose(A, B, rtol=1e-9, atol=1e-12)
     assert_allclose(weighted.gradient(w), copied.gradient(w), rtol=1e-9, atol=1e-12)
     (H, _), (G, _) = (f.normal_equations(w, "full") for f in (weighted, copied))
@@ -210,7 +210,7 @@ def test_fixed_columns_are_units_at_rest(constant, rng):
     v = W[:2].ravel()
     assert_allclose(partial.cost(v), functional.cost(w), rtol=1e-12)
     assert_allclose(partial.gradient(v), functional.gradient(w)[: v.size], rtol=1e-9, atol=1e-12)
-    A, B = (f.evaluate(x).solution.A for f, x in ((functional, w), (partial, v)))
+    A, B = (f.evaluate(x).A for f, x in ((functional, w), (partial, v)))
     assert_allclose(B, A, rtol=1e-9, atol=1e-12)
     (H, _), (G, _) = functional.normal_equations(w), partial.normal_equations(v)
     assert_allclose(G, H[: v.size, : v.size], rtol=1e-9, atol=1e-12 * np.abs(H).max())
@@ -250,9 +250,9 @@ def test_missing_rank_is_survived(case, ridge, rng):
     A, sum_of_squares = reference.ridge_fit(Phi, tau, ridges)
     point = functional.evaluate(w)
     assert_allclose(point.cost, 0.5 * sum_of_squares, rtol=1e-9, atol=1e-20)
-    assert_allclose(point.solution.A, A, atol=1e-7)
+    assert_allclose(point.A, A, atol=1e-7)
     K, _ = reference.augmented(Phi, tau, ridges)
-    assert point.solution.rank == np.linalg.matrix_rank(K, rtol=1e-12)
+    assert point.rank == np.linalg.matrix_rank(K, rtol=1e-12)
     assert not np.isnan([point.loo_mse, point.loo_error]).any()
     assert np.isfinite(functional.gradient(w)).all()
     for kind in ("kaufman", "full"):
@@ -435,7 +435,7 @@ def test_repeated_units_in_single_precision_leave_the_gradient_small(rng):
     W[2:] = W[:2] * (1 + 1e-7)
     functional = VarProFunctional(units, images, tau)
     point = functional.evaluate(W.ravel())
-    assert point.solution.rank == 3
+    assert point.rank == 3
     alone = VarProFunctional(replace(units, n_units=2), images, tau)
     assert point.cost == pytest.approx(alone.cost(W[:2].ravel()), rel=1e-4)
     assert (

@@ -11,6 +11,9 @@ from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.units import Units
 
+DERIVATIVE_BYTES = 2**25
+"""Bytes that the derivative of one block may take where it is summed up and forgotten."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
@@ -122,11 +125,15 @@ class Design:
             If features are NaN or infinite.
         """
         W = self._unit_weights(w)
-        for rows in self._slices():
+        for rows in self._slices(self.block_size):
             yield self._block(rows, self.units.features(W, self.inputs[rows]))
 
-    def blocks_and_derivative(self, w: FloatArray) -> Iterator[tuple[Block, RealArray]]:
+    def blocks_and_derivative(
+        self, w: FloatArray, *, whole: bool = False
+    ) -> Iterator[tuple[Block, RealArray]]:
         """Yield the same rows, each block with its ``dPhi`` (b, m, h, p), not weighted.
+
+        The blocks are as small as ``DERIVATIVE_BYTES`` asks for, or one block with ``whole``.
 
         Raises
         ------
@@ -134,16 +141,18 @@ class Design:
             If features or derivatives are NaN or infinite.
         """
         W = self._unit_weights(w)
-        for rows in self._slices():
+        of_one_input = self.n_unit_columns * self.units.n_weights * self.dtype.itemsize
+        size = max(1, min(DERIVATIVE_BYTES // of_one_input, self.block_size or len(self.tau)))
+        for rows in self._slices(None if whole else size):
             features, dPhi = self.units.features_and_derivative(W, self.inputs[rows])
             if not np.isfinite(dPhi.sum()):
                 msg = "the derivatives of the features are NaN or infinite at these weights."
                 raise NonFiniteError(msg)
             yield self._block(rows, features), dPhi
 
-    def _slices(self) -> Iterator[slice]:
+    def _slices(self, size: int | None) -> Iterator[slice]:
         n = len(self.tau)
-        step = n if self.block_size is None else self.block_size
+        step = n if size is None else size
         return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
     def _unit_weights(self, w: FloatArray) -> RealArray:

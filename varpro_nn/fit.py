@@ -25,8 +25,8 @@ from scipy.optimize import least_squares, minimize
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.errors import NonFiniteError
-from varpro_nn.functional import JacobianKind, VarProFunctional
 from varpro_nn.history import REASONS, FitReport, LimitError, Record, Watch
+from varpro_nn.reduced import JacobianKind, ReducedFunctional
 
 Solver = Literal["lsmr", "exact", "lm", "l-bfgs-b", "powell", "nelder-mead"]
 Form = Literal["auto", "operator", "reduced", "array"]
@@ -45,7 +45,7 @@ MEMORY_BUDGET = 2**30
 """Bytes that the stored derivative may take before the reduced problem is chosen."""
 
 
-def choose_form(functional: VarProFunctional, inner_iterations: int = 20) -> str:
+def choose_form(functional: ReducedFunctional, inner_iterations: int = 20) -> str:
     """Pick ``operator`` or ``reduced`` for the LSMR solver by a count of operations.
 
     The operator reads the stored derivative twice an inner iteration and is bound by memory; the
@@ -57,17 +57,18 @@ def choose_form(functional: VarProFunctional, inner_iterations: int = 20) -> str
     p = functional.n_weights
     m = functional.units.n_cells
     derivative_bytes = n * m * p * functional.design.dtype.itemsize
-    if functional.design.block_size is not None or derivative_bytes > MEMORY_BUDGET:
+    stored = functional.design.block_size is None and derivative_bytes <= MEMORY_BUDGET
+    if "operator" not in functional.forms or not stored:
         return "reduced"
     passes = 2 * (inner_iterations + 2)
     operator = passes * derivative_bytes / 20e9
-    rows = n if m == 1 else n * k
-    reduced = 2 * rows * p * p / 100e9 + p**3 / 3 / 20e9 + passes * 8 * p * p / 20e9
+    # Half the Gram matrix, by cells or by classes, whichever is smaller (jacobian.NormalSums).
+    reduced = n * min(m * m, k) * p * p / 100e9 + p**3 / 3 / 20e9 + passes * 8 * p * p / 20e9
     return "operator" if operator <= reduced else "reduced"
 
 
 def fit(
-    functional: VarProFunctional,
+    functional: ReducedFunctional,
     w0: FloatArray,
     *,
     solver: Solver = "lsmr",
@@ -85,7 +86,7 @@ def fit(
 
     Parameters
     ----------
-    functional : VarProFunctional
+    functional : VarProFunctional or CrossEntropyFunctional
     w0 : ndarray, shape (h, p) or (h * p,)
     solver, form : str
         See the table at the head of the module; ``auto`` picks the cheaper form.
@@ -118,7 +119,7 @@ def fit(
     if solver not in SOLVERS:
         msg = f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}."
         raise ValueError(msg)
-    forms = SOLVERS[solver]
+    forms = tuple(f for f in SOLVERS[solver] if f in functional.forms)
     if form != "auto" and form not in forms:
         msg = f"form must be auto{''.join(f' or {f}' for f in forms)} for {solver}, got {form!r}."
         raise ValueError(msg)
@@ -141,6 +142,9 @@ def fit(
     else:
         form_used = choose_form(functional, inner_iterations) if solver == "lsmr" else "reduced"
 
+    if patience is not None and not functional.has_leave_one_out:
+        msg = f"patience needs the leave-one-out error of squares, got {type(functional).__name__}."
+        raise ValueError(msg)
     w0 = np.array(w0, dtype=np.float64).ravel()
     if not np.isfinite(w0).all():
         msg = "the weights to start from are NaN or infinite."
@@ -190,7 +194,7 @@ def _least_squares(
     inner_iterations: int,
     tolerances: dict[str, Any],
 ) -> int:
-    functional = watch.functional
+    functional: Any = watch.functional  # residual and jacobian: of VarProFunctional alone
 
     def residual(w: FloatArray) -> FloatArray:
         if not math.isfinite(watch.cost(w)):

@@ -40,8 +40,7 @@ V. Pereyra, Neural networks for image classification using quadratic scalarizati
 projections for fast training (2019), sections 2 and 3.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -50,45 +49,26 @@ from scipy.sparse.linalg import LinearOperator
 from varpro_nn._typing import FloatArray
 from varpro_nn.design import Block, Design
 from varpro_nn.jacobian import Jacobian, NormalSums
-from varpro_nn.linalg import (
-    LinearSolution,
-    RowSums,
-    least_squares_with_ridge,
-    left_out_errors,
-    small_equivalent,
-)
+from varpro_nn.linalg import LinearSolution, RowSums, least_squares_with_ridge, left_out_errors
 from varpro_nn.linalg.projection import RANK_TOLERANCE
+from varpro_nn.reduced import (
+    Evaluation,
+    JacobianKind,
+    ReducedFunctional,
+    check_penalties,
+    is_full,
+)
 from varpro_nn.units import Units
 
-JacobianKind = Literal["kaufman", "full"]
 
+class _Projection(NamedTuple):
+    """The solved linear problem, and all rows of it unless they come in blocks."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Evaluation:
-    """What is known at one ``w``.
-
-    Attributes
-    ----------
-    w : ndarray, shape (h * p,)
-    solution : LinearSolution
-        The eliminated linear weights ``A`` and the projector.
-    cost : float
-        Half the sum of squares, ridge and weight decay included.
-    loo_mse : float
-        Weighted mean squared norm of the exact leave-one-out residual of the linear fit.
-    loo_error : float
-        Weighted share of inputs whose left-out output is largest at another class than ``tau``;
-        NaN for a single target.
-    """
-
-    w: FloatArray
     solution: LinearSolution
-    cost: float
-    loo_mse: float
-    loo_error: float
+    blocks: list[Block] | None
 
 
-class VarProFunctional:
+class VarProFunctional(ReducedFunctional):
     """A separable least-squares problem with its linear weights projected out.
 
     Parameters
@@ -124,13 +104,10 @@ class VarProFunctional:
     ------
     ValueError
         Shapes that do not match, negative or non-finite values.
-
-    Notes
-    -----
-    ``least_squares`` asks for the residual at ``w`` and, if the step is accepted, for the
-    Jacobian at the same ``w``, each time in a new array. A one-slot memo keyed by value lets the
-    two share the projection.
     """
+
+    forms: ClassVar[tuple[str, ...]] = ("operator", "reduced", "array")
+    has_leave_one_out: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -147,10 +124,8 @@ class VarProFunctional:
         block_size: int | None = None,
         rank_tolerance: float | None = None,
     ) -> None:
-        for name, value in (("ridge", ridge), ("weight_decay", weight_decay)):
-            if not (np.isfinite(value) and value >= 0):
-                msg = f"{name} must be finite and not negative, got {value}."
-                raise ValueError(msg)
+        super().__init__()
+        check_penalties(ridge, weight_decay)
         self.design = Design(
             units, inputs, tau, fixed, sample_weight,
             constant=constant, ridge=ridge, dtype=dtype, block_size=block_size,
@@ -161,17 +136,6 @@ class VarProFunctional:
             q = self.design.ridge_of_columns.size
             rank_tolerance = max(RANK_TOLERANCE, q * float(np.finfo(self.design.dtype).eps))
         self.rank_tolerance = rank_tolerance
-        self._memo: tuple[Evaluation, list[Block] | None] | None = None
-
-    @property
-    def tau(self) -> FloatArray:
-        """Targets, (n, k)."""
-        return self.design.tau
-
-    @property
-    def n_weights(self) -> int:
-        """Length of ``w``."""
-        return self.units.n_units * self.units.n_weights
 
     @property
     def n_residuals(self) -> int:
@@ -180,22 +144,14 @@ class VarProFunctional:
         decay_rows = self.n_weights if self.weight_decay else 0
         return (n + np.count_nonzero(self.design.ridge_of_columns)) * k + decay_rows
 
-    def evaluate(self, w: FloatArray) -> Evaluation:
-        """Eliminate the linear weights at ``w`` (h * p,)."""
-        return self._evaluate(w)[0]
-
-    def cost(self, w: FloatArray) -> float:
-        """Half the sum of squares at ``w``."""
-        return self._evaluate(w)[0].cost
-
     def residual(self, w: FloatArray) -> FloatArray:
         """Residual vector, (n_residuals,): ``s (tau - Phi A)`` row by row, then the penalties.
 
         Half its squared norm is the cost.
         """
-        point, blocks = self._evaluate(w)
-        (block,) = self._need_stored(blocks, "residual")
-        A = point.solution.A
+        point, projection = self._evaluate(w)
+        (block,) = self._need_stored(projection.blocks, "residual")
+        A = point.A
         penalised = self.design.ridge_of_columns > 0
         parts = [block.tau - block.Phi @ A, -np.sqrt(self.ridge) * A[penalised]]
         if self.weight_decay:
@@ -222,12 +178,12 @@ class VarProFunctional:
         if form not in ("operator", "array"):
             msg = f"form must be 'operator' or 'array', got {form!r}."
             raise ValueError(msg)
-        full = _is_full(kind)
-        point, blocks = self._evaluate(w)
-        self._need_stored(blocks, "jacobian")
-        ((block, dPhi),) = self.design.blocks_and_derivative(w)
+        full = is_full(kind)
+        projection = self._evaluate(w)[1]
+        self._need_stored(projection.blocks, "jacobian")
+        ((block, dPhi),) = self.design.blocks_and_derivative(w, whole=True)
         jacobian = Jacobian(
-            point.solution,
+            projection.solution,
             block,
             dPhi,
             ridge=self.design.ridge_of_columns,
@@ -236,40 +192,7 @@ class VarProFunctional:
         )
         return jacobian.operator() if form == "operator" else jacobian.array()
 
-    def gradient(self, w: FloatArray) -> FloatArray:
-        """Exact gradient of the cost, (h * p,)."""
-        return self._sums(w, matrix=False, full=False)[1]
-
-    def normal_equations(
-        self, w: FloatArray, kind: JacobianKind = "kaufman"
-    ) -> tuple[FloatArray, FloatArray]:
-        """Gauss-Newton matrix ``H = J'J`` (h * p, h * p) and gradient ``g = J'r`` (h * p,)."""
-        return self._sums(w, matrix=True, full=_is_full(kind))
-
-    def reduced(
-        self, w: FloatArray, kind: JacobianKind = "kaufman"
-    ) -> tuple[FloatArray, FloatArray]:
-        """Residual and Jacobian of the equivalent problem of h * p + 1 rows.
-
-        ``f @ f / 2``, ``J.T @ f`` and ``J.T @ J`` are the cost, gradient and Gauss-Newton matrix.
-        """
-        H, g = self.normal_equations(w, kind)
-        noise = 10 * float(np.finfo(self.design.dtype).eps)
-        return small_equivalent(H, g, 2 * self.cost(w), noise)
-
-    def reduced_residual(self, w: FloatArray) -> FloatArray:
-        """``f`` of :meth:`reduced` alone, which needs no derivative."""
-        f = np.zeros(self.n_weights + 1)
-        f[-1] = np.sqrt(2 * self.cost(w))
-        return f
-
-    def _evaluate(self, w: FloatArray) -> tuple[Evaluation, list[Block] | None]:
-        if self._memo is not None and np.array_equal(self._memo[0].w, w):
-            return self._memo
-        w = np.array(w, dtype=np.float64)
-        if w.shape != (self.n_weights,):
-            msg = f"w must have shape ({self.n_weights},), got {w.shape}."
-            raise ValueError(msg)
+    def _project(self, w: FloatArray) -> tuple[Evaluation, _Projection]:
         ridge = self.design.ridge_of_columns
         sums = RowSums(ridge.size + self.tau.shape[1])
         stored: list[Block] | None = [] if self.design.block_size is None else None
@@ -286,25 +209,20 @@ class VarProFunctional:
         total = float(self.design.root @ self.design.root)
         point = Evaluation(
             w=w,
-            solution=solution,
+            A=solution.A,
+            rank=solution.rank,
             cost=0.5 * (solution.sum_of_squares + self.weight_decay * float(w @ w)),
             loo_mse=loo_squares / total,
             loo_error=loo_wrong / total if self.tau.shape[1] > 1 else np.nan,
         )
-        self._memo = point, stored
-        return self._memo
+        return point, _Projection(solution, stored)
 
     def _sums(self, w: FloatArray, *, matrix: bool, full: bool) -> tuple[FloatArray, FloatArray]:
-        point, _ = self._evaluate(w)
-        sums = NormalSums(point.solution, self.units.n_cells, self.design.n_unit_columns)
+        solution = self._evaluate(w)[1].solution
+        sums = NormalSums(solution, self.units.n_cells, self.design.n_unit_columns, full=full)
         for block, dPhi in self.design.blocks_and_derivative(w):
             sums.add(block, dPhi, matrix=matrix)
-        g = sums.gradient() + self.weight_decay * point.w
-        if not matrix:
-            return np.zeros((0, 0)), g
-        H = sums.matrix(full=full)
-        H[np.diag_indices_from(H)] += self.weight_decay
-        return H, g
+        return sums.matrix() if matrix else np.zeros((0, 0)), sums.gradient()
 
     def _need_stored(self, blocks: list[Block] | None, what: str) -> list[Block]:
         if blocks is None:
@@ -325,10 +243,3 @@ def _left_out(block: Block, solution: LinearSolution) -> tuple[float, float]:
         block.tau - block.Phi @ solution.A, block.tau, leverage, float(np.finfo(np.float64).eps)
     )
     return float(squared.sum()), float(block.root**2 @ wrong)
-
-
-def _is_full(kind: str) -> bool:
-    if kind not in ("kaufman", "full"):
-        msg = f"kind must be 'kaufman' or 'full', got {kind!r}."
-        raise ValueError(msg)
-    return kind == "full"

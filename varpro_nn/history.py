@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.errors import NonFiniteError
-from varpro_nn.functional import VarProFunctional
+from varpro_nn.reduced import ReducedFunctional
 
 REASONS = {
     -2: "stopped by the callback",
@@ -36,7 +36,7 @@ class Record:
         Largest entry of the gradient; NaN at a trial point whose step was refused, where no
         derivative was taken.
     loo_mse, loo_error : float
-        Exact leave-one-out errors of the linear fit, as in ``functional.Evaluation``.
+        Exact leave-one-out errors of the linear fit, as in ``reduced.Evaluation``.
     cpu_seconds : float
         Of this process, since the start of the fit.
     """
@@ -92,6 +92,16 @@ class FitReport:
         return self.status > 0
 
 
+def join_reports(reports: Sequence[FitReport]) -> FitReport:
+    """One report of fits that went on from each other: the last, with the history of all."""
+    history: list[Record] = []
+    elapsed = 0.0
+    for report in reports:
+        history += [replace(r, cpu_seconds=r.cpu_seconds + elapsed) for r in report.history]
+        elapsed += report.cpu_seconds
+    return replace(reports[-1], history=tuple(history), cpu_seconds=elapsed)
+
+
 class LimitError(Exception):
     """Ends a search whose method would go past ``max_nfev``."""
 
@@ -104,7 +114,7 @@ class Watch:
 
     def __init__(
         self,
-        functional: VarProFunctional,
+        functional: ReducedFunctional,
         callback: Callable[[Record], bool | None] | None,
         patience: int | None,
         max_nfev: int,

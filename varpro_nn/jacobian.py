@@ -133,12 +133,25 @@ class NormalSums:
         m.
     n_unit_columns : int
         h * m.
+    full : bool
+        With Golub and Pereyra's second term.
+
+    Notes
+    -----
+    ``J'J`` can be summed as the Gram matrix of ``D`` (n, m h p), which then meets ``A A'``, or as
+    that of the k arrays ``B_k`` (n, h p) one below the other: (m h p)^2 multiplications an input
+    against k (h p)^2. The cheaper one is taken: with k classes the first up to sqrt(k) cells.
     """
 
-    def __init__(self, solution: LinearSolution, n_cells: int, n_unit_columns: int) -> None:
+    def __init__(
+        self, solution: LinearSolution, n_cells: int, n_unit_columns: int, *, full: bool = False
+    ) -> None:
         self._solution = solution
         self._A = solution.A[:n_unit_columns].reshape(n_cells, -1, solution.A.shape[1])
+        self._by_cells = n_cells**2 <= solution.A.shape[1]
+        self._full = full
         self._S: FloatArray | float = 0.0  # dPhi' s r, (m, h, p, k)
+        self._gradient: FloatArray | float = 0.0
         self._gram: FloatArray | float = 0.0  # D'D, or sum_k B_k'B_k
         self._cross: FloatArray | float = 0.0  # (s Phi)'D, or (s Phi)'B_k side by side
 
@@ -148,40 +161,65 @@ class NormalSums:
         k = block.tau.shape[1]
         dtype = dPhi.dtype
         r = (block.tau - block.Phi @ self._solution.A).astype(dtype)
-        D = np.ascontiguousarray(dPhi.reshape(b, -1))  # (b, m * h * p)
         if (block.root != 1).any():
-            D = block.root[:, None].astype(dtype) * D
-        self._S = self._S + (D.T @ r).reshape(m, h, p, k).astype(np.float64)
+            dPhi = block.root[:, None, None, None].astype(dtype) * dPhi
+        if self._full or self._by_cells:
+            D = np.ascontiguousarray(dPhi).reshape(b, -1)
+            self._S = self._S + (D.T @ r).reshape(m, h, p, k).astype(np.float64)
+        if not self._by_cells:
+            D = by_classes(dPhi, self._A)
+            self._gradient = self._gradient - (r.ravel() @ D.reshape(b * k, -1)).astype(np.float64)
         if not matrix:
             return
-        if m > 1:
-            cells = D.reshape(b, m, h, p).transpose(2, 0, 3, 1)  # (h, b, p, m)
-            A = self._A.transpose(1, 0, 2)[:, None].astype(dtype)  # (h, 1, m, k)
-            D = np.ascontiguousarray((cells @ A).transpose(1, 3, 0, 2)).reshape(b, -1)  # B
-        self._cross = self._cross + (block.Phi.astype(dtype).T @ D).astype(np.float64)
-        if m > 1:
+        cross = block.Phi.astype(dtype).T @ D.reshape(b, -1)
+        self._cross = self._cross + cross.astype(np.float64)
+        if not self._by_cells:
             D = D.reshape(b * k, h * p)
         self._gram = self._gram + (D.T @ D).astype(np.float64)
 
     def gradient(self) -> FloatArray:
         """``J'r``, (h * p,)."""
-        return -np.einsum("mhpk,mhk->hp", self._S, self._A).ravel()
+        if self._by_cells:
+            return -np.einsum("mhpk,mhk->hp", self._S, self._A).ravel()
+        assert isinstance(self._gradient, np.ndarray)  # a block has been added
+        return self._gradient
 
-    def matrix(self, *, full: bool) -> FloatArray:
+    def matrix(self) -> FloatArray:
         """``J'J``, (h * p, h * p)."""
-        assert isinstance(self._S, np.ndarray)  # a block has been added
-        assert isinstance(self._cross, np.ndarray)
-        m, h, p, _ = self._S.shape
+        assert isinstance(self._cross, np.ndarray)  # a block has been added
+        m, h, k = self._A.shape
         C = self._solution.transposed_map(self._cross)
-        if m > 1:
-            C = C.reshape(-1, h * p)
+        if not self._by_cells:
+            C = C.reshape(len(C) * k, -1)
         H: FloatArray = self._gram - C.T @ C
-        if m == 1:
-            # Hadamard product with A A', each entry of which meets a (p, p) block.
-            H = H.reshape(h, p, h, p)
-            H *= (self._A[0] @ self._A[0].T)[:, None, :, None]
-            H = H.reshape(h * p, h * p)
-        if full:
-            second = second_term(self._solution, self._S).reshape(-1, h * p)
+        if self._by_cells:
+            # Each entry of A A' meets a (p, p) block.
+            p = len(H) // (m * h)
+            columns = self._A.reshape(m * h, k)
+            H = H.reshape(m * h, p, m * h, p) * (columns @ columns.T)[:, None, :, None]
+            H = H.reshape(m, h * p, m, h * p).sum(axis=(0, 2))
+        if self._full:
+            assert isinstance(self._S, np.ndarray)
+            second = second_term(self._solution, self._S).reshape(-1, len(H))
             H += second.T @ second
         return H
+
+
+def by_classes(dPhi: RealArray, A: FloatArray) -> RealArray:
+    """``B_k``, the derivative of the outputs for fixed ``A``.
+
+    Parameters
+    ----------
+    dPhi : ndarray, shape (b, m, h, p)
+    A : ndarray, shape (m, h, k)
+
+    Returns
+    -------
+    ndarray, shape (b, k, h, p)
+        Of the type of ``dPhi``.
+    """
+    b, _, h, p = dPhi.shape
+    B = np.empty((b, A.shape[2], h, p), dtype=dPhi.dtype)
+    weights = np.ascontiguousarray(A.transpose(1, 2, 0), dtype=dPhi.dtype)  # (h, k, m)
+    np.matmul(weights, dPhi.swapaxes(1, 2), out=B.swapaxes(1, 2))
+    return B

@@ -1,0 +1,238 @@
+r"""Convex fits of a linear layer: softmax and hinge, preconditioned by the ridge solution's matrix.
+
+For rows ``phi_i`` of fixed features, labels ``y_i`` and a penalty ``lam``, find
+
+    min_A  sum_i loss(A' phi_i, y_i) + lam/2 ||A||^2      (the constant column's row is free)
+
+by SciPy's L-BFGS. What makes such a fit slow is the scatter of the features: their Gram matrix has
+eigenvalues over ten orders of magnitude. So the search runs in ``Z = R A``, where ``R'R`` is the
+Cholesky factorisation of the weighted Gram matrix plus ``lam``: there the Hessian is near a
+multiple of the identity.
+The Gram matrix weighs each row by the curvature of its loss at the start, and once more in each
+round, since at the end only the few hard rows curve.
+
+Losses: ``softmax``, the multinomial cross-entropy ``-log p_y``; ``hinge``, the squared multiclass
+hinge of Weston and Watkins, ``1/2 sum_{c != y} max(0, 1 + z_c - z_y)^2`` (squared, so that it has
+a gradient).
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import linalg
+from scipy.optimize import minimize
+
+from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn.linalg import add_gram, run_tiles
+
+ROWS = 4096
+"""Rows of one block of work."""
+ROWS_FOR_GRAM = 10
+"""Rows for each column that a preconditioner is made of at least."""
+
+_logger = logging.getLogger(__name__)
+
+LossFunction = Callable[[FloatArray, LabelArray], tuple[FloatArray, FloatArray, FloatArray]]
+"""Outputs (b, k) and labels to values (b,), gradients by the outputs (b, k), curvatures (b,)."""
+
+
+def _softmax(z: FloatArray, labels: LabelArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    rows = np.arange(len(z))
+    z = z - z.max(axis=1, keepdims=True)
+    p = np.exp(z)
+    total = p.sum(axis=1, keepdims=True)
+    p /= total
+    value = np.log(total[:, 0]) - z[rows, labels]
+    curvature = (p * (1 - p)).mean(axis=1)
+    p[rows, labels] -= 1
+    return value, p, curvature
+
+
+def _hinge(z: FloatArray, labels: LabelArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    rows = np.arange(len(z))
+    slack = np.maximum(1 + z - z[rows, labels][:, None], 0.0)
+    slack[rows, labels] = 0.0
+    value = 0.5 * np.square(slack).sum(axis=1)
+    curvature = 2 * np.count_nonzero(slack, axis=1) / z.shape[1]
+    slack[rows, labels] = -slack.sum(axis=1)
+    return value, slack, curvature
+
+
+LOSSES: dict[str, LossFunction] = {"softmax": _softmax, "hinge": _hinge}
+"""The losses by name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConvexFit:
+    """A fitted linear layer.
+
+    Attributes
+    ----------
+    A : ndarray, shape (q + 1, k)
+        The row of the constant column is last.
+    cost : float
+        Sum of losses and penalty.
+    n_iterations : int
+    gradient_norm : float
+        Norm of the gradient in the preconditioned variables.
+    preconditioner : ndarray, shape (q + 1, q + 1)
+        The last one: good for a fit of the same rows with another penalty.
+    """
+
+    A: FloatArray
+    cost: float
+    n_iterations: int
+    gradient_norm: float
+    preconditioner: FloatArray
+
+
+def fit_linear(
+    loss: str,
+    Phi: RealArray,
+    labels: LabelArray,
+    start: FloatArray,
+    penalty: float,
+    *,
+    rounds: int = 2,
+    max_iterations: int = 30,
+    tolerance: float = 1e-3,
+    preconditioner: FloatArray | None = None,
+    executor: Executor | None = None,
+) -> ConvexFit:
+    """Fit the linear layer on rows of features.
+
+    Parameters
+    ----------
+    loss : {"softmax", "hinge"}
+    Phi : ndarray, shape (n, q)
+        Without the constant column; may be a memory map. Products run in its type.
+    labels : ndarray of int, shape (n,)
+    start : ndarray, shape (q + 1, k)
+        Linear weights to start from, as of a ridge solution.
+    penalty : float
+        ``lam > 0``.
+    rounds : int
+        How often the preconditioner is made anew.
+    max_iterations : int
+        Of each round.
+    tolerance : float
+        Stop when the squared norm of the preconditioned gradient is below this share of the
+        cost: what is left to gain is about half of it.
+    preconditioner : ndarray, shape (q + 1, q + 1), optional
+        Of an earlier fit, for the first round.
+    executor : Executor, optional
+        Threads that share the rows. The result does not depend on it.
+
+    Returns
+    -------
+    ConvexFit
+    """
+    problem = _Problem(LOSSES[loss], Phi, labels, start.shape[1], penalty, executor)
+    A, n_iterations = start, 0
+    for _ in range(rounds):
+        R = problem.preconditioner(A) if preconditioner is None else preconditioner
+        preconditioner = None
+        A, cost, norm, count = _search(problem, R, A, max_iterations, tolerance)
+        n_iterations += count
+        _logger.debug("%s: cost %.6g, gradient %.3g after %d", loss, cost, norm, n_iterations)
+        if count < max_iterations:
+            break
+    return ConvexFit(A, cost, n_iterations, norm, R)
+
+
+def _search(
+    problem: "_Problem", R: FloatArray, A: FloatArray, max_iterations: int, tolerance: float
+) -> tuple[FloatArray, float, float, int]:
+    """L-BFGS in ``Z = R A`` from ``A``."""
+    shape = A.shape
+
+    def to_weights(z: FloatArray) -> FloatArray:
+        return linalg.solve_triangular(R, z.reshape(shape), check_finite=False)
+
+    last = [np.inf, np.inf]
+
+    def objective(z: FloatArray) -> tuple[float, FloatArray]:
+        cost, gradient = problem.value(to_weights(z))
+        g = linalg.solve_triangular(R, gradient, trans="T", check_finite=False).ravel()
+        last[:] = cost, float(g @ g)
+        return cost, g
+
+    def enough(intermediate_result: object) -> None:
+        if last[1] < tolerance * last[0]:
+            raise StopIteration  # SciPy's way to end the search
+
+    result = minimize(
+        objective,
+        (R @ A).ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        callback=enough,
+        options={"maxiter": max_iterations, "maxcor": 20, "ftol": 0.0, "gtol": 0.0},
+    )
+    return to_weights(result.x), float(result.fun), float(np.linalg.norm(result.jac)), result.nit
+
+
+class _Problem:
+    """Value, gradient and weighted Gram matrix as sums over blocks of rows."""
+
+    def __init__(
+        self,
+        loss: LossFunction,
+        Phi: RealArray,
+        labels: LabelArray,
+        n_classes: int,
+        penalty: float,
+        executor: Executor | None,
+    ) -> None:
+        n, q = Phi.shape
+        self._loss, self._Phi, self._labels = loss, Phi, labels
+        self._executor = executor
+        self._slices = [slice(i, min(i + ROWS, n)) for i in range(0, n, ROWS)]
+        self._penalty = np.full((q + 1, 1), penalty)
+        self._penalty[-1] = 0.0
+
+    def _outputs(self, rows: slice, A: FloatArray) -> FloatArray:
+        return (self._Phi[rows] @ A[:-1].astype(self._Phi.dtype)).astype(np.float64) + A[-1]
+
+    def value(self, A: FloatArray) -> tuple[float, FloatArray]:
+        """Cost and its gradient (q + 1, k)."""
+        parts: list[Any] = [None] * len(self._slices)
+
+        def block(number: int) -> None:
+            rows = self._slices[number]
+            values, slope, _ = self._loss(self._outputs(rows, A), self._labels[rows])
+            by_columns = self._Phi[rows].T @ slope.astype(self._Phi.dtype)
+            parts[number] = float(values.sum()), by_columns, slope.sum(axis=0)
+
+        run_tiles(self._executor, block, range(len(parts)))
+        cost = 0.5 * float((self._penalty * A**2).sum())
+        gradient = self._penalty * A
+        for value, by_columns, total in parts:  # in a fixed order
+            cost += value
+            gradient[:-1] += by_columns
+            gradient[-1] += total
+        return cost, gradient
+
+    def preconditioner(self, A: FloatArray) -> FloatArray:
+        """Upper Cholesky factor of the Gram matrix, each row weighted by its curvature.
+
+        It need not be exact: of many rows, every second (third, ...) block stands for all.
+        """
+        n, q = self._Phi.shape
+        gram = np.zeros((q + 1, q + 1))
+        step = max(1, n // max(ROWS_FOR_GRAM * q, ROWS))
+        chosen = self._slices[::step]
+        for rows in chosen:
+            curvature = self._loss(self._outputs(rows, A), self._labels[rows])[2]
+            root = np.sqrt(curvature).astype(self._Phi.dtype)[:, None]
+            add_gram(gram, np.concatenate([root * self._Phi[rows], root], axis=1), self._executor)
+        gram *= n / sum(rows.stop - rows.start for rows in chosen)
+        diagonal = np.diag_indices_from(gram)
+        gram[diagonal] += self._penalty[:, 0]
+        # Rows that no longer curve leave directions without any weight.
+        gram[diagonal] += 1e-6 * np.trace(gram) / len(gram)
+        return np.triu(linalg.cholesky(gram, overwrite_a=True, check_finite=False))
