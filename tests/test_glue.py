@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+import varpro_nn.glue as glue_module
 from varpro_nn import VarProFunctional, features, load, whole_image_units
-from varpro_nn.glue import RIDGES, glue
+from varpro_nn.errors import NonFiniteError
+from varpro_nn.glue import RIDGES, dual_glue, glue
 from varpro_nn.images import one_hot
+from varpro_nn.units import patch_units
 
 K = 10
 
@@ -35,7 +38,7 @@ def test_gluing_one_subnetwork_on_its_own_images_returns_its_linear_weights(
     functional = VarProFunctional(units, images, one_hot(labels, K), ridge=lam, dtype=dtype)
     own = functional.evaluate(W.astype(np.float64).ravel())
     report = glue(units, W, images, labels, K, ridge=lam)
-    assert_allclose(report.A, own.solution.A, rtol=0, atol=tolerance * np.abs(own.solution.A).max())
+    assert_allclose(report.A, own.A, rtol=0, atol=tolerance * np.abs(own.A).max())
     assert report.ridge == lam
     assert_allclose(report.loo_mse, [own.loo_mse], rtol=tolerance)
     assert_allclose(report.loo_error, [own.loo_error], atol=2 / 400 if dtype == np.float32 else 0)
@@ -206,3 +209,112 @@ def test_ridges_are_checked(ridge, digits, rng):
     units, W, images, labels = drawn(digits, rng, 3, 50)
     with pytest.raises(ValueError, match="ridge must be finite and not negative, got"):
         glue(units, W, images, labels, K, ridge=ridge)
+
+
+# --- the dual form -----------------------------------------------------------------------
+
+
+def assert_same_fit(one, other, tolerance=1e-9):
+    assert (one.ridge, one.ridges) == (other.ridge, other.ridges)
+    assert_allclose(one.A, other.A, rtol=0, atol=tolerance * np.abs(other.A).max())
+    assert_allclose(one.loo_mse, other.loo_mse, rtol=tolerance)
+    assert_allclose(one.loo_error, other.loo_error, rtol=0, atol=1e-12)
+    assert_allclose(one.degrees_of_freedom, other.degrees_of_freedom, rtol=tolerance)
+
+
+def patches(digits, rng, h, n, activation="logistic"):
+    """Units with several columns each, of several sizes."""
+    images, labels = digits[0][:n], digits[1][:n]
+    units = patch_units("dense", (8, 8), h, window=3, grid=2, activation=activation)
+    W = units.init(images, rng)
+    W[::3] *= 0.1
+    return units, W, images, labels
+
+
+STANDARDISE = pytest.mark.parametrize("standardise", [False, True], ids=["plain", "standardised"])
+
+
+@STANDARDISE
+@pytest.mark.parametrize(("h", "n"), [(30, 60), (10, 150)], ids=["q > n", "q < n"])
+@pytest.mark.parametrize("n_bytes", [2**26, 5 * 4 * 4 * 60, 1], ids=["whole", "some", "one unit"])
+@pytest.mark.parametrize("ridge", [RIDGES, 3.0], ids=["grid", "given"])
+def test_the_dual_form_is_the_glue(ridge, n_bytes, h, n, standardise, digits, rng, monkeypatch):
+    monkeypatch.setattr(glue_module, "DUAL_BLOCK_BYTES", n_bytes)
+    problem = patches(digits, rng, h, n)
+    options = {"ridge": ridge, "standardise": standardise}
+    dual = dual_glue(*problem, K, **options)
+    assert dual.A.shape == (4 * h + 1, K)
+    assert_same_fit(dual, glue(*problem, K, **options))
+
+
+@STANDARDISE
+def test_two_sides_of_a_unit_are_columns_of_the_dual_form_too(
+    standardise, digits, rng, monkeypatch
+):
+    monkeypatch.setattr(glue_module, "DUAL_BLOCK_BYTES", 3 * 4 * 8 * 60)
+    problem = patches(digits, rng, 20, 60, activation="two-sided")
+    assert_same_fit(
+        dual_glue(*problem, K, standardise=standardise), glue(*problem, K, standardise=standardise)
+    )
+
+
+@STANDARDISE
+@pytest.mark.parametrize("level", [1.0, 0.1], ids=str)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n_bytes", [2**26, 1], ids=["whole", "one unit"])
+def test_a_column_that_does_not_vary_does_not_disturb_the_dual_form(
+    n_bytes, dtype, level, standardise, digits, rng, monkeypatch
+):
+    monkeypatch.setattr(glue_module, "DUAL_BLOCK_BYTES", n_bytes)
+    units, W, images, labels = drawn(digits, rng, 80, 60, dtype)
+    options = {"ridge": 1.0, "standardise": standardise}
+    alone = dual_glue(units, W, images, labels, K, **options)
+    flat = np.zeros((1, W.shape[1]), dtype)
+    flat[0, -1] = 1e3 if level == 1 else -np.log(9)
+    assert_allclose(units.features(flat, images), level, rtol=1e-6)
+    A = dual_glue(units, np.concatenate([W[:4], flat, W[4:]]), images, labels, K, **options).A
+    tolerance = 1e-4 if dtype == np.float32 else 1e-9
+    assert_allclose(A[4], 0, atol=tolerance * np.abs(alone.A).max())
+    assert_allclose(np.delete(A, 4, axis=0), alone.A, atol=tolerance * np.abs(alone.A).max())
+
+
+@STANDARDISE
+def test_threads_change_no_bit_of_the_dual_form(standardise, digits, rng, monkeypatch):
+    monkeypatch.setattr(glue_module, "DUAL_BLOCK_BYTES", 4 * 300 * 600)
+    units, W, images, labels = drawn(digits, rng, 1030, 300, np.float32)
+    one = dual_glue(units, W, images, labels, K, standardise=standardise)
+    for n_jobs in (2, 3):
+        other = dual_glue(units, W, images, labels, K, standardise=standardise, n_jobs=n_jobs)
+        assert_array_equal(other.A, one.A)
+        for name in ("ridge", "loo_mse", "loo_error", "degrees_of_freedom"):
+            assert getattr(other, name) == getattr(one, name)
+
+
+@STANDARDISE
+def test_the_dual_form_leaves_its_arguments(standardise, digits, rng):
+    units, W, images, labels = drawn(digits, rng, 40, 30, np.float32)
+    before = W.copy(), images.copy(), labels.copy()
+    dual_glue(units, W, images, labels, K, standardise=standardise)
+    for array, old in zip((W, images, labels), before, strict=True):
+        assert_array_equal(array, old)
+
+
+@pytest.mark.parametrize("form", [glue, dual_glue])
+def test_features_that_are_not_finite_are_an_error(form, digits, rng):
+    units, W, images, labels = drawn(digits, rng, 40, 30)
+    W[3] = np.nan
+    with pytest.raises(NonFiniteError, match="features are NaN or infinite"):
+        form(units, W, images, labels, K)
+
+
+@pytest.mark.parametrize("ridge", [-1.0, np.nan, np.inf, [], (1.0, -1e-9)], ids=str)
+def test_ridges_of_the_dual_form_are_checked(ridge, digits, rng):
+    units, W, images, labels = drawn(digits, rng, 30, 20)
+    with pytest.raises(ValueError, match="ridge must be finite and not negative, got"):
+        dual_glue(units, W, images, labels, K, ridge=ridge)
+
+
+def test_labels_of_the_dual_form_are_checked(digits, rng):
+    units, W, images, labels = drawn(digits, rng, 30, 20)
+    with pytest.raises(ValueError, match="labels must be 1-D with one for each of 20 images"):
+        dual_glue(units, W, images, labels[1:], K)

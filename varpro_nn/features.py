@@ -1,8 +1,8 @@
 """Features of many units on many images: blocks of images, tiles of units, threads.
 
-The one way in which the glue and the finished network compute ``Phi``. A tile of units on a block
-of images is one task for one thread with one thread of BLAS; tiles do not depend on the number
-of threads, so neither do the bits of the result.
+The one way in which the output layer and the finished network compute ``Phi``. A tile of units on
+some images is one task for one thread with one thread of BLAS; the tasks do not depend on the
+number of threads, so neither do the bits of the result.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from varpro_nn._typing import ImageArray, RealArray
+from varpro_nn.errors import NonFiniteError
 from varpro_nn.images import intensities
 from varpro_nn.jobs import effective_jobs, single_threaded_blas
 from varpro_nn.linalg import column_tiles, run_tiles
@@ -19,6 +20,8 @@ from varpro_nn.units import Units
 
 BLOCK_BYTES = 2**24
 """Bytes of ``Phi`` that one block of images may take."""
+TASK_IMAGES = 256
+"""Images of one task."""
 
 
 @contextmanager
@@ -39,6 +42,18 @@ def block_slices(n: int, n_columns: int) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
+def check_finite(Phi: RealArray) -> None:
+    """Refuse features that are NaN or infinite.
+
+    Raises
+    ------
+    NonFiniteError
+    """
+    if not np.isfinite(Phi.sum(dtype=np.float64)):
+        msg = "the features are NaN or infinite at these weights."
+        raise NonFiniteError(msg)
+
+
 def block_features(
     units: Units, W: RealArray, images: ImageArray, executor: Executor | None = None
 ) -> RealArray:
@@ -47,8 +62,10 @@ def block_features(
     h, m = len(W), units.n_cells
     Phi = np.empty((len(X), m, h), dtype=W.dtype)
 
-    def one_tile(tile: slice) -> None:
-        Phi[:, :, tile] = units.features(W[tile], X).reshape(len(X), m, -1)
+    def one_task(task: tuple[slice, slice]) -> None:
+        rows, tile = task
+        Phi[rows, :, tile] = units.features(W[tile], X[rows]).reshape(len(X[rows]), m, -1)
 
-    run_tiles(executor, one_tile, column_tiles(h))
+    parts = [slice(start, start + TASK_IMAGES) for start in range(0, len(X), TASK_IMAGES)]
+    run_tiles(executor, one_task, [(rows, tile) for rows in parts for tile in column_tiles(h)])
     return Phi.reshape(len(X), m * h)

@@ -1,5 +1,9 @@
 """The glue: one ridge solve over all training images joins the sub-networks.
 
+*primal* (:func:`glue`): sums over blocks of images, a matrix of columns by columns; *dual*
+(:func:`dual_glue`): sums over blocks of units, a matrix of images by images, for more columns
+than images. In neither does the matrix of all features exist.
+
 Only unit weights come from the sub-networks. The linear weights of the whole network are fitted
 anew on all images: the sums of the normal equations are accumulated over blocks of images, one
 eigendecomposition solves for every ridge of a grid, and a second pass over the images gives the
@@ -14,13 +18,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
-from varpro_nn.features import block_features, block_slices, workers
+from varpro_nn.features import block_features, block_slices, check_finite, workers
 from varpro_nn.images import check_labels, one_hot
-from varpro_nn.linalg import GramAccumulator
+from varpro_nn.linalg import GramAccumulator, KernelAccumulator
 from varpro_nn.units import Units
 
-RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 3.01, 0.5))
+RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 5.01, 0.5))
 """The grid of ridges that the leave-one-out error chooses from."""
+DUAL_BLOCK_BYTES = 2**26
+"""Bytes of the columns that the dual form takes at a time."""
 
 
 _logger = logging.getLogger(__name__)
@@ -59,6 +65,7 @@ def glue(
     n_classes: int,
     *,
     ridge: float | Sequence[float] = RIDGES,
+    standardise: bool = False,
     n_jobs: int = 1,
     progress: bool = False,
 ) -> GlueReport:
@@ -76,6 +83,8 @@ def glue(
     ridge : float or sequence of float
         ``lam``, or the grid to choose it from by the leave-one-out error rate, the squared
         error breaking ties.
+    standardise : bool
+        Let the ridge act on columns scaled to variance 1.
     n_jobs : int
         Threads, -1 for all cores. The result is bitwise the same for any number.
     progress : bool
@@ -91,10 +100,7 @@ def glue(
         If a ridge is negative or not finite, or labels do not fit the images or the classes.
     """
     labels = check_labels(labels, len(images), n_classes)
-    ridges = np.atleast_1d(np.asarray(ridge, dtype=np.float64))
-    if ridges.size == 0 or not np.isfinite(ridges).all() or ridges.min() < 0:
-        msg = f"ridge must be finite and not negative, got {ridge}."
-        raise ValueError(msg)
+    ridges = _check_ridges(ridge)
     from tqdm import tqdm  # not at the top: imported where it is used
 
     n_columns = len(W) * units.n_cells
@@ -106,13 +112,14 @@ def glue(
         def blocks() -> Iterator[tuple[RealArray, FloatArray, None]]:
             for rows in slices:
                 Phi = block_features(units, W, images[rows], executor)
+                check_finite(Phi)
                 yield Phi, one_hot(labels[rows], n_classes), None
                 bar.update()
 
         sums = GramAccumulator(n_columns, n_classes, executor)
         for Phi, tau, _ in blocks():
             sums.add(Phi, tau)
-        path = sums.path()
+        path = sums.path(standardise=standardise)
         del sums
         errors = path.leave_one_out(blocks(), ridges, executor)
     for value, mse, error in zip(ridges, errors.mean_squared_error, errors.error_rate, strict=True):
@@ -126,3 +133,77 @@ def glue(
         loo_error=tuple(errors.error_rate.tolist()),
         degrees_of_freedom=path.degrees_of_freedom(float(ridges[best])),
     )
+
+
+def dual_glue(
+    units: Units,
+    W: RealArray,
+    images: ImageArray,
+    labels: LabelArray,
+    n_classes: int,
+    *,
+    ridge: float | Sequence[float] = RIDGES,
+    standardise: bool = False,
+    n_jobs: int = 1,
+    progress: bool = False,
+) -> GlueReport:
+    """Fit the same linear weights as :func:`glue` by the dual form.
+
+    Parameters, errors and result are those of :func:`glue`; memory is that of two matrices of
+    images by images (:data:`varpro_nn.linalg.dual.MEMORY_BUDGET`).
+    """
+    labels = check_labels(labels, len(images), n_classes)
+    ridges = _check_ridges(ridge)
+    from tqdm import tqdm  # not at the top: imported where it is used
+
+    h, m = len(W), units.n_cells
+    size = max(1, DUAL_BLOCK_BYTES // (4 * m * len(images)))
+    tiles = [slice(start, min(start + size, h)) for start in range(0, h, size)]
+    deviations = np.ones((m, h))
+    # disable=None: silent where standard error is not a terminal.
+    bar = tqdm(total=2 * len(tiles), desc="glue", unit="block", disable=None if progress else True)
+    with bar, workers(n_jobs) as executor:
+
+        def blocks() -> Iterator[RealArray]:
+            for tile in tiles:
+                Phi = block_features(units, W[tile], images, executor)
+                check_finite(Phi)
+                if standardise:
+                    deviation = Phi.std(axis=0, dtype=np.float64)
+                    # A column that does not vary, but for rounding, stays as small as it is.
+                    size = np.abs(Phi[0]).astype(np.float64)
+                    deviation[deviation <= 1e-6 * size] = 1.0
+                    deviations[:, tile] = deviation.reshape(m, -1)
+                    Phi /= deviation.astype(Phi.dtype)
+                yield Phi
+                bar.update()
+
+        kernel = KernelAccumulator(len(images), executor)
+        for Phi in blocks():
+            kernel.add(Phi)
+        path = kernel.path(one_hot(labels, n_classes))
+        errors = path.leave_one_out(ridges, executor)
+        best = int(np.lexsort((errors.mean_squared_error, errors.error_rate))[0])
+        by_blocks = path.weights(blocks(), float(ridges[best]), executor)
+    A = np.empty((m * h + 1, n_classes))
+    A[-1] = by_blocks[-1]
+    by_unit = A[:-1].reshape(m, h, n_classes)
+    for tile in tiles:
+        part = by_blocks[m * tile.start : m * tile.stop].reshape(m, -1, n_classes)
+        by_unit[:, tile] = part / deviations[:, tile, None]
+    return GlueReport(
+        A=A,
+        ridge=float(ridges[best]),
+        ridges=tuple(ridges.tolist()),
+        loo_mse=tuple(errors.mean_squared_error.tolist()),
+        loo_error=tuple(errors.error_rate.tolist()),
+        degrees_of_freedom=path.degrees_of_freedom(float(ridges[best])),
+    )
+
+
+def _check_ridges(ridge: float | Sequence[float]) -> FloatArray:
+    ridges = np.atleast_1d(np.asarray(ridge, dtype=np.float64))
+    if ridges.size == 0 or not np.isfinite(ridges).all() or ridges.min() < 0:
+        msg = f"ridge must be finite and not negative, got {ridge}."
+        raise ValueError(msg)
+    return ridges

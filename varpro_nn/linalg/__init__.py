@@ -2,9 +2,11 @@
 
 ``projection`` eliminates the linear weights for given nonlinear ones (orthogonal factorisations,
 rank decided, nothing squared); ``ridge`` solves the one large problem that joins the
-sub-networks (normal equations summed over blocks, every ridge from one eigendecomposition).
+sub-networks (normal equations summed over blocks, every ridge from one eigendecomposition);
+``dual`` solves the same problem where columns outnumber rows, from blocks of columns.
 """
 
+from varpro_nn.linalg.dual import DualPath, KernelAccumulator
 from varpro_nn.linalg.projection import (
     LinearSolution,
     RowSums,
@@ -14,16 +16,20 @@ from varpro_nn.linalg.projection import (
 from varpro_nn.linalg.ridge import (
     GramAccumulator,
     RidgePath,
+    add_gram,
     column_tiles,
     left_out_errors,
     run_tiles,
 )
 
 __all__ = [
+    "DualPath",
     "GramAccumulator",
+    "KernelAccumulator",
     "LinearSolution",
     "RidgePath",
     "RowSums",
+    "add_gram",
     "column_tiles",
     "least_squares_with_ridge",
     "left_out_errors",

@@ -46,6 +46,17 @@ def run_tiles(executor: Executor | None, task: Callable[[Any], None], items: Ite
     list(map(task, items) if executor is None else executor.map(task, items))
 
 
+def add_gram(gram: FloatArray, rows: RealArray, executor: Executor | None) -> None:
+    """Add ``rows' rows`` to ``gram`` (q, q), double: the upper tiles alone are filled."""
+    tiles = column_tiles(gram.shape[0])
+
+    def add_pair(pair: tuple[slice, slice]) -> None:
+        left, right = pair
+        gram[left, right] += rows[:, left].T @ rows[:, right]
+
+    run_tiles(executor, add_pair, [(a, b) for i, a in enumerate(tiles) for b in tiles[i:]])
+
+
 class GramAccumulator:
     """Sums over blocks of rows from which a ridge regression follows.
 
@@ -80,25 +91,24 @@ class GramAccumulator:
         # The last columns weigh the rows once more: they give the sums of phi and of phi tau'.
         right = np.concatenate([root[:, None] * tau, root[:, None]], axis=1)
 
-        def add_pair(pair: tuple[slice, slice]) -> None:
-            left, other = pair
-            self._gram[left, other] += Phi[:, left].T @ Phi[:, other]
-
         def add_moments(tile: slice) -> None:
             products = Phi[:, tile].T @ right.astype(Phi.dtype)
             self._moments[tile] += products[:, :-1]
             self._sum_Phi[tile] += products[:, -1]
 
-        tiles = self._tiles
-        run_tiles(
-            self._executor, add_pair, [(a, b) for i, a in enumerate(tiles) for b in tiles[i:]]
-        )
-        run_tiles(self._executor, add_moments, tiles)
+        add_gram(self._gram, Phi, self._executor)
+        run_tiles(self._executor, add_moments, self._tiles)
         self._sum_tau += root @ right[:, :-1]
         self._sum_weights += float(root @ root)
 
-    def path(self) -> "RidgePath":
+    def path(self, *, standardise: bool = False) -> "RidgePath":
         """Factorise what has been taken in; the accumulator is used up.
+
+        Parameters
+        ----------
+        standardise : bool
+            Let the ridge act on columns scaled to variance 1, so that it means the same for all;
+            what comes out are linear weights of the columns as they are.
 
         Raises
         ------
@@ -113,10 +123,18 @@ class GramAccumulator:
         gram = self._gram
         for tile in self._tiles:
             gram[tile] -= self._sum_Phi[tile, None] * mean_Phi
+        scale = np.ones(len(gram))
+        if standardise:
+            deviation = np.sqrt(np.maximum(np.diag(gram), 0.0) / self._sum_weights)
+            # A column that does not vary, but for rounding, stays as small as it is.
+            scale = 1 / np.where(deviation > 1e-6 * deviation.max(initial=0.0), deviation, 1.0)
+            gram *= scale[:, None]
+            gram *= scale
         # The transpose is in the memory order of LAPACK, and its lower triangle is filled.
         eigenvalues, V = linalg.eigh(
             gram.T, lower=True, overwrite_a=True, check_finite=False, driver="evd"
         )
+        V *= scale[:, None]
         moments = self._moments - np.outer(self._sum_Phi, mean_tau)
         return RidgePath(
             eigenvalues=np.maximum(eigenvalues, 0.0),
@@ -153,6 +171,7 @@ class RidgePath:
     ----------
     eigenvalues : ndarray, shape (q,)
     eigenvectors : ndarray, shape (q, q)
+        Row by row divided by the deviations of the columns, if those are standardised.
     projected_moments : ndarray, shape (q, k)
         ``V'b``.
     mean_Phi, mean_tau : ndarray, shapes (q,), (k,)

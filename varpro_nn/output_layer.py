@@ -1,0 +1,342 @@
+"""The output layer: the last linear layer, fitted on the features of all units.
+
+=========== ======================================================= ==============================
+layer       what is minimised over ``A``                            how the penalty is chosen
+=========== ======================================================= ==============================
+``ridge``   squares of ``tau - Phi A``                              exact leave-one-out error
+``softmax`` cross-entropy                                           a split of the training images
+``hinge``   squared multiclass hinge                                the same
+=========== ======================================================= ==============================
+
+each with the penalty times ``1/2 ||A||^2`` for columns scaled to variance 1. The ridge layer is
+the glue of :mod:`varpro_nn.glue`, in its primal or dual form, as long as an eigendecomposition
+of its columns or images is quick; beyond that its penalty is chosen on the split as well, and so
+it is if there are distorted copies of the images, which leaving one row out would leave in.
+
+For the split, one image in six is put aside at random (with all its distorted copies). Along the
+grid, from the largest penalty to the smallest and each fit starting from the one before, the fit
+on the others is measured on those, by its mean loss (error rates are too coarse to tell penalties
+apart); the search ends after a penalty that is worse. The final fit is on all images. No other
+label is involved. The *units* have seen the images put aside, so the accuracy on them flatters
+the network: it chooses a penalty, and is no estimate of accuracy. Copies of an image would
+flatter a leave-one-out error too, so with copies the ridge layer goes by the split.
+"""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn.convex import LOSSES, ROWS_FOR_GRAM, fit_linear
+from varpro_nn.features import block_features, block_slices, check_finite, workers
+from varpro_nn.glue import RIDGES, GlueReport, dual_glue, glue
+from varpro_nn.images import check_labels, one_hot
+from varpro_nn.linalg import add_gram
+from varpro_nn.units import Units
+
+LAYERS = ("ridge", *LOSSES)
+"""The output layers by name."""
+PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
+"""The grid of penalties of the convex layers, for columns of variance 1."""
+LARGEST_EIGENPROBLEM = 6000
+"""Columns, or images, up to which the ridge layer chooses its penalty by leave-one-out error."""
+FEATURE_BYTES = 2**31
+"""Larger features go to a temporary file, of which the system keeps in memory what fits."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutputLayer:
+    """A fitted output layer.
+
+    Attributes
+    ----------
+    A : ndarray, shape (h * m + 1, k)
+        Linear weights of the columns as they are; the row of the constant column is last.
+    name : {"ridge", "softmax", "hinge"}
+    penalty : float
+    chosen_by : {"leave-one-out", "split", "given"}
+    penalties, losses, error_rates : tuple of float
+        The trace of the choice: mean losses and error rates, left out or on the images put aside.
+    n_iterations : int
+        Of the convex solver in the final fit; 0 for a linear solve.
+    """
+
+    A: FloatArray
+    name: str
+    penalty: float
+    chosen_by: str
+    penalties: tuple[float, ...]
+    losses: tuple[float, ...]
+    error_rates: tuple[float, ...]
+    n_iterations: int
+
+    @classmethod
+    def of_glue(cls, report: GlueReport) -> "OutputLayer":
+        """Take over what the glue found."""
+        chosen = "leave-one-out" if len(report.ridges) > 1 else "given"
+        return cls(
+            report.A, "ridge", report.ridge, chosen, report.ridges, report.loo_mse,
+            report.loo_error, 0,
+        )  # fmt: skip
+
+    @property
+    def error_rate(self) -> float:
+        """Error rate at the penalty, where the trace has it; else NaN."""
+        return dict(zip(self.penalties, self.error_rates, strict=True)).get(self.penalty, np.nan)
+
+
+def fit_output_layer(
+    name: str,
+    units: Units,
+    W: RealArray,
+    images: ImageArray,
+    labels: LabelArray,
+    n_classes: int,
+    *,
+    penalty: float | None = None,
+    standardise: bool = True,
+    n_copies: int = 1,
+    rng: np.random.Generator | None = None,
+    n_jobs: int = 1,
+    progress: bool = False,
+) -> OutputLayer:
+    """Fit the output layer of all units on all images.
+
+    Parameters
+    ----------
+    name : {"ridge", "softmax", "hinge"}
+    units : Units
+    W : ndarray, shape (h, p)
+    images : ndarray, shape (n, ...)
+        With ``n_copies`` > 1: all images, then distorted copies of all of them in the same order.
+    labels : ndarray of int, shape (n,)
+    n_classes : int
+    penalty : float, optional
+        By default the one that does best; see the head of the module.
+    standardise : bool
+        Whether the ridge layer's penalty acts on columns scaled to variance 1.
+    n_copies : int
+    rng : numpy.random.Generator, optional
+        Draws the images that are put aside.
+    n_jobs : int
+        Threads, -1 for all cores. The result is bitwise the same for any number.
+    progress : bool
+        Show a bar on standard error (never off a terminal).
+
+    Returns
+    -------
+    OutputLayer
+
+    Raises
+    ------
+    ValueError
+        An unknown name, a penalty out of range, labels that do not fit.
+    """
+    if name not in LAYERS:
+        msg = f"output layer must be one of {', '.join(LAYERS)}, got {name!r}."
+        raise ValueError(msg)
+    least_allowed = 0.0 if name == "ridge" else np.finfo(float).tiny
+    if penalty is not None and not least_allowed <= penalty < np.inf:
+        msg = f"penalty must be finite and positive (ridge: or 0), got {penalty}."
+        raise ValueError(msg)
+    labels = check_labels(labels, len(images), n_classes)
+    q = len(W) * units.n_cells
+    # An image that is left out alone would still be there in its copies.
+    by_glue = name == "ridge" and (n_copies == 1 or penalty is not None)
+    if by_glue and min(q, len(images)) <= LARGEST_EIGENPROBLEM:
+        return OutputLayer.of_glue(
+            (glue if q <= len(images) else dual_glue)(
+                units, W, images, labels, n_classes,
+                ridge=RIDGES if penalty is None else penalty, standardise=standardise,
+                n_jobs=n_jobs, progress=progress,
+            )
+        )  # fmt: skip
+    # Images that are put aside come first, with their copies: the rest is one view.
+    n, rest = divmod(len(images), n_copies)
+    if rest or (n < 2 and penalty is None):
+        msg = f"images must be two or more, each {n_copies} times, got {len(images)} in all."
+        raise ValueError(msg)
+    shuffled = (np.random.default_rng(0) if rng is None else rng).permutation(n)
+    n_aside = 0 if penalty is not None else max(1, n // 6)
+    aside, kept = np.sort(shuffled[:n_aside]), np.sort(shuffled[n_aside:])
+    copies = n * np.arange(n_copies)[:, None]
+    order = np.concatenate([(aside + copies).ravel(), (kept + copies).ravel()])
+    with _feature_store(len(order), q) as Phi, workers(n_jobs) as executor:
+        _fill(Phi, units, W, images, order, executor, progress=progress)
+        mean, deviation = _standardise(Phi, scale=standardise or name != "ridge")
+        fits = _Fits(name, Phi, labels[order], n_classes, executor)
+        grid: Sequence[float] = RIDGES[::-2] if name == "ridge" else PENALTIES
+        rates: list[float] = []
+        losses: list[float] = []
+        A = None
+        if penalty is None:
+            # Measured on the images themselves, not on their copies.
+            aside_rows, kept_rows = slice(0, n_aside), slice(n_aside * n_copies, None)
+            for value in grid:
+                A, _ = fits.fit(kept_rows, value, A, tolerance=1e-2)
+                loss, rate = fits.measure(aside_rows, A)
+                losses.append(loss)
+                rates.append(rate)
+                _logger.info(
+                    "%s, penalty %.3g: loss %.5g, error rate %.5f put aside",
+                    name,
+                    value,
+                    loss,
+                    rate,
+                )
+                if loss > min(losses):
+                    break
+        tried = tuple(grid[: len(rates)])
+        best = tried[int(np.argmin(losses))] if penalty is None else penalty
+        A, n_iterations = fits.fit(slice(None), best, A, tolerance=1e-3)
+    A[:-1] /= deviation[:, None]
+    A[-1] -= mean @ A[:-1]
+    chosen_by = "split" if penalty is None else "given"
+    return OutputLayer(
+        A, name, float(best), chosen_by, tried, tuple(losses), tuple(rates), n_iterations
+    )
+
+
+class _feature_store:  # noqa: N801
+    """An array (n, q) in memory, or in a temporary file that goes with the ``with`` block."""
+
+    def __init__(self, n: int, q: int) -> None:
+        self._shape = n, q
+
+    def __enter__(self) -> RealArray:
+        n_bytes = 4 * self._shape[0] * self._shape[1]
+        if n_bytes <= FEATURE_BYTES:
+            return np.empty(self._shape, dtype=np.float32)
+        self._file = tempfile.TemporaryFile(prefix="varpro_nn-")
+        return np.memmap(self._file, dtype=np.float32, mode="w+", shape=self._shape)
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+def _fill(
+    Phi: RealArray,
+    units: Units,
+    W: RealArray,
+    images: ImageArray,
+    order: LabelArray,
+    executor: Executor | None,
+    *,
+    progress: bool,
+) -> None:
+    """Compute the features of ``images[order]``."""
+    from tqdm import tqdm  # not at the top: imported where it is used
+
+    # disable=None: silent where standard error is not a terminal.
+    for rows in tqdm(
+        block_slices(len(order), Phi.shape[1]), desc="features", disable=None if progress else True
+    ):
+        Phi[rows] = block_features(units, W, images[order[rows]], executor)
+        check_finite(Phi[rows])
+
+
+def _standardise(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, FloatArray]:
+    """Bring columns to mean 0 and, with ``scale``, variance 1, in place; return both."""
+    n, q = Phi.shape
+    blocks = block_slices(n, q)
+    shift = Phi[: blocks[0].stop].mean(axis=0, dtype=np.float64)
+    total, squares = np.zeros(q), np.zeros(q)
+    for rows in blocks:
+        shifted = Phi[rows] - shift.astype(Phi.dtype)
+        total += shifted.sum(axis=0, dtype=np.float64)
+        squares += np.einsum("ij,ij->j", shifted, shifted)
+    mean = total / n
+    deviation = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
+    mean += shift
+    # A column that does not vary, but for rounding, stays as small as it is.
+    varies = deviation > 1e-6 * deviation.max(initial=0.0)
+    deviation = np.where(varies & scale, deviation, 1.0)
+    factor = (1 / deviation).astype(Phi.dtype)
+    for rows in blocks:
+        Phi[rows] -= mean.astype(Phi.dtype)
+        Phi[rows] *= factor
+    return mean, deviation
+
+
+class _Fits:
+    """Fits of one layer on some of the rows."""
+
+    def __init__(
+        self,
+        name: str,
+        Phi: RealArray,
+        labels: LabelArray,
+        n_classes: int,
+        executor: Executor | None,
+    ) -> None:
+        self._name, self._Phi, self._labels = name, Phi, labels
+        self._n_classes = n_classes
+        self._executor = executor
+        self._rows: slice | None = None
+        self._preconditioner: FloatArray | None = None
+
+    def fit(
+        self, rows: slice, penalty: float, start: FloatArray | None, *, tolerance: float
+    ) -> tuple[FloatArray, int]:
+        """Linear weights (q + 1, k) and the iterations it took."""
+        if self._name == "ridge":
+            return self._ridge(rows, penalty), 0
+        Phi = self._Phi[rows]
+        if start is None:
+            # Some rows are enough to start from. Outputs of least squares lie in [0, 1], those of
+            # the others a few times further apart.
+            first = rows.start or 0
+            some = slice(first, first + min(len(Phi), max(20_000, ROWS_FOR_GRAM * Phi.shape[1])))
+            start = 4 * self._ridge(some, 1e-3 * (some.stop - some.start))
+        fitted = fit_linear(
+            self._name, Phi, self._labels[rows], start, penalty, tolerance=tolerance,
+            max_iterations=40, rounds=3, preconditioner=self._preconditioner,
+            executor=self._executor,
+        )  # fmt: skip
+        self._preconditioner = fitted.preconditioner
+        return fitted.A, fitted.n_iterations
+
+    def _ridge(self, rows: slice, penalty: float) -> FloatArray:
+        if self._rows != rows:
+            self._rows = rows
+            self._gram, self._moments, self._sums = self._accumulate(rows)
+        mean_Phi, mean_tau = self._sums[:-1] / self._sums[-1], self._moments[-1] / self._sums[-1]
+        gram = self._gram - np.outer(self._sums[:-1], mean_Phi)
+        noise = np.trace(gram) * float(np.finfo(np.float32).eps)
+        gram[np.diag_indices_from(gram)] += max(penalty, noise)
+        moments = self._moments[:-1] - np.outer(self._sums[:-1], mean_tau)
+        R = linalg.cholesky(gram, overwrite_a=True, check_finite=False)
+        slopes = linalg.cho_solve((R, False), moments, check_finite=False)
+        return np.vstack([slopes, mean_tau - mean_Phi @ slopes])
+
+    def _accumulate(self, rows: slice) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Gram matrix (upper tiles), moments with the constant's row last, sums and count."""
+        Phi, labels = self._Phi[rows], self._labels[rows]
+        n, q = Phi.shape
+        gram, moments, sums = np.zeros((q, q)), np.zeros((q + 1, self._n_classes)), np.zeros(q + 1)
+        for block in block_slices(n, q):
+            tau = one_hot(labels[block], self._n_classes)
+            add_gram(gram, Phi[block], self._executor)
+            moments[:-1] += Phi[block].T @ tau.astype(Phi.dtype)
+            moments[-1] += tau.sum(axis=0)
+            sums[:-1] += Phi[block].sum(axis=0, dtype=np.float64)
+        sums[-1] = n
+        return gram, moments, sums
+
+    def measure(self, rows: slice, A: FloatArray) -> tuple[float, float]:
+        """Mean loss, and share of rows whose largest output is not their label's."""
+        outputs = self._Phi[rows] @ A[:-1].astype(self._Phi.dtype) + A[-1]
+        labels = self._labels[rows]
+        if self._name == "ridge":
+            losses = 0.5 * np.square(outputs - one_hot(labels, self._n_classes)).sum(axis=1)
+        else:
+            losses = LOSSES[self._name](outputs, labels)[0]
+        return float(losses.mean()), float(np.mean(outputs.argmax(axis=1) != labels))
