@@ -9,7 +9,7 @@ from varpro_nn import configure, load, run, train_network
 from varpro_nn.datasets import Dataset, ImageSet, read_idx
 from varpro_nn.errors import DatasetError, TrainingError
 
-CONFIG = configure(n_units=8, n_subnetworks=2, images_per_subnetwork=40, max_nfev=2)
+CONFIG = configure("bilinear", n_units=8, n_subnetworks=2, images_per_subnetwork=40, max_nfev=2)
 
 
 @pytest.fixture
@@ -114,6 +114,58 @@ def test_images_that_are_the_same_in_some_subsets_are_no_fault():
     )
     assert all(np.isfinite(s.W).all() for s in subnetworks)
     assert np.isfinite(network.A).all()
+
+
+PATCHES = configure(
+    "tiny", data="digits",
+    n_units=8, n_subnetworks=2, images_per_subnetwork=40, max_nfev=2,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", ["ridge", "softmax", "hinge"])
+@pytest.mark.parametrize("loss", ["squares", "cross-entropy"])
+@pytest.mark.parametrize("whitening", [None, 0.1])
+def test_what_is_no_fault_is_none_to_patch_units(layer, loss, whitening, images):
+    config = replace(PATCHES, output_layer=layer, loss=loss, whitening=whitening)
+    few = replace(config, n_units=40, n_subnetworks=10, images_per_subnetwork=5)
+    alike = np.zeros((60, 5, 5))  # most sub-networks see constant images
+    alike[0, 2, 2] = alike[1, 1, 1] = 1
+    for pixels, labels, classes, settings in (
+        (images, LABELS, CLASSES, config),
+        (images, LABELS, np.arange(5), config),  # two classes without images
+        (images[:12], LABELS[:12], CLASSES, config),  # fewer images than columns
+        (images[:3], LABELS[:3], CLASSES, config),
+        (images[:2], LABELS[:2], CLASSES[:2], config),
+        (alike, LABELS, CLASSES, few),
+    ):
+        network, subnetworks, _ = train(pixels, labels, classes, settings)
+        assert all(np.isfinite(s.W).all() for s in subnetworks)
+        assert np.isfinite(network.A).all()
+        assert set(network.predict(images)) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"window": 6}, r"window must be at most the sides of the image, \(5, 5\), got 6"),
+        ({"grid": 4}, r"grid must be at most the places of a window, \(3, 3\), got 4"),
+        ({"training_stride": 2}, r"grid must be at most the places of a window, \(2, 2\), got 3"),
+        ({"scalarisation": "dense", "rank": 2}, "dense units have rank 1, got rank=2"),
+        ({"scalarisation": "bilinear", "draw": "windows"}, "windows for dense units"),
+        ({"whitening": 0.1, "n_components": 10}, "n_components must be 1 to 9, for dense units"),
+        (
+            {"whitening": 0.1, "n_components": 4, "scalarisation": "bilinear"},
+            "n_components must be 1 to 9, for dense units, got 4 for bilinear units",
+        ),
+        ({"scheme": "stages", "n_stages": 3}, "must be at most n_subnetworks, got 3 and 2"),
+        ({"form": "operator"}, "loss='cross-entropy' needs form auto or reduced"),
+        ({"ridge": 0}, "loss='cross-entropy' needs a positive ridge"),
+        ({"glue_ridge": 0}, "glue_ridge must be positive with the hinge layer, got 0"),
+    ],
+)
+def test_settings_of_patch_units_that_do_not_fit_the_images(changes, match, images):
+    with pytest.raises(ValueError, match=match):
+        train(images, config=replace(PATCHES, **changes))
 
 
 def test_one_pixel_images():

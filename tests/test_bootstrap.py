@@ -7,9 +7,11 @@ from numpy.testing import assert_array_equal
 
 from varpro_nn import configure, load, run, train_network
 from varpro_nn.bootstrap import bootstrap, guess
-from varpro_nn.pipeline import subnetwork_settings
+from varpro_nn.plan import subnetwork_settings
 
-CONFIG = configure(n_units=60, n_subnetworks=6, images_per_subnetwork=200, max_nfev=3, n_train=300)
+CONFIG = configure(
+    "bilinear", n_units=60, n_subnetworks=6, images_per_subnetwork=200, max_nfev=3, n_train=300
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from varpro_nn import Network, model_file, whole_image_units
+from varpro_nn import Network, model_file, patch_units, whole_image_units
 from varpro_nn.errors import ModelFileError
+from varpro_nn.units import learn_whitening
 
 CLASSES = {"integers": np.arange(3), "strings": np.array(["cat", "dog", "größer"])}
 
@@ -25,15 +26,37 @@ def make(kind="bilinear", shape=(4, 4), h=3, classes="integers"):
     units = whole_image_units(kind, shape, 3, activation="tanh")
     W = rng.standard_normal((h, units.n_weights)).astype(np.float32)
     A = rng.standard_normal((h + 1, 3))
-    return Network(units, W, A, CLASSES[classes], shape, {"seed": 3, "config": {"ridge": 0.1}})
+    training = {"seed": 3, "config": {"ridge": 0.1}}
+    return Network(units, W, A, CLASSES[classes], shape, training=training)
+
+
+def make_patches(
+    kind="dense", shape=(6, 5), h=4, n_components=None, whitened=True, layer="hinge", **choices
+):
+    """A network of patch units, most with whitening."""
+    rng = np.random.default_rng(0)
+    units = patch_units(kind, shape, 2, **{"window": 3, "grid": 2, "gain": 2.0, **choices})
+    images = rng.random((20, *shape))
+    if whitened:
+        units = learn_whitening(units, images, rng, epsilon=0.1, n_components=n_components)
+    W = rng.standard_normal((h, units.n_weights)).astype(np.float32)
+    A = rng.standard_normal((h * units.n_cells + 1, 3))
+    classes = CLASSES["strings"]
+    return Network(units, W, A, classes, shape, layer, "flip", {"seed": 3})
 
 
 def assert_same(loaded, network):
     for name in ("W", "A", "classes"):
         assert_array_equal(getattr(loaded, name), getattr(network, name), strict=True)
-    assert loaded.units == network.units
-    assert loaded.image_shape == network.image_shape
-    assert loaded.training == network.training
+    assert type(loaded.units) is type(network.units)
+    assert loaded.units.spec() == network.units.spec()
+    for name in ("centre", "whitening"):
+        mine, theirs = (getattr(n.units, name, None) for n in (loaded, network))
+        assert (mine is None) == (theirs is None)
+        if theirs is not None:
+            assert_array_equal(mine, theirs, strict=True)
+    for name in ("image_shape", "output_layer", "views", "training"):
+        assert getattr(loaded, name) == getattr(network, name)
 
 
 @pytest.fixture
@@ -68,7 +91,7 @@ def forged(network, path, edit_header=None, edit_members=None, compression=zipfi
     network.save(path)
     with np.load(path, allow_pickle=False) as archive:
         header = json.loads(archive["header"].tobytes())
-        members = {f"{name}.npy": npy(archive[name]) for name in ("W", "A", "classes")}
+        members = {f"{name}.npy": npy(archive[name]) for name in archive.files if name != "header"}
     if edit_header is not None:
         edit_header(header)
     if edit_members is not None:
@@ -107,9 +130,61 @@ def test_round_trip_is_bitwise(kind, shape, classes, path):
     assert_same(Network.load(path), network)
 
 
-def test_the_forger_of_these_tests_is_believed_when_it_forges_nothing(path):
+PATCHES = {
+    "plain": {"whitened": False},
+    "ZCA": {},
+    "PCA": {"n_components": 4},
+    "bilinear": {"kind": "bilinear", "rank": 2, "stride": 2, "layer": "softmax"},
+    "colour": {"shape": (3, 6, 6), "n_components": 27, "layer": "ridge"},
+    "contrast": {"contrast": 0.1, "activation": "two-sided", "threshold": 0.5, "draw": "windows"},
+    "tensor": {"kind": "tensor", "shape": (3, 6, 5), "activation": "softplus"},
+}
+
+
+@pytest.mark.parametrize("case", PATCHES)
+def test_round_trip_of_patch_units_is_bitwise(case, path, rng):
+    network = make_patches(**PATCHES[case])
+    network.save(path)
+    loaded = Network.load(path)
+    assert_same(loaded, network)
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {"units.centre", "units.whitening"} if case != "plain" else set()
+        assert set(archive.files) == {"header", "W", "A", "classes"} | arrays
+    images = rng.random((9, *network.image_shape))
+    assert_array_equal(loaded.predict_proba(images), network.predict_proba(images))
+    assert loaded.n_parameters == network.n_parameters
+
+
+@pytest.mark.parametrize("layer", ["ridge", "softmax", "hinge"])
+@pytest.mark.parametrize("views", ["single", "flip", "shifts"])
+def test_the_output_layer_and_the_views_come_back(layer, views, path):
+    network = replace(make(), output_layer=layer, views=views)
+    network.save(path)
+    assert_same(Network.load(path), network)
+
+
+def test_a_file_of_version_1_is_read(path):
+    """It had one output layer and one view, and said neither."""
+
+    def edit(header):
+        assert header["format_version"] == 2
+        header["format_version"] = 1
+        del header["output_layer"], header["views"]
+        # units of that time
+        header["units"] = {
+            "kind": "bilinear", "image_shape": [4, 4], "n_units": 3, "rank": 1,
+            "activation": "tanh", "gain": 1.0,
+        }  # fmt: skip
+
     network = make()
-    assert_same(Network.load(forged(network, path)), network)
+    loaded = Network.load(forged(network, path, edit))
+    assert_same(loaded, network)
+    assert (loaded.output_layer, loaded.views) == ("ridge", "single")
+
+
+def test_the_forger_of_these_tests_is_believed_when_it_forges_nothing(path):
+    for network in (make(), make_patches()):
+        assert_same(Network.load(forged(network, path)), network)
 
 
 def test_same_network_same_bytes(path):
@@ -117,6 +192,14 @@ def test_same_network_same_bytes(path):
     assert contents(Network.load(path), path) == first
     other = make()
     other.W[0, 0] = np.nextafter(other.W[0, 0], np.float32(9))
+    assert contents(other, path) != first
+
+
+def test_same_whitening_same_bytes(path):
+    first = contents(make_patches(), path)
+    assert contents(Network.load(path), path) == first
+    other = make_patches()
+    other.units.whitening[0, 0] = np.nextafter(other.units.whitening[0, 0], 9)
     assert contents(other, path) != first
 
 
@@ -187,10 +270,12 @@ def test_no_damaged_byte_of_the_headers_of_a_larger_file_changes_it(path):
             same_or_refused(path, bytes(damaged), network)
 
 
-def test_a_damaged_number_is_refused(path):
-    network = make("bilinear", (28, 28), h=40)
+@pytest.mark.parametrize("made", ["whole images", "patches"])
+def test_a_damaged_number_is_refused(made, path):
+    network = make("bilinear", (28, 28), h=40) if made == "whole images" else make_patches()
     whole = contents(network, path)
-    for array in (network.W, network.A, network.classes):
+    learnt = () if made == "whole images" else (network.units.centre, network.units.whitening)
+    for array in (network.W, network.A, network.classes, *learnt):
         start = whole.index(array.tobytes())
         for position in range(start, start + array.nbytes, array.nbytes // 7):
             damaged = bytearray(whole)
@@ -269,7 +354,7 @@ def set_value(*keys, value):
 
 LIES = {
     "other format": (("format",), "numpy", "does not say format 'varpro_nn'"),
-    "newer version": (("format_version",), 2, "has format version 2, this program reads 1 to 1"),
+    "newer version": (("format_version",), 3, "has format version 3, this program reads 1 to 2"),
     "version 0": (("format_version",), 0, "has format version 0"),
     "version as text": (("format_version",), "1", "has format version 1"),
     "no version": (("format_version",), None, "has format version None"),
@@ -293,6 +378,36 @@ LIES = {
     "infinite rank": (("units", "rank"), float("inf"), "do not make a network"),
     "gain too large": (("units", "gain"), 10**400, "do not make a network"),
     "no training": (("training",), 7, "do not make a network"),
+    "unknown output layer": (("output_layer",), "perceptron", "output_layer must be one of"),
+    "output layer as a list": (("output_layer",), ["ridge"], "do not make a network"),
+    "unknown views": (("views",), "upside down", "views one of"),
+    "units of another place": (("units", "place"), "windows", "do not make a network"),
+    "negative threshold": (("units", "threshold"), -1.0, "threshold must be finite and not neg"),
+    "threshold that is no number": (("units", "threshold"), "high", "do not make a network"),
+}
+PATCH_LIES = {
+    "place": (("units", "place"), "everywhere", "do not make a network"),
+    "kind": (("units", "kind"), "cubic", "kind must be one of"),
+    "another kind": (("units", "kind"), "bilinear", "W must be"),
+    "window": (("units", "window"), 0, "window must be positive"),
+    "wide window": (("units", "window"), 6, "window must be at most"),
+    "another window": (("units", "window"), 2, "centre must be"),
+    "huge window": (("units", "window"), 10**30, "window must be at most"),
+    "infinite window": (("units", "window"), float("inf"), "do not make a network"),
+    "stride": (("units", "stride"), 0, "stride must be positive"),
+    "wide stride": (("units", "stride"), 9, "grid must be at most"),
+    "grid": (("units", "grid"), 9, "grid must be at most"),
+    "another grid": (("units", "grid"), 1, "W must be"),
+    "two sides": (("units", "activation"), "two-sided", "W must be"),
+    "draw": (("units", "draw"), "uniform", "draw must be one of"),
+    "contrast": (("units", "contrast"), 0, "contrast must be positive"),
+    "contrast as text": (("units", "contrast"), "low", "do not make a network"),
+    "unknown field": (("units", "colour"), "red", "do not make a network"),
+    "other image shape": (("image_shape",), [5, 6], "not that of the units"),
+    "another image shape of the units": (("units", "image_shape"), [6, 6], "not that of the"),
+    "flat units": (("units", "image_shape"), [30], "do not make a network"),
+    "no whitening described": (("arrays", "units.whitening"), None, "."),
+    "digest of the centre": (("arrays", "units.centre", "sha256"), "0" * 64, "the digest"),
 }
 
 
@@ -300,6 +415,12 @@ LIES = {
 def test_a_header_that_lies_is_refused(lie, path):
     keys, value, match = LIES[lie]
     refused(forged(make(), path, set_value(*keys, value=value)), match)
+
+
+@pytest.mark.parametrize("lie", PATCH_LIES)
+def test_a_header_that_lies_of_patch_units_is_refused(lie, path):
+    keys, value, match = PATCH_LIES[lie]
+    refused(forged(make_patches(), path, set_value(*keys, value=value)), match)
 
 
 @pytest.mark.parametrize("text", [b"[]", b"3", b"{", b"\xff\xfe", b"[" * 200_000, b"9" * 9000])
@@ -465,4 +586,57 @@ def test_arrays_that_do_not_fit_together_are_refused(name, array, path):
     header = {"units": network.units.spec(), "image_shape": [4, 4], "training": {}}
     arrays = {"W": network.W, "A": network.A, "classes": network.classes, name: array}
     model_file.write(path, header, arrays)
+    refused(path, "do not make a network")
+
+
+WHITENING = r"centre must be \(9,\) and whitening \(at most 9, 9\), finite and double"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"centre": np.zeros(8)}, "dense"),
+        ({"centre": np.zeros((1, 9))}, "dense"),
+        ({"centre": np.zeros(())}, "dense"),
+        ({"centre": np.zeros(9, np.float32)}, "dense"),
+        ({"centre": np.full(9, np.nan)}, "dense"),
+        ({"centre": np.full(9, "a")}, "dense"),
+        ({"centre": None}, "dense"),
+        ({"whitening": np.eye(9)[:, :8]}, "dense"),
+        ({"whitening": np.eye(9)[0]}, "dense"),
+        ({"whitening": np.zeros((0, 9))}, "dense"),
+        ({"whitening": np.zeros((10, 9))}, "dense"),
+        ({"whitening": np.eye(9, dtype=np.float32)}, "dense"),
+        ({"whitening": np.eye(9, dtype=np.int64)}, "dense"),
+        ({"whitening": np.full((9, 9), np.inf)}, "dense"),
+        ({"whitening": None}, "dense"),
+        ({"whitening": np.eye(9)[:4]}, "bilinear"),
+    ],
+)
+def test_whitening_that_does_not_fit_the_windows_is_refused(changes, kind, path):
+    """Written by hand with the right digests."""
+    network = make_patches(kind)
+    header = {"units": network.units.spec(), "image_shape": [6, 5], "training": {}}
+    learnt = {"centre": network.units.centre, "whitening": network.units.whitening, **changes}
+    arrays = {"W": network.W, "A": network.A, "classes": network.classes}
+    arrays |= {f"units.{name}": array for name, array in learnt.items() if array is not None}
+    model_file.write(path, header, arrays)
+    refused(path, WHITENING)
+
+
+def test_a_whitening_of_fewer_directions_than_the_weights_is_refused(path):
+    network = make_patches()
+    fewer = replace(network.units, whitening=network.units.whitening[:4].copy())
+    header = {"units": network.units.spec(), "image_shape": [6, 5], "training": {}}
+    arrays = {"W": network.W, "A": network.A, "classes": network.classes}
+    arrays |= {f"units.{name}": array for name, array in fewer.arrays.items()}
+    model_file.write(path, header, arrays)
+    refused(path, r"W must be \(h, 5\)")
+
+
+def test_learnt_arrays_that_no_unit_asked_for_are_refused(path):
+    network = make_patches(whitened=False)
+    header = {"units": network.units.spec(), "image_shape": [6, 5], "training": {}}
+    arrays = {"W": network.W, "A": network.A, "classes": network.classes}
+    model_file.write(path, header, {**arrays, "units.colours": np.zeros(3)})
     refused(path, "do not make a network")

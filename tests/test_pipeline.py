@@ -5,19 +5,26 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from varpro_nn import configure, load, pipeline, run
+from varpro_nn import configure, load, pipeline, run, schemes
 from varpro_nn.bootstrap import bootstrap
 from varpro_nn.datasets import Dataset, ImageSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.glue import RIDGES, glue
 
 CONFIG = configure(
-    n_units=40, n_subnetworks=4, images_per_subnetwork=200, max_nfev=3, n_train=400, seed=3
+    "bilinear",
+    n_units=40,
+    n_subnetworks=4,
+    images_per_subnetwork=200,
+    max_nfev=3,
+    n_train=400,
+    seed=3,
 )
 KEYS = {
     *("dataset", "recipe", "n_train", "n_test", "n_units", "n_parameters", "train_accuracy"),
     *("test_accuracy", "test_accuracy_standard_error", "ridge", "n_subnetworks", "seed"),
     *("n_failed_subnetworks", "wall_seconds", "cpu_seconds", "peak_memory_mib", "versions"),
+    *("output_layer", "ridge_chosen_by", "scheme", "views"),
 }
 BOOTSTRAP_KEYS = {
     *("agreement_with_guesses", "true_accuracy_before", "true_accuracy_after", "n_ambiguous"),
@@ -66,7 +73,12 @@ def test_metrics_are_what_a_reader_would_measure(done, digits):
     assert metrics["test_accuracy"] == share
     assert np.isclose(metrics["test_accuracy_standard_error"], (share * (1 - share) / 297) ** 0.5)
     assert share > 0.8
-    assert metrics["ridge"] == done.glue.ridge
+    assert metrics["ridge"] == done.output_layer.penalty
+    assert metrics["ridge_chosen_by"] == done.output_layer.chosen_by == "leave-one-out"
+    assert metrics["linear_layer_loo_accuracy"] == 1 - min(done.output_layer.error_rates)
+    assert "split_accuracy" not in metrics
+    assert metrics["output_layer"] == done.output_layer.name == network.output_layer == "ridge"
+    assert (metrics["scheme"], metrics["views"]) == ("independent", "single")
     assert metrics["seed"] == 3
     assert metrics["dataset"] == "digits"
     assert metrics["n_subnetworks"] == 4
@@ -163,12 +175,19 @@ def test_the_network_is_its_subnetworks_glued_on_all_images(done, digits):
     assert_array_equal(done.network.W, W)
     report = glue(done.network.units, W, part.images, part.labels, 10, ridge=RIDGES)
     assert_array_equal(done.network.A, report.A)
+    layer = done.output_layer
+    assert_array_equal(layer.A, report.A)
+    assert (layer.name, layer.penalty, layer.chosen_by) == ("ridge", report.ridge, "leave-one-out")
+    assert (layer.penalties, layer.error_rates) == (RIDGES, report.loo_error)
+    assert layer.n_iterations == 0
 
 
 def test_a_given_glue_ridge_is_taken(digits):
     result = run(replace(CONFIG, glue_ridge=7.0, max_nfev=0), digits, n_jobs=1)
     assert result.metrics["ridge"] == 7.0
-    assert result.glue.ridges == (7.0,)
+    assert result.metrics["ridge_chosen_by"] == "given"
+    assert result.output_layer.penalties == (7.0,)
+    assert result.metrics["scheme"] == "untrained"
 
 
 def test_the_network_remembers_where_it_comes_from(done, digits):
@@ -230,7 +249,7 @@ def test_colour_and_rectangles():
 @pytest.mark.parametrize("failing", [(1,), (0, 3)])
 def test_the_others_make_the_network(failing, digits, monkeypatch, done):
     """Also with bootstrap, which cuts the units that are left into the parts that are left."""
-    original = pipeline.train_subnetworks
+    original = schemes.train_subnetworks
 
     def some_fail(*args, **kwargs):
         return [
@@ -238,7 +257,7 @@ def test_the_others_make_the_network(failing, digits, monkeypatch, done):
             for s in original(*args, **kwargs)
         ]
 
-    monkeypatch.setattr(pipeline, "train_subnetworks", some_fail)
+    monkeypatch.setattr(schemes, "train_subnetworks", some_fail)
     result = run(CONFIG, digits, n_jobs=1)
     assert result.metrics["n_failed_subnetworks"] == len(failing)
     assert result.metrics["n_units"] == 40 - 10 * len(failing)
@@ -266,3 +285,153 @@ def test_pixels_of_another_scale_are_refused_not_labelled():
     assert_array_equal(network.predict(images / 255), network.predict(images))
     with pytest.raises(ValueError, match=r"up to 1, got 25\d; pixels from 0 to 255 must be uint8"):
         network.predict(images.astype(float))
+
+
+# --- networks of patch units -------------------------------------------------------------
+
+PATCHES = configure(
+    "tiny", data="digits",
+    n_units=8, n_subnetworks=2, images_per_subnetwork=150, max_nfev=3, n_train=500, seed=3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def patches(digits):
+    return run(replace(PATCHES, bootstrap=True, training_stride=2), digits, n_jobs=1)
+
+
+def test_metrics_of_patch_units(patches, digits):
+    metrics, layer = patches.metrics, patches.output_layer
+    train = digits.train.take(slice(500))
+    assert set(metrics) >= KEYS | {"split_accuracy", "bootstrap"}
+    assert "linear_layer_loo_accuracy" not in metrics
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    network = patches.network
+    assert metrics["train_accuracy"] == np.mean(network.predict(train.images) == train.labels)
+    share = np.mean(network.predict(digits.test.images) == digits.test.labels)
+    assert metrics["test_accuracy"] == share > 0.8
+    assert metrics["n_parameters"] == 8 * (9 + 1) + (8 * 9 + 1) * 10
+    assert metrics["output_layer"] == network.output_layer == layer.name == "hinge"
+    assert metrics["ridge"] == layer.penalty
+    assert metrics["ridge_chosen_by"] == layer.chosen_by == "split"
+    assert len(layer.penalties) == len(layer.losses) == len(layer.error_rates) > 1
+    best = int(np.argmin(layer.losses))
+    assert layer.penalties[best] == layer.penalty
+    assert metrics["split_accuracy"] == 1 - layer.error_rates[best]
+    assert layer.n_iterations > 0
+
+
+def test_windows_lie_as_close_as_asked_for_in_the_network(patches, digits, monkeypatch):
+    """Sub-networks are trained with the windows of ``training_stride``."""
+    assert patches.network.units.stride == 1
+    seen = []
+    original = pipeline.train_by_scheme
+
+    def spy(scheme, n_stages, units, *args, **options):
+        seen.append(units.stride)
+        return original(scheme, n_stages, units, *args, **options)
+
+    monkeypatch.setattr(pipeline, "train_by_scheme", spy)
+    again = run(replace(PATCHES, training_stride=2), digits, n_jobs=1)
+    assert seen == [2]
+    assert_same_bits(again.network, patches.network)
+    other = run(PATCHES, digits, n_jobs=1)
+    assert seen == [2, 1]
+    assert not np.array_equal(other.network.W, again.network.W)
+
+
+def test_processes_change_no_bit_of_patch_units(patches, digits):
+    two = run(replace(PATCHES, bootstrap=True, training_stride=2), digits, n_jobs=2)
+    assert_same_bits(two.network, patches.network)
+    assert_same_bits(two.bootstrap.network, patches.bootstrap.network)
+    assert two.metrics["split_accuracy"] == patches.metrics["split_accuracy"]
+
+
+def test_test_labels_reach_no_network_of_patch_units(patches, digits):
+    labels = np.random.default_rng(0).permutation(digits.test.labels)
+    permuted = replace(digits, test=ImageSet(digits.test.images, labels))
+    result = run(replace(PATCHES, bootstrap=True, training_stride=2), permuted, n_jobs=1)
+    assert_same_bits(result.network, patches.network)
+    assert_same_bits(result.bootstrap.network, patches.bootstrap.network)
+    assert result.metrics["ridge"] == patches.metrics["ridge"]
+
+
+@pytest.mark.parametrize("layer", ["ridge", "softmax", "hinge"])
+@pytest.mark.parametrize("penalty", [None, 10.0])
+@pytest.mark.parametrize("n_copies", [0, 1])
+def test_every_output_layer_is_measured(layer, penalty, n_copies, digits):
+    """Copies of an image would flatter a leave-one-out error: with them it goes by the split."""
+    config = replace(PATCHES, output_layer=layer, glue_ridge=penalty, n_copies=n_copies, max_nfev=1)
+    metrics = run(config, digits, n_jobs=1).metrics
+    assert metrics["output_layer"] == layer
+    alone = layer == "ridge" and not n_copies
+    chosen = "given" if penalty else "leave-one-out" if alone else "split"
+    assert metrics["ridge_chosen_by"] == chosen
+    by = {"linear_layer_loo_accuracy", "split_accuracy"} & set(metrics)
+    if chosen == "split":
+        assert by == {"split_accuracy"}
+    else:
+        assert by == ({"linear_layer_loo_accuracy"} if layer == "ridge" else set())
+    assert penalty is None or metrics["ridge"] == penalty
+    assert metrics["test_accuracy"] > 0.7
+
+
+@pytest.mark.parametrize("views", ["flip", "shifts"])
+def test_views_are_of_the_network_alone(views, patches, digits):
+    """They change what is measured, and no weight."""
+    result = run(replace(PATCHES, training_stride=2, views=views), digits, n_jobs=1)
+    assert_same_bits(result.network, patches.network)
+    assert result.metrics["views"] == result.network.views == views
+    share = np.mean(result.network.predict(digits.test.images) == digits.test.labels)
+    assert result.metrics["test_accuracy"] == share != patches.metrics["test_accuracy"]
+
+
+@pytest.mark.parametrize("scheme", ["stages", "refine"])
+def test_schemes_are_named_in_the_metrics(scheme, digits):
+    config = replace(PATCHES, scheme=scheme, n_stages=2)
+    result = run(config, digits, n_jobs=1)
+    assert result.metrics["scheme"] == scheme
+    assert [s.index for s in result.subnetworks] == [0, 1]
+    assert_same_bits(run(config, digits, n_jobs=2).network, result.network)
+    untrained = run(replace(config, max_nfev=0), digits, n_jobs=1)
+    assert untrained.metrics["scheme"] == "untrained"
+
+
+def test_untrained_units_are_those_of_no_evaluation(digits):
+    untrained = run(replace(PATCHES, scheme="untrained"), digits, n_jobs=1)
+    assert untrained.metrics["scheme"] == "untrained"
+    assert all(s.report is None for s in untrained.subnetworks)
+    none = run(replace(PATCHES, max_nfev=0), digits, n_jobs=1)
+    assert_same_bits(untrained.network, none.network)
+
+
+def test_whitening_is_learnt_on_training_images_and_kept(digits, tmp_path):
+    config = replace(PATCHES, whitening=0.1, n_components=5)
+    result = run(config, digits, n_jobs=1)
+    network = result.network
+    assert (network.units.centre.shape, network.units.whitening.shape) == ((9,), (5, 9))
+    assert result.metrics["n_parameters"] == 8 * (5 + 1) + (8 * 9 + 1) * 10 + 9 + 5 * 9
+    images = np.random.default_rng(0).random(digits.test.images.shape).astype(np.float32)
+    other = run(config, replace(digits, test=ImageSet(images, digits.test.labels)), n_jobs=1)
+    assert_array_equal(other.network.units.whitening, network.units.whitening)
+    assert_same_bits(other.network, network)
+
+
+def test_distorted_copies_are_for_the_output_layer_alone(digits, patches):
+    config = replace(PATCHES, training_stride=2, n_copies=2)
+    result = run(config, digits, n_jobs=1)
+    assert_array_equal(result.network.W, patches.network.W)
+    assert not np.array_equal(result.network.A, patches.network.A)
+    assert result.metrics["n_train"] == 500
+
+
+def test_colour_patches_and_rectangles():
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    images = rng.integers(0, 100, (90, 3, 7, 6), dtype=np.uint8)
+    images[np.arange(90), labels] += 120  # the channel tells the class
+    dataset = Dataset("made", np.arange(3), ImageSet(images, labels), ImageSet(images, labels))
+    config = replace(PATCHES, images_per_subnetwork=60, n_train=None, whitening=0.1)
+    metrics = run(config, dataset, n_jobs=1).metrics
+    assert metrics["test_accuracy"] > 0.95
+    assert metrics["n_parameters"] == 8 * (27 + 1) + (8 * 9 + 1) * 3 + 27 + 27 * 27

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,18 @@ def test_one_line_an_image_says_label_and_probabilities(model, file, network, im
     values = [list(line["probabilities"].values()) for line in lines]
     assert_allclose(values, network.predict_proba(images), atol=5.1e-7)
     assert_allclose(np.sum(values, axis=1), 1, atol=5e-6)
+
+
+@pytest.mark.parametrize("layer", ["softmax", "hinge"])
+def test_probabilities_are_those_of_the_output_layer(layer, network, images, tmp_path):
+    changed = replace(network, output_layer=layer, views="flip")
+    changed.save(tmp_path / "run" / "model.npz")
+    out = call("--model", tmp_path / "run", write(tmp_path / "images.npz", images))[1]
+    lines = [json.loads(line) for line in out.splitlines()]
+    values = [list(line["probabilities"].values()) for line in lines]
+    assert_allclose(values, changed.predict_proba(images), atol=5.1e-7)
+    assert np.abs(np.array(values) - network.predict_proba(images)).max() > 0.01
+    assert_array_equal([line["label"] for line in lines], changed.predict(images))
 
 
 @pytest.mark.parametrize("n_jobs", ["2", "-1"])

@@ -7,15 +7,24 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from varpro_nn import configure, load, model_file, run
+from varpro_nn import Network, configure, load, model_file, plan, run
 from varpro_nn.errors import ModelFileError
 from varpro_nn.shards import Shards
 from varpro_nn.subnetworks import Subnetwork, SubnetworkSettings, train_subnetworks
 from varpro_nn.train import main
 from varpro_nn.units import whole_image_units
 
-CONFIG = configure(n_units=24, n_subnetworks=4, images_per_subnetwork=120, max_nfev=4)
-OPTIONS = ["--n-units", "24", "--n-subnetworks", "4", "--images-per-subnetwork", "120"]
+CONFIG = configure("bilinear", n_units=24, n_subnetworks=4, images_per_subnetwork=120, max_nfev=4)
+OPTIONS = [
+    "--recipe",
+    "bilinear",
+    "--n-units",
+    "24",
+    "--n-subnetworks",
+    "4",
+    "--images-per-subnetwork",
+    "120",
+]
 OPTIONS += ["--max-nfev", "4", "--n-jobs", "1"]
 
 
@@ -26,7 +35,7 @@ def digits():
 
 def trained(digits):
     units = whole_image_units("bilinear", (8, 8), 5)
-    settings = SubnetworkSettings(3, 100, 1.0, 0.1, {"max_nfev": 4})
+    settings = SubnetworkSettings(3, 100, 1.0, 0.1, fit_options={"max_nfev": 4})
     return train_subnetworks(units, digits.train.images, digits.train.labels, 10, settings)
 
 
@@ -96,8 +105,64 @@ def test_what_the_weights_depend_on_is_compared(digits, tmp_path, change, name):
     run(CONFIG, digits, n_jobs=1, shard_folder=tmp_path)
     with pytest.raises(ModelFileError, match=f"{name}.* differ"):
         run(replace(CONFIG, **change), digits, n_jobs=1, shard_folder=tmp_path)
-    # The ridge of the glue is not among it.
-    run(replace(CONFIG, glue_ridge=1.0), digits, n_jobs=1, shard_folder=tmp_path)
+
+
+PATCHES = configure(
+    "tiny", data="digits",
+    n_units=8, n_subnetworks=2, images_per_subnetwork=100, max_nfev=2, n_train=300,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"scalarisation": "bilinear"}, "scalarisation"),
+        ({"whitening": 0.1}, "whitening"),
+        ({"stride": 2}, "stride"),
+        ({"training_stride": 2}, "training_stride"),
+        ({"loss": "squares"}, "loss"),
+        ({"n_rounds": 2}, "n_rounds"),
+        ({"shift": 2}, "shift"),
+        ({"scheme": "stages", "n_stages": 2}, "n_stages, scheme"),
+    ],
+    ids=str,
+)
+def test_what_the_weights_of_patch_units_depend_on_is_compared(digits, tmp_path, change, name):
+    identity = plan.identity(PATCHES, plan.training_part(PATCHES, digits))
+    Shards(tmp_path, identity).write(Subnetwork(0, None, None, "made to fail", 0))
+    with pytest.raises(ModelFileError, match=f"another run: {name} differ"):
+        run(replace(PATCHES, **change), digits, n_jobs=1, shard_folder=tmp_path)
+
+
+@pytest.mark.parametrize("config", [CONFIG, PATCHES], ids=["whole images", "patches"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"glue_ridge": 1.0},
+        {"output_layer": "softmax"},
+        {"output_layer": "ridge", "standardise": False, "glue_ridge": 3.0},
+        {"views": "flip"},
+        {"shift": 1, "n_copies": 3},
+        {"recipe": "accurate"},
+        {"bootstrap": True, "bootstrap_rule": "argmax", "bootstrap_ridge": 3.0},
+    ],
+    ids=str,
+)
+def test_what_comes_after_the_subnetworks_may_change(digits, tmp_path, config, change):
+    """They are used again, and the rest is that of a run from scratch."""
+    if "n_copies" in change:
+        config = replace(config, shift=1)  # what the sub-networks are trained with
+    first = run(config, digits, n_jobs=1, shard_folder=tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+    again = run(replace(config, **change), digits, n_jobs=1, shard_folder=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")} == written
+    assert again.metrics["n_resumed_subnetworks"] == config.n_subnetworks
+    assert_array_equal(again.network.W, first.network.W)
+    scratch = run(replace(config, **change), digits, n_jobs=1)
+    assert scratch.metrics["n_resumed_subnetworks"] == 0
+    assert_array_equal(again.network.A, scratch.network.A)
+    for name in ("output_layer", "views"):
+        assert getattr(again.network, name) == getattr(replace(config, **change), name)
 
 
 def test_command_line_resumes_and_says_what_is_there(tmp_path, capsys):
@@ -128,6 +193,38 @@ def test_resume_counts_what_was_there_and_leaves_no_model_of_another_kind(tmp_pa
     assert not (folder / "model-bootstrap.npz").exists()
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(text)["n_resumed_subnetworks"] for text in lines] == [0, 4]
+
+
+@pytest.mark.parametrize("scheme", ["stages", "refine"])
+@pytest.mark.parametrize("lost", [[0], [1], [0, 1]], ids=str)
+def test_schemes_are_resumed_bit_for_bit(digits, tmp_path, scheme, lost):
+    config = replace(PATCHES, scheme=scheme, n_stages=2)
+    whole = run(config, digits, n_jobs=1, shard_folder=tmp_path)
+    assert len(list(tmp_path.glob("*.npz"))) == (2 if scheme == "stages" else 4)
+    last = sorted(tmp_path.glob("*.npz"))[-2:]
+    for number in lost:
+        last[number].unlink()
+    resumed = run(config, digits, n_jobs=1, shard_folder=tmp_path)
+    assert_array_equal(resumed.network.W, whole.network.W)
+    assert_array_equal(resumed.network.A, whole.network.A)
+
+
+def test_command_line_resumes_with_another_output_layer(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["digits", "--recipe", "tiny", "--n-units", "6", "--n-train", "300"]
+    arguments += ["--max-nfev", "2", "--n-jobs", "1", "--quiet", "--output", str(folder)]
+    assert main(arguments) == 0
+    first = Network.load(folder / "model.npz")
+    assert main([*arguments, "--resume", "--output-layer", "softmax"]) == 0
+    second = Network.load(folder / "model.npz")
+    assert (first.output_layer, second.output_layer) == ("hinge", "softmax")
+    assert_array_equal(first.W, second.W)
+    assert not np.array_equal(first.A, second.A)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["n_resumed_subnetworks"] for line in lines] == [0, 1]
+    assert [line["output_layer"] for line in lines] == ["hinge", "softmax"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["output_layer"] == "softmax"
 
 
 def test_resume_needs_a_folder(capsys):

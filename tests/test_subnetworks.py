@@ -1,6 +1,6 @@
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -292,7 +292,17 @@ def test_numbers_of_jobs():
             effective_jobs(n_jobs)
 
 
-@pytest.mark.parametrize(("n_subnetworks", "images"), [(0, 5), (5, 0), (-1, 5)])
-def test_settings_are_checked(n_subnetworks, images):
-    with pytest.raises(ValueError, match=f"must be at least 1, got {n_subnetworks} and {images}"):
-        plan(n_subnetworks, images)
+@pytest.mark.parametrize(
+    ("n_subnetworks", "images", "n_rounds"), [(0, 5, 1), (5, 0, 1), (-1, 5, 1), (5, 5, 0)]
+)
+def test_settings_are_checked(n_subnetworks, images, n_rounds):
+    got = f"{n_subnetworks}, {images} and {n_rounds}"
+    with pytest.raises(ValueError, match=f"must be at least 1, got {got}"):
+        replace(
+            plan(), n_subnetworks=n_subnetworks, images_per_subnetwork=images, n_rounds=n_rounds
+        )
+
+
+def test_unknown_loss():
+    with pytest.raises(ValueError, match="loss must be one of squares, cross-entropy, got 'abs'"):
+        replace(plan(), loss="abs")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import time
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +20,24 @@ from numpy.testing import assert_array_equal
 
 import varpro_nn
 from varpro_nn import Network, configure, load
+from varpro_nn.config import TrainConfig
 from varpro_nn.pipeline import run
-from varpro_nn.recipes import RECIPES, TrainConfig
+from varpro_nn.recipes import DATA, RECIPES
 from varpro_nn.train import HELP, main
 
 SMALL = (
+    *("--recipe", "bilinear"),
     *("--n-units", "20", "--n-subnetworks", "2", "--images-per-subnetwork", "200"),
     *("--max-nfev", "3", "--n-train", "400", "--n-jobs", "1", "--seed", "7"),
 )
 SMALL_CONFIG = configure(
-    n_units=20, n_subnetworks=2, images_per_subnetwork=200, max_nfev=3, n_train=400, seed=7
+    "bilinear",
+    n_units=20,
+    n_subnetworks=2,
+    images_per_subnetwork=200,
+    max_nfev=3,
+    n_train=400,
+    seed=7,
 )
 ENVIRONMENT = {
     **os.environ,
@@ -142,15 +150,20 @@ def test_the_models_on_disk_have_the_accuracies_that_are_reported(done):
 
 def test_the_history_is_strict_json_line_by_line(done):
     lines = [strict(line) for line in (done[0] / "history.jsonl").read_text().splitlines()]
-    *subnetworks, glue = lines
+    *subnetworks, last = lines
     assert [line["subnetwork"] for line in subnetworks] == [0, 1]
     for line in subnetworks:
         assert 1 <= len(line["history"]) <= 3
         assert line["history"][0]["cost"] > 0
         assert line["error"] == ""
         assert line["reason"]
-    assert glue["glue"]["ridge"] in glue["glue"]["ridges"]
-    assert len(glue["glue"]["loo_error"]) == len(glue["glue"]["ridges"])
+    assert set(last) == {"output_layer"}
+    layer = last["output_layer"]
+    fields_of_layer = {"name", "penalty", "chosen_by", "penalties", "error_rates", "n_iterations"}
+    assert set(layer) == fields_of_layer
+    assert (layer["name"], layer["chosen_by"]) == ("ridge", "leave-one-out")
+    assert layer["penalty"] in layer["penalties"]
+    assert len(layer["error_rates"]) == len(layer["penalties"]) > 1
 
 
 def test_a_step_that_was_refused_is_null_in_the_history(tmp_path):
@@ -178,7 +191,7 @@ def test_without_a_name_the_folder_says_when_and_what(tmp_path, monkeypatch):
     status, out, _ = call("digits", *SMALL)
     assert status == 0
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.endswith("-digits-default")
+    assert folder.name.endswith("-digits-bilinear")
     assert Path(strict(out)["output"]).resolve() == folder
 
 
@@ -227,9 +240,14 @@ def test_a_process_of_its_own(tmp_path):
 def test_recipes_are_listed():
     status, out, err = call("--list-recipes")
     assert (status, err) == (0, "")
-    listed = {line["name"]: line for line in map(strict, out.splitlines())}
-    assert set(listed) == set(RECIPES)
-    assert listed["paper"]["units"] == "quadratic"
+    lines = [strict(line) for line in out.splitlines()]
+    listed = {(line["name"], line["data"]): line for line in lines}
+    assert len(listed) == len(lines)
+    assert set(listed) == {(name, data) for name in RECIPES for data in DATA}
+    for (name, data), line in listed.items():
+        assert line == {"name": name, "data": data, **asdict(configure(name, data=data))}
+    assert listed["paper", "mnist"]["units"] == "quadratic"
+    assert listed["default", "digits"] != listed["default", "mnist"]
 
 
 def test_every_setting_has_an_option_with_a_word_of_help():
@@ -238,7 +256,53 @@ def test_every_setting_has_an_option_with_a_word_of_help():
     status, out, _ = call("--help")
     assert status == 0
     for name in names:
-        assert f"--{name.replace('_', '-')} " in out.replace("\n", " \n")
+        option = name.replace("_", "-")
+        assert f"--{option} " in out.replace("\n", " \n").replace(",", " ")
+        assert (f"--no-{option} " in out.replace("\n", " \n").replace(",", " ")) is (
+            type(getattr(TrainConfig(), name)) is bool
+        )
+
+
+FEW = ("--n-train", "300", "--max-nfev", "1", "--n-jobs", "1", "--quiet")
+
+
+def test_the_recipe_is_the_one_for_the_kind_of_data(tmp_path):
+    """By the name of the data set, or for a file by the shape of its images."""
+    digits = load("digits").train
+    np.savez(tmp_path / "mine.npz", x_train=digits.images, y_train=digits.labels)
+    for number, name in enumerate(("digits", tmp_path / "mine.npz")):
+        folder = tmp_path / str(number)
+        status, _, err = call(name, "--n-units", "16", *FEW, "--output", folder)
+        assert (status, err) == (0, "")
+        config = strict((folder / "config.json").read_text())
+        given = {"n_units": 16, "n_train": 300, "max_nfev": 1}
+        assert config == asdict(configure("default", data="digits", **given))
+        assert config["recipe"] == "default"
+        assert configure(config.pop("recipe"), **config) == configure(
+            "default", data="digits", **given
+        )
+
+
+@pytest.mark.parametrize("option", ["flip", "standardise", "bootstrap"])
+def test_flags_can_be_taken_back(option, tmp_path):
+    for number, (flag, value) in enumerate(((f"--{option}", True), (f"--no-{option}", False))):
+        arguments = ("digits", "--recipe", "tiny", "--n-units", "4", *FEW, flag)
+        assert call(*arguments, "--output", tmp_path / str(number))[0] == 0
+        config = strict((tmp_path / str(number) / "config.json").read_text())
+        assert config[option] is value
+
+
+def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
+    arguments = ("digits", "--recipe", "tiny", "--n-units", "4", *FEW)
+    assert call(*arguments, "--output", tmp_path / "run")[0] == 0
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    layer = strict(lines[-1])["output_layer"]
+    assert (layer["name"], layer["chosen_by"]) == ("hinge", "split")
+    assert layer["n_iterations"] > 0
+    metrics = strict((tmp_path / "run" / "metrics.json").read_text())
+    assert layer["penalty"] == metrics["ridge"]
+    assert layer["penalties"] == sorted(layer["penalties"], reverse=True)
+    assert 1 - min(layer["error_rates"]) == metrics["split_accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -254,6 +318,11 @@ def test_every_setting_has_an_option_with_a_word_of_help():
         (("digits", "--ridge", "nan"), "ridge must be finite"),
         (("digits", "--n-units", "10", "--n-subnetworks", "3"), "must be a multiple"),
         (("digits", "--seed", "-1"), "seed must be"),
+        (("digits", "--views", "back"), "invalid choice: 'back'"),
+        (("digits", "--scale", "1"), "scale must be less than 1, got 1"),
+        (("digits", "--n-components", "3"), "n_components=3 needs whitening"),
+        (("digits", "--n-stages", "2"), "n_stages=2 needs the scheme stages or refine"),
+        (("digits", "--flip", "yes"), "unrecognized arguments: yes"),
         (("digits", "--n-jobs", "0"), "n_jobs must be"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
@@ -398,7 +467,16 @@ def test_bootstrap_without_test_images(tiny, tmp_path):
 # --- a terminal, and Ctrl-C --------------------------------------------------------------
 
 LONG = (
-    *("--n-units", "4000", "--n-subnetworks", "800", "--images-per-subnetwork", "1000"),
+    *(
+        "--recipe",
+        "bilinear",
+        "--n-units",
+        "4000",
+        "--n-subnetworks",
+        "800",
+        "--images-per-subnetwork",
+        "1000",
+    ),
     *("--max-nfev", "100"),
 )
 

@@ -2,7 +2,7 @@
 
 >>> import varpro_nn
 >>> digits = varpro_nn.load("digits")
->>> config = varpro_nn.configure("default", n_units=200, images_per_subnetwork=1000)
+>>> config = varpro_nn.configure("default", data="digits")
 >>> run = varpro_nn.run(config, digits, n_jobs=1)
 >>> run.metrics["test_accuracy"] > 0.9
 True
@@ -17,10 +17,11 @@ __version__ = "0.1.0"
 _HOME = {
     "Network": "network",
     "Run": "pipeline",
-    "TrainConfig": "recipes",
+    "TrainConfig": "config",
     "VarProFunctional": "functional",
     "configure": "recipes",
     "load": "datasets",
+    "patch_units": "units",
     "run": "pipeline",
     "train_network": "pipeline",
     "whole_image_units": "units",
@@ -34,18 +35,20 @@ __all__ = [
     "__version__",
     "configure",
     "load",
+    "patch_units",
     "run",
     "train_network",
     "whole_image_units",
 ]
 
 if TYPE_CHECKING:
+    from varpro_nn.config import TrainConfig
     from varpro_nn.datasets import load
     from varpro_nn.functional import VarProFunctional
     from varpro_nn.network import Network
     from varpro_nn.pipeline import Run, run, train_network
-    from varpro_nn.recipes import TrainConfig, configure
-    from varpro_nn.units import whole_image_units
+    from varpro_nn.recipes import configure
+    from varpro_nn.units import patch_units, whole_image_units
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.glue import glue
 from varpro_nn.images import check_images
-from varpro_nn.network import Network
+from varpro_nn.network import Network, probabilities
 from varpro_nn.subnetworks import SubnetworkSettings, train_subnetworks
 
 Rule = Literal["margin", "margin-logistic", "argmax"]
@@ -141,8 +141,12 @@ def bootstrap(
         raise ValueError(msg)
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     guess_seed, train_seed = root.spawn(2)
+    outputs = network.decision_function(checked, n_jobs=n_jobs)
+    if network.output_layer != "ridge":
+        # The rules compare outputs that estimate probabilities.
+        outputs = probabilities(outputs, network.output_layer)
     guesses = guess(
-        network.decision_function(checked, n_jobs=n_jobs),
+        outputs,
         rule,
         np.random.default_rng(guess_seed),
     )
@@ -159,6 +163,7 @@ def bootstrap(
         ridge=settings.ridge if ridge is None else ridge, n_jobs=n_jobs,
         progress=progress,
     )  # fmt: skip
-    after = replace(network, W=W, A=glued.A, training={**network.training, "bootstrap": rule})
+    remembered = {**network.training, "bootstrap": rule}
+    after = replace(network, W=W, A=glued.A, output_layer="ridge", training=remembered)
     agreement = np.mean(after.predict_codes(checked, n_jobs=n_jobs) == guesses.codes)
     return BootstrapResult(after, guesses, float(agreement))

@@ -26,7 +26,7 @@ from varpro_nn.errors import ModelFileError
 from varpro_nn.files import strict_json, write_atomically
 
 FORMAT = "varpro_nn"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_BYTES = 2**32
 """No model is larger: 4 GiB, over 500 million parameters."""
 MAX_HEADER_BYTES = 2**26

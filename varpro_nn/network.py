@@ -1,5 +1,6 @@
 """The finished network: units, their weights, linear weights, and what they stand for."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,27 @@ from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.errors import ModelFileError
 from varpro_nn.features import block_features, block_slices, workers
 from varpro_nn.images import check_images
-from varpro_nn.units import Units, WholeImageUnits, units_from_spec
+from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
+
+
+def _mirrored(images: Any) -> list[Any]:
+    return [images, images[..., ::-1]]
+
+
+def _shifted(images: Any) -> list[Any]:
+    """Add the four shifts of the images by a pixel, the border repeated."""
+    rows, columns = images.shape[-2:]
+    padded = np.pad(images, [(0, 0)] * (images.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
+    corners = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
+    return [padded[..., y : y + rows, x : x + columns] for y, x in corners]
+
+
+VIEWS: dict[str, Callable[[Any], list[Any]]] = {
+    "single": lambda images: [images],
+    "flip": _mirrored,
+    "shifts": _shifted,
+}
+"""What the outputs of an image may be averaged over."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +51,11 @@ class Network:
         The label that each output stands for: integers or strings.
     image_shape : tuple of int
         (rows, columns) or (channels, rows, columns).
+    output_layer : {"ridge", "softmax", "hinge"}
+        What ``A`` minimises: it decides how outputs become probabilities.
+    views : {"single", "flip", "shifts"}
+        Outputs are the mean over the image and, if asked for, its mirror image or its four shifts
+        by a pixel (test-time averaging).
     training : dict
         How it came about (settings, seed, digest of the data): plain values, kept in the file.
 
@@ -44,6 +70,8 @@ class Network:
     A: FloatArray
     classes: NDArray[Any]
     image_shape: tuple[int, ...]
+    output_layer: str = "ridge"
+    views: str = "single"
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,6 +91,12 @@ class Network:
         if not (np.isfinite(self.W).all() and np.isfinite(self.A).all()):
             msg = "W and A must be finite, got weights that are NaN or infinite."
             raise ValueError(msg)
+        if self.output_layer not in _PROBABILITIES or self.views not in VIEWS:
+            msg = (
+                f"output_layer must be one of {', '.join(_PROBABILITIES)} and views one of "
+                f"{', '.join(VIEWS)}, got {self.output_layer!r} and {self.views!r}."
+            )
+            raise ValueError(msg)
         unit_shape = getattr(self.units, "image_shape", self.image_shape)
         if unit_shape != self.image_shape:
             msg = f"image_shape {self.image_shape} is not that of the units, {unit_shape}."
@@ -70,8 +104,14 @@ class Network:
 
     @property
     def n_parameters(self) -> int:
-        """All parameters: unit weights and linear ones."""
-        return self.W.size + self.A.size
+        """All parameters: unit weights, linear ones, and what was learnt of the windows before."""
+        learnt = sum(array.size for array in self._learnt.values())
+        return self.W.size + self.A.size + learnt
+
+    @property
+    def _learnt(self) -> Mapping[str, FloatArray]:
+        """Arrays of the units, as of their whitening."""
+        return getattr(self.units, "arrays", {})
 
     def decision_function(self, images: ArrayLike, *, n_jobs: int = 1) -> FloatArray:
         """Compute the outputs of the linear layer, (n, k).
@@ -99,11 +139,13 @@ class Network:
                 f"{np.abs(checked).max():.4g}; pixels from 0 to 255 must be uint8."
             )
             raise ValueError(msg)
-        outputs = np.empty((len(checked), len(self.classes)))
+        outputs = np.zeros((len(checked), len(self.classes)))
         with workers(n_jobs) as executor:
             for rows in block_slices(len(checked), len(self.A)):
-                Phi = block_features(self.units, self.W, checked[rows], executor)
-                outputs[rows] = Phi @ self.A[:-1] + self.A[-1]
+                views = VIEWS[self.views](checked[rows])
+                for view in views:
+                    Phi = block_features(self.units, self.W, view, executor)
+                    outputs[rows] += (Phi @ self.A[:-1] + self.A[-1]) / len(views)
         return outputs
 
     def predict_codes(self, images: ArrayLike, *, n_jobs: int = 1) -> LabelArray:
@@ -116,20 +158,24 @@ class Network:
 
     def predict_proba(self, images: ArrayLike, *, n_jobs: int = 1) -> FloatArray:
         """Probabilities of the classes, (n, k); see :func:`probabilities`."""
-        return probabilities(self.decision_function(images, n_jobs=n_jobs))
+        outputs = self.decision_function(images, n_jobs=n_jobs)
+        return probabilities(outputs, self.output_layer)
 
     def summary(self) -> str:
         """Table of what the network consists of, every parameter counted."""
         h, p = self.W.shape
         kind = getattr(self.units, "kind", type(self.units).__name__)
         activation = getattr(self.units, "activation", "")
+        side = getattr(self.units, "window", None)
+        window = "" if side is None else f" of {side} x {side} windows"
         rows = [
             ("images", " x ".join(map(str, self.image_shape))),
-            ("units", f"{h:,} {kind} {activation}".rstrip()),
+            ("units", f"{h:,} {kind}{window} {activation}".rstrip()),
             ("cells of a unit", f"{self.units.n_cells:,}"),
             ("weights of a unit", f"{p:,}"),
             ("unit weights", f"{self.W.size:,}"),
-            ("linear weights", f"{self.A.size:,}"),
+            *((f"{name} of windows", f"{a.size:,}") for name, a in self._learnt.items()),
+            ("linear weights", f"{self.A.size:,} ({self.output_layer})"),
             ("all parameters", f"{self.n_parameters:,}"),
             ("classes", f"{len(self.classes):,}"),
         ]
@@ -144,18 +190,23 @@ class Network:
         ValueError
             If the units are a class of your own: a file cannot hold code.
         """
-        if type(self.units) is not WholeImageUnits:  # a subclass may compute something else
+        # A subclass may compute something else.
+        units: Any = self.units
+        if type(units) not in (WholeImageUnits, PatchUnits):
             msg = (
                 "only the units of this package can be saved, got "
-                f"{type(self.units).__name__}; save W and A yourself with numpy.savez."
+                f"{type(units).__name__}; save W and A yourself with numpy.savez."
             )
             raise ValueError(msg)
         header = {
-            "units": self.units.spec(),
+            "units": units.spec(),
             "image_shape": list(self.image_shape),
+            "output_layer": self.output_layer,
+            "views": self.views,
             "training": self.training,
         }
         arrays: dict[str, NDArray[Any]] = {"W": self.W, "A": self.A, "classes": self.classes}
+        arrays.update({f"units.{name}": array for name, array in self._learnt.items()})
         model_file.write(Path(path), header, arrays)
 
     @classmethod
@@ -171,23 +222,44 @@ class Network:
         """
         header, arrays = model_file.read(Path(path))
         try:
-            units = units_from_spec(header["units"])
+            learnt = {name: array for name, array in arrays.items() if name.startswith("units.")}
+            units = units_from_spec(
+                header["units"], {name.removeprefix("units."): a for name, a in learnt.items()}
+            )
             shape = tuple(int(length) for length in header["image_shape"])
             W, A, classes = arrays["W"], arrays["A"], arrays["classes"]
-            return cls(units, W, A, classes, shape, dict(header["training"]))
+            # Version 1 of the format had one output layer and one view.
+            layer, views = header.get("output_layer", "ridge"), header.get("views", "single")
+            return cls(units, W, A, classes, shape, layer, views, dict(header["training"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             msg = f"{path}: the header and the arrays do not make a network: {error}"
             raise ModelFileError(msg) from error
 
 
-def probabilities(outputs: FloatArray) -> FloatArray:
-    """Turn outputs of a least-squares layer (n, k) into probabilities (n, k).
+def probabilities(outputs: FloatArray, output_layer: str = "ridge") -> FloatArray:
+    """Turn outputs of the last layer (n, k) into probabilities (n, k).
 
-    Targets are 0 and 1 and the constant column is not penalised, so the outputs of an image sum
-    to 1 and estimate its class probabilities already; they may be negative. Those are set to 0
-    and the rest scaled to sum 1, which leaves the largest where it was.
+    *softmax*: their exponentials, scaled to sum 1: what the layer was fitted to. *hinge*: the
+    same, though its outputs are margins and no logarithms of probabilities: an order, not
+    calibrated.
+
+    *ridge*: targets are 0 and 1 and the constant column is not penalised, so the outputs of an
+    image sum to 1 and estimate its class probabilities already; they may be negative. Those are
+    set to 0 and the rest scaled to sum 1, which leaves the largest where it was.
     """
+    return _PROBABILITIES[output_layer](outputs)
+
+
+def _of_logits(outputs: FloatArray) -> FloatArray:
+    positive = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return positive / positive.sum(axis=1, keepdims=True)
+
+
+def _of_least_squares(outputs: FloatArray) -> FloatArray:
     positive = np.maximum(outputs, 0.0)
     total = positive.sum(axis=1, keepdims=True)
     uniform = np.full_like(outputs, 1 / outputs.shape[1])
     return np.divide(positive, total, out=uniform, where=total > 0)
+
+
+_PROBABILITIES = {"ridge": _of_least_squares, "softmax": _of_logits, "hinge": _of_logits}

@@ -8,24 +8,22 @@ from typing import Any
 import numpy as np
 
 from varpro_nn._typing import ImageArray, LabelArray
+from varpro_nn.augmentation import distort
 from varpro_nn.bootstrap import BootstrapResult, bootstrap
-from varpro_nn.datasets import Dataset, ImageSet
+from varpro_nn.config import TrainConfig
+from varpro_nn.datasets import Dataset
 from varpro_nn.errors import DatasetError
-from varpro_nn.glue import RIDGES, GlueReport, glue
 from varpro_nn.images import check_images, check_labels
 from varpro_nn.jobs import effective_jobs
 from varpro_nn.metrics import accuracy, standard_error
 from varpro_nn.network import Network
-from varpro_nn.recipes import TrainConfig
+from varpro_nn.output_layer import OutputLayer, fit_output_layer
+from varpro_nn.plan import identity, make_units, streams, subnetwork_settings, training_part
 from varpro_nn.resources import Clock, peak_memory_mib, versions
+from varpro_nn.schemes import train_by_scheme
 from varpro_nn.shards import Shards
-from varpro_nn.subnetworks import (
-    Subnetwork,
-    SubnetworkSettings,
-    shut_down_workers,
-    train_subnetworks,
-)
-from varpro_nn.units import whole_image_units
+from varpro_nn.subnetworks import Subnetwork, shut_down_workers
+from varpro_nn.units import PatchUnits, units_from_spec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +34,7 @@ class Run:
     ----------
     network : Network
     subnetworks : list of Subnetwork
-    glue : GlueReport
+    output_layer : OutputLayer
     metrics : dict
         Plain values; see ``docs/metrics.md`` for what each stands for.
     bootstrap : BootstrapResult or None
@@ -44,7 +42,7 @@ class Run:
 
     network: Network
     subnetworks: list[Subnetwork]
-    glue: GlueReport
+    output_layer: OutputLayer
     metrics: dict[str, Any]
     bootstrap: BootstrapResult | None
 
@@ -60,8 +58,8 @@ def train_network(
     training: dict[str, Any] | None = None,
     done: Mapping[int, Subnetwork] | None = None,
     keep: Callable[[Subnetwork], None] | None = None,
-) -> tuple[Network, list[Subnetwork], GlueReport]:
-    """Train a network: the sub-networks, then the glue.
+) -> tuple[Network, list[Subnetwork], OutputLayer]:
+    """Train a network: the units in sub-networks, then the output layer of all of them.
 
     Parameters
     ----------
@@ -79,7 +77,7 @@ def train_network(
 
     Returns
     -------
-    network, subnetworks, glue_report
+    network, subnetworks, output_layer
 
     Raises
     ------
@@ -99,28 +97,33 @@ def train_network(
     if (images == images[:1]).all():
         msg = "training needs images that differ, got the same pixels in all of them."
         raise DatasetError(msg)
-    units = whole_image_units(
-        config.units,
-        images.shape[1:],
-        config.units_per_subnetwork,
-        rank=config.rank,
-        activation=config.activation,
-        gain=config.gain,
-    )
-    subnetworks = train_subnetworks(
-        units, images, labels, len(classes), subnetwork_settings(config),
-        seed=_seeds(config)[0], n_jobs=n_jobs, progress=progress,
-        done=done, keep=keep,
+    seeds = streams(config)
+    units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
+    training_units = units
+    if isinstance(units, PatchUnits) and config.training_stride is not None:
+        # Checked anew: fewer places may be too few for the grid.
+        spec = {**units.spec(), "stride": config.training_stride}
+        training_units = units_from_spec(spec, units.arrays)
+    subnetworks = train_by_scheme(
+        config.scheme, config.n_stages, training_units, images, labels, len(classes),
+        subnetwork_settings(config),
+        seed=seeds["training"], n_jobs=n_jobs, progress=progress, done=done, keep=keep,
     )  # fmt: skip
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
-    glued = glue(
-        units, W, images, labels, len(classes),
-        ridge=RIDGES if config.glue_ridge is None else config.glue_ridge,
-        n_jobs=n_jobs, progress=progress,
+    rng = np.random.default_rng(seeds["output layer"])
+    copies = [distort(images, config.augmentation, rng) for _ in range(config.n_copies)]
+    layer = fit_output_layer(
+        config.output_layer, units, W,
+        np.concatenate([images, *copies]) if copies else images,
+        np.tile(labels, 1 + config.n_copies), len(classes),
+        penalty=config.glue_ridge, standardise=config.standardise,
+        n_copies=1 + config.n_copies, rng=rng, n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
     remembered = {**(training or {}), "largest_intensity": _largest_intensity(images)}
-    network = Network(units, W, glued.A, classes, images.shape[1:], remembered)
-    return network, subnetworks, glued
+    network = Network(
+        units, W, layer.A, classes, images.shape[1:], layer.name, config.views, remembered
+    )
+    return network, subnetworks, layer
 
 
 def run(
@@ -164,9 +167,9 @@ def run(
     clock = Clock()
     part = training_part(config, dataset)
     origin = {"config": asdict(config), "dataset": dataset.name, "digest": part.digest}
-    shards = None if shard_folder is None else Shards(shard_folder, _identity(config, part))
+    shards = None if shard_folder is None else Shards(shard_folder, identity(config, part))
     done = {} if shards is None else shards.read()
-    network, subnetworks, glued = train_network(
+    network, subnetworks, layer = train_network(
         config, part.images, part.labels, dataset.classes,
         n_jobs=n_jobs, progress=progress, training=origin,
         done=done, keep=None if shards is None else shards.write,
@@ -187,8 +190,12 @@ def run(
     if dataset.test is not None:
         metrics.update(_measure(network, dataset, n_jobs))
     metrics.update(
-        linear_layer_loo_accuracy=1 - glued.loo_error[glued.ridges.index(glued.ridge)],
-        ridge=glued.ridge,
+        output_layer=layer.name,
+        ridge=layer.penalty,
+        ridge_chosen_by=layer.chosen_by,
+        **_of_choice(layer),
+        scheme=config.scheme if config.max_nfev else "untrained",
+        views=config.views,
         n_subnetworks=config.n_subnetworks,
         n_resumed_subnetworks=len(done),
         n_failed_subnetworks=sum(s.W is None for s in subnetworks),
@@ -209,45 +216,18 @@ def run(
         seed=config.seed,
         versions=versions(),
     )
-    return Run(network, subnetworks, glued, metrics, result)
-
-
-def training_part(config: TrainConfig, dataset: Dataset) -> ImageSet:
-    """Images that are trained on: the first ``n_train``, or all."""
-    return dataset.train if config.n_train is None else dataset.train.take(slice(config.n_train))
-
-
-def subnetwork_settings(config: TrainConfig) -> SubnetworkSettings:
-    """Pick the settings that concern one sub-network."""
-    return SubnetworkSettings(
-        n_subnetworks=config.n_subnetworks,
-        images_per_subnetwork=config.images_per_subnetwork,
-        ridge=config.ridge,
-        weight_decay=config.weight_decay,
-        fit_options={
-            "solver": config.solver,
-            "form": config.form,
-            "jacobian": config.jacobian,
-            "max_nfev": config.max_nfev,
-            "patience": config.patience,
-        },
-    )
-
-
-def _identity(config: TrainConfig, train: ImageSet) -> dict[str, Any]:
-    """All that the weights of a sub-network depend on."""
-    later = ("recipe", "glue_ridge", "bootstrap", "bootstrap_rule", "bootstrap_ridge")
-    settings = {name: value for name, value in asdict(config).items() if name not in later}
-    return {**settings, "data": train.digest, "versions": versions()}
+    return Run(network, subnetworks, layer, metrics, result)
 
 
 def _largest_intensity(images: ImageArray) -> float:
     return 1.0 if images.dtype == np.uint8 else float(np.abs(images).max())
 
 
-def _seeds(config: TrainConfig) -> list[np.random.SeedSequence]:
-    """Streams for training and for the bootstrap pass."""
-    return np.random.SeedSequence(config.seed).spawn(2)
+def _of_choice(layer: OutputLayer) -> dict[str, float]:
+    """Name the share of training images by which the penalty was chosen."""
+    if layer.name == "ridge" and layer.chosen_by != "split":
+        return {"linear_layer_loo_accuracy": 1 - layer.error_rate}
+    return {"split_accuracy": 1 - layer.error_rate} if layer.chosen_by == "split" else {}
 
 
 def _measure(network: Network, dataset: Dataset, n_jobs: int) -> dict[str, Any]:
@@ -273,7 +253,8 @@ def _bootstrap(
     result = bootstrap(
         network, images, settings,
         rule=config.bootstrap_rule,  # type: ignore[arg-type]
-        ridge=config.bootstrap_ridge, seed=_seeds(config)[1], n_jobs=n_jobs, progress=progress,
+        ridge=config.bootstrap_ridge, seed=streams(config)["bootstrap"], n_jobs=n_jobs,
+        progress=progress,
     )  # fmt: skip
     after = result.network.predict_codes(images, n_jobs=n_jobs)
     return result, {

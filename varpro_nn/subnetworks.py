@@ -8,7 +8,7 @@ trains it and in whatever order.
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +18,24 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn.augmentation import Augmentation, distort
+from varpro_nn.cross_entropy import CrossEntropyFunctional
 from varpro_nn.errors import NonFiniteError, TrainingError
 from varpro_nn.fit import fit
 from varpro_nn.functional import VarProFunctional
-from varpro_nn.history import FitReport
+from varpro_nn.history import FitReport, join_reports
 from varpro_nn.images import check_labels, one_hot
 from varpro_nn.jobs import effective_jobs, single_threaded_blas
+from varpro_nn.reduced import ReducedFunctional
 from varpro_nn.units import Units
+
+FUNCTIONALS: dict[str, type[ReducedFunctional]] = {
+    "squares": VarProFunctional,
+    "cross-entropy": CrossEntropyFunctional,
+}
+"""The functional of each loss."""
+SMALLEST_ROUND = 500
+"""Images of a round at least, where there are so many."""
 
 _logger = logging.getLogger(__name__)
 
@@ -40,6 +51,11 @@ class SubnetworkSettings:
         Images that each draws without replacement (all of them if there are fewer).
     ridge, weight_decay : float
         ``lam`` and ``nu`` of the functional.
+    loss : {"squares", "cross-entropy"}
+    n_rounds : int
+        Fits one after the other, each on twice the images of the one before.
+    augmentation : Augmentation
+        Distortions of the images, drawn anew in each round.
     fit_options : dict
         Keyword arguments of :func:`varpro_nn.fit.fit`. ``max_nfev=0`` leaves the units as they
         were drawn: the untrained network that a trained one is to be compared with.
@@ -49,14 +65,20 @@ class SubnetworkSettings:
     images_per_subnetwork: int
     ridge: float
     weight_decay: float
+    loss: str = "squares"
+    n_rounds: int = 1
+    augmentation: Augmentation = field(default_factory=Augmentation)
     fit_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.n_subnetworks < 1 or self.images_per_subnetwork < 1:
+        if min(self.n_subnetworks, self.images_per_subnetwork, self.n_rounds) < 1:
             msg = (
-                "n_subnetworks and images_per_subnetwork must be at least 1, "
-                f"got {self.n_subnetworks} and {self.images_per_subnetwork}."
+                "n_subnetworks, images_per_subnetwork and n_rounds must be at least 1, "
+                f"got {self.n_subnetworks}, {self.images_per_subnetwork} and {self.n_rounds}."
             )
+            raise ValueError(msg)
+        if self.loss not in FUNCTIONALS:
+            msg = f"loss must be one of {', '.join(FUNCTIONALS)}, got {self.loss!r}."
             raise ValueError(msg)
 
 
@@ -93,7 +115,9 @@ def train_subnetworks(
     *,
     seed: int | np.random.SeedSequence = 0,
     n_jobs: int = 1,
-    start: FloatArray | None = None,
+    members: Sequence[int] | None = None,
+    start: FloatArray | Mapping[int, FloatArray] | None = None,
+    fixed: Mapping[int, FloatArray] | None = None,
     done: Mapping[int, Subnetwork] | None = None,
     keep: Callable[[Subnetwork], None] | None = None,
     progress: bool = False,
@@ -111,8 +135,13 @@ def train_subnetworks(
     seed : int or SeedSequence
     n_jobs : int
         Worker processes; -1 for all cores.
-    start : ndarray, shape (n_subnetworks, h, p), optional
+    members : sequence of int, optional
+        Indices of the sub-networks to train; by default 0 to ``n_subnetworks - 1``. The index
+        alone decides which random numbers one gets.
+    start : mapping of int to ndarray (h, p), or ndarray (n_subnetworks, h, p), optional
         Weights to start from. Drawn by ``units.init`` if not given.
+    fixed : mapping of int to ndarray (any, p), optional
+        Weights of units, for each index, whose columns stand in ``Phi`` but are not trained.
     done : mapping of int to Subnetwork, optional
         Sub-networks, by index, that need not be trained again.
     keep : callable, optional
@@ -134,8 +163,12 @@ def train_subnetworks(
     """
     labels = check_labels(labels, len(images), n_classes)
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    seeds = root.spawn(settings.n_subnetworks)
-    finished = {} if done is None else dict(done)
+    chosen = range(settings.n_subnetworks) if members is None else members
+    # As root.spawn() makes them, which goes on counting from one call to the next.
+    seeds = {
+        i: np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, i)) for i in chosen
+    }
+    finished = {i: subnetwork for i, subnetwork in (done or {}).items() if i in chosen}
     pool = Parallel(
         n_jobs=effective_jobs(n_jobs),
         return_as="generator_unordered",
@@ -148,21 +181,22 @@ def train_subnetworks(
         delayed(_train_one)(
             index, units, images, labels, n_classes, settings, seeds[index],
             None if start is None else start[index],
+            None if fixed is None else fixed.get(index),
         )
-        for index in range(settings.n_subnetworks)
+        for index in chosen
         if index not in finished
     )  # fmt: skip
     landing = pool(tasks)
     try:
-        for subnetwork in _with_bar(landing, finished, settings.n_subnetworks, progress):
+        for subnetwork in _with_bar(landing, finished, len(chosen), progress):
             if keep is not None:
                 keep(subnetwork)
             finished[subnetwork.index] = subnetwork
-            _log(subnetwork, len(finished), settings.n_subnetworks)
+            _log(subnetwork, len(finished), len(chosen))
     except TerminatedWorkerError as error:
         msg = (
             f"a worker process was killed, for want of memory perhaps, after {len(finished)} of "
-            f"{settings.n_subnetworks} sub-networks; fewer jobs need less memory."
+            f"{len(chosen)} sub-networks; fewer jobs need less memory."
         )
         raise TrainingError(msg) from error
     finally:
@@ -170,11 +204,17 @@ def train_subnetworks(
             # joblib says of an early end that tasks were cancelled: that is what it is.
             warnings.simplefilter("ignore", UserWarning)
             landing.close()
-    results = [finished[index] for index in range(settings.n_subnetworks)]
+    results = [finished[index] for index in chosen]
+    if members is None:
+        check_some_trained(results)
+    return results
+
+
+def check_some_trained(results: Sequence[Subnetwork]) -> None:
+    """Raise if all of them failed."""
     if all(subnetwork.W is None for subnetwork in results):
         msg = f"all {len(results)} sub-networks failed; the first: {results[0].error}"
         raise TrainingError(msg)
-    return results
 
 
 def _log(subnetwork: Subnetwork, n_finished: int, n_subnetworks: int) -> None:
@@ -203,32 +243,53 @@ def _train_one(
     settings: SubnetworkSettings,
     seed: np.random.SeedSequence,
     start: FloatArray | None,
+    fixed: FloatArray | None,
 ) -> Subnetwork:
     """Train one sub-network; what goes wrong in its arithmetic becomes data."""
     rng = np.random.default_rng(seed)
     n_own = min(settings.images_per_subnetwork, len(images))
-    own = np.sort(rng.choice(len(images), size=n_own, replace=False))
-    own_images, own_labels = images[own], labels[own]
-    n_missing = n_classes - np.unique(own_labels).size
+    own = rng.choice(len(images), size=n_own, replace=False)
+    if settings.n_rounds == 1:
+        own.sort()
+    n_missing = n_classes - np.unique(labels[own]).size
     # One thread of BLAS: cores are shared by sub-networks, not inside one.
     with single_threaded_blas():
         try:
-            W0 = units.init(own_images, rng) if start is None else start
+            W = units.init(images[np.sort(own)], rng) if start is None else start
             if settings.fit_options.get("max_nfev") == 0:
-                return Subnetwork(index, W0, None, "", n_missing)
-            functional = VarProFunctional(
-                units,
-                own_images,
-                one_hot(own_labels, n_classes),
-                ridge=settings.ridge,
-                weight_decay=settings.weight_decay,
-            )
-            report = fit(functional, W0, **settings.fit_options)
+                return Subnetwork(index, W, None, "", n_missing)
+            reports = []
+            for later_rounds in reversed(range(settings.n_rounds)):
+                part = own[: max(n_own >> later_rounds, min(n_own, SMALLEST_ROUND))]
+                functional = _functional(
+                    units, images[part], labels[part], n_classes, settings, fixed, rng
+                )
+                reports.append(fit(functional, W, **settings.fit_options))
+                W = reports[-1].w.reshape(units.n_units, units.n_weights)
         except (NonFiniteError, ArithmeticError, np.linalg.LinAlgError) as error:
             reason = f"{type(error).__name__}: {error}"
             return Subnetwork(index, None, None, reason, n_missing)
-    W = report.w.reshape(units.n_units, units.n_weights)
-    return Subnetwork(index, W, report, "", n_missing)
+    return Subnetwork(index, W, join_reports(reports), "", n_missing)
+
+
+def _functional(
+    units: Units,
+    images: ImageArray,
+    labels: LabelArray,
+    n_classes: int,
+    settings: SubnetworkSettings,
+    fixed: FloatArray | None,
+    rng: np.random.Generator,
+) -> ReducedFunctional:
+    """Make the problem of one round."""
+    if settings.augmentation:
+        images = distort(images, settings.augmentation, rng)
+    columns = None if fixed is None else units.features(fixed.astype(np.float32), images)
+    make: Any = FUNCTIONALS[settings.loss]  # the two take these arguments alike
+    return make(
+        units, images, one_hot(labels, n_classes),
+        ridge=settings.ridge, weight_decay=settings.weight_decay, fixed=columns,
+    )  # fmt: skip
 
 
 def _with_bar(

@@ -19,27 +19,53 @@ from typing import Any
 
 from varpro_nn import datasets
 from varpro_nn.command import run_command
+from varpro_nn.config import CHOICES, TrainConfig
 from varpro_nn.errors import VarProError
 from varpro_nn.files import strict_json, write_atomically
 from varpro_nn.jobs import effective_jobs
 from varpro_nn.network import Network
-from varpro_nn.pipeline import Run, run, training_part
-from varpro_nn.recipes import CHOICES, RECIPES, TrainConfig, configure
+from varpro_nn.pipeline import Run, run
+from varpro_nn.plan import training_part
+from varpro_nn.recipes import DATA, RECIPES, configure, kind_of_data
 
 HELP = {
     "units": "kind of units",
+    "scalarisation": "kind of linear form that patch units take of a window",
     "rank": "terms of the sum in each unit",
     "activation": "activation",
+    "threshold": "of the two-sided activation",
     "gain": "standard deviation of the pre-activations at the start",
+    "window": "side of the windows of patch units, pixels",
+    "stride": "distance of the windows, pixels",
+    "grid": "cells along each side that a patch unit pools in",
+    "training_stride": "distance of the windows while units are trained, instead of --stride",
+    "contrast": "normalise windows; this is added to their variance",
+    "whitening": "whiten windows; this times the mean variance is added to the variances",
+    "n_components": "directions that the whitening keeps",
+    "draw": "what the filters of patch units start from",
     "n_units": "units of the whole network; without --n-subnetworks these keep about their size",
     "n_subnetworks": "sub-networks that the units are cut into",
+    "scheme": "what a sub-network knows of the others while it trains",
+    "n_stages": "groups of sub-networks that train one after the other",
+    "n_rounds": "train each sub-network so often, each time on twice the images",
+    "loss": "what sub-networks minimise",
+    "shift": "distort training images: largest shift, pixels",
+    "rotation": "distort: largest angle, degrees",
+    "scale": "distort: largest relative change of size",
+    "shear": "distort: largest shear",
+    "elastic": "distort: standard deviation of a smooth displacement, pixels",
+    "flip": "distort: mirror one image in two left and right",
+    "n_copies": "distorted copies of all training images that the output layer is fitted on too",
+    "output_layer": "what the last linear layer minimises on the features of all units",
+    "standardise": "let the penalty of a ridge layer act on columns of variance 1",
+    "views": "average outputs over each image and its mirror image, or its shifts by a pixel",
     "images_per_subnetwork": "random training images of each sub-network",
     "n_train": "use the first so many training images only",
     "max_nfev": "evaluations of the functional in a sub-network; 0: leave the units untrained",
     "ridge": "penalty on the linear weights of a sub-network",
     "weight_decay": "penalty on the unit weights",
-    "glue_ridge": "penalty on the linear weights of the whole network, instead of the one of "
-    "least leave-one-out error",
+    "glue_ridge": "penalty of the output layer, instead of the one that does best on training "
+    "images",
     "solver": "how a sub-network is minimised",
     "form": "form of the least-squares problem",
     "jacobian": "Kaufman's Jacobian, or the full one of Golub and Pereyra",
@@ -75,11 +101,10 @@ def build_parser() -> argparse.ArgumentParser:
             continue
         option = f"--{field.name.replace('_', '-')}"
         kind = _scalar(hints[field.name])
-        values = [f"{name} {getattr(recipe, field.name)}" for name, recipe in RECIPES.items()]
-        text = f"{HELP[field.name]} ({', '.join(values)})"
+        text = f"{HELP[field.name]} ({_in_recipes(field.name)})"
         keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         if kind is bool:
-            keywords["action"] = "store_true"
+            keywords["action"] = argparse.BooleanOptionalAction
         elif field.name in CHOICES:
             keywords["choices"] = CHOICES[field.name]
         else:
@@ -106,14 +131,24 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _in_recipes(name: str) -> str:
+    """Name the value of a setting in the default recipe, and in those where it is another."""
+    value = getattr(RECIPES["default"], name)
+    others = {r: getattr(recipe, name) for r, recipe in RECIPES.items()}
+    differing = [f"{r} {other}" for r, other in others.items() if other != value]
+    return ", ".join([str(value), *differing])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = build_parser()
     args = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING - 10 * args.verbose)
     if args.list_recipes:
-        for name, recipe in RECIPES.items():
-            print(json.dumps({"name": name, **asdict(recipe)}))
+        for name in RECIPES:
+            for data in DATA:
+                settings = asdict(configure(name, data=data))
+                print(json.dumps({"name": name, "data": data, **settings}))
         return 0
     if args.dataset is None:
         parser.error("the following arguments are required: dataset")
@@ -122,19 +157,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = {field.name for field in fields(TrainConfig)} - {"recipe"}
     overrides = {name: value for name, value in vars(args).items() if name in names}
     try:
-        config = configure(args.recipe, **overrides)
+        # Faults of usage are told before data are fetched; what kind of data it is, a file says.
+        _check_settings(args.dataset, args.recipe, overrides)
         effective_jobs(args.n_jobs)
     except ValueError as error:
         parser.error(str(error))
-    return run_command(lambda: [_train(args, config)])
+    return run_command(lambda: [_train(args, overrides)])
 
 
-def _train(args: argparse.Namespace, config: TrainConfig) -> str:
+def _check_settings(dataset: str, recipe: str, overrides: dict[str, Any]) -> None:
+    """Refuse settings that are wrong for every kind of data that ``dataset`` may turn out to be."""
+    faults = []
+    for kind in (dataset,) if dataset in DATA else DATA:
+        try:
+            configure(recipe, data=kind, **overrides)
+        except ValueError as error:
+            faults.append(error)
+        else:
+            return
+    raise faults[0]
+
+
+def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     """Train, write the run folder, and return its metrics as JSON."""
-    folder = _run_folder(args.output, args.dataset, config)
+    folder = _run_folder(args.output, args.dataset, args.recipe)
     _look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
     progress = not args.quiet
     dataset = datasets.load(args.dataset, args.data_dir, offline=args.offline, progress=progress)
+    kind = kind_of_data(dataset.name, dataset.train.images.shape[1:])
+    config = configure(args.recipe, data=kind, **overrides)
     shards = folder / "shards"
     if args.resume and _is_finished(folder, config, dataset):
         return (folder / "metrics.json").read_text(encoding="utf-8").strip()
@@ -200,7 +251,7 @@ def write_run(folder: Path, config: TrainConfig, result: Run, metrics: dict[str,
 
 
 def _history(result: Run) -> typing.Iterator[bytes]:
-    """One line a sub-network, one for the glue."""
+    """One line a sub-network, one for the output layer."""
     for subnetwork in result.subnetworks:
         line: dict[str, Any] = {
             "subnetwork": subnetwork.index,
@@ -212,17 +263,17 @@ def _history(result: Run) -> typing.Iterator[bytes]:
             line["form"] = subnetwork.report.form
             line["history"] = [asdict(record) for record in subnetwork.report.history]
         yield strict_json(line)
-    trace = asdict(result.glue)
+    trace = asdict(result.output_layer)
     trace.pop("A")
-    yield strict_json({"glue": trace})
+    yield strict_json({"output_layer": trace})
 
 
-def _run_folder(output: str | None, name: str, config: TrainConfig) -> Path:
+def _run_folder(output: str | None, name: str, recipe: str) -> Path:
     """Choose the run folder and find out before the work whether it can be written."""
     if output is None:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         # With the number of the process: jobs that start together keep apart.
-        folder = Path("runs") / f"{stamp}-{os.getpid()}-{Path(name).stem}-{config.recipe}"
+        folder = Path("runs") / f"{stamp}-{os.getpid()}-{Path(name).stem}-{recipe}"
     else:
         folder = Path(output)
     # The nearest folder that exists decides; nothing is made until there is something to keep.

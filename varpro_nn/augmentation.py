@@ -1,0 +1,147 @@
+"""Distorted copies of training images that keep their label: shifts, flips, affine, elastic.
+
+All distortions of an image are one map of its coordinates, sampled once by linear interpolation
+(``scipy.ndimage.map_coordinates``), so nothing is blurred twice. What lies beyond the border is
+the nearest pixel.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from varpro_nn._typing import FloatArray, ImageArray
+
+BLOCK = 1000
+"""Images that are worked on at a time."""
+SMOOTHNESS = 4.0
+"""Standard deviation in pixels of the filter that smooths elastic displacements."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmentation:
+    """How much training images may be distorted; each amount is a bound or a scale, 0 for none.
+
+    Attributes
+    ----------
+    shift : int
+        Largest shift along rows and columns, whole pixels (so that nothing is blurred); uniform.
+    rotation : float
+        Largest angle, degrees; uniform.
+    scale : float
+        Largest relative change of the coordinates along each axis; uniform.
+    shear : float
+        Largest shear along the columns, pixels a pixel; uniform.
+    elastic : float
+        Standard deviation of a smooth random displacement of each pixel, pixels.
+    flip : bool
+        Mirror left and right, with probability 1/2.
+
+    Raises
+    ------
+    ValueError
+        An amount that is negative or not finite, or a scale of 1 or more.
+    """
+
+    shift: int = 0
+    rotation: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    elastic: float = 0.0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not (math.isfinite(value) and value >= 0):
+                msg = f"{entry.name} must be finite and not negative, got {value}."
+                raise ValueError(msg)
+        if self.shift != int(self.shift):
+            msg = f"shift must be a whole number of pixels, got {self.shift}."
+            raise ValueError(msg)
+        if self.scale >= 1:
+            msg = f"scale must be less than 1, got {self.scale}."
+            raise ValueError(msg)
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, entry.name) for entry in fields(self))
+
+
+def distort(images: ImageArray, augmentation: Augmentation, rng: np.random.Generator) -> ImageArray:
+    """Distort each image at random.
+
+    Parameters
+    ----------
+    images : ndarray, shape (n, rows, columns) or (n, channels, rows, columns)
+    augmentation : Augmentation
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray, same shape and type
+        A new array; channels of an image move together.
+    """
+    distorted = np.empty_like(images)
+    for start in range(0, len(images), BLOCK):
+        rows = slice(start, start + BLOCK)
+        distorted[rows] = _distort_block(images[rows], augmentation, rng)
+    return distorted
+
+
+def _distort_block(
+    images: ImageArray, amounts: Augmentation, rng: np.random.Generator
+) -> ImageArray:
+    n, height, width = len(images), *images.shape[-2:]
+    if amounts.flip:
+        mirrored = rng.random(n) < 0.5
+        images = images.copy()
+        images[mirrored] = images[mirrored, ..., ::-1]
+    if not (amounts.shift or amounts.rotation or amounts.scale or amounts.shear or amounts.elastic):
+        return images
+    coordinates = _coordinates(n, height, width, amounts, rng)
+    channels = images.reshape(n, -1, height, width)
+    number = np.broadcast_to(np.arange(n)[:, None, None], (n, height, width))
+    where = np.stack([number, *coordinates])
+    moved: Any = np.stack(
+        [
+            ndimage.map_coordinates(
+                channels[:, c].astype(np.float32), where, order=1, mode="nearest"
+            )
+            for c in range(channels.shape[1])
+        ],
+        axis=1,
+    ).reshape(images.shape)
+    if images.dtype == np.uint8:
+        return np.rint(moved).astype(np.uint8)
+    return moved.astype(images.dtype)
+
+
+def _coordinates(
+    n: int, height: int, width: int, amounts: Augmentation, rng: np.random.Generator
+) -> FloatArray:
+    """Where each pixel of each image comes from: (2, n, rows, columns)."""
+
+    def uniform(bound: float) -> FloatArray:
+        return rng.uniform(-bound, bound, size=(n, 1, 1))
+
+    # About the middle of the image: rotate, shear, scale; then shift.
+    y = (np.arange(height) - (height - 1) / 2)[:, None]
+    x = np.arange(width) - (width - 1) / 2
+    angle = np.radians(uniform(amounts.rotation))
+    shear = uniform(amounts.shear)
+    vertical = (1 + uniform(amounts.scale)) * (np.cos(angle) * y - np.sin(angle) * x)
+    horizontal = (1 + uniform(amounts.scale)) * (np.sin(angle) * y + np.cos(angle) * x + shear * y)
+    moves = rng.integers(-amounts.shift, amounts.shift + 1, size=(2, n, 1, 1))
+    vertical = vertical + (height - 1) / 2 + moves[0]
+    horizontal = horizontal + (width - 1) / 2 + moves[1]
+    where = np.stack([vertical, horizontal])
+    if amounts.elastic:
+        noise = rng.standard_normal((2, n, height, width)).astype(np.float32)
+        smooth = ndimage.gaussian_filter(
+            noise, (0, 0, SMOOTHNESS, SMOOTHNESS), mode="wrap", truncate=3.0
+        )
+        # A filter of that width leaves noise the standard deviation 1 / (2 sqrt(pi) width).
+        where += amounts.elastic * 2 * math.sqrt(math.pi) * SMOOTHNESS * smooth
+    return where
