@@ -78,7 +78,7 @@ def joint_fit(
         return J
 
     start = time.process_time()
-    A0 = functional.evaluate(w0.ravel()).solution.A
+    A0 = functional.evaluate(w0.ravel()).A
     result = least_squares(
         residual, np.concatenate([w0.ravel(), A0.ravel()]), jacobian, method="trf",
         tr_solver="lsmr", tr_options={"maxiter": INNER}, x_scale=1.0, max_nfev=max_nfev,

@@ -1,4 +1,4 @@
-"""The table of the README: trained and untrained networks on MNIST, and the bootstrap.
+"""Whole-image units on MNIST, trained and untrained, and the bootstrap.
 
 ``python -m experiments.mnist_table --output FILE`` runs each row with the settings that stand in
 ``ROWS``, appends its metrics to FILE as one JSON line, and prints a Markdown table. Rows that FILE
@@ -12,18 +12,20 @@ from experiments.rows import parser, run_rows
 from varpro_nn import load
 
 PAPER = {"recipe": "paper"}
-BILINEAR = {"n_units": 5200, "n_subnetworks": 26}
-DENSE = {"units": "dense", "n_subnetworks": 40, "images_per_subnetwork": 2000}
+BILINEAR = {"recipe": "bilinear"}
+LARGE = BILINEAR | {"n_units": 5200, "n_subnetworks": 26}
+RANK_2 = BILINEAR | {"rank": 2}
+DENSE = BILINEAR | {"units": "dense", "n_subnetworks": 40, "images_per_subnetwork": 2000}
 UNTRAINED = {"max_nfev": 0}
 ROWS: dict[str, dict[str, Any]] = {
-    "default: bilinear, 2,000 units": {},
-    "default, untrained": UNTRAINED,
+    "bilinear, 2,000 units": BILINEAR,
+    "bilinear, 2,000 units, untrained": BILINEAR | UNTRAINED,
     "paper: quadratic, 5,200 units": PAPER,
     "paper, untrained": PAPER | UNTRAINED,
-    "bilinear, 5,200 units": BILINEAR,
-    "bilinear, 5,200 units, untrained": BILINEAR | UNTRAINED,
-    "bilinear of rank 2, 2,000 units": {"rank": 2},
-    "bilinear of rank 2, 2,000 units, untrained": {"rank": 2} | UNTRAINED,
+    "bilinear, 5,200 units": LARGE,
+    "bilinear, 5,200 units, untrained": LARGE | UNTRAINED,
+    "bilinear of rank 2, 2,000 units": RANK_2,
+    "bilinear of rank 2, 2,000 units, untrained": RANK_2 | UNTRAINED,
     "dense, 2,000 units": DENSE,
     "dense, 2,000 units, untrained": DENSE | UNTRAINED,
     "paper + bootstrap": PAPER | {"bootstrap": True},

@@ -23,16 +23,22 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_rows(
-    rows: Mapping[str, Mapping[str, Any]], dataset: Dataset, args: argparse.Namespace
+    rows: Mapping[str, Mapping[str, Any]],
+    dataset: Dataset,
+    args: argparse.Namespace,
+    data: str = "mnist",
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run each row, or take it from the file if settings, data and versions are the same."""
+    """Run each row, or take it from the file if settings, data and versions are the same.
+
+    ``data`` is the kind of data that recipes are to suit.
+    """
     done: dict[str, dict[str, Any]] = {}
     if args.output.exists():
         for text in args.output.read_text(encoding="utf-8").splitlines():
             entry = json.loads(text)
             done[json.dumps(entry["key"], sort_keys=True)] = entry["metrics"]
     for name, settings in rows.items():
-        config = configure(**{"seed": args.seed, **settings})
+        config = configure(data=data, **{"seed": args.seed, **settings})
         key = {"config": asdict(config), "data": dataset.digest, "versions": versions()}
         metrics = done.get(json.dumps(key, sort_keys=True))
         if metrics is None:

@@ -1,8 +1,8 @@
-"""How the settings of the recipe ``default`` were chosen: on training images alone.
+"""How the recipes were chosen, and what each scheme is worth: on training images alone.
 
-``python -m experiments.validation_split --output FILE`` trains on the first 50,000 training images
-of MNIST and measures on the last 10,000, which stand in the place of a test set. The test images
-are not read. Prints a Markdown table.
+``python -m experiments.validation_split DATASET --output FILE`` trains on all but the last 10,000
+training images and measures on those, which stand in the place of a test set. The test images are
+not read. Prints a Markdown table. The rows differ from the first in what their name says.
 """
 
 from typing import Any
@@ -11,33 +11,53 @@ from experiments.rows import parser, run_rows
 from varpro_nn import load
 from varpro_nn.datasets import Dataset
 
-ROWS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "sub-networks of 50 units": {"n_subnetworks": 40},
-    "sub-networks of 100 units": {"n_subnetworks": 20},
-    "sub-networks of 500 units": {"n_subnetworks": 4},
-    "2,000 images each": {"images_per_subnetwork": 2000},
-    "6,000 images each": {"images_per_subnetwork": 6000},
-    "weight decay 0.03": {"weight_decay": 0.03},
-    "weight decay 0.3": {"weight_decay": 0.3},
-    "gain 2": {"gain": 2.0},
-    "5 evaluations": {"max_nfev": 5},
-    "15 evaluations": {"max_nfev": 15},
+PLAIN = {"shift": 0, "flip": False, "n_copies": 0}
+MNIST = {"n_units": 48, "n_subnetworks": 3, **PLAIN}
+CROSS_ENTROPY = {"loss": "cross-entropy", "ridge": 0.2, "weight_decay": 0.05}
+CIFAR = {"n_units": 64, "n_subnetworks": 4, **PLAIN}
+ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    "mnist": {
+        "48 units, 3 sub-networks, independent": MNIST,
+        "untrained": MNIST | {"scheme": "untrained"},
+        "stages": MNIST | {"scheme": "stages", "n_stages": 3},
+        "refine": MNIST | {"scheme": "refine", "n_stages": 3},
+        "growing subsets": MNIST | {"n_rounds": 3, "max_nfev": 3},
+        "cross-entropy": MNIST | CROSS_ENTROPY,
+        "twice the images": MNIST | {"images_per_subnetwork": 6000},
+        "output layer softmax": MNIST | {"output_layer": "softmax"},
+        "output layer ridge": MNIST | {"output_layer": "ridge"},
+        "output layer ridge, untrained": MNIST | {"output_layer": "ridge", "scheme": "untrained"},
+        "shifted copies": MNIST | {"shift": 1, "n_copies": 1},
+        "rectifier": MNIST | {"activation": "rectifier"},
+    },
+    "cifar10": {
+        "64 units, 4 sub-networks, independent": CIFAR,
+        "untrained": CIFAR | {"scheme": "untrained"},
+        "stages": CIFAR | {"scheme": "stages", "n_stages": 4},
+        "output layer hinge": CIFAR | {"output_layer": "hinge"},
+        "output layer ridge": CIFAR | {"output_layer": "ridge"},
+        "mirrored copies": CIFAR | {"flip": True, "n_copies": 1},
+        "2 x 2 cells": CIFAR | {"grid": 2},
+    },
 }
+"""For each data set the rows, by name."""
 
 
 def main() -> None:
-    args = parser(__doc__.splitlines()[0]).parse_args()
-    mnist = load("mnist", args.data_dir)
+    made = parser(__doc__.splitlines()[0])
+    made.add_argument("dataset", choices=tuple(ROWS))
+    args = made.parse_args()
+    whole = load(args.dataset, args.data_dir)
+    n = len(whole.train) - 10_000
     split = Dataset(
-        "mnist, last 10,000 training images held out",
-        mnist.classes,
-        mnist.train.take(slice(50_000)),
-        mnist.train.take(slice(50_000, None)),
+        f"{args.dataset}, last 10,000 training images held out",
+        whole.classes,
+        whole.train.take(slice(n)),
+        whole.train.take(slice(n, None)),
     )
     print("| settings | accuracy on held-out training images | CPU s | wall s |")
     print("| --- | --- | --- | --- |")
-    for name, metrics in run_rows(ROWS, split, args):
+    for name, metrics in run_rows(ROWS[args.dataset], split, args, args.dataset):
         print(
             f"| {name} | {metrics['test_accuracy']:.4f} ± "
             f"{metrics['test_accuracy_standard_error']:.4f} | "
