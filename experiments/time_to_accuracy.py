@@ -83,10 +83,10 @@ def rows(dataset: str, epochs: Sequence[int], seed: int) -> list[Row]:
     for recipe in RECIPES:
         if recipe == "paper":
             continue
-        settings = asdict(configure(recipe, seed=seed))
+        settings = asdict(configure(recipe, data=dataset, seed=seed))
         made.append(Row(recipe, TRAINED, settings))
         if settings["max_nfev"] > 0:
-            drawn = asdict(configure(recipe, seed=seed, max_nfev=0))
+            drawn = asdict(configure(recipe, data=dataset, seed=seed, max_nfev=0))
             made.append(Row(recipe + UNTRAINED, DRAWN, drawn))
     for network in NETWORKS[dataset]:
         made += [Row(network, TORCH, {"epochs": n}) for n in epochs]

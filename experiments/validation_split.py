@@ -11,23 +11,29 @@ from experiments.rows import parser, run_rows
 from varpro_nn import load
 from varpro_nn.datasets import Dataset
 
-PLAIN = {"shift": 0, "flip": False, "n_copies": 0}
-MNIST = {"n_units": 48, "n_subnetworks": 3, **PLAIN}
+PLAIN: dict[str, Any] = {
+    "shift": 0, "rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0, "flip": False,
+    "n_copies": 0, "scheme": "independent", "n_stages": 1,
+}  # fmt: skip
+MNIST = {"n_units": 48, "n_subnetworks": 4, **PLAIN}
 CROSS_ENTROPY = {"loss": "cross-entropy", "ridge": 0.2, "weight_decay": 0.05}
 CIFAR = {"n_units": 64, "n_subnetworks": 4, **PLAIN}
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "mnist": {
-        "48 units, 3 sub-networks, independent": MNIST,
+        "48 units, 4 sub-networks, independent": MNIST,
         "untrained": MNIST | {"scheme": "untrained"},
-        "stages": MNIST | {"scheme": "stages", "n_stages": 3},
-        "refine": MNIST | {"scheme": "refine", "n_stages": 3},
+        "stages": MNIST | {"scheme": "stages", "n_stages": 4},
+        "refine": MNIST | {"scheme": "refine", "n_stages": 4},
         "growing subsets": MNIST | {"n_rounds": 3, "max_nfev": 3},
         "cross-entropy": MNIST | CROSS_ENTROPY,
         "twice the images": MNIST | {"images_per_subnetwork": 6000},
         "output layer softmax": MNIST | {"output_layer": "softmax"},
         "output layer ridge": MNIST | {"output_layer": "ridge"},
         "output layer ridge, untrained": MNIST | {"output_layer": "ridge", "scheme": "untrained"},
-        "shifted copies": MNIST | {"shift": 1, "n_copies": 1},
+        "shifts, 1 copy": MNIST | {"shift": 1, "n_copies": 1},
+        "shifts, affine, elastic, 1 copy": MNIST
+        | {"shift": 1, "rotation": 8.0, "scale": 0.08, "shear": 0.08, "elastic": 0.4}
+        | {"n_copies": 1},
         "rectifier": MNIST | {"activation": "rectifier"},
     },
     "cifar10": {

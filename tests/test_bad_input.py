@@ -150,12 +150,12 @@ def test_what_is_no_fault_is_none_to_patch_units(layer, loss, whitening, images)
         ({"window": 6}, r"window must be at most the sides of the image, \(5, 5\), got 6"),
         ({"grid": 4}, r"grid must be at most the places of a window, \(3, 3\), got 4"),
         ({"training_stride": 2}, r"grid must be at most the places of a window, \(2, 2\), got 3"),
-        ({"scalarisation": "dense", "rank": 2}, "dense units have rank 1, got rank=2"),
-        ({"scalarisation": "bilinear", "draw": "windows"}, "windows for dense units"),
+        ({"scalarisation": "dense", "rank": 2}, "rank=2 needs a scalarisation that is not dense"),
+        ({"scalarisation": "bilinear", "draw": "windows"}, "draw='windows' needs dense"),
         ({"whitening": 0.1, "n_components": 10}, "n_components must be 1 to 9, for dense units"),
         (
             {"whitening": 0.1, "n_components": 4, "scalarisation": "bilinear"},
-            "n_components must be 1 to 9, for dense units, got 4 for bilinear units",
+            "n_components=4 needs whitening and dense scalarisation",
         ),
         ({"scheme": "stages", "n_stages": 3}, "must be at most n_subnetworks, got 3 and 2"),
         ({"form": "operator"}, "loss='cross-entropy' needs form auto or reduced"),
@@ -195,7 +195,7 @@ def test_quadratic_units_need_squares():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"units": "dense", "rank": 2}, "dense units have rank 1, got rank=2"),
+        ({"units": "dense", "rank": 2}, "rank=2 needs a scalarisation that is not dense"),
         ({"solver": "lm", "patience": 2}, "another solver than 'lm'"),
     ],
 )

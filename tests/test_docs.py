@@ -18,6 +18,15 @@ def test_own_units(capsys):
     np.testing.assert_allclose(np.sort(A.ravel()), [-3, 1, 2], rtol=1e-5)
 
 
+def test_patch_networks(capsys):
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (DOCS / "patch_networks.md").read_text(), re.DOTALL
+    )
+    exec(compile(example, "patch_networks.md", "exec"), {"__name__": "patch_networks"})
+    printed = [line.split("#")[1].split(":")[0].strip() for line in example.splitlines()[-2:]]
+    assert capsys.readouterr().out.splitlines() == printed
+
+
 def test_metrics_page_names_every_key(tmp_path):
     from varpro_nn import configure, load, run
 

@@ -31,6 +31,7 @@ RANK = {
     "units": 2,
     "design": 3,
     "features": 3,
+    "feature_store": 4,
     "jacobian": 4,
     "augmentation": 2,
     "convex": 3,

@@ -8,7 +8,7 @@ import reference
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import LogisticRegression
 
-from varpro_nn import load, output_layer, whole_image_units
+from varpro_nn import feature_store, load, output_layer, whole_image_units
 from varpro_nn.convex import LOSSES, fit_linear
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.glue import RIDGES, glue
@@ -344,7 +344,7 @@ def test_features_in_a_file_change_no_bit(name, rng, monkeypatch):
     one = fit_columns(name, Phi, labels)
     assert not any(isinstance(given, np.memmap) for given, *_ in recorded.calls)
     n_calls = len(recorded.calls)
-    monkeypatch.setattr(output_layer, "FEATURE_BYTES", 1)
+    monkeypatch.setattr(feature_store, "FEATURE_BYTES", 1)
     assert_same(fit_columns(name, Phi, labels), one)
     assert all(isinstance(given, np.memmap) for given, *_ in recorded.calls[n_calls:])
 

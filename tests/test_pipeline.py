@@ -371,7 +371,7 @@ def test_every_output_layer_is_measured(layer, penalty, n_copies, digits):
     if chosen == "split":
         assert by == {"split_accuracy"}
     else:
-        assert by == ({"linear_layer_loo_accuracy"} if layer == "ridge" else set())
+        assert by == ({"linear_layer_loo_accuracy"} if alone else set())
     assert penalty is None or metrics["ridge"] == penalty
     assert metrics["test_accuracy"] > 0.7
 

@@ -206,6 +206,11 @@ class TrainConfig:
             raise ValueError(msg)
 
     @property
+    def form_of_units(self) -> str:
+        """Kind of scalarisation, of windows or whole images."""
+        return self.scalarisation if self.units == "patch" else self.units
+
+    @property
     def augmentation(self) -> Augmentation:
         """Distortions of training images."""
         return Augmentation(**{f.name: getattr(self, f.name) for f in fields(Augmentation)})
@@ -239,15 +244,20 @@ _LEAST = {
 }  # fmt: skip
 
 _NEEDS: dict[str, tuple[Callable[[TrainConfig], bool], str]] = {
-    "n_components": (lambda c: c.whitening is not None, "whitening"),
+    "n_components": (
+        lambda c: c.whitening is not None and c.scalarisation == "dense",
+        "whitening and dense scalarisation",
+    ),
     "n_copies": (lambda c: bool(c.augmentation), "a distortion (shift, flip, ...)"),
     "n_stages": (lambda c: c.scheme in ("stages", "refine"), "the scheme stages or refine"),
     "whitening": (lambda c: c.units == "patch", "patch units"),
     "contrast": (lambda c: c.units == "patch", "patch units"),
     "training_stride": (lambda c: c.units == "patch", "patch units"),
+    "rank": (lambda c: c.form_of_units != "dense", "a scalarisation that is not dense"),
+    "draw": (lambda c: c.units != "patch" or c.scalarisation == "dense", "dense scalarisation"),
 }
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "n_components": (None,), "n_copies": (0,), "n_stages": (1,), "whitening": (None,),
-    "contrast": (None,), "training_stride": (None,),
+    "contrast": (None,), "training_stride": (None,), "rank": (1,), "draw": ("gaussian",),
 }  # fmt: skip
 """Values of them that need nothing."""

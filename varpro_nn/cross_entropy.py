@@ -34,6 +34,9 @@ from varpro_nn.jacobian import by_classes
 from varpro_nn.reduced import Evaluation, ReducedFunctional, check_penalties
 from varpro_nn.units import Units
 
+CURVATURE_BYTES = 2**30
+"""Bytes that the matrix Y of (k q)^2 numbers may take; twice as many while it is made."""
+
 
 class CrossEntropyFunctional(ReducedFunctional):
     """Cross-entropy of a classifier with its linear weights projected out.
@@ -98,6 +101,14 @@ class CrossEntropyFunctional(ReducedFunctional):
         self.tolerance = tolerance
         self._labels = np.argmax(self.tau, axis=1)
         q = self.design.ridge_of_columns.size
+        n_bytes = 8 * (q * self.tau.shape[1]) ** 2
+        if n_bytes > CURVATURE_BYTES:
+            msg = (
+                f"units and fixed must make fewer columns with cross-entropy: {q} with "
+                f"{self.tau.shape[1]} classes need a matrix of {n_bytes / 2**30:.1f} GiB, more "
+                f"than {CURVATURE_BYTES / 2**30:.1f}."
+            )
+            raise ValueError(msg)
         self._A: FloatArray = np.zeros((q, self.tau.shape[1]))
 
     def _project(self, w: FloatArray) -> tuple[Evaluation, None]:
@@ -137,7 +148,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         # in that direction Y is zero, and so is X. Any number there makes Y definite.
         Y[:, :, -1, -1] += np.einsum("aaii->", Y) / (k * q)
         Y = _whole(Y)
-        noise = len(Y) * float(np.finfo(self.design.dtype).eps) * np.trace(Y) / len(Y)
+        noise = float(np.finfo(self.design.dtype).eps) * np.trace(Y)
         Y[np.diag_indices_from(Y)] += np.tile(self.design.ridge_of_columns, k) + noise
         L = linalg.cholesky(Y, lower=True, overwrite_a=True, check_finite=False)
         Z = linalg.solve_triangular(L, X.reshape(k * q, p), lower=True, check_finite=False)

@@ -20,7 +20,7 @@ import numpy as np
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
 from varpro_nn.features import block_features, block_slices, check_finite, workers
 from varpro_nn.images import check_labels, one_hot
-from varpro_nn.linalg import GramAccumulator, KernelAccumulator
+from varpro_nn.linalg import GramAccumulator, KernelAccumulator, spread
 from varpro_nn.units import Units
 
 RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 5.01, 0.5))
@@ -169,10 +169,9 @@ def dual_glue(
                 Phi = block_features(units, W[tile], images, executor)
                 check_finite(Phi)
                 if standardise:
-                    deviation = Phi.std(axis=0, dtype=np.float64)
-                    # A column that does not vary, but for rounding, stays as small as it is.
-                    size = np.abs(Phi[0]).astype(np.float64)
-                    deviation[deviation <= 1e-6 * size] = 1.0
+                    deviation = spread(
+                        Phi.std(axis=0, dtype=np.float64), Phi.mean(axis=0, dtype=np.float64)
+                    )
                     deviations[:, tile] = deviation.reshape(m, -1)
                     Phi /= deviation.astype(Phi.dtype)
                 yield Phi

@@ -23,7 +23,6 @@ flatter a leave-one-out error too, so with copies the ridge layer goes by the sp
 """
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -33,7 +32,8 @@ from scipy import linalg
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
 from varpro_nn.convex import LOSSES, ROWS_FOR_GRAM, fit_linear
-from varpro_nn.features import block_features, block_slices, check_finite, workers
+from varpro_nn.feature_store import FeatureStore, fill, standardise_columns
+from varpro_nn.features import block_slices, workers
 from varpro_nn.glue import RIDGES, GlueReport, dual_glue, glue
 from varpro_nn.images import check_labels, one_hot
 from varpro_nn.linalg import add_gram
@@ -45,8 +45,8 @@ PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
 """The grid of penalties of the convex layers, for columns of variance 1."""
 LARGEST_EIGENPROBLEM = 6000
 """Columns, or images, up to which the ridge layer chooses its penalty by leave-one-out error."""
-FEATURE_BYTES = 2**31
-"""Larger features go to a temporary file, of which the system keeps in memory what fits."""
+GRAM_BYTES = 2**33
+"""Bytes that a Gram matrix of all columns may take: 32,768 columns."""
 
 _logger = logging.getLogger(__name__)
 
@@ -90,6 +90,22 @@ class OutputLayer:
     def error_rate(self) -> float:
         """Error rate at the penalty, where the trace has it; else NaN."""
         return dict(zip(self.penalties, self.error_rates, strict=True)).get(self.penalty, np.nan)
+
+
+def check_size(n_columns: int) -> None:
+    """Refuse a network whose output layer is too large to fit, before its units are trained.
+
+    Raises
+    ------
+    ValueError
+    """
+    if 8 * n_columns**2 > GRAM_BYTES:
+        msg = (
+            f"n_units times the cells of a unit make {n_columns} columns, whose Gram matrix takes "
+            f"{8 * n_columns**2 / 2**30:.0f} GiB, more than {GRAM_BYTES / 2**30:.0f}: take fewer "
+            "units or cells."
+        )
+        raise ValueError(msg)
 
 
 def fit_output_layer(
@@ -168,9 +184,9 @@ def fit_output_layer(
     aside, kept = np.sort(shuffled[:n_aside]), np.sort(shuffled[n_aside:])
     copies = n * np.arange(n_copies)[:, None]
     order = np.concatenate([(aside + copies).ravel(), (kept + copies).ravel()])
-    with _feature_store(len(order), q) as Phi, workers(n_jobs) as executor:
-        _fill(Phi, units, W, images, order, executor, progress=progress)
-        mean, deviation = _standardise(Phi, scale=standardise or name != "ridge")
+    with FeatureStore(len(order), q) as Phi, workers(n_jobs) as executor:
+        fill(Phi, units, W, images, order, executor, progress=progress)
+        mean, deviation = standardise_columns(Phi, scale=standardise or name != "ridge")
         fits = _Fits(name, Phi, labels[order], n_classes, executor)
         grid: Sequence[float] = RIDGES[::-2] if name == "ridge" else PENALTIES
         rates: list[float] = []
@@ -202,68 +218,6 @@ def fit_output_layer(
     return OutputLayer(
         A, name, float(best), chosen_by, tried, tuple(losses), tuple(rates), n_iterations
     )
-
-
-class _feature_store:  # noqa: N801
-    """An array (n, q) in memory, or in a temporary file that goes with the ``with`` block."""
-
-    def __init__(self, n: int, q: int) -> None:
-        self._shape = n, q
-
-    def __enter__(self) -> RealArray:
-        n_bytes = 4 * self._shape[0] * self._shape[1]
-        if n_bytes <= FEATURE_BYTES:
-            return np.empty(self._shape, dtype=np.float32)
-        self._file = tempfile.TemporaryFile(prefix="varpro_nn-")
-        return np.memmap(self._file, dtype=np.float32, mode="w+", shape=self._shape)
-
-    def __exit__(self, *_: object) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
-
-
-def _fill(
-    Phi: RealArray,
-    units: Units,
-    W: RealArray,
-    images: ImageArray,
-    order: LabelArray,
-    executor: Executor | None,
-    *,
-    progress: bool,
-) -> None:
-    """Compute the features of ``images[order]``."""
-    from tqdm import tqdm  # not at the top: imported where it is used
-
-    # disable=None: silent where standard error is not a terminal.
-    for rows in tqdm(
-        block_slices(len(order), Phi.shape[1]), desc="features", disable=None if progress else True
-    ):
-        Phi[rows] = block_features(units, W, images[order[rows]], executor)
-        check_finite(Phi[rows])
-
-
-def _standardise(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, FloatArray]:
-    """Bring columns to mean 0 and, with ``scale``, variance 1, in place; return both."""
-    n, q = Phi.shape
-    blocks = block_slices(n, q)
-    shift = Phi[: blocks[0].stop].mean(axis=0, dtype=np.float64)
-    total, squares = np.zeros(q), np.zeros(q)
-    for rows in blocks:
-        shifted = Phi[rows] - shift.astype(Phi.dtype)
-        total += shifted.sum(axis=0, dtype=np.float64)
-        squares += np.einsum("ij,ij->j", shifted, shifted)
-    mean = total / n
-    deviation = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
-    mean += shift
-    # A column that does not vary, but for rounding, stays as small as it is.
-    varies = deviation > 1e-6 * deviation.max(initial=0.0)
-    deviation = np.where(varies & scale, deviation, 1.0)
-    factor = (1 / deviation).astype(Phi.dtype)
-    for rows in blocks:
-        Phi[rows] -= mean.astype(Phi.dtype)
-        Phi[rows] *= factor
-    return mean, deviation
 
 
 class _Fits:
@@ -310,10 +264,16 @@ class _Fits:
             self._gram, self._moments, self._sums = self._accumulate(rows)
         mean_Phi, mean_tau = self._sums[:-1] / self._sums[-1], self._moments[-1] / self._sums[-1]
         gram = self._gram - np.outer(self._sums[:-1], mean_Phi)
-        noise = np.trace(gram) * float(np.finfo(np.float32).eps)
-        gram[np.diag_indices_from(gram)] += max(penalty, noise)
         moments = self._moments[:-1] - np.outer(self._sums[:-1], mean_tau)
-        R = linalg.cholesky(gram, overwrite_a=True, check_finite=False)
+        # A penalty below rounding may leave a matrix of repeated columns indefinite.
+        noise = float(np.finfo(np.float32).eps) * np.trace(gram) / len(gram)
+        while True:
+            try:
+                penalised = gram + np.diag(np.full(len(gram), max(penalty, noise)))
+                R = linalg.cholesky(penalised, overwrite_a=True, check_finite=False)
+                break
+            except np.linalg.LinAlgError:
+                noise = 10 * max(noise, np.finfo(float).tiny)
         slopes = linalg.cho_solve((R, False), moments, check_finite=False)
         return np.vstack([slopes, mean_tau - mean_Phi @ slopes])
 

@@ -14,10 +14,10 @@ from varpro_nn.config import TrainConfig
 from varpro_nn.datasets import Dataset
 from varpro_nn.errors import DatasetError
 from varpro_nn.images import check_images, check_labels
-from varpro_nn.jobs import effective_jobs
+from varpro_nn.jobs import effective_jobs, single_threaded_blas
 from varpro_nn.metrics import accuracy, standard_error
 from varpro_nn.network import Network
-from varpro_nn.output_layer import OutputLayer, fit_output_layer
+from varpro_nn.output_layer import OutputLayer, check_size, fit_output_layer
 from varpro_nn.plan import identity, make_units, streams, subnetwork_settings, training_part
 from varpro_nn.resources import Clock, peak_memory_mib, versions
 from varpro_nn.schemes import train_by_scheme
@@ -98,7 +98,9 @@ def train_network(
         msg = "training needs images that differ, got the same pixels in all of them."
         raise DatasetError(msg)
     seeds = streams(config)
-    units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
+    with single_threaded_blas():  # the same bits on any number of cores
+        units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
+    check_size(config.n_units * units.n_cells)
     training_units = units
     if isinstance(units, PatchUnits) and config.training_stride is not None:
         # Checked anew: fewer places may be too few for the grid.
@@ -111,10 +113,14 @@ def train_network(
     )  # fmt: skip
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     rng = np.random.default_rng(seeds["output layer"])
-    copies = [distort(images, config.augmentation, rng) for _ in range(config.n_copies)]
+    several: Any = images[None]
+    if config.n_copies:
+        several = np.repeat(several, 1 + config.n_copies, axis=0)
+        for copy in several[1:]:
+            copy[...] = distort(images, config.augmentation, rng)
     layer = fit_output_layer(
         config.output_layer, units, W,
-        np.concatenate([images, *copies]) if copies else images,
+        several.reshape(-1, *images.shape[1:]),
         np.tile(labels, 1 + config.n_copies), len(classes),
         penalty=config.glue_ridge, standardise=config.standardise,
         n_copies=1 + config.n_copies, rng=rng, n_jobs=n_jobs, progress=progress,
@@ -193,11 +199,11 @@ def run(
         output_layer=layer.name,
         ridge=layer.penalty,
         ridge_chosen_by=layer.chosen_by,
-        **_of_choice(layer),
+        **_of_choice(config, layer),
         scheme=config.scheme if config.max_nfev else "untrained",
         views=config.views,
         n_subnetworks=config.n_subnetworks,
-        n_resumed_subnetworks=len(done),
+        n_resumed_subnetworks=sum(index < config.n_subnetworks for index in done),
         n_failed_subnetworks=sum(s.W is None for s in subnetworks),
         training_wall_seconds=trained_after[0],
         training_cpu_seconds=trained_after[1],
@@ -223,11 +229,14 @@ def _largest_intensity(images: ImageArray) -> float:
     return 1.0 if images.dtype == np.uint8 else float(np.abs(images).max())
 
 
-def _of_choice(layer: OutputLayer) -> dict[str, float]:
+def _of_choice(config: TrainConfig, layer: OutputLayer) -> dict[str, float]:
     """Name the share of training images by which the penalty was chosen."""
-    if layer.name == "ridge" and layer.chosen_by != "split":
-        return {"linear_layer_loo_accuracy": 1 - layer.error_rate}
-    return {"split_accuracy": 1 - layer.error_rate} if layer.chosen_by == "split" else {}
+    if layer.chosen_by == "split":
+        return {"split_accuracy": 1 - layer.error_rate}
+    # Where copies of an image stay in, leaving it out says nothing.
+    if config.n_copies or not np.isfinite(layer.error_rate):
+        return {}
+    return {"linear_layer_loo_accuracy": 1 - layer.error_rate}
 
 
 def _measure(network: Network, dataset: Dataset, n_jobs: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn.history import join_reports
 from varpro_nn.subnetworks import (
     Subnetwork,
     SubnetworkSettings,
@@ -64,7 +65,7 @@ def train_by_scheme(
     Raises
     ------
     TrainingError
-        If all sub-networks of the first group failed, or a worker process was killed.
+        If all sub-networks failed, or a worker process was killed.
     ValueError
         An unknown scheme, or more stages than sub-networks.
     """
@@ -108,7 +109,9 @@ def train_by_scheme(
         )
         for i, subnetwork in zip(members, further, strict=True):
             if subnetwork.W is not None:  # one that fails stays as it was
-                trained[i] = replace(subnetwork, index=i)
+                reports = [r for r in (trained[i].report, subnetwork.report) if r is not None]
+                report = join_reports(reports) if reports else None
+                trained[i] = replace(subnetwork, index=i, report=report)
     return trained
 
 

@@ -21,6 +21,7 @@ from varpro_nn._typing import FloatArray, ImageArray, LabelArray
 from varpro_nn.augmentation import Augmentation, distort
 from varpro_nn.cross_entropy import CrossEntropyFunctional
 from varpro_nn.errors import NonFiniteError, TrainingError
+from varpro_nn.features import check_finite
 from varpro_nn.fit import fit
 from varpro_nn.functional import VarProFunctional
 from varpro_nn.history import FitReport, join_reports
@@ -96,7 +97,7 @@ class Subnetwork:
     error : str
         Why it failed; empty if it did not.
     n_missing_classes : int
-        Classes of which its images hold none: its linear weights for them are zero.
+        Classes of which its images hold none: its own linear weights say nothing of them.
     """
 
     index: int
@@ -285,6 +286,8 @@ def _functional(
     if settings.augmentation:
         images = distort(images, settings.augmentation, rng)
     columns = None if fixed is None else units.features(fixed.astype(np.float32), images)
+    if columns is not None:
+        check_finite(columns)
     make: Any = FUNCTIONALS[settings.loss]  # the two take these arguments alike
     return make(
         units, images, one_hot(labels, n_classes),

@@ -203,7 +203,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     write_run(folder, config, result, metrics)
     if not args.quiet:
         print(_in_words(metrics, result), file=sys.stderr)
-    return json.dumps(metrics)
+    return strict_json(metrics).decode().strip()
 
 
 def _is_finished(folder: Path, config: TrainConfig, dataset: datasets.Dataset) -> bool:

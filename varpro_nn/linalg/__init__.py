@@ -20,6 +20,7 @@ from varpro_nn.linalg.ridge import (
     column_tiles,
     left_out_errors,
     run_tiles,
+    spread,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "left_out_errors",
     "run_tiles",
     "small_equivalent",
+    "spread",
 ]

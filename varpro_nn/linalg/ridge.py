@@ -46,6 +46,15 @@ def run_tiles(executor: Executor | None, task: Callable[[Any], None], items: Ite
     list(map(task, items) if executor is None else executor.map(task, items))
 
 
+def spread(deviation: FloatArray, mean: FloatArray) -> FloatArray:
+    """Divisors that bring columns to variance 1.
+
+    A column that does not vary, but for rounding, gets 1 and stays as it is: nothing is learnt
+    from it, and scaled up its rounding errors would look like a feature.
+    """
+    return np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
+
+
 def add_gram(gram: FloatArray, rows: RealArray, executor: Executor | None) -> None:
     """Add ``rows' rows`` to ``gram`` (q, q), double: the upper tiles alone are filled."""
     tiles = column_tiles(gram.shape[0])
@@ -126,8 +135,7 @@ class GramAccumulator:
         scale = np.ones(len(gram))
         if standardise:
             deviation = np.sqrt(np.maximum(np.diag(gram), 0.0) / self._sum_weights)
-            # A column that does not vary, but for rounding, stays as small as it is.
-            scale = 1 / np.where(deviation > 1e-6 * deviation.max(initial=0.0), deviation, 1.0)
+            scale = 1 / spread(deviation, self._shift.astype(np.float64) + mean_Phi)
             gram *= scale[:, None]
             gram *= scale
         # The transpose is in the memory order of LAPACK, and its lower triangle is filled.
