@@ -27,6 +27,9 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
             "n_rounds": 5, "n_copies": 4,
         },
         "default": {"recipe": "default"},
+        "default, twice the units": {
+            "recipe": "default", "n_units": 144, "n_subnetworks": 12, **UNTRAINED,
+        },
         "accurate": {"recipe": "accurate"},
     },
     "fashion-mnist": {
@@ -37,6 +40,9 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10": {
         "tiny": {"recipe": "tiny"},
         "default": {"recipe": "default"},
+        "default, twice the units": {
+            "recipe": "default", "n_units": 384, "n_subnetworks": 24, **UNTRAINED,
+        },
         "accurate": {"recipe": "accurate"},
     },
 }  # fmt: skip
@@ -47,11 +53,18 @@ FIVE_SEEDS = ("up to 1,026 parameters", "tiny")
 
 def summary(metrics: list[dict[str, Any]]) -> str:
     """Accuracy, one run or the mean of several, with its standard error."""
+    if not metrics:
+        return ""
     shares = [m["test_accuracy"] for m in metrics]
     error = metrics[0]["test_accuracy_standard_error"]
     if len(shares) > 1:
         error = float(np.std(shares, ddof=1)) / len(shares) ** 0.5
     return f"{np.mean(shares):.4f} ± {error:.4f}"
+
+
+def mean(metrics: list[dict[str, Any]], key: str) -> str:
+    """Mean of a figure over runs, rounded."""
+    return f"{np.mean([m[key] for m in metrics]):.0f}" if metrics else ""
 
 
 def main() -> None:
@@ -67,20 +80,23 @@ def main() -> None:
             continue
         seeds = range(args.seed, args.seed + (5 if name in FIVE_SEEDS else 1))
         runs: dict[str, list[dict[str, Any]]] = {"trained": [], "untrained": []}
+        kinds: dict[str, dict[str, Any]] = {"trained": {}, "untrained": UNTRAINED}
+        if UNTRAINED.items() <= settings.items():
+            del kinds["trained"]
         for seed in seeds:
-            for kind, changes in (("trained", {}), ("untrained", UNTRAINED)):
+            for kind, changes in kinds.items():
                 row = {f"{name}, {kind}": {**settings, **changes, "seed": seed}}
                 for _, metrics in run_rows(row, dataset, args, args.dataset):
                     runs[kind].append(metrics)
         trained, untrained = runs["trained"], runs["untrained"]
         cells = [
             name,
-            f"{trained[0]['n_parameters']:,}",
+            f"{untrained[0]['n_parameters']:,}",
             summary(trained),
             summary(untrained),
-            f"{np.mean([m['training_cpu_seconds'] for m in trained]):.0f}",
-            f"{np.mean([m['training_cpu_seconds'] for m in untrained]):.0f}",
-            f"{np.mean([m['training_wall_seconds'] for m in trained]):.0f}",
+            mean(trained, "training_cpu_seconds"),
+            mean(untrained, "training_cpu_seconds"),
+            mean(trained, "training_wall_seconds"),
         ]
         print(f"| {' | '.join(cells)} |", flush=True)
 
