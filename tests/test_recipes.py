@@ -1,8 +1,9 @@
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
 
+from varpro_nn import load
 from varpro_nn.config import TrainConfig
 from varpro_nn.plan import make_units
 from varpro_nn.recipes import DATA, RECIPES, VARIANTS, configure, kind_of_data
@@ -271,3 +272,10 @@ def test_subnetworks_keep_about_the_size_of_the_recipe_or_it_is_an_error(n_units
         assert "n_units" in str(error)  # noqa: PT017
     else:
         assert 10 <= config.units_per_subnetwork <= 250
+
+
+def test_a_data_set_says_its_kind_itself():
+    digits = load("digits")
+    assert configure("tiny", data=digits) == configure("tiny", data="digits")
+    own = replace(digits, name="letters")
+    assert configure("tiny", data=own) == configure("tiny", data="digits")

@@ -7,6 +7,7 @@ from typing import Any
 
 from varpro_nn.augmentation import Augmentation
 from varpro_nn.config import TrainConfig
+from varpro_nn.datasets import Dataset
 
 # Twelve units on windows of 7 x 7 pixels a sub-network, trained at every second place, two
 # sub-networks at a time.
@@ -126,15 +127,18 @@ def kind_of_data(name: str, image_shape: Sequence[int]) -> str:
     return "cifar10" if len(image_shape) == 3 and image_shape[0] > 1 else "mnist"
 
 
-def configure(recipe: str = "default", *, data: str = "mnist", **overrides: Any) -> TrainConfig:
+def configure(
+    recipe: str = "default", *, data: str | Dataset = "mnist", **overrides: Any
+) -> TrainConfig:
     """Take the settings of a recipe and override some.
 
     Parameters
     ----------
     recipe : str
         A key of ``RECIPES``.
-    data : {"mnist", "fashion-mnist", "cifar10", "digits"}
-        The kind of data: recipes differ with it. See :func:`kind_of_data` for other data.
+    data : {"mnist", "fashion-mnist", "cifar10", "digits"} or Dataset
+        The kind of data: recipes differ with it. That of a data set of your own goes by the
+        shape of its images; see :func:`kind_of_data`.
     **overrides
         Fields of :class:`TrainConfig`. Where ``n_units`` is given without ``n_subnetworks``, the
         number of sub-networks follows, so that they keep about the size of the recipe's; so do
@@ -148,6 +152,8 @@ def configure(recipe: str = "default", *, data: str = "mnist", **overrides: Any)
     if recipe not in RECIPES:
         msg = f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}."
         raise ValueError(msg)
+    if isinstance(data, Dataset):
+        data = kind_of_data(data.name, data.train.images.shape[1:])
     if data not in DATA:
         msg = f"data must be one of {', '.join(DATA)}, got {data!r}."
         raise ValueError(msg)

@@ -26,7 +26,7 @@ from varpro_nn.jobs import effective_jobs
 from varpro_nn.network import Network
 from varpro_nn.pipeline import Run, run
 from varpro_nn.plan import training_part
-from varpro_nn.recipes import DATA, RECIPES, configure, kind_of_data
+from varpro_nn.recipes import DATA, RECIPES, configure
 
 HELP = {
     "units": "kind of units",
@@ -184,8 +184,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     _look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
     progress = not args.quiet
     dataset = datasets.load(args.dataset, args.data_dir, offline=args.offline, progress=progress)
-    kind = kind_of_data(dataset.name, dataset.train.images.shape[1:])
-    config = configure(args.recipe, data=kind, **overrides)
+    config = configure(args.recipe, data=dataset, **overrides)
     shards = folder / "shards"
     if args.resume and _is_finished(folder, config, dataset):
         return (folder / "metrics.json").read_text(encoding="utf-8").strip()
