@@ -159,8 +159,8 @@ def test_the_history_is_strict_json_line_by_line(done):
         assert line["reason"]
     assert set(last) == {"output_layer"}
     layer = last["output_layer"]
-    fields_of_layer = {"name", "penalty", "chosen_by", "penalties", "error_rates", "n_iterations"}
-    assert set(layer) == fields_of_layer
+    trace = {"penalties", "losses", "error_rates"}
+    assert set(layer) == {"name", "penalty", "chosen_by", "n_iterations"} | trace
     assert (layer["name"], layer["chosen_by"]) == ("ridge", "leave-one-out")
     assert layer["penalty"] in layer["penalties"]
     assert len(layer["error_rates"]) == len(layer["penalties"]) > 1
@@ -302,7 +302,9 @@ def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
     metrics = strict((tmp_path / "run" / "metrics.json").read_text())
     assert layer["penalty"] == metrics["ridge"]
     assert layer["penalties"] == sorted(layer["penalties"], reverse=True)
-    assert 1 - min(layer["error_rates"]) == metrics["split_accuracy"]
+    best = layer["losses"].index(min(layer["losses"]))
+    assert layer["penalties"][best] == layer["penalty"]
+    assert 1 - layer["error_rates"][best] == metrics["split_accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,10 @@ def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
         (("digits", "--views", "back"), "invalid choice: 'back'"),
         (("digits", "--scale", "1"), "scale must be less than 1, got 1"),
         (("digits", "--n-components", "3"), "n_components=3 needs whitening"),
-        (("digits", "--n-stages", "2"), "n_stages=2 needs the scheme stages or refine"),
+        (
+            ("digits", "--recipe", "tiny", "--n-stages", "2"),
+            "n_stages=2 needs the scheme stages or",
+        ),
         (("digits", "--flip", "yes"), "unrecognized arguments: yes"),
         (("digits", "--n-jobs", "0"), "n_jobs must be"),
     ],
