@@ -40,7 +40,7 @@ from numpy.typing import ArrayLike
 from scipy import linalg
 
 from varpro_nn._typing import FloatArray, RealArray
-from varpro_nn.linalg.ridge import LeaveOneOut, column_tiles, left_out_errors, run_tiles
+from varpro_nn.linalg.ridge import LeaveOneOut, add_gram, column_tiles, left_out_errors, run_tiles
 
 MEMORY_BUDGET = 4 * 2**30
 """Bytes that the kernel matrix and its eigenvectors may take together: 16384 rows."""
@@ -111,14 +111,7 @@ class KernelAccumulator:
         _check_block(Phi, self._n_rows)
         _centre(Phi, self._executor)
 
-        def add_pair(pair: tuple[slice, slice]) -> None:
-            upper, other = pair
-            kernel[upper, other] += Phi[upper] @ Phi[other].T
-
-        tiles = self._tiles
-        run_tiles(
-            self._executor, add_pair, [(a, b) for i, a in enumerate(tiles) for b in tiles[i:]]
-        )
+        add_gram(kernel, Phi.T, self._executor)
         self._n_columns += Phi.shape[1]
         self._precision = max(self._precision, float(np.finfo(Phi.dtype).eps))
 
