@@ -1,4 +1,4 @@
-"""Minimise a variable-projection functional: the only caller of ``scipy.optimize``.
+"""Minimise a variable-projection functional: the only caller of ``least_squares``.
 
 =============== =============================================== ===================================
 solver          method of SciPy                                 form of the problem

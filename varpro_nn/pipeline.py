@@ -1,4 +1,4 @@
-"""The one order of the steps: sub-networks, glue, measurement, bootstrap."""
+"""The one order of the steps: sub-networks, output layer, measurement, bootstrap."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
