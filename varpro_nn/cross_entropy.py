@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
-from scipy import linalg
+from scipy import linalg, special
 
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.convex import fit_linear
@@ -134,7 +134,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         X, Y = np.zeros((k, q, p)), np.zeros((k, k, q, q))
         for block, dPhi in self.design.blocks_and_derivative(w):
             b, dtype = len(block.tau), dPhi.dtype
-            probability = _probabilities(block.Phi @ A)
+            probability = special.softmax(block.Phi @ A, axis=1)
             B = by_classes(dPhi, unit_rows).reshape(b, k, p)
             residual = (probability - block.tau).astype(dtype)
             g += residual.ravel() @ B.reshape(b * k, p)
@@ -153,11 +153,6 @@ class CrossEntropyFunctional(ReducedFunctional):
         L = linalg.cholesky(Y, lower=True, overwrite_a=True, check_finite=False)
         Z = linalg.solve_triangular(L, X.reshape(k * q, p), lower=True, check_finite=False)
         return H - Z.T @ Z, g
-
-
-def _probabilities(outputs: FloatArray) -> FloatArray:
-    shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def _add_curvature(Y: FloatArray, Phi: RealArray, probability: RealArray) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
 from varpro_nn.features import block_features, block_slices, check_finite, workers
 from varpro_nn.images import check_labels, one_hot
-from varpro_nn.linalg import GramAccumulator, KernelAccumulator, spread
+from varpro_nn.linalg import DualPath, GramAccumulator, KernelAccumulator, RidgePath, spread
+from varpro_nn.linalg.ridge import LeaveOneOut
 from varpro_nn.units import Units
 
 RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 5.01, 0.5))
@@ -125,14 +126,7 @@ def glue(
     for value, mse, error in zip(ridges, errors.mean_squared_error, errors.error_rate, strict=True):
         _logger.info("glue, ridge %.3g: left-out squared error %.5g, rate %.5f", value, mse, error)
     best = int(np.lexsort((errors.mean_squared_error, errors.error_rate))[0])
-    return GlueReport(
-        A=path.solve(ridges[best]),
-        ridge=float(ridges[best]),
-        ridges=tuple(ridges.tolist()),
-        loo_mse=tuple(errors.mean_squared_error.tolist()),
-        loo_error=tuple(errors.error_rate.tolist()),
-        degrees_of_freedom=path.degrees_of_freedom(float(ridges[best])),
-    )
+    return _report(path.solve(ridges[best]), path, ridges, errors, best)
 
 
 def dual_glue(
@@ -190,6 +184,16 @@ def dual_glue(
     for tile in tiles:
         part = by_blocks[m * tile.start : m * tile.stop].reshape(m, -1, n_classes)
         by_unit[:, tile] = part / deviations[:, tile, None]
+    return _report(A, path, ridges, errors, best)
+
+
+def _report(
+    A: FloatArray,
+    path: RidgePath | DualPath,
+    ridges: FloatArray,
+    errors: LeaveOneOut,
+    best: int,
+) -> GlueReport:
     return GlueReport(
         A=A,
         ridge=float(ridges[best]),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from varpro_nn import model_file
 from varpro_nn._typing import FloatArray, LabelArray
@@ -251,8 +252,7 @@ def probabilities(outputs: FloatArray, output_layer: str = "ridge") -> FloatArra
 
 
 def _of_logits(outputs: FloatArray) -> FloatArray:
-    positive = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    return positive / positive.sum(axis=1, keepdims=True)
+    return np.asarray(special.softmax(outputs, axis=1))
 
 
 def _of_least_squares(outputs: FloatArray) -> FloatArray:
