@@ -144,7 +144,7 @@ def dual_glue(
     """Fit the same linear weights as :func:`glue` by the dual form.
 
     Parameters, errors and result are those of :func:`glue`; memory is that of two matrices of
-    images by images (:data:`varpro_nn.linalg.dual.MEMORY_BUDGET`).
+    images by images (:data:`varpro_nn.linalg.kernel.MEMORY_BUDGET`).
     """
     labels = check_labels(labels, len(images), n_classes)
     ridges = _check_ridges(ridge)

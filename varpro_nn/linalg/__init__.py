@@ -6,7 +6,8 @@ sub-networks (normal equations summed over blocks, every ridge from one eigendec
 ``dual`` solves the same problem where columns outnumber rows, from blocks of columns.
 """
 
-from varpro_nn.linalg.dual import DualPath, KernelAccumulator
+from varpro_nn.linalg.dual import DualPath
+from varpro_nn.linalg.kernel import KernelAccumulator
 from varpro_nn.linalg.projection import (
     LinearSolution,
     RowSums,

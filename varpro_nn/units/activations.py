@@ -35,14 +35,11 @@ def _logistic(z: RealArray, out: RealArray) -> RealArray:
 
 
 def _softplus(z: RealArray, out: RealArray) -> RealArray:
-    # log(1 + exp(z)) = max(z, 0) + log(1 + exp(-|z|)), which cannot overflow.
-    tail = np.abs(z)
-    np.negative(tail, out=tail)
+    # Above 40 log(1 + exp(z)) is z to the last bit, and exp could overflow.
+    tail = np.minimum(z, 40.0)
     np.exp(tail, out=tail)
     np.log1p(tail, out=tail)
-    np.maximum(z, 0.0, out=out)
-    out += tail
-    return out
+    return np.maximum(z, tail, out=out)
 
 
 def _step(value: RealArray) -> RealArray:
