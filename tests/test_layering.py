@@ -34,6 +34,9 @@ RANK = {
     "feature_store": 4,
     "jacobian": 4,
     "augmentation": 2,
+    "pool": 3,
+    "training_data": 3,
+    "cluster": 4,
     "convex": 3,
     "reduced": 5,
     "functional": 6,
@@ -57,7 +60,11 @@ RANK = {
 }
 """A module, or a subpackage with all that is in it, may import what has a lower rank."""
 
-DOORS = {"scipy.optimize": {"convex", "fit"}, "joblib": {"jobs", "subnetworks"}}
+DOORS = {
+    "scipy.optimize": {"convex", "fit"},
+    "joblib": {"jobs", "pool"},
+    "distributed": {"cluster"},
+}
 """Who alone may import a library."""
 
 

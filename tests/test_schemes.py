@@ -14,7 +14,7 @@ from varpro_nn.functional import VarProFunctional
 from varpro_nn.history import FitReport, Record, join_reports
 from varpro_nn.images import one_hot
 from varpro_nn.schemes import SCHEMES, train_by_scheme
-from varpro_nn.subnetworks import SubnetworkSettings, shut_down_workers, train_subnetworks
+from varpro_nn.subnetworks import SubnetworkSettings, train_subnetworks
 from varpro_nn.units import WholeImageUnits
 
 UNITS = whole_image_units("bilinear", (8, 8), 3)
@@ -36,12 +36,6 @@ def plan(n_subnetworks=4, images=100, max_nfev=2, **options):
 def digits():
     train = load("digits").train
     return train.images[:250], train.labels[:250]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_workers_left():
-    yield
-    shut_down_workers()
 
 
 @pytest.fixture

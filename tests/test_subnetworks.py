@@ -9,12 +9,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from varpro_nn import load, whole_image_units
 from varpro_nn.errors import NonFiniteError, TrainingError
-from varpro_nn.subnetworks import (
-    SubnetworkSettings,
-    effective_jobs,
-    shut_down_workers,
-    train_subnetworks,
-)
+from varpro_nn.jobs import effective_jobs
+from varpro_nn.subnetworks import SubnetworkSettings, train_subnetworks
 from varpro_nn.units import WholeImageUnits
 
 UNITS = whole_image_units("bilinear", (8, 8), 4)
@@ -40,12 +36,6 @@ def digits():
 @pytest.fixture(scope="module")
 def trained(digits):
     return train_subnetworks(UNITS, *digits, K, plan(), seed=5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_workers_left():
-    yield
-    shut_down_workers()
 
 
 def assert_same_weights(one, other):

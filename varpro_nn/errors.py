@@ -24,3 +24,15 @@ class TrainingError(VarProError):
 
 class NonFiniteError(VarProError):
     """Features are NaN or infinite at the weights in question."""
+
+
+class WorkerDiedError(VarProError):
+    """The process that worked on a task was killed, each time that the task was tried."""
+
+
+class BusyError(VarProError):
+    """Another process works on the same run folder."""
+
+
+class ClusterError(VarProError):
+    """There is no cluster to train on."""

@@ -1,16 +1,21 @@
-"""Write files whole or not at all, and JSON that every reader takes.
+"""Write files whole or not at all, one writer to a folder, and JSON that every reader takes.
 
 A file is written under a temporary name in its own folder, flushed to the disk and renamed. So a
 file under its final name is complete, whatever interrupts, and two processes that write the same
 file at the same time replace each other's.
 """
 
+import fcntl
 import json
 import math
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from varpro_nn.errors import BusyError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -31,6 +36,54 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; it is made if need be.
+
+    The system frees the lock of a process that ends, whatever ended it. What a killed process left
+    of files is removed first, and at the end the folders that were made and are empty still.
+
+    Raises
+    ------
+    BusyError
+        Another process holds it.
+    OSError
+        The folder cannot be written.
+    """
+    made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with _lock_file(path):
+        for part in (*folder.glob(".*.part"), *folder.glob("*/.*.part")):
+            part.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                for each in made:
+                    each.rmdir()
+
+
+@contextmanager
+def _lock_file(path: Path) -> Iterator[None]:
+    while True:
+        with open(path, "ab") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                msg = f"{path.parent}: another process works on this run folder."
+                raise BusyError(msg) from None
+            # Its last holder may have removed the file between our opening and locking it.
+            try:
+                current = os.path.samestat(os.fstat(stream.fileno()), path.stat())
+            except FileNotFoundError:
+                current = False
+            if current:
+                yield
+                return
 
 
 def strict_json(value: Any) -> bytes:

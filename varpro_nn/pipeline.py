@@ -1,6 +1,8 @@
 """The one order of the steps: sub-networks, output layer, measurement, bootstrap."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from varpro_nn._typing import ImageArray, LabelArray
 from varpro_nn.augmentation import distort
 from varpro_nn.bootstrap import BootstrapResult, bootstrap
 from varpro_nn.config import TrainConfig
-from varpro_nn.datasets import Dataset
+from varpro_nn.datasets import Dataset, ImageSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.images import check_images, check_labels
 from varpro_nn.jobs import effective_jobs, single_threaded_blas
@@ -19,10 +21,12 @@ from varpro_nn.metrics import accuracy, standard_error
 from varpro_nn.network import Network
 from varpro_nn.output_layer import OutputLayer, check_size, fit_output_layer
 from varpro_nn.plan import identity, make_units, streams, subnetwork_settings, training_part
+from varpro_nn.pool import executor_for
 from varpro_nn.resources import Clock, peak_memory_mib, versions
 from varpro_nn.schemes import train_by_scheme
 from varpro_nn.shards import Shards
-from varpro_nn.subnetworks import Subnetwork, shut_down_workers
+from varpro_nn.subnetworks import Subnetwork
+from varpro_nn.training_data import DataReference, NamedImages, stored
 from varpro_nn.units import PatchUnits, units_from_spec
 
 
@@ -54,6 +58,8 @@ def train_network(
     classes: np.ndarray[Any, Any],
     *,
     n_jobs: int = 1,
+    executor: Executor | None = None,
+    data: DataReference | None = None,
     progress: bool = False,
     training: dict[str, Any] | None = None,
     done: Mapping[int, Subnetwork] | None = None,
@@ -69,6 +75,11 @@ def train_network(
         Class numbers, positions in ``classes``.
     classes : ndarray, shape (k,)
     n_jobs : int
+        Worker processes for the sub-networks, then threads for the output layer.
+    executor : concurrent.futures.Executor, optional
+        Trains the sub-networks instead of worker processes.
+    data : NamedImages or StoredImages, optional
+        Where workers find ``images`` and ``labels``.
     progress : bool
     training : dict, optional
         What the network shall remember of its origin.
@@ -84,7 +95,7 @@ def train_network(
     DatasetError
         One class alone, or images that are all the same.
     TrainingError
-        If all sub-networks failed, or a worker process was killed.
+        If all sub-networks failed, or the executor broke down.
     ValueError
         Images or labels that are not what they should be, or settings that the images do not
         allow (quadratic units for a rectangle, say).
@@ -106,11 +117,17 @@ def train_network(
         # Checked anew: fewer places may be too few for the grid.
         spec = {**units.spec(), "stride": config.training_stride}
         training_units = units_from_spec(spec, units.arrays)
-    subnetworks = train_by_scheme(
-        config.scheme, config.n_stages, training_units, images, labels, len(classes),
-        subnetwork_settings(config),
-        seed=seeds["training"], n_jobs=n_jobs, progress=progress, done=done, keep=keep,
-    )  # fmt: skip
+    with ExitStack() as stack:
+        # One pool and one copy of the images for all stages.
+        executor = stack.enter_context(executor_for(n_jobs, executor))
+        if executor is not None and data is None:
+            data = stack.enter_context(stored(ImageSet(images, labels)))
+        subnetworks = train_by_scheme(
+            config.scheme, config.n_stages, training_units, images, labels, len(classes),
+            subnetwork_settings(config),
+            seed=seeds["training"], executor=executor, data=data, progress=progress, done=done,
+            keep=keep,
+        )  # fmt: skip
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     rng = np.random.default_rng(seeds["output layer"])
     several: Any = images[None]
@@ -137,6 +154,7 @@ def run(
     dataset: Dataset,
     *,
     n_jobs: int = -1,
+    executor: Executor | None = None,
     progress: bool = False,
     shard_folder: Path | None = None,
 ) -> Run:
@@ -148,6 +166,10 @@ def run(
     dataset : Dataset
     n_jobs : int
         Worker processes and threads; -1 for all cores. No bit of the result depends on it.
+    executor : concurrent.futures.Executor, optional
+        Trains the sub-networks instead of worker processes of this machine. Its workers load the
+        data set themselves if it comes from :func:`varpro_nn.load`; otherwise they read a copy
+        in ``shard_folder``.
     progress : bool
         Show a bar on standard error.
     shard_folder : Path, optional
@@ -175,13 +197,17 @@ def run(
     origin = {"config": asdict(config), "dataset": dataset.name, "digest": part.digest}
     shards = None if shard_folder is None else Shards(shard_folder, identity(config, part))
     done = {} if shards is None else shards.read()
-    network, subnetworks, layer = train_network(
-        config, part.images, part.labels, dataset.classes,
-        n_jobs=n_jobs, progress=progress, training=origin,
-        done=done, keep=None if shards is None else shards.write,
-    )  # fmt: skip
-    if effective_jobs(n_jobs) > 1:
-        shut_down_workers()  # their CPU time and memory can be read once they have ended
+    with ExitStack() as stack:
+        data: DataReference | None = None
+        if executor is not None and dataset.source is not None:
+            data = NamedImages(*dataset.source, config.n_train, part.digest)
+        elif executor is not None or effective_jobs(n_jobs) > 1:
+            data = stack.enter_context(stored(part, shard_folder))
+        network, subnetworks, layer = train_network(
+            config, part.images, part.labels, dataset.classes,
+            n_jobs=n_jobs, executor=executor, data=data, progress=progress, training=origin,
+            done=done, keep=None if shards is None else shards.write,
+        )  # fmt: skip
     metrics: dict[str, Any] = {
         "dataset": dataset.name,
         "recipe": config.recipe,
@@ -211,8 +237,6 @@ def run(
     result = None
     if config.bootstrap and dataset.test is not None:
         result, metrics["bootstrap"] = _bootstrap(config, network, dataset, n_jobs, progress)
-        if effective_jobs(n_jobs) > 1:
-            shut_down_workers()
     wall, cpu = clock.read()
     metrics.update(
         wall_seconds=wall,

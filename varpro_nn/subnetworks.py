@@ -1,33 +1,32 @@
-"""A pool trains independent sub-networks, each on its own random images.
+"""Independent sub-networks, each trained on its own random images, each a task of its own.
 
-The only user of joblib's pool. One seed gives one stream of random numbers for each sub-network,
-and each trains with one thread of BLAS, so its weights are bitwise the same whichever worker
-trains it and in whatever order.
+One seed gives one stream of random numbers for each sub-network, and each trains with one thread
+of BLAS, so its weights are bitwise the same whichever worker trains it and in whatever order.
 """
 
 import logging
-import signal
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
 from varpro_nn.augmentation import Augmentation, distort
 from varpro_nn.cross_entropy import CrossEntropyFunctional
-from varpro_nn.errors import NonFiniteError, TrainingError
+from varpro_nn.datasets import ImageSet
+from varpro_nn.errors import NonFiniteError, TrainingError, WorkerDiedError
 from varpro_nn.features import check_finite
 from varpro_nn.fit import fit
 from varpro_nn.functional import VarProFunctional
 from varpro_nn.history import FitReport, join_reports
 from varpro_nn.images import check_labels, one_hot
-from varpro_nn.jobs import effective_jobs, single_threaded_blas
+from varpro_nn.jobs import single_threaded_blas
+from varpro_nn.pool import executor_for, run_tasks
 from varpro_nn.reduced import ReducedFunctional
+from varpro_nn.training_data import DataReference, images_of, stored
 from varpro_nn.units import Units
 
 FUNCTIONALS: dict[str, type[ReducedFunctional]] = {
@@ -116,6 +115,8 @@ def train_subnetworks(
     *,
     seed: int | np.random.SeedSequence = 0,
     n_jobs: int = 1,
+    executor: Executor | None = None,
+    data: DataReference | None = None,
     members: Sequence[int] | None = None,
     start: FloatArray | Mapping[int, FloatArray] | None = None,
     fixed: Mapping[int, FloatArray] | None = None,
@@ -135,7 +136,13 @@ def train_subnetworks(
     settings : SubnetworkSettings
     seed : int or SeedSequence
     n_jobs : int
-        Worker processes; -1 for all cores.
+        Worker processes; -1 for all cores. One: train in this process.
+    executor : concurrent.futures.Executor, optional
+        What runs the training instead: a :class:`varpro_nn.pool.WorkerPool` that is used more
+        than once, or a cluster.
+    data : NamedImages or StoredImages, optional
+        Where workers find ``images`` and ``labels``. By default they are put into a temporary
+        folder, which workers on other machines cannot read.
     members : sequence of int, optional
         Indices of the sub-networks to train; by default 0 to ``n_subnetworks - 1``. The index
         alone decides which random numbers one gets.
@@ -153,12 +160,13 @@ def train_subnetworks(
     Returns
     -------
     list of Subnetwork
-        In the order of their index. One that failed numerically has no weights and says why.
+        In the order of their index. One that failed numerically, or whose worker was killed each
+        time, has no weights and says why.
 
     Raises
     ------
     TrainingError
-        If all of them failed, or a worker process was killed.
+        If all of them failed, or the executor broke down.
     ValueError
         Labels that do not fit the images or the number of classes.
     """
@@ -170,41 +178,26 @@ def train_subnetworks(
         i: np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, i)) for i in chosen
     }
     finished = {i: subnetwork for i, subnetwork in (done or {}).items() if i in chosen}
-    pool = Parallel(
-        n_jobs=effective_jobs(n_jobs),
-        return_as="generator_unordered",
-        batch_size=1,
-        pre_dispatch="2*n_jobs",
-        # Ctrl-C reaches all processes of a terminal: this one decides, workers go on till told.
-        initializer=_ignore_interrupts,
-    )
-    tasks = (
-        delayed(_train_one)(
-            index, units, images, labels, n_classes, settings, seeds[index],
-            None if start is None else start[index],
-            None if fixed is None else fixed.get(index),
-        )
-        for index in chosen
-        if index not in finished
-    )  # fmt: skip
-    landing = pool(tasks)
-    try:
+    with ExitStack() as stack:
+        executor = stack.enter_context(executor_for(n_jobs, executor))
+        here = ImageSet(images, labels)
+        if executor is not None and data is None and len(finished) < len(chosen):
+            data = stack.enter_context(stored(here))
+        tasks = {
+            index: (
+                index, units, here if executor is None else data, n_classes, settings,
+                seeds[index], None if start is None else start[index],
+                None if fixed is None else fixed.get(index),
+            )
+            for index in chosen
+            if index not in finished
+        }  # fmt: skip
+        landing = _with_records(run_tasks(_train_one, tasks, executor))
         for subnetwork in _with_bar(landing, finished, len(chosen), progress):
             if keep is not None:
                 keep(subnetwork)
             finished[subnetwork.index] = subnetwork
             _log(subnetwork, len(finished), len(chosen))
-    except TerminatedWorkerError as error:
-        msg = (
-            f"a worker process was killed, for want of memory perhaps, after {len(finished)} of "
-            f"{len(chosen)} sub-networks; fewer jobs need less memory."
-        )
-        raise TrainingError(msg) from error
-    finally:
-        with warnings.catch_warnings():
-            # joblib says of an early end that tasks were cancelled: that is what it is.
-            warnings.simplefilter("ignore", UserWarning)
-            landing.close()
     results = [finished[index] for index in chosen]
     if members is None:
         check_some_trained(results)
@@ -226,20 +219,19 @@ def _log(subnetwork: Subnetwork, n_finished: int, n_subnetworks: int) -> None:
     _logger.info("sub-network %d (%d of %d): %s", subnetwork.index, n_finished, n_subnetworks, what)
 
 
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def shut_down_workers() -> None:
-    """End idle worker processes: their memory is free and their CPU time can be read."""
-    get_reusable_executor().shutdown(wait=True)
+def _with_records(landing: Iterable[tuple[int, Any]]) -> Iterator[Subnetwork]:
+    """Make a record of a sub-network that killed its workers."""
+    for index, result in landing:
+        if isinstance(result, WorkerDiedError):
+            yield Subnetwork(index, None, None, f"{type(result).__name__}: {result}", 0)
+        else:
+            yield result
 
 
 def _train_one(
     index: int,
     units: Units,
-    images: ImageArray,
-    labels: LabelArray,
+    data: DataReference | ImageSet,
     n_classes: int,
     settings: SubnetworkSettings,
     seed: np.random.SeedSequence,
@@ -247,6 +239,8 @@ def _train_one(
     fixed: FloatArray | None,
 ) -> Subnetwork:
     """Train one sub-network; what goes wrong in its arithmetic becomes data."""
+    part = images_of(data)
+    images, labels = part.images, part.labels
     rng = np.random.default_rng(seed)
     n_own = min(settings.images_per_subnetwork, len(images))
     own = rng.choice(len(images), size=n_own, replace=False)
@@ -261,9 +255,9 @@ def _train_one(
                 return Subnetwork(index, W, None, "", n_missing)
             reports = []
             for later_rounds in reversed(range(settings.n_rounds)):
-                part = own[: max(n_own >> later_rounds, min(n_own, SMALLEST_ROUND))]
+                some = own[: max(n_own >> later_rounds, min(n_own, SMALLEST_ROUND))]
                 functional = _functional(
-                    units, images[part], labels[part], n_classes, settings, fixed, rng
+                    units, images[some], labels[some], n_classes, settings, fixed, rng
                 )
                 reports.append(fit(functional, W, **settings.fit_options))
                 W = reports[-1].w.reshape(units.n_units, units.n_weights)

@@ -13,15 +13,16 @@ import time
 import types
 import typing
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from varpro_nn import datasets
+from varpro_nn import cluster, datasets
 from varpro_nn.command import run_command
 from varpro_nn.config import CHOICES, TrainConfig
 from varpro_nn.errors import VarProError
-from varpro_nn.files import strict_json, write_atomically
+from varpro_nn.files import locked, strict_json, write_atomically
 from varpro_nn.jobs import effective_jobs
 from varpro_nn.network import Network
 from varpro_nn.pipeline import Run, run
@@ -114,6 +115,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--n-jobs", type=int, default=-1, metavar="N",
         help="worker processes, -1 for all cores (%(default)s); no result depends on it",
     )  # fmt: skip
+    parser.add_argument(
+        "--backend", choices=cluster.BACKENDS, default="joblib",
+        help="where sub-networks train: in processes of this machine, or on a cluster of Dask "
+        "(%(default)s); no result depends on it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS",
+        help="of the cluster, tcp://HOST:PORT or tls://HOST:PORT; without it --backend dask "
+        "starts --n-jobs processes on this machine",
+    )  # fmt: skip
     parser.add_argument("--data-dir", metavar="DIR", help="where the data files are, or go")
     parser.add_argument("--offline", action="store_true", help="fetch no data")
     parser.add_argument(
@@ -154,6 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("the following arguments are required: dataset")
     if (args.resume or args.overwrite) and args.output is None:
         parser.error("--resume and --overwrite need --output")
+    if args.scheduler is not None and args.backend != "dask":
+        parser.error("--scheduler needs --backend dask")
     names = {field.name for field in fields(TrainConfig)} - {"recipe"}
     overrides = {name: value for name, value in vars(args).items() if name in names}
     try:
@@ -182,18 +195,34 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     """Train, write the run folder, and return its metrics as JSON."""
     folder = _run_folder(args.output, args.dataset, args.recipe)
     _look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
-    progress = not args.quiet
-    dataset = datasets.load(args.dataset, args.data_dir, offline=args.offline, progress=progress)
+    dataset = datasets.load(
+        args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet
+    )
     config = configure(args.recipe, data=dataset, **overrides)
-    shards = folder / "shards"
     if args.resume and _is_finished(folder, config, dataset):
         return (folder / "metrics.json").read_text(encoding="utf-8").strip()
+    with locked(folder), cluster.executor(args.backend, args.scheduler, args.n_jobs) as executor:
+        return _train_in(folder, config, dataset, args, executor)
+
+
+def _train_in(
+    folder: Path,
+    config: TrainConfig,
+    dataset: datasets.Dataset,
+    args: argparse.Namespace,
+    executor: Executor | None,
+) -> str:
+    """Train in a run folder that is held for this process."""
+    shards = folder / "shards"
     if args.overwrite:
         # The rest of an earlier run stays until there is something to put in its place.
         for path in shards.glob("*.npz"):
             path.unlink()
     try:
-        result = run(config, dataset, n_jobs=args.n_jobs, progress=progress, shard_folder=shards)
+        result = run(
+            config, dataset,
+            n_jobs=args.n_jobs, executor=executor, progress=not args.quiet, shard_folder=shards,
+        )  # fmt: skip
     except KeyboardInterrupt:
         n_kept = len(list(shards.glob("*.npz")))
         msg = f"add --resume --output {folder} to go on with {n_kept} sub-networks"
@@ -287,8 +316,8 @@ def _look_for_earlier_run(folder: Path, *, resume: bool, overwrite: bool) -> Non
     """Refuse to touch a run that is there, unless told what to do with it."""
     if resume or overwrite:
         return
-    for name, state in (("metrics.json", "a finished run"), ("shards", "an unfinished run")):
-        if (folder / name).exists():
+    for name, state in (("metrics.json", "a finished run"), ("shards/*.npz", "an unfinished run")):
+        if any(folder.glob(name)):
             msg = f"{folder}: holds {state}; add --resume or --overwrite, or name another folder"
             raise VarProError(msg)
 

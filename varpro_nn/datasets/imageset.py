@@ -90,6 +90,8 @@ class Dataset:
         The original label of each class: integers, or strings of fixed width.
     train, test : ImageSet
         Images of the same shape; ``test`` may be None.
+    source : tuple of str and (str or None), optional
+        With what ``name`` and ``data_dir`` another process can ``load`` the same again.
 
     Raises
     ------
@@ -102,6 +104,7 @@ class Dataset:
     classes: NDArray[np.integer[Any]] | NDArray[np.str_]
     train: ImageSet
     test: ImageSet | None
+    source: tuple[str, str | None] | None = None
 
     def __post_init__(self) -> None:
         classes = np.asarray(self.classes)

@@ -1,6 +1,7 @@
 """`load`: from the name of a data set, or of a file, to a `Dataset`."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def load(
     """
     name = os.fspath(name)
     if name.lower().endswith(".npz"):
-        return read_dataset_npz(name)
+        return replace(read_dataset_npz(name), source=(str(Path(name).absolute()), None))
     if name == "digits":
         return _digits()
     if name not in FILE_SETS:
@@ -97,7 +98,9 @@ def load(
         else:
             images, labels = (read_idx(contents.pop(file)) for file in IDX_PARTS[part])
             parts[part] = ImageSet(images, labels.astype(np.int64))
-    return Dataset(name, np.arange(10), parts["train"], parts["test"])
+    folder = _user_folder(data_dir)
+    source = name, None if folder is None else str(folder.absolute())
+    return Dataset(name, np.arange(10), parts["train"], parts["test"], source)
 
 
 def _user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
@@ -122,4 +125,5 @@ def _digits() -> Dataset:
         np.arange(10),
         ImageSet(images[:_N_TRAIN_DIGITS], labels[:_N_TRAIN_DIGITS]),
         ImageSet(images[_N_TRAIN_DIGITS:], labels[_N_TRAIN_DIGITS:]),
+        ("digits", None),
     )
