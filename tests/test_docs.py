@@ -37,3 +37,9 @@ def test_metrics_page_names_every_key(tmp_path):
         metrics = run(config, load("digits"), n_jobs=1).metrics
         keys = [*metrics, *metrics["bootstrap"]]
         assert [key for key in keys if f"`{key}`" not in page] == []
+
+
+def test_cluster(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "cluster.md").read_text(), re.DOTALL)
+    exec(compile(example, "cluster.md", "exec"), {"__name__": "cluster"})
+    assert capsys.readouterr().out == "0\n"

@@ -88,6 +88,18 @@ def test_a_field_that_is_given_takes_the_place_of_the_recipes():
     assert config.grid == configure("default", data="digits").grid
 
 
+@pytest.mark.parametrize(
+    "values", [{"window": 5}, {"stride": 2}, {"grid": 1}, {"scalarisation": "bilinear"}]
+)
+def test_what_concerns_windows_is_refused_where_there_are_none(values):
+    (name,) = values
+    with pytest.raises(ValueError, match=f"{name} needs units 'patch', got units 'bilinear'"):
+        configure("bilinear", **values)
+    with pytest.raises(ValueError, match=f"{name} needs units 'patch', got units 'dense'"):
+        configure("default", units="dense", **values)
+    assert configure("default", **values) != configure("default")
+
+
 def test_a_value_out_of_range_is_refused():
     with pytest.raises(ValueError, match="ridge must be finite and at least 0, got -1"):
         configure("paper", ridge=-1)

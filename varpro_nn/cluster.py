@@ -68,7 +68,7 @@ def executor(
             with (
                 distributed.LocalCluster(
                     n_workers=effective_jobs(n_jobs), threads_per_worker=1,
-                    host="127.0.0.1", dashboard_address=None,
+                    host="127.0.0.1", dashboard_address="127.0.0.1:0",
                 ) as local,
                 distributed.Client(local) as client,
             ):  # fmt: skip
@@ -76,7 +76,7 @@ def executor(
             return
         try:
             client = distributed.Client(scheduler, timeout=CONNECT_SECONDS)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
             msg = f"--scheduler {scheduler}: no Dask scheduler there ({error})"
             raise ClusterError(msg) from error
         with client:
