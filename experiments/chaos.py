@@ -10,6 +10,7 @@ were kept and are gone or changed), ``repeated`` (kept, and written once more), 
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -150,9 +151,7 @@ def main() -> None:
             raise SystemExit(msg)
         expected = _digest(Path(name) / "undisturbed" / "model.npz")
         for backend in args.backends:
-            options, workers = [], children
-            if backend == "dask":
-                options, workers = _cluster(stack)
+            options, workers = _cluster(stack) if backend == "dask" else ([], children)
             folder = Path(name) / backend
             tally = disturb(folder, options, workers, args.kills, random.Random(args.seed))
             tally.digests_equal = _digest(folder / "model.npz") == expected
@@ -169,8 +168,7 @@ def main() -> None:
 
 def _cluster(stack: ExitStack) -> tuple[list[str], Callable[[int], list[int]]]:
     """Start a scheduler and two workers; the options for it, and how to list the workers."""
-    import distributed
-
+    distributed: Any = importlib.import_module("distributed")
     local = stack.enter_context(
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"

@@ -37,6 +37,7 @@ RANK = {
     "pool": 3,
     "training_data": 3,
     "cluster": 4,
+    "accumulation": 4,
     "convex": 3,
     "reduced": 5,
     "functional": 6,

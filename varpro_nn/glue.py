@@ -13,15 +13,18 @@ involved.
 
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn.accumulation import accumulate
 from varpro_nn.features import block_features, block_slices, check_finite, workers
 from varpro_nn.images import check_labels, one_hot
-from varpro_nn.linalg import DualPath, GramAccumulator, KernelAccumulator, RidgePath, spread
+from varpro_nn.linalg import DualPath, KernelAccumulator, RidgePath, spread
 from varpro_nn.linalg.ridge import LeaveOneOut
+from varpro_nn.training_data import DataReference
 from varpro_nn.units import Units
 
 RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 5.01, 0.5))
@@ -68,6 +71,8 @@ def glue(
     ridge: float | Sequence[float] = RIDGES,
     standardise: bool = False,
     n_jobs: int = 1,
+    executor: Executor | None = None,
+    data: DataReference | None = None,
     progress: bool = False,
 ) -> GlueReport:
     """Fit the linear weights of all units on all images.
@@ -88,6 +93,10 @@ def glue(
         Let the ridge act on columns scaled to variance 1.
     n_jobs : int
         Threads, -1 for all cores. The result is bitwise the same for any number.
+    executor : concurrent.futures.Executor, optional
+        Workers that compute the sums instead of threads; the same bits.
+    data : NamedImages or StoredImages, optional
+        Where those workers find ``images`` and ``labels``; needed with ``executor``.
     progress : bool
         Show a bar on standard error (never off a terminal).
 
@@ -97,6 +106,8 @@ def glue(
 
     Raises
     ------
+    TrainingError
+        If the workers of some sums were killed each time.
     ValueError
         If a ridge is negative or not finite, or labels do not fit the images or the classes.
     """
@@ -107,22 +118,25 @@ def glue(
     n_columns = len(W) * units.n_cells
     slices = block_slices(len(images), n_columns)
     # disable=None: silent where standard error is not a terminal.
-    bar = tqdm(total=2 * len(slices), desc="glue", unit="block", disable=None if progress else True)
-    with bar, workers(n_jobs) as executor:
+    bar = tqdm(desc="glue", unit="part", disable=None if progress else True)
+    with bar, workers(n_jobs) as threads:
 
         def blocks() -> Iterator[tuple[RealArray, FloatArray, None]]:
             for rows in slices:
-                Phi = block_features(units, W, images[rows], executor)
-                check_finite(Phi)
-                yield Phi, one_hot(labels[rows], n_classes), None
+                yield (
+                    block_features(units, W, images[rows], threads),
+                    one_hot(labels[rows], n_classes),
+                    None,
+                )
                 bar.update()
 
-        sums = GramAccumulator(n_columns, n_classes, executor)
-        for Phi, tau, _ in blocks():
-            sums.add(Phi, tau)
+        sums = accumulate(
+            units, W, images, labels, n_classes,
+            threads=threads, executor=executor, data=data, tick=bar.update,
+        )  # fmt: skip
         path = sums.path(standardise=standardise)
         del sums
-        errors = path.leave_one_out(blocks(), ridges, executor)
+        errors = path.leave_one_out(blocks(), ridges, threads)
     for value, mse, error in zip(ridges, errors.mean_squared_error, errors.error_rate, strict=True):
         _logger.info("glue, ridge %.3g: left-out squared error %.5g, rate %.5f", value, mse, error)
     best = int(np.lexsort((errors.mean_squared_error, errors.error_rate))[0])

@@ -26,6 +26,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import linalg
@@ -37,6 +38,7 @@ from varpro_nn.features import block_slices, workers
 from varpro_nn.glue import RIDGES, GlueReport, dual_glue, glue
 from varpro_nn.images import check_labels, one_hot
 from varpro_nn.linalg import add_gram
+from varpro_nn.training_data import DataReference
 from varpro_nn.units import Units
 
 LAYERS = ("ridge", *LOSSES)
@@ -121,6 +123,8 @@ def fit_output_layer(
     n_copies: int = 1,
     rng: np.random.Generator | None = None,
     n_jobs: int = 1,
+    executor: Executor | None = None,
+    data: DataReference | None = None,
     progress: bool = False,
 ) -> OutputLayer:
     """Fit the output layer of all units on all images.
@@ -143,6 +147,8 @@ def fit_output_layer(
         Draws the images that are put aside.
     n_jobs : int
         Threads, -1 for all cores. The result is bitwise the same for any number.
+    executor, data : optional
+        Workers that make the sums of a ridge layer instead, as for :func:`varpro_nn.glue.glue`.
     progress : bool
         Show a bar on standard error (never off a terminal).
 
@@ -167,13 +173,15 @@ def fit_output_layer(
     # An image that is left out alone would still be there in its copies.
     by_glue = name == "ridge" and (n_copies == 1 or penalty is not None)
     if by_glue and min(q, len(images)) <= LARGEST_EIGENPROBLEM:
+        options: dict[str, Any] = {
+            "ridge": RIDGES if penalty is None else penalty, "standardise": standardise,
+            "n_jobs": n_jobs, "progress": progress,
+        }  # fmt: skip
+        if q > len(images):
+            return OutputLayer.of_glue(dual_glue(units, W, images, labels, n_classes, **options))
         return OutputLayer.of_glue(
-            (glue if q <= len(images) else dual_glue)(
-                units, W, images, labels, n_classes,
-                ridge=RIDGES if penalty is None else penalty, standardise=standardise,
-                n_jobs=n_jobs, progress=progress,
-            )
-        )  # fmt: skip
+            glue(units, W, images, labels, n_classes, executor=executor, data=data, **options)
+        )
     # Images that are put aside come first, with their copies: the rest is one view.
     n, rest = divmod(len(images), n_copies)
     if rest or (n < 2 and penalty is None):
@@ -184,10 +192,10 @@ def fit_output_layer(
     aside, kept = np.sort(shuffled[:n_aside]), np.sort(shuffled[n_aside:])
     copies = n * np.arange(n_copies)[:, None]
     order = np.concatenate([(aside + copies).ravel(), (kept + copies).ravel()])
-    with FeatureStore(len(order), q) as Phi, workers(n_jobs) as executor:
-        fill(Phi, units, W, images, order, executor, progress=progress)
+    with FeatureStore(len(order), q) as Phi, workers(n_jobs) as threads:
+        fill(Phi, units, W, images, order, threads, progress=progress)
         mean, deviation = standardise_columns(Phi, scale=standardise or name != "ridge")
-        fits = _Fits(name, Phi, labels[order], n_classes, executor)
+        fits = _Fits(name, Phi, labels[order], n_classes, threads)
         grid: Sequence[float] = RIDGES[::-2] if name == "ridge" else PENALTIES
         rates: list[float] = []
         losses: list[float] = []

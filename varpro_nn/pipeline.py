@@ -77,7 +77,7 @@ def train_network(
     n_jobs : int
         Worker processes for the sub-networks, then threads for the output layer.
     executor : concurrent.futures.Executor, optional
-        Trains the sub-networks instead of worker processes.
+        Trains the sub-networks instead of worker processes, and makes the sums of a ridge layer.
     data : NamedImages or StoredImages, optional
         Where workers find ``images`` and ``labels``.
     progress : bool
@@ -117,31 +117,32 @@ def train_network(
         # Checked anew: fewer places may be too few for the grid.
         spec = {**units.spec(), "stride": config.training_stride}
         training_units = units_from_spec(spec, units.arrays)
-    with ExitStack() as stack:
-        # One pool and one copy of the images for all stages.
-        executor = stack.enter_context(executor_for(n_jobs, executor))
-        if executor is not None and data is None:
-            data = stack.enter_context(stored(ImageSet(images, labels)))
-        subnetworks = train_by_scheme(
-            config.scheme, config.n_stages, training_units, images, labels, len(classes),
-            subnetwork_settings(config),
-            seed=seeds["training"], executor=executor, data=data, progress=progress, done=done,
-            keep=keep,
-        )  # fmt: skip
-    W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     rng = np.random.default_rng(seeds["output layer"])
-    several: Any = images[None]
-    if config.n_copies:
-        several = np.repeat(several, 1 + config.n_copies, axis=0)
-        for copy in several[1:]:
-            copy[...] = distort(images, config.augmentation, rng)
-    layer = fit_output_layer(
-        config.output_layer, units, W,
-        several.reshape(-1, *images.shape[1:]),
-        np.tile(labels, 1 + config.n_copies), len(classes),
-        penalty=config.glue_ridge, standardise=config.standardise,
-        n_copies=1 + config.n_copies, rng=rng, n_jobs=n_jobs, progress=progress,
-    )  # fmt: skip
+    with ExitStack() as stack:
+        if data is None and (executor is not None or effective_jobs(n_jobs) > 1):
+            data = stack.enter_context(stored(ImageSet(images, labels)))
+        with executor_for(n_jobs, executor) as pool:  # one for all stages
+            subnetworks = train_by_scheme(
+                config.scheme, config.n_stages, training_units, images, labels, len(classes),
+                subnetwork_settings(config),
+                seed=seeds["training"], executor=pool, data=data, progress=progress, done=done,
+                keep=keep,
+            )  # fmt: skip
+        W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
+        several: Any = images[None]
+        if config.n_copies:
+            several = np.repeat(several, 1 + config.n_copies, axis=0)
+            for copy in several[1:]:
+                copy[...] = distort(images, config.augmentation, rng)
+        layer = fit_output_layer(
+            config.output_layer, units, W,
+            several.reshape(-1, *images.shape[1:]),
+            np.tile(labels, 1 + config.n_copies), len(classes),
+            penalty=config.glue_ridge, standardise=config.standardise,
+            n_copies=1 + config.n_copies, rng=rng, n_jobs=n_jobs,
+            # Copies are on this machine alone.
+            executor=None if config.n_copies else executor, data=data, progress=progress,
+        )  # fmt: skip
     remembered = {**(training or {}), "largest_intensity": _largest_intensity(images)}
     network = Network(
         units, W, layer.A, classes, images.shape[1:], layer.name, config.views, remembered
@@ -167,7 +168,8 @@ def run(
     n_jobs : int
         Worker processes and threads; -1 for all cores. No bit of the result depends on it.
     executor : concurrent.futures.Executor, optional
-        Trains the sub-networks instead of worker processes of this machine. Its workers load the
+        Trains the sub-networks instead of worker processes of this machine, and makes the sums of
+        a ridge layer without distorted copies. Its workers load the
         data set themselves if it comes from :func:`varpro_nn.load`; otherwise they read a copy
         in ``shard_folder``.
     progress : bool

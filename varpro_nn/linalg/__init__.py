@@ -15,7 +15,6 @@ from varpro_nn.linalg.projection import (
     small_equivalent,
 )
 from varpro_nn.linalg.ridge import (
-    GramAccumulator,
     RidgePath,
     add_gram,
     column_tiles,
@@ -23,6 +22,7 @@ from varpro_nn.linalg.ridge import (
     run_tiles,
     spread,
 )
+from varpro_nn.linalg.sums import GramAccumulator
 
 __all__ = [
     "DualPath",

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
 from varpro_nn._typing import FloatArray, RealArray
 
@@ -55,104 +54,15 @@ def spread(deviation: FloatArray, mean: FloatArray) -> FloatArray:
     return np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
 
 
-def add_gram(gram: FloatArray, rows: RealArray, executor: Executor | None) -> None:
-    """Add ``rows' rows`` to ``gram`` (q, q), double: the upper tiles alone are filled."""
+def add_gram(gram: FloatArray, rows: RealArray, executor: Executor | None, sign: int = 1) -> None:
+    """Add ``rows' rows``, or take it off, to ``gram`` (q, q), double: the upper tiles alone."""
     tiles = column_tiles(gram.shape[0])
 
     def add_pair(pair: tuple[slice, slice]) -> None:
         left, right = pair
-        gram[left, right] += rows[:, left].T @ rows[:, right]
+        gram[left, right] += sign * (rows[:, left].T @ rows[:, right])
 
     run_tiles(executor, add_pair, [(a, b) for i, a in enumerate(tiles) for b in tiles[i:]])
-
-
-class GramAccumulator:
-    """Sums over blocks of rows from which a ridge regression follows.
-
-    Parameters
-    ----------
-    n_columns : int
-        Columns of ``Phi``, q, without the constant column.
-    n_targets : int
-        Columns of ``tau``, k.
-    executor : concurrent.futures.Executor, optional
-        Threads that share the tiles. None: one tile after the other.
-    """
-
-    def __init__(self, n_columns: int, n_targets: int, executor: Executor | None = None) -> None:
-        self._tiles = column_tiles(n_columns)
-        self._executor = executor
-        self._shift: RealArray | None = None
-        self._gram = np.zeros((n_columns, n_columns))  # upper tiles alone are filled
-        self._moments = np.zeros((n_columns, n_targets))
-        self._sum_Phi = np.zeros(n_columns)
-        self._sum_tau = np.zeros(n_targets)
-        self._sum_weights = 0.0
-
-    def add(self, Phi: RealArray, tau: FloatArray, sample_weight: FloatArray | None = None) -> None:
-        """Take in a block of rows; ``Phi`` (b, q) is used as work space and overwritten."""
-        if self._shift is None:
-            self._shift = Phi.mean(axis=0, dtype=np.float64).astype(Phi.dtype)
-        Phi -= self._shift
-        root = np.ones(len(tau)) if sample_weight is None else np.sqrt(sample_weight)
-        if sample_weight is not None:
-            Phi *= root[:, None].astype(Phi.dtype)
-        # The last columns weigh the rows once more: they give the sums of phi and of phi tau'.
-        right = np.concatenate([root[:, None] * tau, root[:, None]], axis=1)
-
-        def add_moments(tile: slice) -> None:
-            products = Phi[:, tile].T @ right.astype(Phi.dtype)
-            self._moments[tile] += products[:, :-1]
-            self._sum_Phi[tile] += products[:, -1]
-
-        add_gram(self._gram, Phi, self._executor)
-        run_tiles(self._executor, add_moments, self._tiles)
-        self._sum_tau += root @ right[:, :-1]
-        self._sum_weights += float(root @ root)
-
-    def path(self, *, standardise: bool = False) -> "RidgePath":
-        """Factorise what has been taken in; the accumulator is used up.
-
-        Parameters
-        ----------
-        standardise : bool
-            Let the ridge act on columns scaled to variance 1, so that it means the same for all;
-            what comes out are linear weights of the columns as they are.
-
-        Raises
-        ------
-        ValueError
-            If no row of positive weight has been taken in.
-        """
-        if self._shift is None or self._sum_weights <= 0:
-            msg = "a ridge regression needs at least one row of positive weight, got none."
-            raise ValueError(msg)
-        mean_Phi = self._sum_Phi / self._sum_weights
-        mean_tau = self._sum_tau / self._sum_weights
-        gram = self._gram
-        for tile in self._tiles:
-            gram[tile] -= self._sum_Phi[tile, None] * mean_Phi
-        scale = np.ones(len(gram))
-        if standardise:
-            deviation = np.sqrt(np.maximum(np.diag(gram), 0.0) / self._sum_weights)
-            scale = 1 / spread(deviation, self._shift.astype(np.float64) + mean_Phi)
-            gram *= scale[:, None]
-            gram *= scale
-        # The transpose is in the memory order of LAPACK, and its lower triangle is filled.
-        eigenvalues, V = linalg.eigh(
-            gram.T, lower=True, overwrite_a=True, check_finite=False, driver="evd"
-        )
-        V *= scale[:, None]
-        moments = self._moments - np.outer(self._sum_Phi, mean_tau)
-        return RidgePath(
-            eigenvalues=np.maximum(eigenvalues, 0.0),
-            eigenvectors=V,
-            projected_moments=V.T @ moments,
-            mean_Phi=self._shift.astype(np.float64) + mean_Phi,
-            mean_tau=mean_tau,
-            sum_weights=self._sum_weights,
-            noise=len(V) * float(np.finfo(self._shift.dtype).eps),
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,6 +93,8 @@ class RidgePath:
     projected_moments : ndarray, shape (q, k)
         ``V'b``.
     mean_Phi, mean_tau : ndarray, shapes (q,), (k,)
+    squares_tau : float
+        Weighted sum of squares of the centred targets.
     sum_weights : float
     noise : float
         Rounding error of the eigenvalues, relative to the largest.
@@ -193,8 +105,14 @@ class RidgePath:
     projected_moments: FloatArray
     mean_Phi: FloatArray
     mean_tau: FloatArray
+    squares_tau: float
     sum_weights: float
     noise: float
+
+    @property
+    def rank(self) -> int:
+        """Number of directions that the rows excite, but for rounding; q at most."""
+        return int(np.count_nonzero(self.eigenvalues > self.noise * self.eigenvalues[-1]))
 
     def solve(self, ridge: float) -> FloatArray:
         """Linear weights for one ridge, (q + 1, k): the row of the constant column is last."""
@@ -204,6 +122,22 @@ class RidgePath:
     def degrees_of_freedom(self, ridge: float) -> float:
         """Trace of the hat matrix, the constant column included."""
         return float(1.0 + self.eigenvalues @ self._shrinkage(ridge))
+
+    def generalised_cross_validation(self, ridge: float) -> float:
+        """Mean squared residual over the squared share of degrees of freedom that is left.
+
+        From the sums alone, without another pass over the rows; what leave-one-out would be if
+        all rows had the same leverage (Golub, Heath and Wahba, 1979). Infinite if nothing is left.
+        """
+        shrinkage = self._shrinkage(ridge)
+        # |tau|^2 - 2 b'A + A' G A, of which the last two are sums over the eigenvectors.
+        explained = (2 * shrinkage - self.eigenvalues * shrinkage**2) @ np.square(
+            self.projected_moments
+        ).sum(axis=1)
+        left = 1 - self.degrees_of_freedom(ridge) / self.sum_weights
+        if left <= self.noise:
+            return np.inf
+        return float(max(self.squares_tau - explained, 0.0) / self.sum_weights / left**2)
 
     def _shrinkage(self, ridge: float) -> FloatArray:
         if ridge > 0:

@@ -1,0 +1,130 @@
+"""Sums of the normal equations over many images: in threads here, or as tasks of an executor.
+
+Images are cut into the same parts whatever computes them, and the sums of the parts are added in
+their order, so the result is bitwise the same for any number of threads or workers.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from itertools import pairwise
+
+import numpy as np
+
+from varpro_nn._typing import ImageArray, LabelArray, RealArray
+from varpro_nn.errors import TrainingError, WorkerDiedError
+from varpro_nn.features import block_features, block_slices, check_finite, workers
+from varpro_nn.images import one_hot
+from varpro_nn.linalg import GramAccumulator
+from varpro_nn.pool import run_tasks
+from varpro_nn.training_data import DataReference, images_of
+from varpro_nn.units import Units
+
+PARTS = 16
+"""Parts that the images are cut into, at most."""
+_FOR_SHIFT = 256
+
+
+def shift_of(units: Units, W: RealArray, images: ImageArray) -> RealArray:
+    """About the mean of the columns: that of the first images, (h * m,) in the type of ``W``."""
+    Phi = block_features(units, W, images[:_FOR_SHIFT])
+    check_finite(Phi)
+    return Phi.mean(axis=0, dtype=np.float64).astype(W.dtype)
+
+
+def accumulate(
+    units: Units,
+    W: RealArray,
+    images: ImageArray,
+    labels: LabelArray,
+    n_classes: int,
+    *,
+    threads: Executor | None = None,
+    executor: Executor | None = None,
+    data: DataReference | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> GramAccumulator:
+    """Sum over all images, part by part.
+
+    Parameters
+    ----------
+    units : Units
+    W : ndarray, shape (h, p)
+    images : ndarray, shape (n, ...)
+    labels : ndarray of int, shape (n,)
+    n_classes : int
+    threads : Executor, optional
+        Threads of this process that share the work.
+    executor : Executor, optional
+        Workers that compute the parts instead.
+    data : NamedImages or StoredImages
+        Where those workers find ``images`` and ``labels``.
+    tick : callable, optional
+        Called after each part.
+
+    Returns
+    -------
+    GramAccumulator
+        Its threads are ``threads``.
+
+    Raises
+    ------
+    NonFiniteError
+        Features are NaN or infinite.
+    TrainingError
+        The workers of a part were killed each time.
+    """
+    shift = shift_of(units, W, images)
+    total = GramAccumulator(len(shift), n_classes, threads, shift=shift)
+    blocks = block_slices(len(images), len(shift))
+    bounds = np.linspace(0, len(blocks), min(PARTS, len(blocks)) + 1).astype(int)
+    parts = [blocks[start:stop] for start, stop in pairwise(bounds)]
+    if executor is None or data is None:
+        for part in parts:
+            total.merge(_sums(units, W, images, labels, n_classes, shift, part, threads))
+            tick()
+        return total
+    tasks = {number: (units, W, data, n_classes, shift, part) for number, part in enumerate(parts)}
+    waiting: dict[int, GramAccumulator] = {}
+    n_merged = 0
+    for number, result in run_tasks(_sums_of_part, tasks, executor):
+        if isinstance(result, WorkerDiedError):
+            msg = f"the sums of the output layer cannot be had: {result}"
+            raise TrainingError(msg)
+        waiting[number] = result
+        while n_merged in waiting:  # in their order, whichever comes first
+            total.merge(waiting.pop(n_merged))
+            n_merged += 1
+            tick()
+    return total
+
+
+def _sums_of_part(
+    units: Units,
+    W: RealArray,
+    data: DataReference,
+    n_classes: int,
+    shift: RealArray,
+    part: list[slice],
+) -> GramAccumulator:
+    """Do the task of a worker."""
+    here = images_of(data)
+    with workers(1):
+        return _sums(units, W, here.images, here.labels, n_classes, shift, part, None)
+
+
+def _sums(
+    units: Units,
+    W: RealArray,
+    images: ImageArray,
+    labels: LabelArray,
+    n_classes: int,
+    shift: RealArray,
+    part: list[slice],
+    threads: Executor | None,
+) -> GramAccumulator:
+    sums = GramAccumulator(len(shift), n_classes, threads, shift=shift)
+    for rows in part:
+        Phi = block_features(units, W, images[rows], threads)
+        check_finite(Phi)
+        sums.add(Phi, one_hot(labels[rows], n_classes))
+    return sums

@@ -1,0 +1,259 @@
+"""Sums over rows from which a ridge regression follows; see :mod:`varpro_nn.linalg.ridge`.
+
+Sums can be taken apart again: rows can be taken out, columns dropped or appended, and the sums of
+some rows merged with those of others. Each costs what its own rows and columns cost.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+from scipy import linalg
+
+from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn.linalg.ridge import RidgePath, add_gram, column_tiles, run_tiles, spread
+
+
+class GramAccumulator:
+    """Sums over blocks of rows.
+
+    Parameters
+    ----------
+    n_columns : int
+        Columns of ``Phi``, q, without the constant column.
+    n_targets : int
+        Columns of ``tau``, k.
+    executor : concurrent.futures.Executor, optional
+        Threads that share the tiles. None: one tile after the other.
+    shift : ndarray of float, shape (q,), optional
+        What is taken off the rows before their products, to keep them small: about their mean.
+        Its type is that of the rows. By default the mean of the first block.
+    """
+
+    def __init__(
+        self,
+        n_columns: int,
+        n_targets: int,
+        executor: Executor | None = None,
+        *,
+        shift: RealArray | None = None,
+    ) -> None:
+        self._executor = executor
+        self._shift = shift
+        self._gram = np.zeros((n_columns, n_columns))  # upper tiles alone are filled
+        self._moments = np.zeros((n_columns, n_targets))
+        self._sum_Phi = np.zeros(n_columns)
+        self._sum_tau = np.zeros(n_targets)
+        self._squares_tau = 0.0
+        self._sum_weights = 0.0
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of ``Phi``, without the constant column."""
+        return len(self._gram)
+
+    @property
+    def n_targets(self) -> int:
+        """Columns of ``tau``."""
+        return len(self._sum_tau)
+
+    @property
+    def sum_weights(self) -> float:
+        """Sum of the sample weights: the number of rows, if they have none."""
+        return self._sum_weights
+
+    @property
+    def sum_tau(self) -> FloatArray:
+        """Weighted sum of the rows of ``tau``, (k,)."""
+        return self._sum_tau
+
+    @property
+    def shift(self) -> RealArray | None:
+        """What is taken off the rows; None before the first block."""
+        return self._shift
+
+    def add(self, Phi: RealArray, tau: FloatArray, sample_weight: FloatArray | None = None) -> None:
+        """Take in a block of rows; ``Phi`` (b, q) is used as work space and overwritten."""
+        self._take(Phi, tau, sample_weight, 1)
+
+    def remove(
+        self, Phi: RealArray, tau: FloatArray, sample_weight: FloatArray | None = None
+    ) -> None:
+        """Take a block of rows out that had been taken in; ``Phi`` is overwritten.
+
+        What is left differs from sums that never had the rows by the rounding of their products.
+        """
+        self._take(Phi, tau, sample_weight, -1)
+
+    def _take(
+        self, Phi: RealArray, tau: FloatArray, sample_weight: FloatArray | None, sign: int
+    ) -> None:
+        if self._shift is None:
+            self._shift = Phi.mean(axis=0, dtype=np.float64).astype(Phi.dtype)
+        Phi -= self._shift
+        root = np.ones(len(tau)) if sample_weight is None else np.sqrt(sample_weight)
+        if sample_weight is not None:
+            Phi *= root[:, None].astype(Phi.dtype)
+        # The last columns weigh the rows once more: they give the sums of phi and of phi tau'.
+        right = np.concatenate([root[:, None] * tau, root[:, None]], axis=1)
+
+        def add_moments(tile: slice) -> None:
+            products = Phi[:, tile].T @ right.astype(Phi.dtype)
+            self._moments[tile] += sign * products[:, :-1]
+            self._sum_Phi[tile] += sign * products[:, -1]
+
+        add_gram(self._gram, Phi, self._executor, sign)
+        run_tiles(self._executor, add_moments, column_tiles(self.n_columns))
+        self._sum_tau += sign * (root @ right[:, :-1])
+        self._squares_tau += sign * float(np.square(right[:, :-1]).sum())
+        self._sum_weights += sign * float(root @ root)
+
+    def merge(self, other: "GramAccumulator") -> None:
+        """Take in what another accumulator with the same shift has taken in.
+
+        Raises
+        ------
+        ValueError
+            Other columns, targets or another shift.
+        """
+        if other._gram.shape != self._gram.shape or other.n_targets != self.n_targets:
+            msg = (
+                f"sums of {self.n_columns} columns and {self.n_targets} targets cannot take in "
+                f"those of {other.n_columns} and {other.n_targets}."
+            )
+            raise ValueError(msg)
+        if other._shift is None:
+            return
+        if self._shift is None:
+            self._shift = other._shift
+        if not np.array_equal(self._shift, other._shift):
+            msg = "sums that are merged must have the same shift."
+            raise ValueError(msg)
+        for name in ("_gram", "_moments", "_sum_Phi", "_sum_tau"):
+            getattr(self, name).__iadd__(getattr(other, name))
+        self._squares_tau += other._squares_tau
+        self._sum_weights += other._sum_weights
+
+    def keep_columns(self, columns: LabelArray) -> None:
+        """Drop all columns but those, which are ascending positions."""
+        full = self._symmetric()
+        self._gram = full[np.ix_(columns, columns)]
+        self._moments, self._sum_Phi = self._moments[columns], self._sum_Phi[columns]
+        self._shift = None if self._shift is None else self._shift[columns]
+
+    def append_columns(self, cross: FloatArray, of_new: "GramAccumulator") -> None:
+        """Append columns, given their own sums over the same rows.
+
+        Parameters
+        ----------
+        cross : ndarray, shape (q, q_new)
+            Products of the columns that are there with the new ones, all shifted.
+        of_new : GramAccumulator
+            Sums of the new columns.
+
+        Raises
+        ------
+        ValueError
+            The new sums are over other rows.
+        """
+        same = self._sum_weights == of_new._sum_weights and np.array_equal(
+            self._sum_tau, of_new._sum_tau
+        )
+        if not same or self._shift is None or of_new._shift is None:
+            msg = (
+                "new columns need the rows that were taken in: "
+                f"{self._sum_weights:g} of them, got {of_new._sum_weights:g}, or other targets."
+            )
+            raise ValueError(msg)
+        self._gram = np.block([[self._symmetric(), cross], [cross.T, of_new._symmetric()]])
+        self._moments = np.concatenate([self._moments, of_new._moments])
+        self._sum_Phi = np.concatenate([self._sum_Phi, of_new._sum_Phi])
+        self._shift = np.concatenate([self._shift, of_new._shift])
+
+    def _symmetric(self) -> FloatArray:
+        return np.triu(self._gram) + np.triu(self._gram, 1).T
+
+    def path(self, *, standardise: bool = False, keep: bool = False) -> RidgePath:
+        """Factorise what has been taken in.
+
+        Parameters
+        ----------
+        standardise : bool
+            Let the ridge act on columns scaled to variance 1, so that it means the same for all;
+            what comes out are linear weights of the columns as they are.
+        keep : bool
+            Leave the sums as they are. Otherwise they are used up, which saves a copy.
+
+        Raises
+        ------
+        ValueError
+            If no row of positive weight has been taken in.
+        """
+        if self._shift is None or self._sum_weights <= 0:
+            msg = "a ridge regression needs at least one row of positive weight, got none."
+            raise ValueError(msg)
+        mean_Phi = self._sum_Phi / self._sum_weights
+        mean_tau = self._sum_tau / self._sum_weights
+        gram = self._gram.copy() if keep else self._gram
+        for tile in column_tiles(self.n_columns):
+            gram[tile] -= self._sum_Phi[tile, None] * mean_Phi
+        scale = np.ones(len(gram))
+        if standardise:
+            deviation = np.sqrt(np.maximum(np.diag(gram), 0.0) / self._sum_weights)
+            scale = 1 / spread(deviation, self._shift.astype(np.float64) + mean_Phi)
+            gram *= scale[:, None]
+            gram *= scale
+        # The transpose is in the memory order of LAPACK, and its lower triangle is filled.
+        eigenvalues, V = linalg.eigh(
+            gram.T, lower=True, overwrite_a=True, check_finite=False, driver="evd"
+        )
+        V *= scale[:, None]
+        moments = self._moments - np.outer(self._sum_Phi, mean_tau)
+        return RidgePath(
+            eigenvalues=np.maximum(eigenvalues, 0.0),
+            eigenvectors=V,
+            projected_moments=V.T @ moments,
+            mean_Phi=self._shift.astype(np.float64) + mean_Phi,
+            mean_tau=mean_tau,
+            squares_tau=self._squares_tau - float(self._sum_tau @ mean_tau),
+            sum_weights=self._sum_weights,
+            noise=len(V) * float(np.finfo(self._shift.dtype).eps),
+        )
+
+    def arrays(self) -> dict[str, Any]:
+        """All sums as arrays, for a file."""
+        if self._shift is None:
+            msg = "there are no sums yet."
+            raise ValueError(msg)
+        return {
+            "gram": self._symmetric(),
+            "moments": self._moments,
+            "sum_Phi": self._sum_Phi,
+            "sum_tau": self._sum_tau,
+            "totals": np.array([self._squares_tau, self._sum_weights]),
+            "shift": self._shift,
+        }
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, Any]) -> "GramAccumulator":
+        """Make the sums again that ``arrays`` gave.
+
+        Raises
+        ------
+        KeyError, ValueError
+            An array is missing, or has a shape that does not go with the others.
+        """
+        moments, shift = arrays["moments"], arrays["shift"]
+        sums = cls(*moments.shape, shift=shift.copy())
+        for name in ("gram", "moments", "sum_Phi", "sum_tau"):
+            array, own = arrays[name], getattr(sums, f"_{name}")
+            if array.shape != own.shape or array.dtype != np.float64:
+                msg = f"{name} must be {own.shape} of float64, got {array.shape} of {array.dtype}."
+                raise ValueError(msg)
+            own[...] = array
+        if shift.shape != sums._sum_Phi.shape or shift.dtype.kind != "f":
+            msg = f"shift must be {sums._sum_Phi.shape} of floats, got {shift.shape}."
+            raise ValueError(msg)
+        sums._squares_tau, sums._sum_weights = (float(value) for value in arrays["totals"])
+        return sums
