@@ -47,6 +47,7 @@ RANK = {
     "fit": 8,
     "subnetworks": 9,
     "glue": 9,
+    "glue_state": 10,
     "output_layer": 10,
     "shards": 10,
     "schemes": 11,

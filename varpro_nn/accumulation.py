@@ -24,7 +24,7 @@ PARTS = 16
 _FOR_SHIFT = 256
 
 
-def shift_of(units: Units, W: RealArray, images: ImageArray) -> RealArray:
+def _shift_of(units: Units, W: RealArray, images: ImageArray) -> RealArray:
     """About the mean of the columns: that of the first images, (h * m,) in the type of ``W``."""
     Phi = block_features(units, W, images[:_FOR_SHIFT])
     check_finite(Phi)
@@ -41,6 +41,7 @@ def accumulate(
     threads: Executor | None = None,
     executor: Executor | None = None,
     data: DataReference | None = None,
+    shift: RealArray | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> GramAccumulator:
     """Sum over all images, part by part.
@@ -58,6 +59,8 @@ def accumulate(
         Workers that compute the parts instead.
     data : NamedImages or StoredImages
         Where those workers find ``images`` and ``labels``.
+    shift : ndarray, shape (h * m,), optional
+        See :class:`varpro_nn.linalg.GramAccumulator`; by default the mean of the first images.
     tick : callable, optional
         Called after each part.
 
@@ -73,7 +76,7 @@ def accumulate(
     TrainingError
         The workers of a part were killed each time.
     """
-    shift = shift_of(units, W, images)
+    shift = _shift_of(units, W, images) if shift is None else shift
     total = GramAccumulator(len(shift), n_classes, threads, shift=shift)
     blocks = block_slices(len(images), len(shift))
     bounds = np.linspace(0, len(blocks), min(PARTS, len(blocks)) + 1).astype(int)

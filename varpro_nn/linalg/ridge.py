@@ -54,13 +54,13 @@ def spread(deviation: FloatArray, mean: FloatArray) -> FloatArray:
     return np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
 
 
-def add_gram(gram: FloatArray, rows: RealArray, executor: Executor | None, sign: int = 1) -> None:
-    """Add ``rows' rows``, or take it off, to ``gram`` (q, q), double: the upper tiles alone."""
+def add_gram(gram: FloatArray, rows: RealArray, executor: Executor | None) -> None:
+    """Add ``rows' rows`` to ``gram`` (q, q), double: the upper tiles alone are filled."""
     tiles = column_tiles(gram.shape[0])
 
     def add_pair(pair: tuple[slice, slice]) -> None:
         left, right = pair
-        gram[left, right] += sign * (rows[:, left].T @ rows[:, right])
+        gram[left, right] += rows[:, left].T @ rows[:, right]
 
     run_tiles(executor, add_pair, [(a, b) for i, a in enumerate(tiles) for b in tiles[i:]])
 

@@ -69,26 +69,12 @@ class GramAccumulator:
         return self._sum_tau
 
     @property
-    def shift(self) -> RealArray | None:
-        """What is taken off the rows; None before the first block."""
+    def shift(self) -> Any:
+        """What is taken off the rows, (q,); None before the first block."""
         return self._shift
 
     def add(self, Phi: RealArray, tau: FloatArray, sample_weight: FloatArray | None = None) -> None:
         """Take in a block of rows; ``Phi`` (b, q) is used as work space and overwritten."""
-        self._take(Phi, tau, sample_weight, 1)
-
-    def remove(
-        self, Phi: RealArray, tau: FloatArray, sample_weight: FloatArray | None = None
-    ) -> None:
-        """Take a block of rows out that had been taken in; ``Phi`` is overwritten.
-
-        What is left differs from sums that never had the rows by the rounding of their products.
-        """
-        self._take(Phi, tau, sample_weight, -1)
-
-    def _take(
-        self, Phi: RealArray, tau: FloatArray, sample_weight: FloatArray | None, sign: int
-    ) -> None:
         if self._shift is None:
             self._shift = Phi.mean(axis=0, dtype=np.float64).astype(Phi.dtype)
         Phi -= self._shift
@@ -100,17 +86,17 @@ class GramAccumulator:
 
         def add_moments(tile: slice) -> None:
             products = Phi[:, tile].T @ right.astype(Phi.dtype)
-            self._moments[tile] += sign * products[:, :-1]
-            self._sum_Phi[tile] += sign * products[:, -1]
+            self._moments[tile] += products[:, :-1]
+            self._sum_Phi[tile] += products[:, -1]
 
-        add_gram(self._gram, Phi, self._executor, sign)
+        add_gram(self._gram, Phi, self._executor)
         run_tiles(self._executor, add_moments, column_tiles(self.n_columns))
-        self._sum_tau += sign * (root @ right[:, :-1])
-        self._squares_tau += sign * float(np.square(right[:, :-1]).sum())
-        self._sum_weights += sign * float(root @ root)
+        self._sum_tau += root @ right[:, :-1]
+        self._squares_tau += float(np.square(right[:, :-1]).sum())
+        self._sum_weights += float(root @ root)
 
-    def merge(self, other: "GramAccumulator") -> None:
-        """Take in what another accumulator with the same shift has taken in.
+    def merge(self, other: "GramAccumulator", sign: int = 1) -> None:
+        """Take in, or with ``sign`` -1 take out, what another accumulator has taken in.
 
         Raises
         ------
@@ -131,12 +117,13 @@ class GramAccumulator:
             msg = "sums that are merged must have the same shift."
             raise ValueError(msg)
         for name in ("_gram", "_moments", "_sum_Phi", "_sum_tau"):
-            getattr(self, name).__iadd__(getattr(other, name))
-        self._squares_tau += other._squares_tau
-        self._sum_weights += other._sum_weights
+            mine, theirs = getattr(self, name), getattr(other, name)
+            (np.add if sign > 0 else np.subtract)(mine, theirs, out=mine)
+        self._squares_tau += sign * other._squares_tau
+        self._sum_weights += sign * other._sum_weights
 
     def keep_columns(self, columns: LabelArray) -> None:
-        """Drop all columns but those, which are ascending positions."""
+        """Keep the columns at those positions, in that order, and drop the others."""
         full = self._symmetric()
         self._gram = full[np.ix_(columns, columns)]
         self._moments, self._sum_Phi = self._moments[columns], self._sum_Phi[columns]

@@ -1,0 +1,186 @@
+"""The glue that changes: always the same as one made from scratch."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from varpro_nn import load, patch_units, whole_image_units
+from varpro_nn.errors import ModelFileError
+from varpro_nn.glue import RIDGES, glue
+from varpro_nn.glue_state import GlueState
+from varpro_nn.units import learn_whitening
+
+K = 10
+EVERY_TYPE = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-3)], ids=["double", "single"]
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    train = load("digits").train
+    return train.images[:900], train.labels[:900]
+
+
+@pytest.fixture(params=["whole image", "patches"])
+def units(request, digits):
+    """One column a unit, and several: then columns of new units go between the old ones."""
+    if request.param == "whole image":
+        return whole_image_units("bilinear", (8, 8), 12)
+    made = patch_units("dense", (8, 8), 6, window=3, grid=2, contrast=0.01)
+    return learn_whitening(made, digits[0], np.random.default_rng(0), epsilon=0.1)
+
+
+@pytest.fixture
+def W(units, digits, rng):  # noqa: N802
+    return units.init(digits[0], rng)
+
+
+@pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
+def rng(request):
+    return np.random.default_rng(request.param)
+
+
+def assert_solves_like(state, W, images, labels, tolerance):
+    """As a glue of these units on these images does, for all ridges and both scalings."""
+    assert state.n_images == len(images)
+    assert_array_equal(state.W, W)
+    for standardise in (False, True):
+        for ridge in (0.03, 10.0):
+            expected = glue(
+                state.units, W, images, labels, K, ridge=ridge, standardise=standardise
+            ).A
+            found = state.solve(ridge, standardise=standardise)
+            assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@EVERY_TYPE
+def test_images_come_and_go(dtype, tolerance, units, W, digits):
+    images, labels = digits
+    W = W.astype(dtype)
+    state = GlueState(units, W, K).add_images(images[:400], labels[:400])
+    assert_solves_like(state, W, images[:400], labels[:400], tolerance)
+    assert state.partial_fit(images[400:], labels[400:]) is state
+    assert_solves_like(state, W, images, labels, tolerance)
+    gone = np.arange(len(images)) % 3 == 0
+    assert state.remove_images(images[gone], labels[gone]) is state
+    assert_solves_like(state, W, images[~gone], labels[~gone], tolerance)
+
+
+@EVERY_TYPE
+def test_units_come_and_go(dtype, tolerance, units, W, digits, rng):
+    images, labels = digits
+    W = W.astype(dtype)
+    shuffled = rng.permutation(len(images))
+    state = GlueState(units, W[:4], K).add_images(images, labels)
+    state.add_units(W[4:5], images[shuffled], labels[shuffled])
+    state.add_units(W[5:], images, labels)
+    assert_solves_like(state, W, images, labels, tolerance)
+    state.drop_units([0, 3, 4])
+    rest = np.delete(W, [0, 3, 4], axis=0)
+    assert_solves_like(state, rest, images, labels, tolerance)
+    state.drop_units(-1).remove_images(images[:100], labels[:100])
+    assert_solves_like(state, rest[:-1], images[100:], labels[100:], tolerance)
+
+
+def test_nothing_remains_of_images_that_came_and_went(digits, rng):
+    """Exact unlearning: a hundred rounds later the sums are those of the others."""
+    images, labels = digits
+    units = whole_image_units("bilinear", (8, 8), 12)
+    W = units.init(images, rng)
+    state = GlueState(units, W, K).add_images(images[:500], labels[:500])
+    for _ in range(50):
+        some = rng.choice(np.arange(500, 900), 60, replace=False)
+        state.add_images(images[some], labels[some]).remove_images(images[some], labels[some])
+    assert_solves_like(state, W, images[:500], labels[:500], 1e-9)
+
+
+def test_threads_change_no_bit(units, W, digits):
+    images, labels = digits
+    A = [
+        GlueState(units, W[:4].astype(np.float32), K, n_jobs=n_jobs)
+        .add_images(images, labels)
+        .add_units(W[4:].astype(np.float32), images, labels)
+        .solve(1.0)
+        for n_jobs in (1, 3)
+    ]
+    assert_array_equal(*A)
+
+
+def test_the_ridge_is_chosen_by_generalised_cross_validation(digits, rng):
+    """Computed here from residuals and the trace of the hat matrix."""
+    images, labels = digits[0][:80], digits[1][:80]
+    units = whole_image_units("bilinear", (8, 8), 40)
+    W = units.init(images, rng)
+    state = GlueState(units, W, K).add_images(images, labels)
+    Phi, tau = np.column_stack([units.features(W, images), np.ones(80)]), np.eye(K)[labels]
+    scores = []
+    for ridge in RIDGES:
+        penalty = np.diag([ridge] * 40 + [0.0])
+        hat = Phi @ np.linalg.solve(Phi.T @ Phi + penalty, Phi.T)
+        mse = np.square(tau - hat @ tau).sum() / 80
+        scores.append(mse / (1 - np.trace(hat) / 80) ** 2)
+        assert_allclose(state.path().generalised_cross_validation(ridge), scores[-1], rtol=1e-6)
+    best = int(np.argmin(scores))
+    assert 0 < best < len(RIDGES) - 1
+    assert_array_equal(state.solve(), state.solve(RIDGES[best]))
+
+
+def test_saved_and_loaded_it_goes_on(units, W, digits, tmp_path):
+    images, labels = digits
+    W = W.astype(np.float32)
+    state = GlueState(units, W, K).add_images(images[:400], labels[:400])
+    state.save(tmp_path / "glue.npz")
+    again = GlueState.load(tmp_path / "glue.npz")
+    assert again.units.spec() == units.spec()
+    for each in (state, again):
+        each.add_images(images[400:], labels[400:]).drop_units(1)
+    assert_array_equal(again.solve(1.0), state.solve(1.0))
+    assert_array_equal(again.W, state.W)
+
+
+def test_a_file_that_is_no_glue_is_refused(units, W, digits, tmp_path):
+    state = GlueState(units, W, K).add_images(*digits)
+    path = tmp_path / "glue.npz"
+    state.save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / "damaged.npz").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"damaged.npz"):
+        GlueState.load(tmp_path / "damaged.npz")
+    state.W = state.W[:-1]
+    state.save(path)
+    with pytest.raises(ModelFileError, match=r"do not describe a glue: .* units do not have"):
+        GlueState.load(path)
+
+
+@pytest.mark.parametrize(
+    ("act", "match"),
+    [
+        (lambda s, x, y: s.remove_images(x, y), r"images must be among those in the sums"),
+        (lambda s, x, y: s.remove_images(x[:3], [0, 0, 10]), r"labels must be 0 to 9"),
+        (lambda s, x, y: s.add_units(s.W, x, y), r"images must be those in the sums, by class"),
+        (lambda s, x, y: s.add_units(s.W[:, 1:], x, y), r"W must have shape \(h, 17\)"),
+        (lambda s, x, y: s.drop_units(np.arange(12)), r"one unit at least must be left"),
+        (lambda s, x, y: s.solve(-1.0), r"ridge must be finite and not negative, got -1"),
+        (lambda s, x, y: GlueState(s.units, s.W[0], K), r"W must have shape \(h, p\)"),
+        (lambda s, x, y: GlueState(s.units, s.W, K).solve(), r"at least one row"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_changes_nothing(act, match, digits, rng):
+    images, labels = digits
+    units = whole_image_units("bilinear", (8, 8), 12)
+    W = units.init(images, rng)
+    state = GlueState(units, W, K).add_images(images[:600], labels[:600])
+    before = state.solve(1.0)
+    with pytest.raises(ValueError, match=match):
+        act(state, images, labels)
+    assert_array_equal(state.solve(1.0), before)
+    assert state.n_images == 600
+
+
+def test_no_such_unit(digits, rng):
+    units = whole_image_units("bilinear", (8, 8), 3)
+    state = GlueState(units, units.init(digits[0], rng), K)
+    with pytest.raises(IndexError):
+        state.drop_units(3)
