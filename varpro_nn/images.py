@@ -6,10 +6,14 @@ already and are taken as they are. Images stay ``uint8`` in memory and are conve
 block: 60,000 images of MNIST are 47 MB, not 188.
 """
 
+from collections.abc import Iterator
+from typing import Any, cast
+
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn.images_on_disk import ImagesOnDisk
 
 
 def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
@@ -17,7 +21,7 @@ def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
 
     Parameters
     ----------
-    images : array_like, shape (n, rows, columns) or (n, channels, rows, columns)
+    images : array_like or ImagesOnDisk, shape (n, rows, columns) or (n, channels, rows, columns)
         ``uint8`` (0 to 255), or floating point (intensities, usually in [0, 1]).
     name : str
         How the error messages call the argument.
@@ -25,14 +29,16 @@ def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
     Returns
     -------
     ndarray
-        ``uint8`` or ``float32``/``float64``, same shape; not copied if it need not be.
+        ``uint8`` or ``float32``/``float64``, same shape; not copied if it need not be. Images on
+        disk are looked through and stay there.
 
     Raises
     ------
     ValueError
         Wrong number of dimensions, no image, a type other than the two, NaN or infinity.
     """
-    array = np.asarray(images)
+    on_disk = isinstance(images, ImagesOnDisk)
+    array: Any = images if on_disk else np.asarray(images)
     if array.ndim not in (3, 4) or 0 in array.shape:
         msg = (
             f"{name} must be (n, rows, columns) or (n, channels, rows, columns) with no empty "
@@ -55,6 +61,15 @@ def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
         raise ValueError(msg)
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float32)
+    first = 0
+    for block in blocks_of(array):
+        _check_values(block, name, first, len(array))
+        first += len(block)
+    return cast(ImageArray, array)
+
+
+def _check_values(array: ImageArray, name: str, first: int, n: int) -> None:
+    """Refuse NaN, infinity and what single precision cannot hold, in the images from ``first``."""
     largest = np.finfo(np.float32).max
     # The comparisons are false for NaN.
     if not (array.min() >= -largest and array.max() <= largest):
@@ -64,11 +79,25 @@ def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
             what = f"more than {largest:.3g}"
             bad = np.flatnonzero((np.abs(flat) > largest).any(axis=1))
         msg = (
-            f"{name} must be finite, got {what} in {bad.size} of {len(array)} images "
-            f"(first: image {bad[0]})."
+            f"{name} must be finite, got {what} in {bad.size} of {n} images "
+            f"(first: image {first + bad[0]})."
         )
         raise ValueError(msg)
-    return array
+
+
+def blocks_of(images: ImageArray) -> Iterator[ImageArray]:
+    """Images in memory as one block, those on disk block by block."""
+    if isinstance(images, ImagesOnDisk):
+        yield from images.blocks()
+    else:
+        yield images
+
+
+def largest_intensity(images: ImageArray) -> float:
+    """Largest absolute value of the intensities of floating-point images; 1 for ``uint8``."""
+    if images.dtype == np.uint8:
+        return 1.0
+    return max(float(np.abs(block).max()) for block in blocks_of(images))
 
 
 def intensities(images: ImageArray, dtype: DTypeLike = np.float32) -> RealArray:

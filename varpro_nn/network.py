@@ -1,6 +1,6 @@
 """The finished network: units, their weights, linear weights, and what they stand for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from varpro_nn import model_file
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.errors import ModelFileError
 from varpro_nn.features import block_features, block_slices, workers
-from varpro_nn.images import check_images
+from varpro_nn.images import check_images, largest_intensity
 from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
 
 
@@ -129,29 +129,35 @@ class Network:
         ValueError
             Images of another shape, not finite, or over ten times brighter than in training.
         """
+        return np.concatenate(list(self._outputs(images, n_jobs)))
+
+    def _outputs(self, images: ArrayLike, n_jobs: int) -> Iterator[FloatArray]:
+        """Compute the outputs block by block."""
         checked = check_images(images)
         if checked.shape[1:] != self.image_shape:
             msg = f"images must have shape (n, *{self.image_shape}), got {checked.shape}."
             raise ValueError(msg)
-        largest = self.training.get("largest_intensity", np.inf)
-        if checked.dtype != np.uint8 and np.abs(checked).max() > 10 * largest:
+        allowed = self.training.get("largest_intensity", np.inf)
+        largest = largest_intensity(checked)
+        if checked.dtype != np.uint8 and largest > 10 * allowed:
             msg = (
-                f"images must be intensities as in training, up to {largest:.4g}, got "
-                f"{np.abs(checked).max():.4g}; pixels from 0 to 255 must be uint8."
+                f"images must be intensities as in training, up to {allowed:.4g}, got "
+                f"{largest:.4g}; pixels from 0 to 255 must be uint8."
             )
             raise ValueError(msg)
-        outputs = np.zeros((len(checked), len(self.classes)))
         with workers(n_jobs) as executor:
             for rows in block_slices(len(checked), len(self.A)):
                 views = VIEWS[self.views](checked[rows])
+                outputs = np.zeros((len(views[0]), len(self.classes)))
                 for view in views:
                     Phi = block_features(self.units, self.W, view, executor)
-                    outputs[rows] += (Phi @ self.A[:-1] + self.A[-1]) / len(views)
-        return outputs
+                    outputs += (Phi @ self.A[:-1] + self.A[-1]) / len(views)
+                yield outputs
 
     def predict_codes(self, images: ArrayLike, *, n_jobs: int = 1) -> LabelArray:
         """Class numbers 0 to k - 1, (n,)."""
-        return np.argmax(self.decision_function(images, n_jobs=n_jobs), axis=1).astype(np.int64)
+        blocks = [np.argmax(outputs, axis=1) for outputs in self._outputs(images, n_jobs)]
+        return np.concatenate(blocks).astype(np.int64, copy=False)
 
     def predict(self, images: ArrayLike, *, n_jobs: int = 1) -> NDArray[Any]:
         """Labels, (n,), of the type of ``classes``."""

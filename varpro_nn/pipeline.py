@@ -15,7 +15,8 @@ from varpro_nn.bootstrap import BootstrapResult, bootstrap
 from varpro_nn.config import TrainConfig
 from varpro_nn.datasets import Dataset, ImageSet
 from varpro_nn.errors import DatasetError
-from varpro_nn.images import check_images, check_labels
+from varpro_nn.images import blocks_of, check_images, check_labels, largest_intensity
+from varpro_nn.images_on_disk import ImagesOnDisk
 from varpro_nn.jobs import effective_jobs, single_threaded_blas
 from varpro_nn.metrics import accuracy, standard_error
 from varpro_nn.network import Network
@@ -101,11 +102,14 @@ def train_network(
         allow (quadratic units for a rectangle, say).
     """
     images = check_images(images)
+    if config.n_copies and isinstance(images, ImagesOnDisk):
+        msg = f"n_copies must be 0 for images on disk, got {config.n_copies}."
+        raise ValueError(msg)
     labels = check_labels(labels, len(images), len(classes))
     if len(np.unique(labels)) < 2:
         msg = f"training needs images of two classes at least, got {len(np.unique(labels))}."
         raise DatasetError(msg)
-    if (images == images[:1]).all():
+    if all((block == images[:1]).all() for block in blocks_of(images)):
         msg = "training needs images that differ, got the same pixels in all of them."
         raise DatasetError(msg)
     seeds = streams(config)
@@ -129,21 +133,16 @@ def train_network(
                 keep=keep,
             )  # fmt: skip
         W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
-        several: Any = images[None]
-        if config.n_copies:
-            several = np.repeat(several, 1 + config.n_copies, axis=0)
-            for copy in several[1:]:
-                copy[...] = distort(images, config.augmentation, rng)
         layer = fit_output_layer(
             config.output_layer, units, W,
-            several.reshape(-1, *images.shape[1:]),
+            _with_copies(images, config, rng),
             np.tile(labels, 1 + config.n_copies), len(classes),
             penalty=config.glue_ridge, standardise=config.standardise,
             n_copies=1 + config.n_copies, rng=rng, n_jobs=n_jobs,
             # Copies are on this machine alone.
             executor=None if config.n_copies else executor, data=data, progress=progress,
         )  # fmt: skip
-    remembered = {**(training or {}), "largest_intensity": _largest_intensity(images)}
+    remembered = {**(training or {}), "largest_intensity": largest_intensity(images)}
     network = Network(
         units, W, layer.A, classes, images.shape[1:], layer.name, config.views, remembered
     )
@@ -201,7 +200,8 @@ def run(
     done = {} if shards is None else shards.read()
     with ExitStack() as stack:
         data: DataReference | None = None
-        if executor is not None and dataset.source is not None:
+        elsewhere = executor is not None or isinstance(part.images, ImagesOnDisk)
+        if elsewhere and dataset.source is not None:
             data = NamedImages(*dataset.source, config.n_train, part.digest)
         elif executor is not None or effective_jobs(n_jobs) > 1:
             data = stack.enter_context(stored(part, shard_folder))
@@ -251,8 +251,14 @@ def run(
     return Run(network, subnetworks, layer, metrics, result)
 
 
-def _largest_intensity(images: ImageArray) -> float:
-    return 1.0 if images.dtype == np.uint8 else float(np.abs(images).max())
+def _with_copies(images: ImageArray, config: TrainConfig, rng: np.random.Generator) -> ImageArray:
+    """Append the distorted copies that the output layer is fitted on as well."""
+    if not config.n_copies:
+        return images
+    several: Any = np.repeat(images[None], 1 + config.n_copies, axis=0)
+    for copy in several[1:]:
+        copy[...] = distort(images, config.augmentation, rng)
+    return several.reshape(-1, *images.shape[1:])
 
 
 def _of_choice(config: TrainConfig, layer: OutputLayer) -> dict[str, float]:

@@ -12,9 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from numpy.lib import format as npy
 
 from varpro_nn.datasets import ImageSet, load
 from varpro_nn.errors import DatasetError
+from varpro_nn.images import blocks_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,16 @@ def stored(images: ImageSet, parent: Path | None = None) -> Iterator[StoredImage
             shutil.rmtree(left, ignore_errors=True)
     try:
         with TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder:
-            for name in ("images", "labels"):
-                np.save(Path(folder) / f"{name}.npy", getattr(images, name), allow_pickle=False)
+            path = Path(folder) / "images.npy"
+            copy = npy.open_memmap(
+                path, mode="w+", dtype=images.images.dtype, shape=images.images.shape
+            )
+            first = 0
+            for block in blocks_of(images.images):
+                copy[first : first + len(block)] = block
+                first += len(block)
+            del copy  # written
+            np.save(Path(folder) / "labels.npy", images.labels, allow_pickle=False)
             yield StoredImages(folder, images.digest)
     finally:
         if parent is not None:

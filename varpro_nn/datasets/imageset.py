@@ -6,13 +6,14 @@ Arrays are read-only views, so that nobody changes by accident what several sub-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._typing import ImageArray, LabelArray
 from varpro_nn.images import check_images
+from varpro_nn.images_on_disk import ImagesOnDisk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +23,8 @@ class ImageSet:
     Attributes
     ----------
     images : ndarray, shape (n, rows, columns) or (n, channels, rows, columns)
-        ``uint8`` (0 to 255) or floating point (intensities), as in `varpro_nn.images`.
+        ``uint8`` (0 to 255) or floating point (intensities), as in `varpro_nn.images`; or
+        :class:`~varpro_nn.images_on_disk.ImagesOnDisk`.
     labels : ndarray of int64, shape (n,)
         Class numbers from 0 on: positions in ``Dataset.classes``.
 
@@ -74,6 +76,11 @@ class ImageSet:
         ValueError
             Nothing is left.
         """
+        images: Any = self.images
+        if isinstance(images, ImagesOnDisk) and isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step == 1:
+                return ImageSet(cast(Any, images.part(start, max(start, stop))), self.labels[index])
         at = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
         return ImageSet(self.images[at], self.labels[at])
 
@@ -144,17 +151,21 @@ class Dataset:
         return _sha256(self.classes, self.train.images, self.train.labels, *test)
 
 
-def _sha256(*arrays: NDArray[Any]) -> str:
+def _sha256(*arrays: Any) -> str:
     sha = hashlib.sha256()
     for array in arrays:
         # The same on machines of either byte order.
-        little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-        sha.update(f"{little.dtype.str} {little.shape};".encode())
-        sha.update(little.reshape(-1).view(np.uint8).data)
+        dtype = array.dtype.newbyteorder("<")
+        sha.update(f"{dtype.str} {array.shape};".encode())
+        for block in array.blocks() if isinstance(array, ImagesOnDisk) else (array,):
+            little = block.astype(dtype, order="C", copy=False)
+            sha.update(little.reshape(-1).view(np.uint8).data)
     return sha.hexdigest()
 
 
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+def _read_only(array: Any) -> Any:
+    if isinstance(array, ImagesOnDisk):
+        return array
     view = array.view()
     view.flags.writeable = False
     return view

@@ -8,6 +8,7 @@ import numpy as np
 
 from varpro_nn.datasets.catalog import CIFAR_PARTS, FILE_SETS, IDX_PARTS
 from varpro_nn.datasets.cifar import read_cifar_binary
+from varpro_nn.datasets.folder import read_folder
 from varpro_nn.datasets.idx import read_idx
 from varpro_nn.datasets.imageset import Dataset, ImageSet
 from varpro_nn.datasets.npz import read_dataset_npz
@@ -43,7 +44,8 @@ def load(
         of scikit-learn, never downloaded; the first 1,500 images are for training, the last
         297 for testing. Or the path of a file that ends in ``.npz``: ``x_train`` (images),
         ``y_train`` (labels: integers, booleans or strings, of any values) and, if it has a test
-        set, ``x_test`` and ``y_test``.
+        set, ``x_test`` and ``y_test``. Or a folder of such arrays as ``.npy`` files, whose training
+        images stay on disk: see :mod:`varpro_nn.datasets.folder`.
     data_dir : str or path, optional
         Where the data files are, or go. Default: the environment variable ``VARPRO_NN_DATA``,
         if it is set.
@@ -72,10 +74,15 @@ def load(
     name = os.fspath(name)
     if name.lower().endswith(".npz"):
         return replace(read_dataset_npz(name), source=(str(Path(name).absolute()), None))
+    if name not in NAMES and Path(name).is_dir():
+        return read_folder(Path(name))
     if name == "digits":
         return _digits()
     if name not in FILE_SETS:
-        msg = f"name must be one of {', '.join(NAMES)}, or the path of a .npz file, got {name!r}."
+        msg = (
+            f"name must be one of {', '.join(NAMES)}, or the path of a .npz file or a folder, "
+            f"got {name!r}."
+        )
         raise ValueError(msg)
     contents = obtain(
         FILE_SETS[name],

@@ -235,9 +235,10 @@ class PatchUnits:
     ) -> FloatArray:
         """Draw windows of ``inputs`` at random, normalised, not whitened: (N, n_pixels)."""
         self._check(inputs)
-        pixels = inputs.reshape(len(inputs), -1, *self.image_shape[-2:])
-        n_images = min(len(pixels), n_windows)
-        images = rng.choice(len(pixels), n_images, replace=False)
+        n_images = min(len(inputs), n_windows)
+        # Taken out first: images may be on disk.
+        pixels = inputs[rng.choice(len(inputs), n_images, replace=False)]
+        pixels = pixels.reshape(n_images, -1, *self.image_shape[-2:])
         each = -(-n_windows // n_images)
         place = rng.integers(self.windows.places, size=(n_images, each, 2)) * self.windows.stride
         side = np.arange(self.window)
@@ -245,7 +246,7 @@ class PatchUnits:
         columns = place[..., 1, None, None] + side
         # The windows alone become numbers of eight bytes, not all images.
         channels = np.moveaxis(pixels, 1, -1)
-        taken = channels[images[:, None, None, None], rows, columns]
+        taken = channels[np.arange(n_images)[:, None, None, None], rows, columns]
         taken = np.moveaxis(taken, -1, 2).reshape(n_images * each, -1)
         P: Any = intensities(taken, np.float64)
         if self.contrast is not None:

@@ -1,0 +1,110 @@
+"""A data set as a folder of ``.npy`` files, whose training images stay on disk.
+
+``x_train.npy`` (n, rows, columns) or (n, channels, rows, columns), ``y_train.npy`` (n,); to be
+measured on, ``x_test.npy`` and ``y_test.npy``. In place of either images an IDX file, not packed:
+``x_train.idx``. Labels, and the test set, are read into memory.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from varpro_nn.datasets.idx import read_idx_header
+from varpro_nn.datasets.imageset import Dataset, ImageSet
+from varpro_nn.errors import DatasetError
+from varpro_nn.images_on_disk import ImagesOnDisk
+
+_MOST_CLASSES = 10_000
+
+
+def read_folder(folder: Path) -> Dataset:
+    """Read a data set from a folder.
+
+    Raises
+    ------
+    DatasetError
+        A file is missing, damaged, or its length is not what its header says; labels that are
+        neither integers nor strings, or not as many as images.
+    """
+    labels = {"train": _labels(folder / "y_train.npy")}
+    images: dict[str, Any] = {"train": _images_of(folder, "x_train")}
+    if (folder / "y_test.npy").exists():
+        labels["test"] = _labels(folder / "y_test.npy")
+        images["test"] = _images_of(folder, "x_test")[:]
+    classes, codes = np.unique(labels["train"], return_inverse=True)
+    if len(classes) > _MOST_CLASSES:
+        msg = f"{folder}: y_train.npy has {len(classes)} classes, more than {_MOST_CLASSES}."
+        raise DatasetError(msg)
+    parts = {}
+    for part, own in labels.items():
+        if part == "test":
+            codes = np.searchsorted(classes, own)
+            known = classes[np.minimum(codes, len(classes) - 1)] == own
+            if not known.all():
+                msg = f"{folder}: y_test.npy has classes that y_train.npy has not: {own[~known][0]}"
+                raise DatasetError(msg)
+        try:
+            parts[part] = ImageSet(images[part], codes.astype(np.int64))
+        except ValueError as error:
+            msg = f"{folder}: {part}: {error}"
+            raise DatasetError(msg) from error
+    source = str(folder.absolute()), None
+    return Dataset(str(folder), classes, parts["train"], parts.get("test"), source)
+
+
+def _images_of(folder: Path, name: str) -> ImagesOnDisk:
+    found = [path for end in ("npy", "idx") if (path := folder / f"{name}.{end}").exists()]
+    if not found:
+        msg = f"{folder}: needs {name}.npy or {name}.idx."
+        raise DatasetError(msg)
+    path = found[0]
+    try:
+        with open(path, "rb") as stream:
+            if path.suffix == ".idx":
+                shape, dtype = read_idx_header(stream, str(path)), np.dtype(np.uint8)
+            else:
+                shape, dtype = _npy_header(stream, path)
+            offset = stream.tell()
+        expected, size = offset + math.prod(shape) * dtype.itemsize, path.stat().st_size
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error})."
+        raise DatasetError(msg) from error
+    if size != expected:
+        msg = f"{path}: should have {expected} bytes for shape {shape}, has {size}."
+        raise DatasetError(msg)
+    return ImagesOnDisk(path.absolute(), offset, shape, dtype)
+
+
+def _npy_header(stream: Any, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of a file of images.
+
+    Raises
+    ------
+    DatasetError
+    """
+    try:
+        version = npy.read_magic(stream)
+        reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = reader(stream, max_header_size=4096)
+    except (ValueError, EOFError, SyntaxError) as error:
+        msg = f"{path}: not a .npy file ({error})."
+        raise DatasetError(msg) from error
+    if fortran or dtype.str not in ("|u1", "<f4", "<f8"):
+        msg = f"{path}: must be uint8, float32 or float64 in C order, got {dtype}."
+        raise DatasetError(msg)
+    return shape, dtype
+
+
+def _labels(path: Path) -> Any:
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        msg = f"{path}: cannot be read ({error})."
+        raise DatasetError(msg) from error
+    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
+        msg = f"{path}: must be a 1-D array of integers or strings, got {labels.dtype}."
+        raise DatasetError(msg)
+    return labels

@@ -1,0 +1,99 @@
+"""Arrays of images that stay in their file: more of them than memory holds.
+
+An array is read block by block, where and when it is asked for, into memory of its own. It is not
+mapped: pages of a mapped file count as memory of the process, and pile up in a pass over it.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_BYTES = 2**24
+"""Bytes that :meth:`ImagesOnDisk.blocks` reads at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesOnDisk:
+    """An array in a file, C order, little-endian or of one byte; read by slices and positions.
+
+    Attributes
+    ----------
+    path : Path
+    offset : int
+        Where the first image starts, bytes.
+    shape : tuple of int
+        (n, rows, columns) or (n, channels, rows, columns).
+    dtype : numpy.dtype
+    """
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """Images at a slice of step 1, positions, or a mask, as an array.
+
+        Raises
+        ------
+        IndexError
+            A position outside the array, or another kind of index.
+        OSError, EOFError
+            The file cannot be read, or is shorter than it was.
+        """
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step != 1:
+                return self[np.arange(start, stop, step)]
+            return self._read(start, max(stop - start, 0))
+        positions = np.asarray(index)
+        if positions.dtype == np.bool_ and positions.shape == (len(self),):
+            positions = np.flatnonzero(positions)
+        if positions.ndim != 1 or positions.dtype.kind not in "iu":
+            msg = f"images on disk are read by slices, positions or a mask, got {index!r}."
+            raise IndexError(msg)
+        if len(positions) and not -len(self) <= positions.min() <= positions.max() < len(self):
+            msg = f"positions must be within {len(self)} images, got up to {positions.max()}."
+            raise IndexError(msg)
+        found = np.empty((len(positions), *self.shape[1:]), dtype=self.dtype)
+        for place in np.argsort(positions, kind="stable"):  # in the order of the file
+            found[place] = self._read(int(positions[place]) % len(self), 1)[0]
+        return found
+
+    def part(self, start: int, stop: int) -> "ImagesOnDisk":
+        """Images from ``start`` to before ``stop``, on disk still."""
+        shape = (stop - start, *self.shape[1:])
+        return replace(self, offset=self.offset + start * self.image_bytes, shape=shape)
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """All images, some at a time."""
+        size = max(1, BLOCK_BYTES // max(self.image_bytes, 1))
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def _read(self, start: int, count: int) -> NDArray[Any]:
+        n_values = count * math.prod(self.shape[1:])
+        offset = self.offset + start * self.image_bytes
+        flat = np.fromfile(self.path, dtype=self.dtype, count=n_values, offset=offset)
+        if len(flat) != n_values:
+            msg = f"{self.path}: the file ends within image {start + count - 1}"
+            raise EOFError(msg)
+        return flat.reshape(count, *self.shape[1:])
