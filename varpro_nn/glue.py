@@ -51,6 +51,11 @@ class GlueReport:
         grid (exact, of the linear fit for the given units).
     degrees_of_freedom : float
         Trace of the hat matrix at ``ridge``.
+    rank : int
+        Directions of the columns that are above rounding: of h * m (dual form: n) at most.
+    redundant_units : tuple of int
+        Units that the others make up for: all of these could go without loss. Of units that are
+        alike the last ones. (In the dual form not looked for.)
     """
 
     A: FloatArray
@@ -59,6 +64,8 @@ class GlueReport:
     loo_mse: tuple[float, ...]
     loo_error: tuple[float, ...]
     degrees_of_freedom: float
+    rank: int
+    redundant_units: tuple[int, ...]
 
 
 def glue(
@@ -140,7 +147,9 @@ def glue(
     for value, mse, error in zip(ridges, errors.mean_squared_error, errors.error_rate, strict=True):
         _logger.info("glue, ridge %.3g: left-out squared error %.5g, rate %.5f", value, mse, error)
     best = int(np.lexsort((errors.mean_squared_error, errors.error_rate))[0])
-    return _report(path.solve(ridges[best]), path, ridges, errors, best)
+    of_unit = np.tile(np.arange(len(W)), units.n_cells)
+    redundant = path.redundant_groups(of_unit)
+    return _report(path.solve(ridges[best]), path, ridges, errors, best, redundant)
 
 
 def dual_glue(
@@ -207,6 +216,7 @@ def _report(
     ridges: FloatArray,
     errors: LeaveOneOut,
     best: int,
+    redundant_units: Sequence[int] = (),
 ) -> GlueReport:
     return GlueReport(
         A=A,
@@ -215,6 +225,8 @@ def _report(
         loo_mse=tuple(errors.mean_squared_error.tolist()),
         loo_error=tuple(errors.error_rate.tolist()),
         degrees_of_freedom=path.degrees_of_freedom(float(ridges[best])),
+        rank=path.rank,
+        redundant_units=tuple(redundant_units),
     )
 
 

@@ -68,6 +68,8 @@ class OutputLayer:
         The trace of the choice: mean losses and error rates, left out or on the images put aside.
     n_iterations : int
         Of the convex solver in the final fit; 0 for a linear solve.
+    rank, degrees_of_freedom, redundant_units : int, float, tuple of int; or None
+        See :class:`varpro_nn.glue.GlueReport`, where the glue fitted the layer.
     """
 
     A: FloatArray
@@ -78,6 +80,9 @@ class OutputLayer:
     losses: tuple[float, ...]
     error_rates: tuple[float, ...]
     n_iterations: int
+    rank: int | None = None
+    degrees_of_freedom: float | None = None
+    redundant_units: tuple[int, ...] | None = None
 
     @classmethod
     def of_glue(cls, report: GlueReport) -> "OutputLayer":
@@ -85,7 +90,7 @@ class OutputLayer:
         chosen = "leave-one-out" if len(report.ridges) > 1 else "given"
         return cls(
             report.A, "ridge", report.ridge, chosen, report.ridges, report.loo_mse,
-            report.loo_error, 0,
+            report.loo_error, 0, report.rank, report.degrees_of_freedom, report.redundant_units,
         )  # fmt: skip
 
     @property

@@ -228,6 +228,7 @@ def run(
         ridge=layer.penalty,
         ridge_chosen_by=layer.chosen_by,
         **_of_choice(config, layer),
+        **_of_rank(layer),
         scheme=config.scheme if config.max_nfev else "untrained",
         views=config.views,
         n_subnetworks=config.n_subnetworks,
@@ -259,6 +260,17 @@ def _with_copies(images: ImageArray, config: TrainConfig, rng: np.random.Generat
     for copy in several[1:]:
         copy[...] = distort(images, config.augmentation, rng)
     return several.reshape(-1, *images.shape[1:])
+
+
+def _of_rank(layer: OutputLayer) -> dict[str, float]:
+    """Say how much of its columns a ridge layer can use."""
+    if layer.rank is None or layer.degrees_of_freedom is None or layer.redundant_units is None:
+        return {}
+    return {
+        "rank": layer.rank,
+        "degrees_of_freedom": layer.degrees_of_freedom,
+        "n_redundant_units": len(layer.redundant_units),
+    }
 
 
 def _of_choice(config: TrainConfig, layer: OutputLayer) -> dict[str, float]:

@@ -145,6 +145,14 @@ class DualPath:
             raise ValueError(msg)
         return A
 
+    @property
+    def rank(self) -> int:
+        """Directions of the columns that are above rounding; n - 1 at most."""
+        # As for the Gram matrix: errors of random signs, of eps times a diagonal entry.
+        rounding = self.precision * self.eigenvalues.sum() / np.sqrt(len(self.eigenvalues))
+        rounding += 10 * float(np.finfo(np.float64).eps) * self.eigenvalues[-1]
+        return int(np.count_nonzero(self.eigenvalues > rounding))
+
     def degrees_of_freedom(self, ridge: float) -> float:
         """Trace of the hat matrix, the constant column included.
 

@@ -31,6 +31,9 @@ from varpro_nn._typing import FloatArray, RealArray
 TILE = 512
 """Columns of one tile: a product of two tiles is large enough for BLAS, small enough to share."""
 
+_PRESENT = 1e-3
+"""Entries of a null vector below this are rounding."""
+
 Rows = tuple[RealArray, FloatArray, FloatArray | None]
 """A block: rows of ``Phi`` (b, q), of ``tau`` (b, k), and sample weights (b,) or None."""
 
@@ -97,7 +100,11 @@ class RidgePath:
         Weighted sum of squares of the centred targets.
     sum_weights : float
     noise : float
-        Rounding error of the eigenvalues, relative to the largest.
+        Rounding error of the eigenvalues, relative to the largest: a bound, which is far above
+        what they have as a rule.
+    null_space : ndarray, shape (q, q - rank)
+        Directions with eigenvalues that are those of rounding, of columns of unit variance where
+        they were standardised.
     """
 
     eigenvalues: FloatArray
@@ -108,11 +115,39 @@ class RidgePath:
     squares_tau: float
     sum_weights: float
     noise: float
+    null_space: FloatArray
 
     @property
     def rank(self) -> int:
-        """Number of directions that the rows excite, but for rounding; q at most."""
-        return int(np.count_nonzero(self.eigenvalues > self.noise * self.eigenvalues[-1]))
+        """Directions that the rows excite, but for rounding; q at most."""
+        return len(self.eigenvalues) - self.null_space.shape[1]
+
+    def redundant_groups(self, groups: NDArray[np.int_]) -> list[int]:
+        """Find groups of columns that the others make up for, so that all of them could go.
+
+        Parameters
+        ----------
+        groups : ndarray of int, shape (q,)
+            The group of each column: the unit that it belongs to, say.
+
+        Returns
+        -------
+        list of int
+            Groups all of whose columns are, but for rounding, linear combinations (with a
+            constant) of columns of the others that stay. Of several alike the last ones.
+        """
+        N = self.null_space
+        found = []
+        for group in np.unique(groups)[::-1]:
+            own = N[groups == group]
+            if N.shape[1] < len(own):
+                break
+            # Combinations that vanish and take this group's columns in every proportion.
+            _, singular, rotation = np.linalg.svd(own)
+            if singular[-1] > _PRESENT:
+                found.append(int(group))
+                N = N @ rotation[len(own) :].T  # what vanishes without the group
+        return sorted(found)
 
     def solve(self, ridge: float) -> FloatArray:
         """Linear weights for one ridge, (q + 1, k): the row of the constant column is last."""

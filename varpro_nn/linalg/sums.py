@@ -195,6 +195,12 @@ class GramAccumulator:
         eigenvalues, V = linalg.eigh(
             gram.T, lower=True, overwrite_a=True, check_finite=False, driver="evd"
         )
+        eps = float(np.finfo(self._shift.dtype).eps)
+        # Errors of the entries are about eps times a diagonal entry, of random signs; those of the
+        # eigenvalues a few units of the last digit of the largest.
+        rounding = eps * max(eigenvalues.sum(), 0.0) / np.sqrt(len(V))
+        rounding += 10 * float(np.finfo(np.float64).eps) * max(eigenvalues[-1], 0.0)
+        null_space = V[:, eigenvalues <= rounding]
         V *= scale[:, None]
         moments = self._moments - np.outer(self._sum_Phi, mean_tau)
         return RidgePath(
@@ -205,7 +211,8 @@ class GramAccumulator:
             mean_tau=mean_tau,
             squares_tau=self._squares_tau - float(self._sum_tau @ mean_tau),
             sum_weights=self._sum_weights,
-            noise=len(V) * float(np.finfo(self._shift.dtype).eps),
+            noise=len(V) * eps,
+            null_space=null_space,
         )
 
     def arrays(self) -> dict[str, Any]:
