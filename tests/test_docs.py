@@ -43,3 +43,11 @@ def test_cluster(capsys):
     (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "cluster.md").read_text(), re.DOTALL)
     exec(compile(example, "cluster.md", "exec"), {"__name__": "cluster"})
     assert capsys.readouterr().out == "0\n"
+
+
+def test_glue(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "glue.md").read_text(), re.DOTALL)
+    exec(compile(example, "glue.md", "exec"), {"__name__": "glue"})
+    printed = example.splitlines()[-1].split("#")[1].split(":")[0].strip()
+    assert capsys.readouterr().out.strip() == printed

@@ -19,6 +19,7 @@ EVERY_MODULE = pytest.mark.parametrize(
 RANK = {
     "_typing": 0,
     "errors": 0,
+    "npy_header": 0,
     "images_on_disk": 0,
     "command": 1,
     "files": 1,

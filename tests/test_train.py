@@ -19,7 +19,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import varpro_nn
-from varpro_nn import Network, configure, load
+from varpro_nn import GlueState, Network, configure, load
 from varpro_nn.config import TrainConfig
 from varpro_nn.pipeline import run
 from varpro_nn.recipes import DATA, RECIPES
@@ -160,7 +160,9 @@ def test_the_history_is_strict_json_line_by_line(done):
     assert set(last) == {"output_layer"}
     layer = last["output_layer"]
     trace = {"penalties", "losses", "error_rates"}
-    assert set(layer) == {"name", "penalty", "chosen_by", "n_iterations"} | trace
+    diagnosis = {"rank", "degrees_of_freedom", "redundant_units"}
+    assert set(layer) == {"name", "penalty", "chosen_by", "n_iterations"} | trace | diagnosis
+    assert layer["rank"] <= 20
     assert (layer["name"], layer["chosen_by"]) == ("ridge", "leave-one-out")
     assert layer["penalty"] in layer["penalties"]
     assert len(layer["error_rates"]) == len(layer["penalties"]) > 1
@@ -484,6 +486,17 @@ LONG = (
     ),
     *("--max-nfev", "100"),
 )
+
+
+def test_the_glue_is_kept_if_asked_for(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["digits", *SMALL, "--keep-glue", "--output", str(folder), "--quiet"]) == 0
+    metrics = strict(capsys.readouterr().out)
+    network = Network.load(folder / "model.npz")
+    state = GlueState.load(folder / "glue.npz")
+    assert state.n_images == 400
+    assert_array_equal(state.W, network.W)
+    assert_array_equal(state.solve(metrics["ridge"]), network.A)
 
 
 def on_a_terminal(*argv, folder):

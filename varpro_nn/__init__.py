@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 # What is imported on first use: `import varpro_nn` alone costs nothing.
 _HOME = {
+    "GlueState": "glue_state",
     "Network": "network",
     "Run": "pipeline",
     "TrainConfig": "config",
@@ -28,6 +29,7 @@ _HOME = {
 }
 
 __all__ = [
+    "GlueState",
     "Network",
     "Run",
     "TrainConfig",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from varpro_nn.config import TrainConfig
     from varpro_nn.datasets import load
     from varpro_nn.functional import VarProFunctional
+    from varpro_nn.glue_state import GlueState
     from varpro_nn.network import Network
     from varpro_nn.pipeline import Run, run, train_network
     from varpro_nn.recipes import configure

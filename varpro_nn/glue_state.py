@@ -19,7 +19,7 @@ from varpro_nn.features import block_features, block_slices, workers
 from varpro_nn.glue import RIDGES
 from varpro_nn.images import check_images, check_labels
 from varpro_nn.linalg import GramAccumulator, RidgePath
-from varpro_nn.units import PatchUnits, WholeImageUnits, units_from_spec
+from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
 
 KIND = "glue"
 
@@ -29,7 +29,8 @@ class GlueState:
 
     Parameters
     ----------
-    units : PatchUnits or WholeImageUnits
+    units : Units
+        Those of this package can be saved.
     W : ndarray, shape (h, p)
         Weights of the units; the features are computed in its type. Single precision is quick;
         double keeps more digits through many additions and removals.
@@ -43,9 +44,7 @@ class GlueState:
     ever been added cannot be told from sums: that is for the caller to know.
     """
 
-    def __init__(
-        self, units: PatchUnits | WholeImageUnits, W: ArrayLike, n_classes: int, *, n_jobs: int = 1
-    ) -> None:
+    def __init__(self, units: Units, W: ArrayLike, n_classes: int, *, n_jobs: int = 1) -> None:
         self.units = units
         self.W: RealArray = _weights(W)
         self.n_jobs = n_jobs
@@ -220,7 +219,18 @@ class GlueState:
         return self._paths[standardise]
 
     def save(self, path: str | Path) -> None:
-        """Write units and sums to an npz file that :meth:`load` checks, atomically."""
+        """Write units and sums to an npz file that :meth:`load` checks, atomically.
+
+        Raises
+        ------
+        TypeError
+            Units that are not of this package.
+        ValueError
+            No images yet.
+        """
+        if not isinstance(self.units, PatchUnits | WholeImageUnits):
+            msg = f"units must be of this package to be saved, got {type(self.units).__name__}."
+            raise TypeError(msg)
         learnt = getattr(self.units, "arrays", {})
         header = {"kind": KIND, "units": self.units.spec()}
         arrays = {f"units.{name}": array for name, array in learnt.items()}

@@ -11,19 +11,17 @@ import hashlib
 import io
 import json
 import math
-import tokenize
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from varpro_nn.errors import ModelFileError
 from varpro_nn.files import strict_json, write_atomically
+from varpro_nn.npy_header import read_npy_header
 
 FORMAT = "varpro_nn"
 FORMAT_VERSION = 2
@@ -74,15 +72,13 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     if size > MAX_BYTES:
         raise _fault(path, f"has {size} bytes, more than the {MAX_BYTES} of any model")
     try:
-        with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
-            warnings.simplefilter("error")  # numpy warns of headers that it had to guess at
+        with zipfile.ZipFile(path) as archive:
             return _read_archive(path, archive, size)
     except ModelFileError:
         raise
     except (
         zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, TypeError,
-        NotImplementedError, RuntimeError, OverflowError, RecursionError, SyntaxError,
-        tokenize.TokenError, Warning,
+        NotImplementedError, RuntimeError, OverflowError, RecursionError,
     ) as error:  # fmt: skip
         # What zipfile, json and numpy raise on damaged bytes.
         raise _fault(path, f"is damaged or is no model file ({error})") from error
@@ -129,9 +125,7 @@ def _read_member(
 ) -> NDArray[Any]:
     """Read one array after its claims have been compared with ``description`` and its length."""
     with archive.open(member) as stream:
-        version = npy.read_magic(stream)
-        reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = reader(stream, max_header_size=4096)
+        shape, fortran, dtype = read_npy_header(stream)
         n_bytes = math.prod(shape) * dtype.itemsize
         found = [dtype.str, list(shape)]
         if dtype.kind not in _ALLOWED_KINDS or fortran:

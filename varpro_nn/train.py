@@ -23,6 +23,7 @@ from varpro_nn.command import run_command
 from varpro_nn.config import CHOICES, TrainConfig
 from varpro_nn.errors import VarProError
 from varpro_nn.files import locked, strict_json, write_atomically
+from varpro_nn.glue_state import GlueState
 from varpro_nn.jobs import effective_jobs
 from varpro_nn.network import Network
 from varpro_nn.pipeline import Run, run
@@ -137,6 +138,10 @@ def build_parser() -> argparse.ArgumentParser:
     earlier.add_argument(
         "--overwrite", action="store_true", help="replace a run that is in --output already"
     )
+    parser.add_argument(
+        "--keep-glue", action="store_true",
+        help="write glue.npz too: sums that images and units can be added to and removed from",
+    )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("-v", "--verbose", action="count", default=0, help="more log")
     return parser
@@ -228,6 +233,10 @@ def _train_in(
         msg = f"add --resume --output {folder} to go on with {n_kept} sub-networks"
         raise KeyboardInterrupt(msg if n_kept else "nothing is kept yet") from None
     metrics = {**result.metrics, "output": str(folder)}
+    if args.keep_glue:
+        part, network = training_part(config, dataset), result.network
+        state = GlueState(network.units, network.W, len(network.classes), n_jobs=args.n_jobs)
+        state.add_images(part.images, part.labels).save(folder / "glue.npz")
     write_run(folder, config, result, metrics)
     if not args.quiet:
         print(_in_words(metrics, result), file=sys.stderr)

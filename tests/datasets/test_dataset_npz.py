@@ -171,7 +171,9 @@ def test_lying_header(path, shape):
     save(path, x_train=None)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("x_train.npy", with_header(X_TRAIN, shape))
-    with pytest.raises(DatasetError, match=r"array x_train of shape .* must have .* bytes"):
+    with pytest.raises(
+        DatasetError, match=r"array x_train .*(of shape .* must have .* bytes|negative)"
+    ):
         load(path)
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from varpro_nn.datasets.idx import read_idx_header
 from varpro_nn.datasets.imageset import Dataset, ImageSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.images_on_disk import ImagesOnDisk
+from varpro_nn.npy_header import read_npy_header
 
 _MOST_CLASSES = 10_000
 
@@ -86,10 +86,8 @@ def _npy_header(stream: Any, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]
     DatasetError
     """
     try:
-        version = npy.read_magic(stream)
-        reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = reader(stream, max_header_size=4096)
-    except (ValueError, EOFError, SyntaxError) as error:
+        shape, fortran, dtype = read_npy_header(stream)
+    except ValueError as error:
         msg = f"{path}: not a .npy file ({error})."
         raise DatasetError(msg) from error
     if fortran or dtype.str not in ("|u1", "<f4", "<f8"):
@@ -100,11 +98,16 @@ def _npy_header(stream: Any, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]
 
 def _labels(path: Path) -> Any:
     try:
-        labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with open(path, "rb") as stream:
+            shape, _, dtype = read_npy_header(stream)
+            if len(shape) != 1 or dtype.kind not in "iuU" or not dtype.itemsize:
+                msg = f"must be a 1-D array of integers or strings, got shape {shape}, {dtype}"
+                raise ValueError(msg)
+            size, expected = path.stat().st_size, stream.tell() + shape[0] * dtype.itemsize
+            if size != expected:
+                msg = f"should have {expected} bytes for shape {shape}, has {size}"
+                raise ValueError(msg)
+            return np.fromfile(stream, dtype=dtype, count=shape[0])
+    except (OSError, ValueError) as error:
         msg = f"{path}: cannot be read ({error})."
         raise DatasetError(msg) from error
-    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
-        msg = f"{path}: must be a 1-D array of integers or strings, got {labels.dtype}."
-        raise DatasetError(msg)
-    return labels

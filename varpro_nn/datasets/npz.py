@@ -19,6 +19,7 @@ from varpro_nn._typing import LabelArray
 from varpro_nn.datasets.imageset import Dataset, ImageSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.images import check_images
+from varpro_nn.npy_header import read_npy_header
 
 _DEFLATE_RATIO = 1032
 _SUFFIX = ".npy"
@@ -88,20 +89,13 @@ class NpzArrays:
             msg = f"{where} claims {member.file_size} bytes, packed into {packed}."
             raise DatasetError(msg)
         with self._archive.open(member) as stream:
-            version = np.lib.format.read_magic(stream)
-            if version == (1, 0):
-                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-            elif version == (2, 0):
-                shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-            else:
-                msg = f"{where} must have .npy version 1.0 or 2.0, got {version}."
-                raise DatasetError(msg)
+            shape, _, dtype = read_npy_header(stream)
             header = stream.tell()
         if dtype.kind not in "biufU" or not dtype.itemsize:
             msg = f"{where} must hold numbers, booleans or strings, got type {dtype}."
             raise DatasetError(msg)
         expected = header + math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or expected != member.file_size:
+        if expected != member.file_size:
             msg = (
                 f"{where} of shape {shape} and type {dtype} must have {expected} bytes with its "
                 f"header, got {member.file_size}."

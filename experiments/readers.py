@@ -1,0 +1,79 @@
+"""The readers of files, as functions of bytes, and the error by which each may refuse them.
+
+A zip archive whose checksums fit is beyond what flipping bytes finds, so the readers of archives
+take, beside the bytes of a file, the members that one is to be put together from.
+"""
+
+import gzip
+import io
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from varpro_nn import Network, whole_image_units
+from varpro_nn.datasets.cifar import read_cifar_binary
+from varpro_nn.datasets.idx import read_idx
+from varpro_nn.datasets.npz import read_dataset_npz
+from varpro_nn.errors import DatasetError, ModelFileError
+from varpro_nn.shards import Shards
+from varpro_nn.subnetworks import SubnetworkSettings, train_subnetworks
+
+_SEPARATOR = b"\0\xff--\xff\0"
+
+
+def archive(data: bytes) -> bytes:
+    """Put together a zip archive of the pieces of ``data``: name, content, name, content, ..."""
+    pieces = data.split(_SEPARATOR)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, content in zip(pieces[::2], pieces[1::2], strict=False):
+            info = zipfile.ZipInfo(name.decode("latin1")[:100].replace("\0", "") or "x")
+            file.writestr(info, content)
+    return buffer.getvalue()
+
+
+def pieces(content: bytes) -> bytes:
+    """Take a zip archive apart, so that :func:`archive` gives it again."""
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        parts = [part for n in file.namelist() for part in (n.encode(), file.read(n))]
+    return _SEPARATOR.join(parts)
+
+
+def reader(name: str, folder: Path) -> tuple[Callable[[bytes], Any], type[Exception], list[bytes]]:
+    """Give a function that reads bytes, the error by which it may refuse them, and some inputs."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (12, 4, 4)).astype(np.uint8)
+    if name == "idx":
+        seed = bytes([0, 0, 8, 3, 0, 0, 0, 12, 0, 0, 0, 4, 0, 0, 0, 4]) + images.tobytes()
+        return read_idx, DatasetError, [seed, gzip.compress(seed)]
+    if name == "cifar":
+        seed = bytes([3]) + bytes(3072)
+        return read_cifar_binary, DatasetError, [seed, gzip.compress(seed)]
+    path = folder / "000000.npz"
+    units = whole_image_units("bilinear", (4, 4), 2)
+    error: type[Exception] = ModelFileError
+    read: Callable[[], Any]
+    if name == "npz":
+        np.savez(path, x_train=images, y_train=np.arange(12) % 3, x_test=images, y_test=[0] * 12)
+        read, error = partial(read_dataset_npz, path), DatasetError
+    elif name == "model":
+        W = units.init(images, rng).astype(np.float32)
+        Network(units, W, rng.standard_normal((3, 3)), np.arange(3), (4, 4)).save(path)
+        read = partial(Network.load, path)
+    else:
+        shards = Shards(folder, {"seed": 0})
+        settings = SubnetworkSettings(1, 12, 1.0, 0.1, fit_options={"max_nfev": 2})
+        shards.write(train_subnetworks(units, images, np.arange(12) % 3, 3, settings)[0])
+        read = shards.read
+    valid = path.read_bytes()
+
+    def read_bytes(data: bytes) -> None:
+        # The first byte says whether the rest is the file itself or its members.
+        path.write_bytes(archive(data[1:]) if data[:1] == b"a" else data[1:])
+        read()
+
+    return read_bytes, error, [b"f" + valid, b"a" + pieces(valid)]
