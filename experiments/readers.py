@@ -6,6 +6,7 @@ take, beside the bytes of a file, the members that one is to be put together fro
 
 import gzip
 import io
+import warnings
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,8 @@ def archive(data: bytes) -> bytes:
     """Put together a zip archive of the pieces of ``data``: name, content, name, content, ..."""
     pieces = data.split(_SEPARATOR)
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as file:
+        warnings.simplefilter("ignore")  # of names that come twice: readers must bear them
         for name, content in zip(pieces[::2], pieces[1::2], strict=False):
             info = zipfile.ZipInfo(name.decode("latin1")[:100].replace("\0", "") or "x")
             file.writestr(info, content)
