@@ -1,10 +1,13 @@
 """Images in a file: what is read is what an array in memory would give."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from varpro_nn import images_on_disk
+from varpro_nn import Network, features, images_on_disk, whole_image_units
+from varpro_nn.glue import glue
 from varpro_nn.images_on_disk import ImagesOnDisk
 
 
@@ -74,3 +77,24 @@ def test_a_file_that_has_become_shorter(both):
     assert_array_equal(on_disk[:39], array[:39])
     with pytest.raises(EOFError, match="the file ends within image 39"):
         on_disk[:]
+
+
+def test_memory_does_not_depend_on_the_number_of_images(tmp_path, monkeypatch):
+    """Sums, leave-one-out errors and outputs go block by block; labels alone are all there."""
+    monkeypatch.setattr(features, "BLOCK_BYTES", 2**16)
+    monkeypatch.setattr(images_on_disk, "BLOCK_BYTES", 2**16)
+    rng = np.random.default_rng(0)
+    units = whole_image_units("bilinear", (28, 28), 20)
+    W = rng.standard_normal((20, 57)).astype(np.float32)
+    peaks = []
+    for n in (4000, 40_000):
+        rng.integers(0, 255, (n, 28, 28), dtype=np.uint8).tofile(tmp_path / "images")
+        images = ImagesOnDisk(tmp_path / "images", 0, (n, 28, 28), np.dtype(np.uint8))
+        labels = np.arange(n) % 10
+        tracemalloc.start()
+        A = glue(units, W, images, labels, 10).A
+        Network(units, W, A, np.arange(10), (28, 28)).predict_codes(images)
+        peaks.append(tracemalloc.get_traced_memory()[1] - labels.nbytes)
+        tracemalloc.stop()
+    assert peaks[0] < 40_000 * 28 * 28  # the images alone would be more
+    assert peaks[1] < 1.2 * peaks[0]
