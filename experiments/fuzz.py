@@ -1,10 +1,10 @@
 """Hostile files: millions of damaged inputs for every reader, with coverage as the guide.
 
-``python -m experiments.fuzz`` gives each reader of files (IDX, CIFAR batches, ``.npz`` data sets,
-model files, shards) inputs that atheris (libFuzzer) mutates towards code that no input reached
-before; ``pip install atheris`` first. A reader may refuse an input with the error that it
-documents; anything else, and more than ``--memory`` MiB, is a crash. Prints inputs and crashes of
-each reader; the last line is JSON. Inputs that crash are left in ``--keep``.
+``python -m experiments.fuzz`` gives each reader of files (IDX, CIFAR batches, ``.npz`` and ``.npy``
+data sets, model files, shards, glues) inputs that atheris (libFuzzer) mutates towards code that
+no input reached before; ``pip install atheris`` first. A reader may refuse an input with the error
+that it documents; anything else, and more than ``--memory`` MiB, is a crash. Prints inputs and
+crashes of each reader; the last line is JSON. Inputs that crash are left in ``--keep``.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-READERS = ("idx", "cifar", "npz", "model", "shard")
+READERS = ("idx", "cifar", "npz", "folder", "model", "shard", "glue")
 _STATISTIC = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from varpro_nn import Network, whole_image_units
+from varpro_nn import GlueState, Network, whole_image_units
 from varpro_nn.datasets.cifar import read_cifar_binary
+from varpro_nn.datasets.folder import read_folder
 from varpro_nn.datasets.idx import read_idx
 from varpro_nn.datasets.npz import read_dataset_npz
 from varpro_nn.errors import DatasetError, ModelFileError
@@ -55,17 +56,32 @@ def reader(name: str, folder: Path) -> tuple[Callable[[bytes], Any], type[Except
     if name == "cifar":
         seed = bytes([3]) + bytes(3072)
         return read_cifar_binary, DatasetError, [seed, gzip.compress(seed)]
+    if name == "folder":
+        np.save(folder / "y_train.npy", np.arange(12) % 3)
+        np.save(folder / "x_train.npy", images)
+        valid = (folder / "x_train.npy").read_bytes()
+
+        def read_as_images(data: bytes) -> None:
+            (folder / "x_train.npy").write_bytes(data)
+            read_folder(folder).train.images[:]
+
+        return read_as_images, DatasetError, [valid, valid[:-1]]
     path = folder / "000000.npz"
     units = whole_image_units("bilinear", (4, 4), 2)
+    W = units.init(images, rng).astype(np.float32)
     error: type[Exception] = ModelFileError
     read: Callable[[], Any]
     if name == "npz":
         np.savez(path, x_train=images, y_train=np.arange(12) % 3, x_test=images, y_test=[0] * 12)
         read, error = partial(read_dataset_npz, path), DatasetError
     elif name == "model":
-        W = units.init(images, rng).astype(np.float32)
         Network(units, W, rng.standard_normal((3, 3)), np.arange(3), (4, 4)).save(path)
         read = partial(Network.load, path)
+    elif name == "glue":
+        GlueState(units, W, 3).add_images(images, np.arange(12) % 3).save(path)
+
+        def read() -> None:
+            GlueState.load(path).solve(1.0)  # sums that can be read can be used
     else:
         shards = Shards(folder, {"seed": 0})
         settings = SubnetworkSettings(1, 12, 1.0, 0.1, fit_options={"max_nfev": 2})

@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     mnist = load("mnist", args.data_dir)
     assert mnist.source is not None
-    data = NamedImages(*mnist.source, None, mnist.train.digest)
+    data = NamedImages("mnist", mnist.source.data_dir, None, mnist.train.digest)
     units = whole_image_units("bilinear", (28, 28), 100)
     settings = SubnetworkSettings(
         args.n_subnetworks, 4000, ridge=1.0, weight_decay=0.1, fit_options={"max_nfev": 10}

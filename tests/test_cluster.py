@@ -2,7 +2,7 @@
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -57,9 +57,19 @@ def test_a_cluster_changes_no_bit(dataset, two_workers):
     assert_array_equal(there.A, here.A)
 
 
+def test_images_that_were_changed_after_loading_go_as_a_copy(dataset, two_workers):
+    part = replace(dataset, train=dataset.train.take(slice(700)))
+    config = configure("bilinear", n_units=12, n_subnetworks=2, images_per_subnetwork=200)
+    here = run(config, part, n_jobs=1).network
+    with cluster.executor("dask", two_workers[0]) as executor:
+        there = run(config, part, n_jobs=1, executor=executor).network
+    assert_array_equal(there.A, here.A)
+
+
 def test_workers_load_the_images_themselves(dataset, two_workers):
     """What goes to them is a reference, of a size that does not depend on the images."""
     _, client = two_workers
+    client.run(lambda: __import__("varpro_nn.training_data").training_data._read.cache_clear())
     data = NamedImages("digits", None, None, dataset.train.digest)
     with cluster.executor("dask", two_workers[0]) as executor:
         found = train(dataset, executor=executor, data=data)

@@ -56,12 +56,15 @@ def test_folders_that_stay_empty_are_not_left(tmp_path, fault):
 
 
 def test_parts_of_files_that_a_killed_process_left_are_removed(tmp_path):
-    (tmp_path / "shards").mkdir()
-    for name in (".model.npz.12.ab.part", "shards/.000001.npz.12.ab.part", "shards/000001.npz"):
+    """And nothing else: neither other files nor those of a run in a folder below."""
+    (tmp_path / "run").mkdir()
+    others = {".mine.part", "run/.model.npz.12.0123abcd.part", "000001.npz", ".a.12.xyz.part"}
+    for name in (*others, ".model.npz.12.0123abcd.part"):
         (tmp_path / name).touch()
     with locked(tmp_path):
         pass
-    assert [path.name for path in tmp_path.rglob("*")] == ["shards", "000001.npz"]
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert found == others | {"run"}
 
 
 def test_a_lock_file_that_was_removed_meanwhile_does_not_count(tmp_path, monkeypatch):

@@ -150,7 +150,7 @@ def test_a_file_that_is_no_glue_is_refused(units, W, digits, tmp_path):
         GlueState.load(tmp_path / "damaged.npz")
     state.W = state.W[:-1]
     state.save(path)
-    with pytest.raises(ModelFileError, match=r"do not describe a glue: .* units do not have"):
+    with pytest.raises(ModelFileError, match=r"do not describe a glue: gram must be"):
         GlueState.load(path)
 
 
@@ -163,7 +163,8 @@ def test_a_file_that_is_no_glue_is_refused(units, W, digits, tmp_path):
         (lambda s, x, y: s.add_units(s.W[:, 1:], x, y), r"W must have shape \(h, 17\)"),
         (lambda s, x, y: s.drop_units(np.arange(12)), r"one unit at least must be left"),
         (lambda s, x, y: s.solve(-1.0), r"ridge must be finite and not negative, got -1"),
-        (lambda s, x, y: GlueState(s.units, s.W[0], K), r"W must have shape \(h, p\)"),
+        (lambda s, x, y: GlueState(s.units, s.W[0], K), r"W must have shape \(h, 17\)"),
+        (lambda s, x, y: GlueState(s.units, s.W * np.nan, K), r"W must be finite"),
         (lambda s, x, y: GlueState(s.units, s.W, K).solve(), r"at least one row"),
     ],
 )

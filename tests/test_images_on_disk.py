@@ -28,7 +28,7 @@ def rng():
     "index",
     [
         *(slice(None), slice(3, 9), slice(-4, None), slice(9, 3), slice(30, 99), slice(2, 30, 7)),
-        *(slice(None, None, -1), [5], [7, 3, 3, -1], np.array([], dtype=int)),
+        *(slice(None, None, -1), 5, -1, [5], [7, 3, 3, -1], np.array([], dtype=int)),
         np.arange(40) % 3 == 0,
     ],
     ids=str,
@@ -48,6 +48,13 @@ def test_it_looks_like_an_array(both):
     assert len(on_disk) == 40
 
 
+def test_it_becomes_an_array_and_can_be_gone_through(both):
+    array, on_disk = both
+    assert_array_equal(np.asarray(on_disk), array)
+    assert_array_equal(np.asarray(on_disk, dtype=np.float32), array.astype(np.float32))
+    assert_array_equal(np.stack(list(on_disk)), array)
+
+
 def test_blocks_are_small_and_complete(both, monkeypatch):
     array, on_disk = both
     monkeypatch.setattr(images_on_disk, "BLOCK_BYTES", 3 * array[0].nbytes + 1)
@@ -64,7 +71,7 @@ def test_a_part_stays_on_disk(both):
     assert_array_equal(part.part(2, 4)[:], array[9:11])
 
 
-@pytest.mark.parametrize("index", [3, (slice(2), 0), [40], [-41], [0.5], np.ones(3, dtype=bool)])
+@pytest.mark.parametrize("index", [(0, 1), (slice(2), 0), 40, [-41], [0.5], np.ones(3, dtype=bool)])
 def test_what_is_no_index(index, both):
     with pytest.raises(IndexError):
         both[1][index]
@@ -75,7 +82,7 @@ def test_a_file_that_has_become_shorter(both):
     content = on_disk.path.read_bytes()
     on_disk.path.write_bytes(content[:-1])
     assert_array_equal(on_disk[:39], array[:39])
-    with pytest.raises(EOFError, match="the file ends within image 39"):
+    with pytest.raises(OSError, match="the file ends within image 39"):
         on_disk[:]
 
 

@@ -462,7 +462,7 @@ HUGE = (2**20, 2**20)
     [
         ("W", np.zeros(7, np.float32), {"shape": HUGE}, r"says \['<f4', \[1048576, 1048576\]\]"),
         ("W", np.zeros(7, np.float32), {"shape": (10**30,)}, "its length is"),
-        ("W", np.zeros(7, np.float32), {"shape": (-1, 7)}, "negative dimension"),
+        ("W", np.zeros(7, np.float32), {"shape": (-1, 7)}, "none negative"),
         ("W", np.zeros(8, np.float32), {"shape": (-2, -4)}, "is damaged"),
         ("W", np.zeros(7, np.float32), {"shape": (0, 2**40)}, "its length is"),
         ("classes", np.zeros(3, np.int64), {"descr": "<U0"}, "its length is"),

@@ -33,6 +33,8 @@ def test_it_says_what_was_written(version, order):
     [
         b"",
         VALID[:20],
+        VALID[:9],
+        VALID[:6] + b"\x02\x00\x10\x00",
         content(np.zeros(2), (3, 0)),
         VALID.replace(b"(3, 4)", b"(3, 4 "),  # TokenError
         VALID.replace(b"(3, 4)", b"(-3,4)"),

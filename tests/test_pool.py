@@ -6,9 +6,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import weakref
+from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+import numpy as np
 import pytest
 
 from varpro_nn.errors import TrainingError, WorkerDiedError
@@ -81,6 +83,52 @@ def test_a_mistake_is_raised():
         list(run_tasks(fail, {0: (0,), 1: (1,)}, pool))
 
 
+class TwoArguments(Exception):  # noqa: N818
+    """Its copy cannot be made from what it tells of itself."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def fail_oddly(number):
+    raise TwoArguments(number, "more")
+
+
+class Unreadable:
+    """Can be pickled, and not read again."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_an_exception_that_cannot_travel_is_told_in_words(tmp_path):
+    with WorkerPool(1) as pool:
+        with pytest.raises(RuntimeError, match=r"TwoArguments: 3 and more"):
+            list(run_tasks(fail_oddly, {0: (3,)}, pool))
+        assert pool.submit(square, 7, tmp_path).result() == 49
+
+
+def test_what_cannot_be_read_leaves_the_pool_as_good_as_before(tmp_path):
+    with WorkerPool(1) as pool:
+        with pytest.raises((BrokenProcessPool, ValueError)):
+            pool.submit(str, Unreadable()).result()
+        assert pool.submit(square, 7, tmp_path).result() == 49
+
+
+def array_of(number):
+    return np.full(1000, number)
+
+
+def test_results_are_not_held_on_to():
+    """They are as large as a Gram matrix."""
+    with ThreadPoolExecutor(1) as executor:
+        alive = []
+        for _, result in run_tasks(array_of, {i: (i,) for i in range(8)}, executor):
+            alive.append(weakref.ref(result))
+            del result
+            assert sum(ref() is not None for ref in alive[:-1]) == 0
+
+
 def test_kill_ends_a_pool_at_once():
     pool = WorkerPool(2)
     futures = [pool.submit(time.sleep, 60) for _ in range(4)]
@@ -120,9 +168,10 @@ def test_a_task_that_dask_gives_up_is_a_result(tmp_path):
     assert found == {0: 0, 2: 4}
 
 
-def test_an_executor_that_breaks_down_is_a_fault_of_the_run(tmp_path):
+@pytest.mark.parametrize("error", [BrokenProcessPool("gone"), CancelledError("gone")], ids=repr)
+def test_an_executor_that_breaks_down_is_a_fault_of_the_run(error, tmp_path):
     with (
-        Failing(BrokenProcessPool("gone")) as executor,
+        Failing(error) as executor,
         pytest.raises(TrainingError, match=r"the executor broke down \(gone\)"),
     ):
         list(run_tasks(square, tasks(tmp_path, 3), executor))

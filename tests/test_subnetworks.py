@@ -228,6 +228,30 @@ class Killed(WholeImageUnits):
         os.kill(os.getpid(), signal.SIGKILL)  # as a system out of memory does
 
 
+@dataclass(frozen=True)
+class SometimesKilled(WholeImageUnits):
+    def features_and_derivative(self, W, inputs):
+        if W[0, -1] == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().features_and_derivative(W, inputs)
+
+
+def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded_and_not_kept(digits):
+    """The others go on; what failed for want of memory can be tried again."""
+    start = np.random.default_rng(0).standard_normal((4, 4, 17))
+    sound = train_subnetworks(UNITS, *digits, K, plan(), start=start)
+    start[2, 0, -1] = 9
+    kept = []
+    found = train_subnetworks(
+        SometimesKilled("bilinear", (8, 8), 4), *digits, K, plan(),
+        start=start, n_jobs=2, keep=lambda subnetwork: kept.append(subnetwork.index),
+    )  # fmt: skip
+    assert found[2].W is None
+    assert "killed 3 times" in found[2].error
+    assert sorted(kept) == [0, 1, 3]
+    assert_same_weights([found[i] for i in (0, 1, 3)], [sound[i] for i in (0, 1, 3)])
+
+
 def test_a_worker_that_is_killed_is_a_fault_of_the_run(digits):
     with pytest.raises(TrainingError, match="worker"):
         train_subnetworks(Killed("bilinear", (8, 8), 4), *digits, K, plan(), n_jobs=2)

@@ -29,7 +29,7 @@ def test_a_reference_is_small(train, tmp_path):
 
 
 def test_stored_images_come_back_mapped(train, tmp_path):
-    with stored(train, tmp_path / "new") as reference:
+    with stored(train, tmp_path) as reference:
         images = images_of(pickle.loads(pickle.dumps(reference)))
         assert_array_equal(images.images, train.images)
         assert_array_equal(images.labels, train.labels)
@@ -62,7 +62,7 @@ def test_a_file_is_found_from_another_folder(train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset = load("mine.npz")
     monkeypatch.chdir("/")
-    assert images_of(NamedImages(*dataset.source, None, dataset.train.digest)).digest
+    assert images_of(NamedImages(dataset.source.name, None, None, dataset.train.digest)).digest
 
 
 def test_images_are_read_once(train, tmp_path, monkeypatch):

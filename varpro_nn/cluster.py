@@ -7,9 +7,11 @@ worker.
 
 import importlib
 import logging
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from varpro_nn.errors import ClusterError
@@ -65,13 +67,16 @@ def executor(
     settings = {"distributed.scheduler.allowed-failures": TRIES - 1}
     with dask.config.set(settings):
         if scheduler is None:
-            with (
-                distributed.LocalCluster(
-                    n_workers=effective_jobs(n_jobs), threads_per_worker=1,
-                    host="127.0.0.1", dashboard_address="127.0.0.1:0",
-                ) as local,
-                distributed.Client(local) as client,
-            ):  # fmt: skip
+            with ExitStack() as stack:
+                with _interrupts_ignored():  # its processes begin with what this one does
+                    local = distributed.LocalCluster(
+                        n_workers=effective_jobs(n_jobs),
+                        threads_per_worker=1,
+                        host="127.0.0.1",
+                        dashboard_address="127.0.0.1:0",
+                    )
+                stack.enter_context(local)
+                client = stack.enter_context(distributed.Client(local))
                 yield client.get_executor(pure=False)
             return
         try:
@@ -86,3 +91,16 @@ def executor(
                 msg = f"--scheduler {scheduler}: no worker within {CONNECT_SECONDS:.0f} seconds"
                 raise ClusterError(msg) from error
             yield client.get_executor(pure=False)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment; in the main thread, which alone can say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

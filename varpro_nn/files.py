@@ -9,6 +9,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from varpro_nn.errors import BusyError
+
+_PART = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.part")
+"""Names that :func:`write_atomically` gives to what is not whole yet."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -43,7 +47,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; it is made if need be.
 
     The system frees the lock of a process that ends, whatever ended it. What a killed process left
-    of files is removed first, and at the end the folders that were made and are empty still.
+    of files of :func:`write_atomically` is removed first, and at the end the folders that were
+    made and are empty still.
 
     Raises
     ------
@@ -53,11 +58,11 @@ def locked(folder: Path) -> Iterator[None]:
         The folder cannot be written.
     """
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     with _lock_file(path):
-        for part in (*folder.glob(".*.part"), *folder.glob("*/.*.part")):
-            part.unlink(missing_ok=True)
+        for part in folder.iterdir():
+            if _PART.fullmatch(part.name):
+                part.unlink(missing_ok=True)
         try:
             yield
         finally:
@@ -70,7 +75,12 @@ def locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def _lock_file(path: Path) -> Iterator[None]:
     while True:
-        with open(path, "ab") as stream:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            stream = open(path, "ab")  # noqa: SIM115
+        except FileNotFoundError:
+            continue  # its last holder has just removed the folder, which was empty
+        with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -173,6 +173,7 @@ def dual_glue(
     ridges = _check_ridges(ridge)
     from tqdm import tqdm  # not at the top: imported where it is used
 
+    images = images[:]  # fewer than columns: if they are on disk, memory holds them
     h, m = len(W), units.n_cells
     size = max(1, DUAL_BLOCK_BYTES // (4 * m * len(images)))
     tiles = [slice(start, min(start + size, h)) for start in range(0, h, size)]

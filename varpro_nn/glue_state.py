@@ -46,7 +46,7 @@ class GlueState:
 
     def __init__(self, units: Units, W: ArrayLike, n_classes: int, *, n_jobs: int = 1) -> None:
         self.units = units
-        self.W: RealArray = _weights(W)
+        self.W: RealArray = _weights(W, units.n_weights)
         self.n_jobs = n_jobs
         self._sums = GramAccumulator(len(self.W) * units.n_cells, n_classes)
         self._paths: dict[bool, RidgePath] = {}
@@ -127,10 +127,7 @@ class GlueState:
             Weights of another shape; other images than those in the sums, as far as their
             number in each class tells.
         """
-        new = _weights(W).astype(self.W.dtype, copy=False)
-        if new.shape[1:] != self.W.shape[1:]:
-            msg = f"W must have shape (h, {self.W.shape[1]}), got {new.shape}."
-            raise ValueError(msg)
+        new = _weights(W, self.units.n_weights).astype(self.W.dtype, copy=False)
         checked, codes = self._check(images, labels)
         if self._counts(codes) != self._counts():
             msg = (
@@ -257,11 +254,9 @@ class GlueState:
             parts.get(group, {})[own] = array
         try:
             units = units_from_spec(header["units"], parts["units"])
-            sums = GramAccumulator.of_arrays(parts["sums"])
-            state = cls(units, arrays["W"], sums.n_targets, n_jobs=n_jobs)
-            if state._sums.n_columns != sums.n_columns:
-                msg = f"{len(state.W)} units do not have {sums.n_columns} columns"
-                raise ValueError(msg)
+            W = _weights(arrays["W"], units.n_weights)
+            sums = GramAccumulator.of_arrays(parts["sums"], len(W) * units.n_cells, W.dtype)
+            state = cls(units, W, sums.n_targets, n_jobs=n_jobs)
         except (KeyError, TypeError, ValueError) as error:
             msg = f"{path}: the arrays do not describe a glue: {error}."
             raise ModelFileError(msg) from error
@@ -286,9 +281,16 @@ class GlueState:
             )
 
 
-def _weights(W: ArrayLike) -> RealArray:
+def _weights(W: ArrayLike, n_weights: int) -> RealArray:
     array = np.array(W)
-    if array.ndim != 2 or array.dtype not in (np.float32, np.float64) or len(array) == 0:
-        msg = f"W must have shape (h, p) and a float type, got {array.shape} of {array.dtype}."
+    fitting = array.ndim == 2 and array.shape[1] == n_weights and len(array) > 0
+    if not fitting or array.dtype not in (np.float32, np.float64):
+        msg = (
+            f"W must have shape (h, {n_weights}) and a type of 32 or 64 bits, got {array.shape} of "
+            f"{array.dtype}."
+        )
+        raise ValueError(msg)
+    if not np.isfinite(array).all():
+        msg = "W must be finite, got NaN or infinity."
         raise ValueError(msg)
     return array

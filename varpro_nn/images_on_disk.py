@@ -49,14 +49,24 @@ class ImagesOnDisk:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        for block in self.blocks():
+            yield from block
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            msg = "images on disk cannot be an array without a copy."
+            raise ValueError(msg)
+        return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
+
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        """Images at a slice of step 1, positions, or a mask, as an array.
+        """Images at a slice, a position, positions, or a mask, as an array.
 
         Raises
         ------
         IndexError
             A position outside the array, or another kind of index.
-        OSError, EOFError
+        OSError
             The file cannot be read, or is shorter than it was.
         """
         if isinstance(index, slice):
@@ -64,7 +74,9 @@ class ImagesOnDisk:
             if step != 1:
                 return self[np.arange(start, stop, step)]
             return self._read(start, max(stop - start, 0))
-        positions = np.asarray(index)
+        if isinstance(index, int | np.integer):
+            return self[np.array([index])][0]
+        positions = np.asarray(None if isinstance(index, tuple) else index)
         if positions.dtype == np.bool_ and positions.shape == (len(self),):
             positions = np.flatnonzero(positions)
         if positions.ndim != 1 or positions.dtype.kind not in "iu":
@@ -95,5 +107,5 @@ class ImagesOnDisk:
         flat = np.fromfile(self.path, dtype=self.dtype, count=n_values, offset=offset)
         if len(flat) != n_values:
             msg = f"{self.path}: the file ends within image {start + count - 1}"
-            raise EOFError(msg)
+            raise OSError(msg)
         return flat.reshape(count, *self.shape[1:])

@@ -49,6 +49,10 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
         msg = f"{path}: the header has {len(text)} bytes, more than {MAX_HEADER_BYTES}."
         raise ValueError(msg)
     members = {"header": np.frombuffer(text, dtype=np.uint8), **contiguous}
+    n_bytes = sum(array.nbytes for array in members.values())
+    if n_bytes > MAX_BYTES - 2**20:  # less what the archive takes itself
+        msg = f"{path}: the arrays have {n_bytes} bytes, more than the {MAX_BYTES} of any model."
+        raise ValueError(msg)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **members)
     write_atomically(path, buffer.getvalue())

@@ -1,19 +1,21 @@
-"""The header of a ``.npy`` array, read with suspicion."""
+"""The header of a ``.npy`` array, read with suspicion.
 
-import tokenize
-import warnings
+Not by numpy's own reader: on damaged headers that raises whatever Python's tokenizer does, and
+it warns, in a way that only the whole process can make an error of.
+"""
+
+import ast
+import re
+import struct
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
+_MAGIC = b"\x93NUMPY"
 _MOST_BYTES = 4096
 """A header of a plain array has about a hundred bytes."""
-_DAMAGE = (
-    SyntaxError, tokenize.TokenError, RecursionError, TypeError, OverflowError, EOFError, Warning,
-    MemoryError,
-)  # fmt: skip
-"""What numpy raises on damaged headers, beside ValueError."""
+_TYPE = re.compile(r"[<>|=][biufcmMOSUV]\d{0,6}(\[\w{1,9}\])?")
+"""One type, not a structure of several; which ones they take is for callers to say."""
 
 
 def read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -22,21 +24,47 @@ def read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     Raises
     ------
     ValueError
-        Another version than 1.0 or 2.0, a negative dimension, or whatever is damaged.
+        Another version than 1.0 or 2.0, a structured type, a negative dimension, or whatever is
+        damaged.
+
+    References
+    ----------
+    NumPy Enhancement Proposal 1, A simple file format for NumPy arrays.
     """
+    start = stream.read(8)
+    if start[:6] != _MAGIC or len(start) < 8:
+        msg = f"a .npy array must begin with {_MAGIC!r} and a version, got {start!r}"
+        raise ValueError(msg)
+    version = start[6], start[7]
+    if version not in ((1, 0), (2, 0)):
+        msg = f"must have .npy version 1.0 or 2.0, got {version}"
+        raise ValueError(msg)
+    size_format = "<H" if version == (1, 0) else "<I"
+    size_bytes = stream.read(struct.calcsize(size_format))
+    whole = len(size_bytes) == struct.calcsize(size_format)
+    size = struct.unpack(size_format, size_bytes)[0] if whole else -1
+    text = stream.read(size) if 0 <= size <= _MOST_BYTES else b""
+    if len(text) != size:
+        msg = f"the .npy header must have up to {_MOST_BYTES} bytes, all there, got {size}"
+        raise ValueError(msg)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy warns of headers that it had to guess at
-            version = npy.read_magic(stream)
-            if version not in ((1, 0), (2, 0)):
-                msg = f"must have .npy version 1.0 or 2.0, got {version}"
-                raise ValueError(msg)
-            reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran, dtype = reader(stream, max_header_size=_MOST_BYTES)
-    except _DAMAGE as error:
+        header = ast.literal_eval(text.decode("latin1").strip())
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         msg = f"the .npy header is damaged: {error or type(error).__name__}"
         raise ValueError(msg) from error
-    if min(shape, default=0) < 0:
-        msg = f"the .npy header has a negative dimension: {shape}"
+    if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
+        msg = f"the .npy header must be of descr, fortran_order and shape, got {header!r:.200}"
         raise ValueError(msg)
-    return shape, fortran, dtype
+    descr, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
+    whole = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+    if not whole or not isinstance(fortran, bool):
+        msg = f"the .npy header must have a shape, none negative, got {shape!r:.200}, {fortran!r}"
+        raise ValueError(msg)
+    if not isinstance(descr, str) or not _TYPE.fullmatch(descr):
+        msg = f"the .npy header must have one plain type, got {descr!r:.200}"
+        raise ValueError(msg)
+    try:
+        return shape, fortran, np.dtype(descr)
+    except TypeError as error:
+        msg = f"the .npy header must have a type that there is, got {descr!r}"
+        raise ValueError(msg) from error

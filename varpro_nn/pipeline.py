@@ -15,6 +15,7 @@ from varpro_nn.bootstrap import BootstrapResult, bootstrap
 from varpro_nn.config import TrainConfig
 from varpro_nn.datasets import Dataset, ImageSet
 from varpro_nn.errors import DatasetError
+from varpro_nn.files import locked
 from varpro_nn.images import blocks_of, check_images, check_labels, largest_intensity
 from varpro_nn.images_on_disk import ImagesOnDisk
 from varpro_nn.jobs import effective_jobs, single_threaded_blas
@@ -185,6 +186,8 @@ def run(
     ------
     DatasetError, TrainingError
         As :func:`train_network`; or a bootstrap pass without test images.
+    BusyError
+        Another process works in ``shard_folder``.
     ModelFileError
         Sub-networks in ``shard_folder`` are damaged or belong to other settings or data.
     ValueError
@@ -196,13 +199,15 @@ def run(
     clock = Clock()
     part = training_part(config, dataset)
     origin = {"config": asdict(config), "dataset": dataset.name, "digest": part.digest}
-    shards = None if shard_folder is None else Shards(shard_folder, identity(config, part))
-    done = {} if shards is None else shards.read()
     with ExitStack() as stack:
+        if shard_folder is not None:
+            stack.enter_context(locked(shard_folder))
+        shards = None if shard_folder is None else Shards(shard_folder, identity(config, part))
+        done = {} if shards is None else shards.read()
         data: DataReference | None = None
         elsewhere = executor is not None or isinstance(part.images, ImagesOnDisk)
-        if elsewhere and dataset.source is not None:
-            data = NamedImages(*dataset.source, config.n_train, part.digest)
+        if elsewhere and (source := dataset.loadable) is not None:
+            data = NamedImages(source.name, source.data_dir, config.n_train, part.digest)
         elif executor is not None or effective_jobs(n_jobs) > 1:
             data = stack.enter_context(stored(part, shard_folder))
         network, subnetworks, layer = train_network(

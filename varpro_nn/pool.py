@@ -8,11 +8,20 @@ result like any other, and the rest go on.
 """
 
 import os
+import pickle
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from contextlib import AbstractContextManager, nullcontext
 from queue import SimpleQueue
 from types import TracebackType
@@ -26,6 +35,8 @@ from varpro_nn.jobs import effective_jobs
 TRIES = 3
 """How often a task is given to a worker process, if the processes are killed."""
 _ORPHAN_SECONDS = 1.0
+_HANDING_ON_SECONDS = 0.1
+_ENDED = "the pool of workers was ended"
 
 
 class WorkerPool(ThreadPoolExecutor):
@@ -42,7 +53,9 @@ class WorkerPool(ThreadPoolExecutor):
     """
 
     def __init__(self, n_workers: int) -> None:
-        super().__init__(n_workers, thread_name_prefix="varpro_nn-worker")
+        super().__init__(
+            n_workers, thread_name_prefix="varpro_nn-worker", initializer=_hold_interrupts
+        )
         self._workers = {_start_worker() for _ in range(n_workers)}
         self._idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
         for worker in self._workers:
@@ -63,26 +76,34 @@ class WorkerPool(ThreadPoolExecutor):
         try:
             for _ in range(TRIES):
                 try:
-                    return worker.submit(fn, *args, **kwargs).result()
+                    return self._start(worker, fn, args, kwargs).result()
                 except TerminatedWorkerError:
                     worker = self._replace(worker)
+                except BrokenExecutor:  # what cannot be pickled breaks it too
+                    worker = self._replace(worker)
+                    raise
         finally:
             self._idle.put(worker)
         msg = f"the worker process was killed {TRIES} times, for want of memory perhaps"
         raise WorkerDiedError(msg)
 
+    def _start(self, worker: ProcessPoolExecutor, fn: Any, args: Any, kwargs: Any) -> Future[Any]:
+        with self._changing:
+            if self._killed:
+                raise BrokenExecutor(_ENDED)
+            return worker.submit(_guarded, fn, args, kwargs)
+
     def _replace(self, dead: ProcessPoolExecutor) -> ProcessPoolExecutor:
         dead.shutdown(wait=True)
         with self._changing:
             if self._killed:
-                msg = "the pool of workers was ended"
-                raise BrokenExecutor(msg)
+                raise BrokenExecutor(_ENDED)
             new = _start_worker()
             self._workers.symmetric_difference_update({dead, new})
             return new
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Finish what was submitted, then end the processes."""
+        """Finish what was submitted, then end the processes; always waits for the tasks."""
         super().shutdown(wait=True, cancel_futures=cancel_futures)
         for worker in self._workers:
             worker.shutdown(wait=wait)
@@ -93,6 +114,8 @@ class WorkerPool(ThreadPoolExecutor):
             self._killed = True
             workers = list(self._workers)
         super().shutdown(wait=False, cancel_futures=True)
+        # loky's manager stumbles over a task that it has not yet handed on to its process.
+        time.sleep(_HANDING_ON_SECONDS)
         for worker in workers:
             worker.shutdown(wait=True, kill_workers=True)
         super().shutdown(wait=True)
@@ -154,24 +177,40 @@ def run_tasks(
         return
     futures = {executor.submit(function, *arguments): key for key, arguments in tasks.items()}
     try:
-        for future in as_completed(futures):
+        for future in as_completed(list(futures)):
+            key = futures.pop(future)
             result: Any
             try:
                 result = future.result()
             except WorkerDiedError as error:
                 result = error
-            except BrokenExecutor as error:
-                msg = f"the executor broke down ({error}); what has been kept can be resumed."
+            except (BrokenExecutor, CancelledError) as error:
+                what = error or type(error).__name__
+                msg = f"the executor broke down ({what}); what has been kept can be resumed."
                 raise TrainingError(msg) from error
             except Exception as error:
                 # Dask's, told by its name: nothing here may depend on Dask.
                 if type(error).__name__ != "KilledWorker":
                     raise
                 result = WorkerDiedError("the worker process was killed each time")
-            yield futures[future], result
+            del future  # it holds the result, which may be large
+            yield key, result
+            del result
     finally:
         for future in futures:
             future.cancel()
+
+
+def _guarded(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call ``fn`` in a worker; an exception that could not travel is told in words."""
+    try:
+        return fn(*args, **kwargs)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301: made here, a line above
+        except Exception:
+            raise RuntimeError("".join(traceback.format_exception(error))) from None
+        raise
 
 
 def _start_worker() -> ProcessPoolExecutor:
@@ -179,10 +218,13 @@ def _start_worker() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, initializer=_prepare_worker, initargs=(os.getpid(),))
 
 
-def _prepare_worker(driver: int) -> None:
-    # Ctrl-C reaches all processes of a terminal: the driver decides, workers go on till told.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _hold_interrupts() -> None:
+    # Ctrl-C reaches all processes of a terminal: the driver's main thread decides, workers go on
+    # till told. A process that is started in a thread begins with the signals that it holds back.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
+
+def _prepare_worker(driver: int) -> None:
     def watch() -> None:
         while os.getppid() == driver:
             time.sleep(_ORPHAN_SECONDS)

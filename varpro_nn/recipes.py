@@ -8,6 +8,7 @@ from typing import Any
 from varpro_nn.augmentation import Augmentation
 from varpro_nn.config import TrainConfig
 from varpro_nn.datasets import Dataset
+from varpro_nn.images_on_disk import ImagesOnDisk
 
 # Twelve units on windows of 7 x 7 pixels a sub-network, trained at every second place, two
 # sub-networks at a time.
@@ -156,6 +157,8 @@ def configure(
         msg = f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}."
         raise ValueError(msg)
     if isinstance(data, Dataset):
+        if isinstance(data.train.images, ImagesOnDisk):
+            overrides.setdefault("n_copies", 0)  # copies would have to be in memory
         data = kind_of_data(data.name, data.train.images.shape[1:])
     if data not in DATA:
         msg = f"data must be one of {', '.join(DATA)}, got {data!r}."

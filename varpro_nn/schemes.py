@@ -65,7 +65,7 @@ def train_by_scheme(
     Raises
     ------
     TrainingError
-        If all sub-networks failed, or a worker process was killed.
+        If all sub-networks failed, or the executor broke down.
     ValueError
         An unknown scheme, or more stages than sub-networks.
     """

@@ -153,7 +153,8 @@ def train_subnetworks(
     done : mapping of int to Subnetwork, optional
         Sub-networks, by index, that need not be trained again.
     keep : callable, optional
-        ``keep(subnetwork)`` is called, in this process, as soon as one is trained.
+        ``keep(subnetwork)`` is called, in this process, as soon as one is trained, or has failed
+        numerically; not for one whose workers were killed.
     progress : bool
         Show a bar on standard error (never off a terminal).
 
@@ -192,10 +193,8 @@ def train_subnetworks(
             for index in chosen
             if index not in finished
         }  # fmt: skip
-        landing = _with_records(run_tasks(_train_one, tasks, executor))
+        landing = _landing(run_tasks(_train_one, tasks, executor), keep)
         for subnetwork in _with_bar(landing, finished, len(chosen), progress):
-            if keep is not None:
-                keep(subnetwork)
             finished[subnetwork.index] = subnetwork
             _log(subnetwork, len(finished), len(chosen))
     results = [finished[index] for index in chosen]
@@ -219,13 +218,20 @@ def _log(subnetwork: Subnetwork, n_finished: int, n_subnetworks: int) -> None:
     _logger.info("sub-network %d (%d of %d): %s", subnetwork.index, n_finished, n_subnetworks, what)
 
 
-def _with_records(landing: Iterable[tuple[int, Any]]) -> Iterator[Subnetwork]:
-    """Make a record of a sub-network that killed its workers."""
-    for index, result in landing:
+def _landing(
+    results: Iterable[tuple[int, Any]], keep: Callable[[Subnetwork], None] | None
+) -> Iterator[Subnetwork]:
+    """Keep what lands; make a record of a sub-network that killed its workers.
+
+    That record is not kept: whether there is memory for it is another thing the next time.
+    """
+    for index, result in results:
         if isinstance(result, WorkerDiedError):
             yield Subnetwork(index, None, None, f"{type(result).__name__}: {result}", 0)
-        else:
-            yield result
+            continue
+        if keep is not None:
+            keep(result)
+        yield result
 
 
 def _train_one(

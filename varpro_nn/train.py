@@ -140,7 +140,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--keep-glue", action="store_true",
-        help="write glue.npz too: sums that images and units can be added to and removed from",
+        help="write glue.npz too: the sums of a ridge layer, to which images and units can be "
+        "added, and removed",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("-v", "--verbose", action="count", default=0, help="more log")
@@ -204,7 +205,15 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
         args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet
     )
     config = configure(args.recipe, data=dataset, **overrides)
-    if args.resume and _is_finished(folder, config, dataset):
+    if args.keep_glue and (config.output_layer != "ridge" or config.n_copies):
+        msg = (
+            "--keep-glue needs --output-layer ridge and --n-copies 0, got "
+            f"{config.output_layer} and {config.n_copies}"
+        )
+        raise VarProError(msg)
+    wanted = ["metrics.json", *(["glue.npz"] if args.keep_glue else [])]
+    complete = all((folder / name).exists() for name in wanted)
+    if args.resume and complete and _is_of(folder, config, dataset):
         return (folder / "metrics.json").read_text(encoding="utf-8").strip()
     with locked(folder), cluster.executor(args.backend, args.scheduler, args.n_jobs) as executor:
         return _train_in(folder, config, dataset, args, executor)
@@ -218,6 +227,8 @@ def _train_in(
     executor: Executor | None,
 ) -> str:
     """Train in a run folder that is held for this process."""
+    # Once more: another process may have had it meanwhile.
+    _look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
     shards = folder / "shards"
     if args.overwrite:
         # The rest of an earlier run stays until there is something to put in its place.
@@ -233,20 +244,19 @@ def _train_in(
         msg = f"add --resume --output {folder} to go on with {n_kept} sub-networks"
         raise KeyboardInterrupt(msg if n_kept else "nothing is kept yet") from None
     metrics = {**result.metrics, "output": str(folder)}
+    glue = None
     if args.keep_glue:
         part, network = training_part(config, dataset), result.network
-        state = GlueState(network.units, network.W, len(network.classes), n_jobs=args.n_jobs)
-        state.add_images(part.images, part.labels).save(folder / "glue.npz")
-    write_run(folder, config, result, metrics)
+        glue = GlueState(network.units, network.W, len(network.classes), n_jobs=args.n_jobs)
+        glue.add_images(part.images, part.labels)
+    write_run(folder, config, result, metrics, glue)
     if not args.quiet:
         print(_in_words(metrics, result), file=sys.stderr)
     return strict_json(metrics).decode().strip()
 
 
-def _is_finished(folder: Path, config: TrainConfig, dataset: datasets.Dataset) -> bool:
-    """Whether the folder holds the very run that is asked for, complete."""
-    if not (folder / "metrics.json").exists():
-        return False
+def _is_of(folder: Path, config: TrainConfig, dataset: datasets.Dataset) -> bool:
+    """Whether the folder holds a model of the very run that is asked for."""
     theirs = Network.load(folder / "model.npz").training
     digest = training_part(config, dataset).digest
     return theirs.get("config") == asdict(config) and theirs.get("digest") == digest
@@ -266,7 +276,13 @@ def _in_words(metrics: dict[str, Any], result: Run) -> str:
     return said
 
 
-def write_run(folder: Path, config: TrainConfig, result: Run, metrics: dict[str, Any]) -> None:
+def write_run(
+    folder: Path,
+    config: TrainConfig,
+    result: Run,
+    metrics: dict[str, Any],
+    glue: GlueState | None = None,
+) -> None:
     """Write a run folder, each file atomically and ``metrics.json`` last.
 
     A folder that holds ``metrics.json`` is therefore complete.
@@ -284,6 +300,9 @@ def write_run(folder: Path, config: TrainConfig, result: Run, metrics: dict[str,
     (folder / "model-bootstrap.npz").unlink(missing_ok=True)
     if result.bootstrap is not None:
         result.bootstrap.network.save(folder / "model-bootstrap.npz")
+    (folder / "glue.npz").unlink(missing_ok=True)
+    if glue is not None:
+        glue.save(folder / "glue.npz")
     write_atomically(folder / "metrics.json", strict_json(metrics))
 
 

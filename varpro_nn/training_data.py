@@ -5,7 +5,7 @@ A worker reads what the reference names once, checks its digest, and keeps it fo
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -69,7 +69,7 @@ class StoredImages:
         return ImageSet(images, labels)
 
 
-_PREFIX = "images-"
+_PREFIX = ".varpro_nn-images-"
 
 DataReference = NamedImages | StoredImages
 """What a task may carry."""
@@ -83,31 +83,27 @@ def stored(images: ImageSet, parent: Path | None = None) -> Iterator[StoredImage
     ----------
     images : ImageSet
     parent : Path, optional
-        Where the folder is made, and those removed that an earlier process left there: no other
-        process may use it. By default the system's place for temporary files. Workers on other
-        machines need one that they share.
+        Where the folder is made, and those removed that a process which was killed left there: the
+        caller holds it (:func:`varpro_nn.files.locked`). By default the system's place for
+        temporary files. Workers on other machines need one that they share.
     """
     if parent is not None:
-        parent.mkdir(parents=True, exist_ok=True)
         for left in parent.glob(f"{_PREFIX}*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-    try:
-        with TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder:
-            path = Path(folder) / "images.npy"
-            copy = npy.open_memmap(
-                path, mode="w+", dtype=images.images.dtype, shape=images.images.shape
-            )
-            first = 0
-            for block in blocks_of(images.images):
-                copy[first : first + len(block)] = block
-                first += len(block)
-            del copy  # written
-            np.save(Path(folder) / "labels.npy", images.labels, allow_pickle=False)
-            yield StoredImages(folder, images.digest)
-    finally:
-        if parent is not None:
-            with suppress(OSError):  # not empty
-                parent.rmdir()
+    with TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder:
+        copy = npy.open_memmap(
+            Path(folder) / "images.npy",
+            mode="w+",
+            dtype=images.images.dtype,
+            shape=images.images.shape,
+        )
+        first = 0
+        for block in blocks_of(images.images):
+            copy[first : first + len(block)] = block
+            first += len(block)
+        del copy  # written
+        np.save(Path(folder) / "labels.npy", images.labels, allow_pickle=False)
+        yield StoredImages(folder, images.digest)
 
 
 def images_of(data: DataReference | ImageSet) -> ImageSet:

@@ -236,3 +236,27 @@ def test_the_ridge_of_an_interpolating_fit_is_never_chosen(rng):
     assert errors.mean_squared_error[0] == np.inf
     assert errors.error_rate[0] == 1.0
     assert np.isfinite(errors.mean_squared_error[1])
+
+
+def test_redundant_groups_of_unequal_size(rng):
+    """Column 0 is a multiple of column 5; columns 1 and 2, a group, are sums of 3, 4 and 5."""
+    Phi = rng.standard_normal((50, 6))
+    Phi[:, 0] = 3 * Phi[:, 5]
+    Phi[:, 1] = Phi[:, 3] + Phi[:, 4]
+    Phi[:, 2] = Phi[:, 4] - Phi[:, 5] + 7
+    sums = GramAccumulator(6, 1)
+    sums.add(Phi, rng.standard_normal((50, 1)))
+    path = sums.path()
+    assert path.rank == 3
+    assert path.redundant_groups(np.array([0, 1, 1, 2, 3, 4])) == [2, 3, 4]  # the last ones
+    assert path.redundant_groups(np.array([4, 3, 3, 2, 1, 0])) == [3, 4]
+    assert path.redundant_groups(np.array([0, 1, 1, 2, 2, 2])) == [2]
+
+
+def test_a_small_group_is_found_behind_a_larger_one(rng):
+    """One column is constant; the group of two that comes first cannot be redundant."""
+    Phi = rng.standard_normal((50, 3))
+    Phi[:, 0] = 1.0
+    sums = GramAccumulator(3, 1)
+    sums.add(Phi, rng.standard_normal((50, 1)))
+    assert sums.path().redundant_groups(np.array([0, 1, 1])) == [0]

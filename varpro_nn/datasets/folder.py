@@ -1,8 +1,8 @@
 """A data set as a folder of ``.npy`` files, whose training images stay on disk.
 
 ``x_train.npy`` (n, rows, columns) or (n, channels, rows, columns), ``y_train.npy`` (n,); to be
-measured on, ``x_test.npy`` and ``y_test.npy``. In place of either images an IDX file, not packed:
-``x_train.idx``. Labels, and the test set, are read into memory.
+measured on, ``x_test.npy`` and ``y_test.npy``. In place of either images an IDX file, not packed,
+of up to 4 GiB: ``x_train.idx``. Labels, and the test set, are read into memory.
 """
 
 import math
@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from varpro_nn.datasets.idx import read_idx_header
-from varpro_nn.datasets.imageset import Dataset, ImageSet
+from varpro_nn.datasets.imageset import Dataset
+from varpro_nn.datasets.labelled import dataset_of
 from varpro_nn.errors import DatasetError
 from varpro_nn.images_on_disk import ImagesOnDisk
 from varpro_nn.npy_header import read_npy_header
-
-_MOST_CLASSES = 10_000
 
 
 def read_folder(folder: Path) -> Dataset:
@@ -26,33 +25,18 @@ def read_folder(folder: Path) -> Dataset:
     Raises
     ------
     DatasetError
-        A file is missing, damaged, or its length is not what its header says; labels that are
-        neither integers nor strings, or not as many as images.
+        A file is missing, damaged, or its length is not what its header says; or what
+        :func:`~varpro_nn.datasets.labelled.dataset_of` refuses.
     """
-    labels = {"train": _labels(folder / "y_train.npy")}
-    images: dict[str, Any] = {"train": _images_of(folder, "x_train")}
+    arrays: dict[str, Any] = {
+        "x_train": _images_of(folder, "x_train"),
+        "y_train": _labels(folder / "y_train.npy"),
+    }
+    if any(folder.glob("x_test.*")):
+        arrays["x_test"] = _images_of(folder, "x_test")[:]
     if (folder / "y_test.npy").exists():
-        labels["test"] = _labels(folder / "y_test.npy")
-        images["test"] = _images_of(folder, "x_test")[:]
-    classes, codes = np.unique(labels["train"], return_inverse=True)
-    if len(classes) > _MOST_CLASSES:
-        msg = f"{folder}: y_train.npy has {len(classes)} classes, more than {_MOST_CLASSES}."
-        raise DatasetError(msg)
-    parts = {}
-    for part, own in labels.items():
-        if part == "test":
-            codes = np.searchsorted(classes, own)
-            known = classes[np.minimum(codes, len(classes) - 1)] == own
-            if not known.all():
-                msg = f"{folder}: y_test.npy has classes that y_train.npy has not: {own[~known][0]}"
-                raise DatasetError(msg)
-        try:
-            parts[part] = ImageSet(images[part], codes.astype(np.int64))
-        except ValueError as error:
-            msg = f"{folder}: {part}: {error}"
-            raise DatasetError(msg) from error
-    source = str(folder.absolute()), None
-    return Dataset(str(folder), classes, parts["train"], parts.get("test"), source)
+        arrays["y_test"] = _labels(folder / "y_test.npy")
+    return dataset_of(str(folder), arrays)
 
 
 def _images_of(folder: Path, name: str) -> ImagesOnDisk:
@@ -100,8 +84,8 @@ def _labels(path: Path) -> Any:
     try:
         with open(path, "rb") as stream:
             shape, _, dtype = read_npy_header(stream)
-            if len(shape) != 1 or dtype.kind not in "iuU" or not dtype.itemsize:
-                msg = f"must be a 1-D array of integers or strings, got shape {shape}, {dtype}"
+            if len(shape) != 1 or dtype.kind not in "biufU" or not dtype.itemsize:
+                msg = f"must be 1-D, numbers, booleans or strings, got shape {shape}, {dtype}"
                 raise ValueError(msg)
             size, expected = path.stat().st_size, stream.tell() + shape[0] * dtype.itemsize
             if size != expected:

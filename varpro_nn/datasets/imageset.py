@@ -97,8 +97,8 @@ class Dataset:
         The original label of each class: integers, or strings of fixed width.
     train, test : ImageSet
         Images of the same shape; ``test`` may be None.
-    source : tuple of str and (str or None), optional
-        With what ``name`` and ``data_dir`` another process can ``load`` the same again.
+    source : Source, optional
+        With what another process can ``load`` the same training set again.
 
     Raises
     ------
@@ -111,7 +111,7 @@ class Dataset:
     classes: NDArray[np.integer[Any]] | NDArray[np.str_]
     train: ImageSet
     test: ImageSet | None
-    source: tuple[str, str | None] | None = None
+    source: "Source | None" = None
 
     def __post_init__(self) -> None:
         classes = np.asarray(self.classes)
@@ -140,6 +140,11 @@ class Dataset:
         object.__setattr__(self, "classes", _read_only(classes))
 
     @property
+    def loadable(self) -> "Source | None":
+        """The source, if the training set is still the one that was loaded."""
+        return self.source if self.source is not None and self.source.train is self.train else None
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one image: (rows, columns) or (channels, rows, columns)."""
         return self.train.images.shape[1:]
@@ -149,6 +154,24 @@ class Dataset:
         """SHA-256 (hex) of the arrays, their types and shapes; the name does not count."""
         test = () if self.test is None else (self.test.images, self.test.labels)
         return _sha256(self.classes, self.train.images, self.train.labels, *test)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """Where a training set was loaded from.
+
+    Attributes
+    ----------
+    name : str
+        What ``load`` takes; the path of a file or folder is absolute.
+    data_dir : str or None
+    train : ImageSet
+        What it gave.
+    """
+
+    name: str
+    data_dir: str | None
+    train: ImageSet
 
 
 def _sha256(*arrays: Any) -> str:

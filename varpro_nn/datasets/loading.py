@@ -10,7 +10,7 @@ from varpro_nn.datasets.catalog import CIFAR_PARTS, FILE_SETS, IDX_PARTS
 from varpro_nn.datasets.cifar import read_cifar_binary
 from varpro_nn.datasets.folder import read_folder
 from varpro_nn.datasets.idx import read_idx
-from varpro_nn.datasets.imageset import Dataset, ImageSet
+from varpro_nn.datasets.imageset import Dataset, ImageSet, Source
 from varpro_nn.datasets.npz import read_dataset_npz
 from varpro_nn.datasets.store import obtain
 
@@ -73,11 +73,11 @@ def load(
     """
     name = os.fspath(name)
     if name.lower().endswith(".npz"):
-        return replace(read_dataset_npz(name), source=(str(Path(name).absolute()), None))
+        return _with_source(read_dataset_npz(name), str(Path(name).absolute()))
     if name not in NAMES and Path(name).is_dir():
-        return read_folder(Path(name))
+        return _with_source(read_folder(Path(name)), str(Path(name).absolute()))
     if name == "digits":
-        return _digits()
+        return _with_source(_digits(), name)
     if name not in FILE_SETS:
         msg = (
             f"name must be one of {', '.join(NAMES)}, or the path of a .npz file or a folder, "
@@ -106,8 +106,12 @@ def load(
             images, labels = (read_idx(contents.pop(file)) for file in IDX_PARTS[part])
             parts[part] = ImageSet(images, labels.astype(np.int64))
     folder = _user_folder(data_dir)
-    source = name, None if folder is None else str(folder.absolute())
-    return Dataset(name, np.arange(10), parts["train"], parts["test"], source)
+    dataset = Dataset(name, np.arange(10), parts["train"], parts["test"])
+    return _with_source(dataset, name, None if folder is None else str(folder.absolute()))
+
+
+def _with_source(dataset: Dataset, name: str, data_dir: str | None = None) -> Dataset:
+    return replace(dataset, source=Source(name, data_dir, dataset.train))
 
 
 def _user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
@@ -132,5 +136,4 @@ def _digits() -> Dataset:
         np.arange(10),
         ImageSet(images[:_N_TRAIN_DIGITS], labels[:_N_TRAIN_DIGITS]),
         ImageSet(images[_N_TRAIN_DIGITS:], labels[_N_TRAIN_DIGITS:]),
-        ("digits", None),
     )

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from varpro_nn._typing import LabelArray
-from varpro_nn.datasets.imageset import Dataset, ImageSet
+from varpro_nn.datasets.imageset import Dataset
+from varpro_nn.datasets.labelled import dataset_of, listed
 from varpro_nn.errors import DatasetError
-from varpro_nn.images import check_images
 from varpro_nn.npy_header import read_npy_header
 
 _DEFLATE_RATIO = 1032
 _SUFFIX = ".npy"
-_FIRST_INEXACT = 2**53
 # All that zipfile and numpy raise for a damaged file.
 _DAMAGE = (
     OSError,
@@ -69,7 +67,7 @@ class NpzArrays:
         """
         member = self._members.get(name)
         if member is None:
-            msg = f"{self._path}: must contain an array {name}, got {_listed(self.names)}."
+            msg = f"{self._path}: must contain an array {name}, got {listed(self.names)}."
             raise DatasetError(msg)
         try:
             self._check_sizes(name, member)
@@ -150,82 +148,5 @@ def read_dataset_npz(path: str | os.PathLike[str]) -> Dataset:
     where = os.path.expanduser(os.fspath(path))
     with open_npz(where) as arrays:
         present = [name for name in ("x_test", "y_test") if name in arrays.names]
-        if len(present) == 1:
-            msg = f"{where}: must contain both x_test and y_test or neither, got {present[0]} only."
-            raise DatasetError(msg)
-        x_train, y_train = _read_part(where, arrays, "train")
-        x_test, y_test = _read_part(where, arrays, "test") if present else (None, None)
-    classes, codes = np.unique(y_train, return_inverse=True)
-    if len(classes) < 2:
-        msg = f"{where}: y_train must have two classes or more, got {classes.tolist()} only."
-        raise DatasetError(msg)
-    try:
-        train = ImageSet(x_train, codes)
-        test = None
-        if x_test is not None and y_test is not None:
-            test = ImageSet(x_test, _test_codes(where, classes, y_test))
-        return Dataset(where, classes, train, test)
-    except ValueError as error:
-        msg = f"{where}: {error}"
-        raise DatasetError(msg) from error
-
-
-def _read_part(where: str, arrays: NpzArrays, part: str) -> tuple[Any, NDArray[Any]]:
-    """Read and check images and labels of "train" or "test"."""
-    try:
-        images = check_images(arrays.read(f"x_{part}"), f"x_{part}")
-    except ValueError as error:
-        msg = f"{where}: {error}"
-        raise DatasetError(msg) from error
-    labels = _checked_labels(where, f"y_{part}", arrays.read(f"y_{part}"))
-    if len(images) != len(labels):
-        msg = (
-            f"{where}: x_{part} and y_{part} must have the same length, "
-            f"got {len(images)} images and {len(labels)} labels."
-        )
-        raise DatasetError(msg)
-    return images, labels
-
-
-def _checked_labels(where: str, name: str, labels: NDArray[Any]) -> NDArray[Any]:
-    """Return labels as int64 or as strings."""
-    if labels.ndim != 1:
-        msg = f"{where}: {name} must be 1-D, got shape {labels.shape}."
-        raise DatasetError(msg)
-    if labels.dtype.kind == "U":
-        return labels
-    if labels.dtype.kind == "f":
-        labels = labels.astype(np.float64)
-        bad = ~(np.abs(labels) <= _FIRST_INEXACT) | (labels != np.floor(labels))
-        expected = "integers, booleans, strings, or floats without a fraction"
-    else:
-        bad = labels > np.iinfo(np.int64).max
-        expected = "at most 2**63 - 1"
-    if bad.any():
-        msg = f"{where}: {name} must be {expected}, got {labels[np.argmax(bad)]}."
-        raise DatasetError(msg)
-    return labels.astype(np.int64)
-
-
-def _test_codes(where: str, classes: NDArray[Any], labels: NDArray[Any]) -> LabelArray:
-    if (classes.dtype.kind == "U") != (labels.dtype.kind == "U"):
-        msg = (
-            f"{where}: y_train and y_test must both be numbers or both be strings, "
-            f"got {classes.dtype} and {labels.dtype}."
-        )
-        raise DatasetError(msg)
-    codes = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
-    unknown = np.unique(labels[classes[codes] != labels])
-    if unknown.size:
-        msg = (
-            f"{where}: every label of y_test must occur in y_train, "
-            f"got {_listed(unknown.tolist())} in y_test only."
-        )
-        raise DatasetError(msg)
-    return codes
-
-
-def _listed(values: Any, most: int = 10) -> str:
-    values = list(values)
-    text = ", ".join(map(str, values[:most])) or "nothing"
-    return text if len(values) <= most else f"{text}, ... ({len(values)} in all)"
+        found = {name: arrays.read(name) for name in ("x_train", "y_train", *present)}
+    return dataset_of(where, found)

@@ -139,14 +139,13 @@ class RidgePath:
         N = self.null_space
         found = []
         for group in np.unique(groups)[::-1]:
-            own = N[groups == group]
-            if N.shape[1] < len(own):
-                break
+            rows = np.flatnonzero(groups == group)
+            if N.shape[1] < len(rows):
+                continue
             # Combinations that vanish and take this group's columns in every proportion.
-            _, singular, rotation = np.linalg.svd(own)
-            if singular[-1] > _PRESENT:
+            if np.linalg.svd(N[rows], compute_uv=False)[-1] > _PRESENT:
                 found.append(int(group))
-                N = N @ rotation[len(own) :].T  # what vanishes without the group
+                N = _without(N, rows)
         return sorted(found)
 
     def solve(self, ridge: float) -> FloatArray:
@@ -222,6 +221,17 @@ class RidgePath:
             squared += weights @ errors
             wrong += weights @ missed
         return LeaveOneOut(squared / self.sum_weights, wrong / self.sum_weights)
+
+
+def _without(N: FloatArray, rows: NDArray[np.int_]) -> FloatArray:
+    """Rotate the columns of ``N``, by Householder reflections; those that are zero in ``rows``."""
+    N = N.copy()
+    for count, row in enumerate(rows):
+        v = N[row, count:].copy()
+        v[0] += np.copysign(np.linalg.norm(v), v[0])
+        v /= np.linalg.norm(v)
+        N[:, count:] -= np.outer(2 * (N[:, count:] @ v), v)
+    return N[:, len(rows) :]
 
 
 def _product(left: RealArray, right: RealArray, executor: Executor | None) -> RealArray:

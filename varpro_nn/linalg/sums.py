@@ -47,6 +47,9 @@ class GramAccumulator:
         self._sum_tau = np.zeros(n_targets)
         self._squares_tau = 0.0
         self._sum_weights = 0.0
+        # The largest that each diagonal entry ever was: rows that were taken out again have left
+        # their rounding errors.
+        self._peaks = np.zeros(n_columns)
 
     @property
     def n_columns(self) -> int:
@@ -94,6 +97,7 @@ class GramAccumulator:
         self._sum_tau += root @ right[:, :-1]
         self._squares_tau += float(np.square(right[:, :-1]).sum())
         self._sum_weights += float(root @ root)
+        np.maximum(self._peaks, np.diag(self._gram), out=self._peaks)
 
     def merge(self, other: "GramAccumulator", sign: int = 1) -> None:
         """Take in, or with ``sign`` -1 take out, what another accumulator has taken in.
@@ -121,12 +125,15 @@ class GramAccumulator:
             (np.add if sign > 0 else np.subtract)(mine, theirs, out=mine)
         self._squares_tau += sign * other._squares_tau
         self._sum_weights += sign * other._sum_weights
+        for peaks in (other._peaks, np.diag(self._gram)):
+            np.maximum(self._peaks, peaks, out=self._peaks)
 
     def keep_columns(self, columns: LabelArray) -> None:
         """Keep the columns at those positions, in that order, and drop the others."""
         full = self._symmetric()
         self._gram = full[np.ix_(columns, columns)]
         self._moments, self._sum_Phi = self._moments[columns], self._sum_Phi[columns]
+        self._peaks = self._peaks[columns]
         self._shift = None if self._shift is None else self._shift[columns]
 
     def append_columns(self, cross: FloatArray, of_new: "GramAccumulator") -> None:
@@ -156,6 +163,7 @@ class GramAccumulator:
         self._gram = np.block([[self._symmetric(), cross], [cross.T, of_new._symmetric()]])
         self._moments = np.concatenate([self._moments, of_new._moments])
         self._sum_Phi = np.concatenate([self._sum_Phi, of_new._sum_Phi])
+        self._peaks = np.concatenate([self._peaks, of_new._peaks])
         self._shift = np.concatenate([self._shift, of_new._shift])
 
     def _symmetric(self) -> FloatArray:
@@ -198,7 +206,7 @@ class GramAccumulator:
         eps = float(np.finfo(self._shift.dtype).eps)
         # Errors of the entries are about eps times a diagonal entry, of random signs; those of the
         # eigenvalues a few units of the last digit of the largest.
-        rounding = eps * max(eigenvalues.sum(), 0.0) / np.sqrt(len(V))
+        rounding = eps * float(self._peaks @ scale**2) / np.sqrt(len(V))
         rounding += 10 * float(np.finfo(np.float64).eps) * max(eigenvalues[-1], 0.0)
         null_space = V[:, eigenvalues <= rounding]
         V *= scale[:, None]
@@ -225,29 +233,53 @@ class GramAccumulator:
             "moments": self._moments,
             "sum_Phi": self._sum_Phi,
             "sum_tau": self._sum_tau,
+            "peaks": self._peaks,
             "totals": np.array([self._squares_tau, self._sum_weights]),
             "shift": self._shift,
         }
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, Any]) -> "GramAccumulator":
+    def of_arrays(
+        cls, arrays: Mapping[str, Any], n_columns: int, dtype: np.dtype[Any]
+    ) -> "GramAccumulator":
         """Make the sums again that ``arrays`` gave.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+        n_columns : int
+            Columns that they should have.
+        dtype : numpy.dtype
+            Type of the rows.
 
         Raises
         ------
         KeyError, ValueError
-            An array is missing, or has a shape that does not go with the others.
+            An array is missing, not finite, or of a shape or type that it should not have.
         """
-        moments, shift = arrays["moments"], arrays["shift"]
-        sums = cls(*moments.shape, shift=shift.copy())
-        for name in ("gram", "moments", "sum_Phi", "sum_tau"):
-            array, own = arrays[name], getattr(sums, f"_{name}")
-            if array.shape != own.shape or array.dtype != np.float64:
-                msg = f"{name} must be {own.shape} of float64, got {array.shape} of {array.dtype}."
+        k = arrays["moments"].shape[-1] if arrays["moments"].ndim == 2 else 0
+        q, double = n_columns, np.dtype(np.float64)
+        expected = {
+            "gram": ((q, q), double), "moments": ((q, k), double), "sum_Phi": ((q,), double),
+            "sum_tau": ((k,), double), "peaks": ((q,), double), "totals": ((2,), double),
+            "shift": ((q,), dtype),
+        }  # fmt: skip
+        for name, (shape, kind) in expected.items():
+            array = arrays[name]
+            if array.shape != shape or array.dtype != kind or not np.isfinite(array).all():
+                msg = (
+                    f"{name} must be {shape} of {kind} and finite, got {array.shape} of "
+                    f"{array.dtype}."
+                )
                 raise ValueError(msg)
-            own[...] = array
-        if shift.shape != sums._sum_Phi.shape or shift.dtype.kind != "f":
-            msg = f"shift must be {sums._sum_Phi.shape} of floats, got {shift.shape}."
+        squares, weights = (float(value) for value in arrays["totals"])
+        if k < 1 or squares < 0 or weights < 0:
+            msg = (
+                f"totals must not be negative, and targets be there, got {squares}, {weights}, {k}."
+            )
             raise ValueError(msg)
-        sums._squares_tau, sums._sum_weights = (float(value) for value in arrays["totals"])
+        sums = cls(q, k, shift=arrays["shift"].copy())
+        for name in ("gram", "moments", "sum_Phi", "sum_tau", "peaks"):
+            getattr(sums, f"_{name}")[...] = arrays[name]
+        sums._squares_tau, sums._sum_weights = squares, weights
         return sums
