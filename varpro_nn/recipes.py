@@ -68,6 +68,7 @@ _COLOUR: dict[str, Any] = {
     "whitening": 0.1, "n_components": 30, "draw": "windows", "gain": 1.0, **_SHIFTS_ALONE,
     "shift": 2, "flip": True, "output_layer": "softmax", "views": "flip",
 }  # fmt: skip
+_CLOTHES: dict[str, Any] = {**_SHIFTS_ALONE, "flip": True}
 _SMALL_IMAGES: dict[str, Any] = {
     "window": 3, "grid": 3, "training_stride": None, "images_per_subnetwork": 1000,
     **_SHIFTS_ALONE,
@@ -96,7 +97,14 @@ RECIPES: dict[str, TrainConfig] = {
 
 _OF_PATCHES = ("default", "tiny", "accurate")
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "fashion-mnist": {name: {**_SHIFTS_ALONE, "flip": True} for name in _OF_PATCHES},
+    "fashion-mnist": {
+        "tiny": _CLOTHES,
+        "default": _CLOTHES,
+        "accurate": {
+            **_CLOTHES, "n_units": 384, "n_subnetworks": 32, "output_layer": "softmax",
+            "views": "flip",
+        },
+    },
     "cifar10": {
         "default": {
             **_COLOUR, "n_units": 192, "n_subnetworks": 12, "scheme": "independent",
