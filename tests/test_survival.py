@@ -120,3 +120,24 @@ def test_a_full_disk_is_said_and_the_rest_is_intact(undisturbed, tmp_path):
     assert finish(start(tmp_path, "--n-jobs", "1", "--resume"))[0] == 0
     assert shards(tmp_path) == before
     assert digest(tmp_path) == undisturbed
+
+
+def test_a_disk_too_full_for_the_images_of_the_workers_is_an_error(undisturbed, tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    status, out, err = finish(start(tmp_path, "--n-jobs", "2", preexec_fn=limit))
+    assert (status, out) == (1, "")
+    assert "File too large" in err
+    assert list(tmp_path.iterdir()) == []
+    assert finish(start(tmp_path, "--n-jobs", "2"))[0] == 0
+    assert digest(tmp_path) == undisturbed
+
+
+def test_a_finished_run_of_other_settings_is_not_replaced(undisturbed, tmp_path):
+    assert finish(start(tmp_path))[0] == 0
+    for other in (("--glue-ridge", "5"), ("--seed", "4"), ("--n-train", "900")):
+        status, out, err = finish(start(tmp_path, "--resume", *other))
+        assert (status, out) == (1, "")
+        assert "holds a finished run of other settings" in err
+        assert digest(tmp_path) == undisturbed

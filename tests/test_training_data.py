@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 
 from varpro_nn import load, training_data
 from varpro_nn.errors import DatasetError
-from varpro_nn.training_data import NamedImages, StoredImages, images_of, stored
+from varpro_nn.training_data import NamedImages, StoredImages, images_of, remove_left, stored
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,11 @@ def test_stored_images_come_back_mapped(train, tmp_path):
 def test_what_a_killed_process_left_is_removed(train, tmp_path):
     with stored(train, tmp_path):
         (left,) = tmp_path.iterdir()
-        (tmp_path / "000000.npz").touch()
-        with stored(train, tmp_path):  # another process, after the first was killed
-            assert not left.exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["000000.npz"]
+        (tmp_path / "images-of-mine").mkdir()
+        remove_left(tmp_path)  # by another process, after the first was killed
+        assert not left.exists()
+        left.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["images-of-mine"]
 
 
 @pytest.mark.parametrize("n_train", [None, 40])

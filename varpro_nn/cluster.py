@@ -63,7 +63,11 @@ def executor(
         msg = "the backend dask needs distributed: pip install 'varpro-nn[dask]'"
         raise ClusterError(msg) from error
     # As talkative as this program is told to be; after the import, which sets levels of its own.
-    logging.getLogger("distributed").setLevel(_logger.getEffectiveLevel())
+    level = _logger.getEffectiveLevel()
+    logging.getLogger("distributed").setLevel(level)
+    if level >= logging.WARNING:
+        # What goes wrong is told by the error of the run, in one line.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     settings = {"distributed.scheduler.allowed-failures": TRIES - 1}
     with dask.config.set(settings):
         if scheduler is None:

@@ -50,7 +50,7 @@ def read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         header = ast.literal_eval(text.decode("latin1").strip())
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        msg = f"the .npy header is damaged: {error or type(error).__name__}"
+        msg = f"the .npy header is damaged: {str(error) or type(error).__name__}"
         raise ValueError(msg) from error
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
         msg = f"the .npy header must be of descr, fortran_order and shape, got {header!r:.200}"

@@ -28,7 +28,7 @@ from varpro_nn.resources import Clock, peak_memory_mib, versions
 from varpro_nn.schemes import train_by_scheme
 from varpro_nn.shards import Shards
 from varpro_nn.subnetworks import Subnetwork
-from varpro_nn.training_data import DataReference, NamedImages, stored
+from varpro_nn.training_data import DataReference, NamedImages, remove_left, stored
 from varpro_nn.units import PatchUnits, units_from_spec
 
 
@@ -193,6 +193,9 @@ def run(
     ValueError
         Settings that the images do not allow (quadratic units for a rectangle, say).
     """
+    if executor is not None and not isinstance(executor, Executor):
+        msg = f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}."
+        raise TypeError(msg)
     if config.bootstrap and dataset.test is None:
         msg = "bootstrap needs test images, and this data set has none."
         raise DatasetError(msg)
@@ -202,6 +205,7 @@ def run(
     with ExitStack() as stack:
         if shard_folder is not None:
             stack.enter_context(locked(shard_folder))
+            remove_left(shard_folder)
         shards = None if shard_folder is None else Shards(shard_folder, identity(config, part))
         done = {} if shards is None else shards.read()
         data: DataReference | None = None

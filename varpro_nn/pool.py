@@ -185,7 +185,7 @@ def run_tasks(
             except WorkerDiedError as error:
                 result = error
             except (BrokenExecutor, CancelledError) as error:
-                what = error or type(error).__name__
+                what = str(error) or type(error).__name__
                 msg = f"the executor broke down ({what}); what has been kept can be resumed."
                 raise TrainingError(msg) from error
             except Exception as error:

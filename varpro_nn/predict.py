@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "images",
-        help="npz (array x_test, else images, else the only one), IDX (.gz as well) or PNG "
+        help="npz (array x_test, else images, else the only one), npy, IDX (.gz as well) or PNG "
         "file, or a folder of PNG files",
     )
     return parser

@@ -90,7 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 done; 1 a fault of data or run; 2 usage; 130 interrupted.",
     )
     parser.add_argument(
-        "dataset", nargs="?", help=f"{', '.join(datasets.NAMES)}, or a file that ends in .npz"
+        "dataset",
+        nargs="?",
+        help=f"{', '.join(datasets.NAMES)}, a file that ends in .npz, or a folder of .npy files",
     )
     parser.add_argument(
         "--recipe", choices=tuple(RECIPES), default="default", help="named settings"
@@ -211,10 +213,10 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
             f"{config.output_layer} and {config.n_copies}"
         )
         raise VarProError(msg)
-    wanted = ["metrics.json", *(["glue.npz"] if args.keep_glue else [])]
-    complete = all((folder / name).exists() for name in wanted)
-    if args.resume and complete and _is_of(folder, config, dataset):
-        return (folder / "metrics.json").read_text(encoding="utf-8").strip()
+    if args.resume and (folder / "metrics.json").exists():
+        _check_same(folder, config, dataset)
+        if (folder / "glue.npz").exists() or not args.keep_glue:
+            return (folder / "metrics.json").read_text(encoding="utf-8").strip()
     with locked(folder), cluster.executor(args.backend, args.scheduler, args.n_jobs) as executor:
         return _train_in(folder, config, dataset, args, executor)
 
@@ -255,11 +257,25 @@ def _train_in(
     return strict_json(metrics).decode().strip()
 
 
-def _is_of(folder: Path, config: TrainConfig, dataset: datasets.Dataset) -> bool:
-    """Whether the folder holds a model of the very run that is asked for."""
+def _check_same(folder: Path, config: TrainConfig, dataset: datasets.Dataset) -> None:
+    """Refuse to go on with a finished run of other settings or data.
+
+    Raises
+    ------
+    VarProError
+    """
     theirs = Network.load(folder / "model.npz").training
-    digest = training_part(config, dataset).digest
-    return theirs.get("config") == asdict(config) and theirs.get("digest") == digest
+    settings = theirs.get("config")
+    settings = settings if isinstance(settings, dict) else {}
+    differing = [name for name, own in asdict(config).items() if settings.get(name) != own]
+    if theirs.get("digest") != training_part(config, dataset).digest:
+        differing.append("data")
+    if differing:
+        msg = (
+            f"{folder}: holds a finished run of other settings, {', '.join(differing)} differ; "
+            "add --overwrite instead of --resume, or name another folder"
+        )
+        raise VarProError(msg)
 
 
 def _in_words(metrics: dict[str, Any], result: Run) -> str:

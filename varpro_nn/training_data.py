@@ -83,27 +83,27 @@ def stored(images: ImageSet, parent: Path | None = None) -> Iterator[StoredImage
     ----------
     images : ImageSet
     parent : Path, optional
-        Where the folder is made, and those removed that a process which was killed left there: the
-        caller holds it (:func:`varpro_nn.files.locked`). By default the system's place for
-        temporary files. Workers on other machines need one that they share.
+        Where the folder is made; by default the system's place for temporary files. Workers on
+        other machines need one that they share.
     """
-    if parent is not None:
-        for left in parent.glob(f"{_PREFIX}*"):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder:
-        copy = npy.open_memmap(
-            Path(folder) / "images.npy",
-            mode="w+",
-            dtype=images.images.dtype,
-            shape=images.images.shape,
-        )
-        first = 0
-        for block in blocks_of(images.images):
-            copy[first : first + len(block)] = block
-            first += len(block)
-        del copy  # written
+        array = images.images
+        # Written, not mapped: a disk that is full is an error then, not a signal.
+        with open(Path(folder) / "images.npy", "wb") as stream:
+            header = {
+                "descr": array.dtype.str, "fortran_order": False, "shape": tuple(array.shape),
+            }  # fmt: skip
+            npy.write_array_header_1_0(stream, header)
+            for block in blocks_of(array):
+                stream.write(np.ascontiguousarray(block).data)
         np.save(Path(folder) / "labels.npy", images.labels, allow_pickle=False)
         yield StoredImages(folder, images.digest)
+
+
+def remove_left(parent: Path) -> None:
+    """Remove what :func:`stored` left of a process that was killed; the caller holds ``parent``."""
+    for left in parent.glob(f"{_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def images_of(data: DataReference | ImageSet) -> ImageSet:

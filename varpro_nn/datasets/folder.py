@@ -44,7 +44,17 @@ def _images_of(folder: Path, name: str) -> ImagesOnDisk:
     if not found:
         msg = f"{folder}: needs {name}.npy or {name}.idx."
         raise DatasetError(msg)
-    path = found[0]
+    return images_in(found[0])
+
+
+def images_in(path: Path) -> ImagesOnDisk:
+    """Find the images in a ``.npy`` file or an IDX file that is not packed.
+
+    Raises
+    ------
+    DatasetError
+        The file cannot be read, is damaged, or holds another type.
+    """
     try:
         with open(path, "rb") as stream:
             if path.suffix == ".idx":
@@ -54,7 +64,7 @@ def _images_of(folder: Path, name: str) -> ImagesOnDisk:
             offset = stream.tell()
         expected, size = offset + math.prod(shape) * dtype.itemsize, path.stat().st_size
     except OSError as error:
-        msg = f"{path}: cannot be read ({error})."
+        msg = f"{path}: cannot be read ({error.strerror or error})."
         raise DatasetError(msg) from error
     if size != expected:
         msg = f"{path}: should have {expected} bytes for shape {shape}, has {size}."
@@ -75,7 +85,8 @@ def _npy_header(stream: Any, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]
         msg = f"{path}: not a .npy file ({error})."
         raise DatasetError(msg) from error
     if fortran or dtype.str not in ("|u1", "<f4", "<f8"):
-        msg = f"{path}: must be uint8, float32 or float64 in C order, got {dtype}."
+        order = " in Fortran order" if fortran else ""
+        msg = f"{path}: must be uint8, float32 or float64 in C order, got {dtype}{order}."
         raise DatasetError(msg)
     return shape, dtype
 
@@ -85,7 +96,10 @@ def _labels(path: Path) -> Any:
         with open(path, "rb") as stream:
             shape, _, dtype = read_npy_header(stream)
             if len(shape) != 1 or dtype.kind not in "biufU" or not dtype.itemsize:
-                msg = f"must be 1-D, numbers, booleans or strings, got shape {shape}, {dtype}"
+                msg = (
+                    f"must be 1-D, numbers, booleans or text of fixed width (.astype(str)), got "
+                    f"shape {shape}, {dtype}"
+                )
                 raise ValueError(msg)
             size, expected = path.stat().st_size, stream.tell() + shape[0] * dtype.itemsize
             if size != expected:
@@ -93,5 +107,5 @@ def _labels(path: Path) -> Any:
                 raise ValueError(msg)
             return np.fromfile(stream, dtype=dtype, count=shape[0])
     except (OSError, ValueError) as error:
-        msg = f"{path}: cannot be read ({error})."
+        msg = f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})."
         raise DatasetError(msg) from error

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._typing import ImageArray
+from varpro_nn.datasets.folder import images_in
 from varpro_nn.datasets.idx import read_idx
 from varpro_nn.datasets.npz import open_npz
 from varpro_nn.errors import DatasetError
 from varpro_nn.images import check_images
 
 _PNG_MAGIC = b"\x89PNG"
+_NPY_MAGIC = b"\x93N"
 _ZIP_MAGIC = b"PK"
 
 
@@ -48,8 +50,8 @@ def read_images(path: str | os.PathLike[str], image_shape: Sequence[int]) -> Ima
     ----------
     path : str or path
         A ``.npz`` file (array ``x_test``, else ``images``, else its only array); an IDX file,
-        gzipped or not; a PNG file; or a folder, whose PNG files are read in the order of their
-        names. What a file is, its first bytes say, not its name.
+        gzipped or not; a ``.npy`` array; a PNG file; or a folder, whose PNG files are read in
+        the order of their names. What a file is, its first bytes say, not its name.
     image_shape : sequence of int
         (rows, columns) or (channels, rows, columns). PNG files become gray for one channel and
         red, green, blue for three.
@@ -82,9 +84,11 @@ def read_images(path: str | os.PathLike[str], image_shape: Sequence[int]) -> Ima
         raise DatasetError(msg) from error
     if magic == _PNG_MAGIC:
         return _read_png(where, shape)[np.newaxis]
-    return _with_shape(
-        where, _from_npz(where) if magic[:2] == _ZIP_MAGIC else read_idx(where), shape
-    )
+    if magic[:2] == _NPY_MAGIC:
+        images: NDArray[Any] = images_in(where)[:]
+    else:
+        images = _from_npz(where) if magic[:2] == _ZIP_MAGIC else read_idx(where)
+    return _with_shape(where, images, shape)
 
 
 def _from_npz(path: Path) -> NDArray[Any]:
