@@ -68,7 +68,12 @@ def executor(
     if level >= logging.WARNING:
         # What goes wrong is told by the error of the run, in one line.
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    settings = {"distributed.scheduler.allowed-failures": TRIES - 1}
+    settings = {
+        "distributed.scheduler.allowed-failures": TRIES - 1,
+        # Dask has workers hand every freed array back to the system, and take it anew: None is
+        # its way to say that this is left as it is.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    }
     with dask.config.set(settings):
         if scheduler is None:
             with ExitStack() as stack:
