@@ -31,8 +31,8 @@ PROBLEM = (
     "mnist", "--recipe", "bilinear", "--n-units", "960", "--n-subnetworks", "96",
     "--images-per-subnetwork", "2000", "--max-nfev", "8", "--quiet",
 )  # fmt: skip
-PAUSE = 0.3, 1.6
-"""Seconds between two kills: at least, at most."""
+PAUSE = {"joblib": (0.3, 1.6), "dask": (0.6, 2.4)}
+"""Seconds between two kills: at least, at most. A worker of Dask takes longer to start."""
 
 
 @dataclass
@@ -88,15 +88,15 @@ def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
 
 
 def disturb(
-    folder: Path, options: list[str], workers: Callable[[int], list[int]], n_kills: int,
-    chance: random.Random,
+    folder: Path, backend: str, options: list[str], workers: Callable[[int], list[int]],
+    n_kills: int, chance: random.Random,
 ) -> Tally:  # fmt: skip
     """Train in ``folder`` under ``n_kills`` kills; ``workers`` lists the workers of a driver."""
     tally, began = Tally(), time.perf_counter()
     watch = Watch(folder, tally)
     driver = start(folder, *options)
     while tally.kills < n_kills and driver.poll() is None:
-        time.sleep(chance.uniform(*PAUSE))
+        time.sleep(chance.uniform(*PAUSE[backend]))
         found = workers(driver.pid)
         n_kept = watch.look()
         # A driver that is still starting up has nothing to lose: it is left till it has workers.
@@ -153,7 +153,7 @@ def main() -> None:
         for backend in args.backends:
             options, workers = _cluster(stack) if backend == "dask" else ([], children)
             folder = Path(name) / backend
-            tally = disturb(folder, options, workers, args.kills, random.Random(args.seed))
+            tally = disturb(folder, backend, options, workers, args.kills, random.Random(args.seed))
             tally.digests_equal = _digest(folder / "model.npz") == expected
             tallies[backend] = tally
             print(f"{backend}: {tally.kills} kills, {tally}", flush=True)
@@ -167,20 +167,36 @@ def main() -> None:
 
 
 def _cluster(stack: ExitStack) -> tuple[list[str], Callable[[int], list[int]]]:
-    """Start a scheduler and two workers; the options for it, and how to list the workers."""
+    """Start a scheduler and two workers; the options for it, and how to list the workers.
+
+    A worker that has been killed is started again at the next look, as the manager of a cluster
+    does.
+    """
+    dask: Any = importlib.import_module("dask")
     distributed: Any = importlib.import_module("distributed")
+    # By chance a task may be hit more often than a run allows a bad one.
+    stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 30}))
     local = stack.enter_context(
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        )
+        distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
     )
-    client = stack.enter_context(distributed.Client(local))
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", local.scheduler_address]
+    command += ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_workers() -> None:
+        started[:] = [worker for worker in started if worker.poll() is None]
+        while len(started) < 2:
+            quiet = subprocess.DEVNULL
+            started.append(subprocess.Popen(command, stdout=quiet, stderr=quiet))
 
     def workers(driver: int) -> list[int]:
+        start_workers()
         # Only while there is a driver that has work for them.
-        tasks = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
-        return list(client.run(os.getpid, on_error="ignore").values()) if tasks else []
+        state = local.scheduler
+        return [worker.pid for worker in started] if state.tasks and state.workers else []
 
+    start_workers()
+    stack.callback(lambda: list(map(subprocess.Popen.kill, started)))
     return ["--backend", "dask", "--scheduler", local.scheduler_address], workers
 
 
