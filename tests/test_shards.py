@@ -189,7 +189,7 @@ def test_resume_counts_what_was_there_and_leaves_no_model_of_another_kind(tmp_pa
     arguments = ["digits", *OPTIONS, "--output", str(folder)]
     assert main([*arguments, "--bootstrap"]) == 0
     assert (folder / "model-bootstrap.npz").exists()
-    assert main([*arguments, "--resume"]) == 0
+    assert main([*arguments, "--resume", "--overwrite"]) == 0
     assert not (folder / "model-bootstrap.npz").exists()
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(text)["n_resumed_subnetworks"] for text in lines] == [0, 4]
@@ -215,7 +215,10 @@ def test_command_line_resumes_with_another_output_layer(tmp_path, capsys):
     arguments += ["--max-nfev", "2", "--n-jobs", "1", "--quiet", "--output", str(folder)]
     assert main(arguments) == 0
     first = Network.load(folder / "model.npz")
-    assert main([*arguments, "--resume", "--output-layer", "softmax"]) == 0
+    other = [*arguments, "--resume", "--output-layer", "softmax"]
+    assert main(other) == 1  # a finished model is not replaced unless one says so
+    assert_array_equal(Network.load(folder / "model.npz").A, first.A)
+    assert main([*other, "--overwrite"]) == 0
     second = Network.load(folder / "model.npz")
     assert (first.output_layer, second.output_layer) == ("hinge", "softmax")
     assert_array_equal(first.W, second.W)

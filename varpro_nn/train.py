@@ -133,13 +133,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", metavar="DIR", help="run folder (runs/DATE-TIME-PROCESS-DATASET-RECIPE)"
     )
-    earlier = parser.add_mutually_exclusive_group()
-    earlier.add_argument(
+    parser.add_argument(
         "--resume", action="store_true", help="go on with the sub-networks in --output"
     )
-    earlier.add_argument(
-        "--overwrite", action="store_true", help="replace a run that is in --output already"
-    )
+    parser.add_argument(
+        "--overwrite", action="store_true",
+        help="replace a run that is in --output already; with --resume its model alone: "
+        "sub-networks are used again",
+    )  # fmt: skip
     parser.add_argument(
         "--keep-glue", action="store_true",
         help="write glue.npz too: the sums of a ridge layer, to which images and units can be "
@@ -213,7 +214,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
             f"{config.output_layer} and {config.n_copies}"
         )
         raise VarProError(msg)
-    if args.resume and (folder / "metrics.json").exists():
+    if args.resume and not args.overwrite and (folder / "metrics.json").exists():
         _check_same(folder, config, dataset)
         if (folder / "glue.npz").exists() or not args.keep_glue:
             return (folder / "metrics.json").read_text(encoding="utf-8").strip()
@@ -232,7 +233,7 @@ def _train_in(
     # Once more: another process may have had it meanwhile.
     _look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
     shards = folder / "shards"
-    if args.overwrite:
+    if args.overwrite and not args.resume:
         # The rest of an earlier run stays until there is something to put in its place.
         for path in shards.glob("*.npz"):
             path.unlink()
@@ -273,7 +274,7 @@ def _check_same(folder: Path, config: TrainConfig, dataset: datasets.Dataset) ->
     if differing:
         msg = (
             f"{folder}: holds a finished run of other settings, {', '.join(differing)} differ; "
-            "add --overwrite instead of --resume, or name another folder"
+            "add --overwrite to replace its model, or name another folder"
         )
         raise VarProError(msg)
 
