@@ -59,7 +59,8 @@ RANK = {
     "recipes": 13,
     "pipeline": 14,
     "predict": 15,
-    "train": 15,
+    "run_folder": 15,
+    "train": 16,
     "__init__": 99,
 }
 """A module, or a subpackage with all that is in it, may import what has a lower rank."""

@@ -7,9 +7,7 @@ also written to the run folder as ``metrics.json``.
 import argparse
 import json
 import logging
-import os
 import sys
-import time
 import types
 import typing
 from collections.abc import Sequence
@@ -22,13 +20,13 @@ from varpro_nn import cluster, datasets
 from varpro_nn.command import run_command
 from varpro_nn.config import CHOICES, TrainConfig
 from varpro_nn.errors import VarProError
-from varpro_nn.files import locked, strict_json, write_atomically
+from varpro_nn.files import locked, strict_json
 from varpro_nn.glue_state import GlueState
 from varpro_nn.jobs import effective_jobs
-from varpro_nn.network import Network
 from varpro_nn.pipeline import Run, run
 from varpro_nn.plan import training_part
 from varpro_nn.recipes import DATA, RECIPES, configure
+from varpro_nn.run_folder import check_same, choose_folder, look_for_earlier_run, write_run
 
 HELP = {
     "units": "kind of units",
@@ -202,8 +200,8 @@ def _check_settings(dataset: str, recipe: str, overrides: dict[str, Any]) -> Non
 
 def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     """Train, write the run folder, and return its metrics as JSON."""
-    folder = _run_folder(args.output, args.dataset, args.recipe)
-    _look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
+    folder = choose_folder(args.output, args.dataset, args.recipe)
+    look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
     dataset = datasets.load(
         args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet
     )
@@ -215,7 +213,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
         )
         raise VarProError(msg)
     if args.resume and not args.overwrite and (folder / "metrics.json").exists():
-        _check_same(folder, config, dataset)
+        check_same(folder, config, dataset)
         if (folder / "glue.npz").exists() or not args.keep_glue:
             return (folder / "metrics.json").read_text(encoding="utf-8").strip()
     with locked(folder), cluster.executor(args.backend, args.scheduler, args.n_jobs) as executor:
@@ -231,7 +229,7 @@ def _train_in(
 ) -> str:
     """Train in a run folder that is held for this process."""
     # Once more: another process may have had it meanwhile.
-    _look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
+    look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
     shards = folder / "shards"
     if args.overwrite and not args.resume:
         # The rest of an earlier run stays until there is something to put in its place.
@@ -258,27 +256,6 @@ def _train_in(
     return strict_json(metrics).decode().strip()
 
 
-def _check_same(folder: Path, config: TrainConfig, dataset: datasets.Dataset) -> None:
-    """Refuse to go on with a finished run of other settings or data.
-
-    Raises
-    ------
-    VarProError
-    """
-    theirs = Network.load(folder / "model.npz").training
-    settings = theirs.get("config")
-    settings = settings if isinstance(settings, dict) else {}
-    differing = [name for name, own in asdict(config).items() if settings.get(name) != own]
-    if theirs.get("digest") != training_part(config, dataset).digest:
-        differing.append("data")
-    if differing:
-        msg = (
-            f"{folder}: holds a finished run of other settings, {', '.join(differing)} differ; "
-            "add --overwrite to replace its model, or name another folder"
-        )
-        raise VarProError(msg)
-
-
 def _in_words(metrics: dict[str, Any], result: Run) -> str:
     """Say in a line or two what came out."""
     said = f"network of {metrics['n_parameters']:,} parameters in {metrics['output']}"
@@ -291,80 +268,6 @@ def _in_words(metrics: dict[str, Any], result: Run) -> str:
     if n_missing:
         said += f"\n{n_missing} sub-networks drew no image of some class: give them more images"
     return said
-
-
-def write_run(
-    folder: Path,
-    config: TrainConfig,
-    result: Run,
-    metrics: dict[str, Any],
-    glue: GlueState | None = None,
-) -> None:
-    """Write a run folder, each file atomically and ``metrics.json`` last.
-
-    A folder that holds ``metrics.json`` is therefore complete.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").unlink(missing_ok=True)
-    write_atomically(folder / "config.json", strict_json(asdict(config)))
-    write_atomically(folder / "history.jsonl", b"".join(_history(result)))
-    result.network.save(folder / "model.npz")
-    (folder / "model-bootstrap.npz").unlink(missing_ok=True)
-    if result.bootstrap is not None:
-        result.bootstrap.network.save(folder / "model-bootstrap.npz")
-    (folder / "glue.npz").unlink(missing_ok=True)
-    if glue is not None:
-        glue.save(folder / "glue.npz")
-    write_atomically(folder / "metrics.json", strict_json(metrics))
-
-
-def _history(result: Run) -> typing.Iterator[bytes]:
-    """One line a sub-network, one for the output layer."""
-    for subnetwork in result.subnetworks:
-        line: dict[str, Any] = {
-            "subnetwork": subnetwork.index,
-            "error": subnetwork.error,
-            "n_missing_classes": subnetwork.n_missing_classes,
-        }
-        if subnetwork.report is not None:
-            line["reason"] = subnetwork.report.reason
-            line["form"] = subnetwork.report.form
-            line["history"] = [asdict(record) for record in subnetwork.report.history]
-        yield strict_json(line)
-    trace = asdict(result.output_layer)
-    trace.pop("A")
-    yield strict_json({"output_layer": trace})
-
-
-def _run_folder(output: str | None, name: str, recipe: str) -> Path:
-    """Choose the run folder and find out before the work whether it can be written."""
-    if output is None:
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        # With the number of the process: jobs that start together keep apart.
-        folder = Path("runs") / f"{stamp}-{os.getpid()}-{Path(name).stem}-{recipe}"
-    else:
-        folder = Path(output)
-    # The nearest folder that exists decides; nothing is made until there is something to keep.
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        msg = f"{folder}: the run folder cannot be written ({nearest} is not a writable folder)"
-        raise VarProError(msg)
-    return folder
-
-
-def _look_for_earlier_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to touch a run that is there, unless told what to do with it."""
-    if resume or overwrite:
-        return
-    for name, state in (("metrics.json", "a finished run"), ("shards/*.npz", "an unfinished run")):
-        if any(folder.glob(name)):
-            msg = f"{folder}: holds {state}; add --resume or --overwrite, or name another folder"
-            raise VarProError(msg)
 
 
 def _scalar(hint: Any) -> type:
