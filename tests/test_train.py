@@ -559,7 +559,7 @@ def test_control_c_ends_a_run_within_seconds_and_leaves_nothing(to, n_jobs, tmp_
         (os.killpg if to == "group" else os.kill)(process.pid, signal.SIGINT)
         err = read_until(main_end)
         out = process.communicate(timeout=20)[0]
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 5
         assert process.returncode == 130
         assert out == ""
         assert "interrupted" in err
