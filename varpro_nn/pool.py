@@ -225,6 +225,9 @@ def _hold_interrupts() -> None:
 
 
 def _prepare_worker(driver: int) -> None:
+    # Once more: multiprocessing lets interrupts through again where it starts its tracker.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def watch() -> None:
         while os.getppid() == driver:
             time.sleep(_ORPHAN_SECONDS)
