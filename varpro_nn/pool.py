@@ -88,6 +88,7 @@ class WorkerPool(ThreadPoolExecutor):
         raise WorkerDiedError(msg)
 
     def _start(self, worker: ProcessPoolExecutor, fn: Any, args: Any, kwargs: Any) -> Future[Any]:
+        # Under the lock, so that nothing starts after kill() has looked.
         with self._changing:
             if self._killed:
                 raise BrokenExecutor(_ENDED)
