@@ -70,6 +70,7 @@ def reader(name: str, folder: Path) -> tuple[Callable[[bytes], Any], type[Except
     units = whole_image_units("bilinear", (4, 4), 2)
     W = units.init(images, rng).astype(np.float32)
     error: type[Exception] = ModelFileError
+    more: list[bytes] = []
     read: Callable[[], Any]
     if name == "npz":
         np.savez(path, x_train=images, y_train=np.arange(12) % 3, x_test=images, y_test=[0] * 12)
@@ -78,10 +79,14 @@ def reader(name: str, folder: Path) -> tuple[Callable[[bytes], Any], type[Except
         Network(units, W, rng.standard_normal((3, 3)), np.arange(3), (4, 4)).save(path)
         read = partial(Network.load, path)
     elif name == "glue":
+        GlueState(units, W, 3).add_images(images[:2], [0, 1]).save(path)
+        more = [pieces(path.read_bytes())]  # rows; the next are sums
         GlueState(units, W, 3).add_images(images, np.arange(12) % 3).save(path)
 
         def read() -> None:
-            GlueState.load(path).solve(1.0)  # sums that can be read can be used
+            state = GlueState.load(path)
+            if state.n_images:
+                state.solve(1.0)  # what can be read can be used
     else:
         shards = Shards(folder, {"seed": 0})
         settings = SubnetworkSettings(1, 12, 1.0, 0.1, fit_options={"max_nfev": 2})
@@ -94,4 +99,4 @@ def reader(name: str, folder: Path) -> tuple[Callable[[bytes], Any], type[Except
         path.write_bytes(archive(data[1:]) if data[:1] == b"a" else data[1:])
         read()
 
-    return read_bytes, error, [b"f" + valid, b"a" + pieces(valid)]
+    return read_bytes, error, [b"f" + valid, *(b"a" + seed for seed in (pieces(valid), *more))]

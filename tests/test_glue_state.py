@@ -36,6 +36,17 @@ def W(units, digits, rng):  # noqa: N802
     return units.init(digits[0], rng)
 
 
+@pytest.fixture(params=["whole image", "patches"])
+def wide(request, digits):
+    """Units of so many columns that some tens of images are fewer, and their weights."""
+    if request.param == "whole image":
+        made = whole_image_units("bilinear", (8, 8), 50)
+    else:
+        made = patch_units("dense", (8, 8), 14, window=3, grid=2, contrast=0.01)
+        made = learn_whitening(made, digits[0], np.random.default_rng(0), epsilon=0.1)
+    return made, made.init(digits[0], np.random.default_rng(3))
+
+
 @pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
 def rng(request):
     return np.random.default_rng(request.param)
@@ -83,6 +94,65 @@ def test_units_come_and_go(dtype, tolerance, units, W, digits, rng):
     assert_solves_like(state, rest[:-1], images[100:], labels[100:], tolerance)
 
 
+@EVERY_TYPE
+def test_few_images_are_kept_as_rows_and_many_as_sums(dtype, tolerance, wide, digits, rng):
+    units, W = wide[0], wide[1].astype(dtype)
+    q = len(W) * units.n_cells
+    images, labels = digits
+    state = GlueState(units, W, K)
+    forms = []
+    for stop in (q // 3, q - 1, q, q + 1, 2 * q):
+        state.add_images(images[state.n_images : stop], labels[state.n_images : stop])
+        assert_solves_like(state, W, images[:stop], labels[:stop], tolerance)
+        forms.append(state.form)
+    assert forms == ["rows", "rows", "rows", "sums", "sums"]
+
+
+@EVERY_TYPE
+def test_rows_come_and_go_in_any_order_and_repeated(dtype, tolerance, wide, digits, rng):
+    units, W = wide[0], wide[1].astype(dtype)
+    images, labels = digits
+    twice = np.r_[0:30, 10:20]
+    state = GlueState(units, W, K).add_images(images[twice], labels[twice])
+    gone = rng.permutation(np.r_[10:15, 5:12])  # two of them both times
+    state.remove_images(images[gone], labels[gone])
+    rest = np.r_[0:5, 12:30, 15:20]
+    rest = np.sort(rest)
+    assert state.form == "rows"
+    assert_solves_like(state, W, images[rest], labels[rest], tolerance)
+    for wrong in (np.array([40]), np.array([11]), np.array([0, 0])):
+        with pytest.raises(ValueError, match=r"images must be among those taken in"):
+            state.remove_images(images[wrong], labels[wrong])
+    assert_solves_like(state, W, images[rest], labels[rest], tolerance)
+
+
+@EVERY_TYPE
+def test_units_come_and_go_while_rows_are_kept(dtype, tolerance, wide, digits, rng):
+    units, W = wide[0], wide[1].astype(dtype)
+    n = (len(W) - 4) * units.n_cells
+    images, labels = digits[0][:n], digits[1][:n]
+    shuffled = rng.permutation(n)
+    state = GlueState(units, W[:-2], K).add_images(images, labels)
+    with pytest.raises(ValueError, match=r"images must be"):
+        state.add_units(W[-2:], digits[0][n : 2 * n], digits[1][n : 2 * n])
+    state.add_units(W[-2:], images[shuffled], labels[shuffled])
+    assert_solves_like(state, W, images, labels, tolerance)
+    state.drop_units([1, 3, 2, 0])
+    assert state.form == "rows"
+    assert_solves_like(state, W[4:], images, labels, tolerance)
+    state.drop_units(0)
+    assert state.form == "sums"
+    assert_solves_like(state, W[5:], images, labels, tolerance)
+
+
+def test_of_rows_no_unit_is_called_redundant(wide, digits):
+    units, W = wide
+    path = GlueState(units, W, K).add_images(digits[0][:20], digits[1][:20]).path()
+    assert path.rank == 19
+    with pytest.raises(ValueError, match=r"not determined by fewer rows"):
+        path.redundant_groups(np.tile(np.arange(len(W)), units.n_cells))
+
+
 def test_nothing_remains_of_images_that_came_and_went(digits, rng):
     """Exact unlearning: a hundred rounds later the sums are those of the others."""
     images, labels = digits
@@ -126,21 +196,26 @@ def test_the_ridge_is_chosen_by_generalised_cross_validation(digits, rng):
     assert_array_equal(state.solve(), state.solve(RIDGES[best]))
 
 
-def test_saved_and_loaded_it_goes_on(units, W, digits, tmp_path):
+@pytest.mark.parametrize(("n_before", "form"), [(0, "rows"), (10, "rows"), (400, "sums")])
+def test_saved_and_loaded_it_goes_on(n_before, form, units, W, digits, tmp_path):
     images, labels = digits
     W = W.astype(np.float32)
-    state = GlueState(units, W, K).add_images(images[:400], labels[:400])
+    state = GlueState(units, W, K)
+    if n_before:
+        state.add_images(images[:n_before], labels[:n_before])
+    assert state.form == form
     state.save(tmp_path / "glue.npz")
     again = GlueState.load(tmp_path / "glue.npz")
     assert again.units.spec() == units.spec()
     for each in (state, again):
-        each.add_images(images[400:], labels[400:]).drop_units(1)
+        each.add_images(images[n_before:], labels[n_before:]).drop_units(1)
     assert_array_equal(again.solve(1.0), state.solve(1.0))
     assert_array_equal(again.W, state.W)
 
 
-def test_a_file_that_is_no_glue_is_refused(units, W, digits, tmp_path):
-    state = GlueState(units, W, K).add_images(*digits)
+@pytest.mark.parametrize(("n", "first"), [(10, "Phi"), (900, "gram")])
+def test_a_file_that_is_no_glue_is_refused(n, first, units, W, digits, tmp_path):
+    state = GlueState(units, W, K).add_images(digits[0][:n], digits[1][:n])
     path = tmp_path / "glue.npz"
     state.save(path)
     content = bytearray(path.read_bytes())
@@ -150,7 +225,7 @@ def test_a_file_that_is_no_glue_is_refused(units, W, digits, tmp_path):
         GlueState.load(tmp_path / "damaged.npz")
     state.W = state.W[:-1]
     state.save(path)
-    with pytest.raises(ModelFileError, match=r"do not describe a glue: gram must be"):
+    with pytest.raises(ModelFileError, match=rf"do not describe a glue: {first} must be"):
         GlueState.load(path)
 
 

@@ -141,7 +141,7 @@ def glue(
             units, W, images, labels, n_classes,
             threads=threads, executor=executor, data=data, tick=bar.update,
         )  # fmt: skip
-        path = sums.path(standardise=standardise)
+        path = sums.path(standardise=standardise, keep=False)
         del sums
         errors = path.leave_one_out(blocks(), ridges, threads)
     for value, mse, error in zip(ridges, errors.mean_squared_error, errors.error_rate, strict=True):

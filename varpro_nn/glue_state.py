@@ -3,6 +3,10 @@
 Images can be added and removed (exactly, to rounding: what is removed leaves no trace), units
 appended and dropped, the ridge changed at will. Each costs what is new or gone; no second pass
 over the rest is made.
+
+What is kept goes by shape. While there are fewer images than columns their rows of ``Phi`` are
+kept, and the solution comes from their singular value decomposition; then the sums of the normal
+equations take their place, for good: rows do not come back from sums.
 """
 
 from pathlib import Path
@@ -15,17 +19,18 @@ from varpro_nn import model_file
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
 from varpro_nn.accumulation import accumulate
 from varpro_nn.errors import ModelFileError
-from varpro_nn.features import block_features, block_slices, workers
+from varpro_nn.features import block_features, block_slices, check_finite, workers
 from varpro_nn.glue import RIDGES
-from varpro_nn.images import check_images, check_labels
-from varpro_nn.linalg import GramAccumulator, RidgePath
+from varpro_nn.images import check_images, check_labels, one_hot
+from varpro_nn.linalg import GramAccumulator, RidgePath, RowStore
 from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
 
 KIND = "glue"
+_FORMS: dict[str, type[GramAccumulator | RowStore]] = {"rows": RowStore, "sums": GramAccumulator}
 
 
 class GlueState:
-    """Sums of the normal equations of the output layer of some units, over some images.
+    """What the output layer of some units needs to know of some images, to be solved and changed.
 
     Parameters
     ----------
@@ -40,26 +45,33 @@ class GlueState:
 
     Notes
     -----
-    The sums take 8 (h m)^2 bytes, of ``m`` columns a unit. Whether an image that is removed had
-    ever been added cannot be told from sums: that is for the caller to know.
+    The sums take 8 q^2 bytes, q = h m being the columns, and n rows before there are sums 4 n q or
+    8 n q; solving from rows takes 24 n q for a while. Whether an image that is removed had ever
+    been added cannot be told from sums (from rows it can): that is for the caller to know.
     """
 
     def __init__(self, units: Units, W: ArrayLike, n_classes: int, *, n_jobs: int = 1) -> None:
         self.units = units
         self.W: RealArray = _weights(W, units.n_weights)
         self.n_jobs = n_jobs
-        self._sums = GramAccumulator(len(self.W) * units.n_cells, n_classes)
+        Phi = np.zeros((0, len(self.W) * units.n_cells), dtype=self.W.dtype)
+        self._kept: GramAccumulator | RowStore = RowStore(Phi, np.zeros((0, n_classes)))
         self._paths: dict[bool, RidgePath] = {}
 
     @property
     def n_classes(self) -> int:
         """Number of classes."""
-        return self._sums.n_targets
+        return self._kept.n_targets
 
     @property
     def n_images(self) -> int:
-        """Images that are in the sums."""
-        return round(self._sums.sum_weights)
+        """Images that have been taken in, and not out."""
+        return round(self._kept.sum_weights)
+
+    @property
+    def form(self) -> str:
+        """What is kept: ``"rows"`` or ``"sums"``."""
+        return next(form for form, kind in _FORMS.items() if isinstance(self._kept, kind))
 
     def add_images(self, images: ArrayLike, labels: ArrayLike) -> "GlueState":
         """Take images in.
@@ -83,7 +95,13 @@ class GlueState:
             Features are NaN or infinite; nothing has been taken in.
         """
         checked, codes = self._check(images, labels)
-        self._sums.merge(self._sums_of(self.W, checked, codes))
+        kept = self._kept
+        if isinstance(kept, RowStore) and self.n_images + len(checked) <= kept.n_columns:
+            kept.add(self._features(self.W, checked), one_hot(codes, self.n_classes))
+        else:
+            sums = kept.sums() if isinstance(kept, RowStore) else kept
+            sums.merge(self._sums_of(self.W, checked, codes, sums.shift))
+            self._kept = sums
         self._paths.clear()
         return self
 
@@ -95,25 +113,30 @@ class GlueState:
         Raises
         ------
         ValueError
-            There are fewer images in the sums, in all or of a class.
+            There are fewer images in the sums, in all or of a class; or one is not in the rows.
         """
         checked, codes = self._check(images, labels)
+        if isinstance(self._kept, RowStore):
+            self._kept.remove(self._find(checked, codes))
+            self._paths.clear()
+            return self
         counts, there = self._counts(codes), self._counts()
         if any(count > present for count, present in zip(counts, there, strict=True)):
             msg = f"images must be among those in the sums, by class {there}, got {counts}."
             raise ValueError(msg)
-        self._sums.merge(self._sums_of(self.W, checked, codes), sign=-1)
+        gone = self._sums_of(self.W, checked, codes, self._kept.shift)
+        self._kept.merge(gone, sign=-1)
         self._paths.clear()
         return self
 
     def add_units(self, W: ArrayLike, images: ArrayLike, labels: ArrayLike) -> "GlueState":
-        """Append units: the blocks of the sums that border the old ones.
+        """Append units: columns of the rows, or blocks of the sums that border the old ones.
 
         Parameters
         ----------
         W : array_like, shape (h_new, p)
         images, labels
-            All the images that are in the sums, in any order: the products of the new columns
+            All the images that have been taken in, in any order: the products of the new columns
             with the old ones need them. Products among the old columns are not made again.
 
         Returns
@@ -124,8 +147,8 @@ class GlueState:
         Raises
         ------
         ValueError
-            Weights of another shape; other images than those in the sums, as far as their
-            number in each class tells.
+            Weights of another shape; other images than those taken in, as far as their number in
+            each class tells (from rows: each of them).
         """
         new = _weights(W, self.units.n_weights).astype(self.W.dtype, copy=False)
         checked, codes = self._check(images, labels)
@@ -135,23 +158,26 @@ class GlueState:
                 f"got {self._counts(codes)}."
             )
             raise ValueError(msg)
-        of_new = self._sums_of(new, checked, codes)
-        cross = np.zeros((self._sums.n_columns, of_new.n_columns))
-        with workers(self.n_jobs) as threads:
-            for rows in block_slices(len(checked), len(cross) + of_new.n_columns):
-                Phi, appended = (
-                    block_features(self.units, each, checked[rows], threads)
-                    for each in (self.W, new)
-                )
-                Phi -= self._sums.shift
-                appended -= of_new.shift
-                cross += Phi.T @ appended
-        self._sums.append_columns(cross, of_new)
+        kept, n_old = self._kept, self._kept.n_columns
+        if isinstance(kept, RowStore):
+            kept.append_columns(self._find(checked, codes), self._features(new, checked))
+        else:
+            of_new = self._sums_of(new, checked, codes)
+            cross = np.zeros((n_old, of_new.n_columns))
+            with workers(self.n_jobs) as threads:
+                for rows in block_slices(len(checked), n_old + of_new.n_columns):
+                    Phi, appended = (
+                        block_features(self.units, each, checked[rows], threads)
+                        for each in (self.W, new)
+                    )
+                    Phi -= kept.shift
+                    appended -= of_new.shift
+                    cross += Phi.T @ appended
+            kept.append_columns(cross, of_new)
         # From old columns, new columns to cell by cell, as the features of all units come.
         m = self.units.n_cells
-        columns = np.arange(self._sums.n_columns)
-        old_columns, new_columns = np.split(columns, [len(cross)])
-        self._sums.keep_columns(
+        old_columns, new_columns = np.split(np.arange(kept.n_columns), [n_old])
+        kept.keep_columns(
             np.concatenate([old_columns.reshape(m, -1), new_columns.reshape(m, -1)], axis=1).ravel()
         )
         self.W = np.concatenate([self.W, new])
@@ -173,7 +199,9 @@ class GlueState:
         if not kept.any():
             msg = f"one unit at least must be left of the {len(self.W)}."
             raise ValueError(msg)
-        self._sums.keep_columns(np.flatnonzero(np.tile(kept, self.units.n_cells)))
+        self._kept.keep_columns(np.flatnonzero(np.tile(kept, self.units.n_cells)))
+        if isinstance(self._kept, RowStore) and self.n_images > self._kept.n_columns:
+            self._kept = self._kept.sums()
         self.W = self.W[kept]
         self._paths.clear()
         return self
@@ -209,30 +237,28 @@ class GlueState:
         return path.solve(ridge)
 
     def path(self, *, standardise: bool = False) -> RidgePath:
-        """Factorise the sums, for every ridge; once after each change."""
+        """Factorise what is kept, for every ridge; once after each change."""
         if standardise not in self._paths:
             with workers(1):
-                self._paths[standardise] = self._sums.path(standardise=standardise, keep=True)
+                self._paths[standardise] = self._kept.path(standardise=standardise)
         return self._paths[standardise]
 
     def save(self, path: str | Path) -> None:
-        """Write units and sums to an npz file that :meth:`load` checks, atomically.
+        """Write units and sums (or rows) to an npz file that :meth:`load` checks, atomically.
 
         Raises
         ------
         TypeError
             Units that are not of this package.
-        ValueError
-            No images yet.
         """
         if not isinstance(self.units, PatchUnits | WholeImageUnits):
             msg = f"units must be of this package to be saved, got {type(self.units).__name__}."
             raise TypeError(msg)
         learnt = getattr(self.units, "arrays", {})
-        header = {"kind": KIND, "units": self.units.spec()}
+        header = {"kind": KIND, "units": self.units.spec(), "form": self.form}
         arrays = {f"units.{name}": array for name, array in learnt.items()}
-        sums = {f"sums.{name}": array for name, array in self._sums.arrays().items()}
-        model_file.write(Path(path), header, {"W": self.W, **arrays, **sums})
+        kept = {f"{self.form}.{name}": array for name, array in self._kept.arrays().items()}
+        model_file.write(Path(path), header, {"W": self.W, **arrays, **kept})
 
     @classmethod
     def load(cls, path: str | Path, *, n_jobs: int = 1) -> "GlueState":
@@ -248,19 +274,20 @@ class GlueState:
         if header.get("kind") != KIND:
             msg = f"{path}: the file holds a {header.get('kind')}, not a {KIND}."
             raise ModelFileError(msg)
-        parts: dict[str, dict[str, Any]] = {"units": {}, "sums": {}}
+        parts: dict[str, dict[str, Any]] = {"units": {}, **{form: {} for form in _FORMS}}
         for name, array in arrays.items():
             group, _, own = name.partition(".")
             parts.get(group, {})[own] = array
         try:
             units = units_from_spec(header["units"], parts["units"])
             W = _weights(arrays["W"], units.n_weights)
-            sums = GramAccumulator.of_arrays(parts["sums"], len(W) * units.n_cells, W.dtype)
-            state = cls(units, W, sums.n_targets, n_jobs=n_jobs)
+            form = header["form"]
+            kept = _FORMS[form].of_arrays(parts[form], len(W) * units.n_cells, W.dtype)
+            state = cls(units, W, kept.n_targets, n_jobs=n_jobs)
         except (KeyError, TypeError, ValueError) as error:
             msg = f"{path}: the arrays do not describe a glue: {error}."
             raise ModelFileError(msg) from error
-        state._sums = sums
+        state._kept = kept
         return state
 
     def _check(self, images: ArrayLike, labels: ArrayLike) -> tuple[ImageArray, LabelArray]:
@@ -270,15 +297,31 @@ class GlueState:
     def _counts(self, labels: LabelArray | None = None) -> list[int]:
         """Images of each class: of ``labels``, or in the sums."""
         if labels is None:
-            return [round(count) for count in self._sums.sum_tau.tolist()]
+            return [round(count) for count in self._kept.sum_tau.tolist()]
         return np.bincount(labels, minlength=self.n_classes).tolist()
 
-    def _sums_of(self, W: RealArray, images: ImageArray, labels: LabelArray) -> GramAccumulator:
-        shift = self._sums.shift if W is self.W else None
+    def _sums_of(
+        self,
+        W: RealArray,
+        images: ImageArray,
+        labels: LabelArray,
+        shift: RealArray | None = None,
+    ) -> GramAccumulator:
         with workers(self.n_jobs) as threads:
             return accumulate(
                 self.units, W, images, labels, self.n_classes, threads=threads, shift=shift
             )
+
+    def _features(self, W: RealArray, images: ImageArray) -> RealArray:
+        with workers(self.n_jobs) as threads:
+            Phi = block_features(self.units, W, images[:], threads)
+        check_finite(Phi)
+        return Phi
+
+    def _find(self, images: ImageArray, labels: LabelArray) -> LabelArray:
+        """Positions of images among the rows that are kept."""
+        assert isinstance(self._kept, RowStore)
+        return self._kept.find(self._features(self.W, images), one_hot(labels, self.n_classes))
 
 
 def _weights(W: ArrayLike, n_weights: int) -> RealArray:

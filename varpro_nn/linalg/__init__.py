@@ -3,7 +3,8 @@
 ``projection`` eliminates the linear weights for given nonlinear ones (orthogonal factorisations,
 rank decided, nothing squared); ``ridge`` solves the one large problem that joins the
 sub-networks (normal equations summed over blocks, every ridge from one eigendecomposition);
-``dual`` solves the same problem where columns outnumber rows, from blocks of columns.
+``dual`` solves the same problem where columns outnumber rows, from blocks of columns; ``rows``
+keeps the few rows for a problem that changes.
 """
 
 from varpro_nn.linalg.dual import DualPath
@@ -22,6 +23,7 @@ from varpro_nn.linalg.ridge import (
     run_tiles,
     spread,
 )
+from varpro_nn.linalg.rows import RowStore
 from varpro_nn.linalg.sums import GramAccumulator
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "KernelAccumulator",
     "LinearSolution",
     "RidgePath",
+    "RowStore",
     "RowSums",
     "add_gram",
     "column_tiles",

@@ -90,10 +90,11 @@ class RidgePath:
 
     Attributes
     ----------
-    eigenvalues : ndarray, shape (q,)
-    eigenvectors : ndarray, shape (q, q)
+    eigenvalues : ndarray, shape (min(n, q),) or (q,)
+        Ascending; those that are left out are zero.
+    eigenvectors : ndarray, shape (q, number of eigenvalues)
         Row by row divided by the deviations of the columns, if those are standardised.
-    projected_moments : ndarray, shape (q, k)
+    projected_moments : ndarray, shape (number of eigenvalues, k)
         ``V'b``.
     mean_Phi, mean_tau : ndarray, shapes (q,), (k,)
     squares_tau : float
@@ -102,7 +103,7 @@ class RidgePath:
     noise : float
         Rounding error of the eigenvalues, relative to the largest: a bound, which is far above
         what they have as a rule.
-    null_space : ndarray, shape (q, q - rank)
+    null_space : ndarray, shape (q, number of eigenvalues - rank)
         Directions with eigenvalues that are those of rounding, of columns of unit variance where
         they were standardised.
     """
@@ -119,7 +120,7 @@ class RidgePath:
 
     @property
     def rank(self) -> int:
-        """Directions that the rows excite, but for rounding; q at most."""
+        """Directions that the rows excite, but for rounding."""
         return len(self.eigenvalues) - self.null_space.shape[1]
 
     def redundant_groups(self, groups: NDArray[np.int_]) -> list[int]:
@@ -135,8 +136,16 @@ class RidgePath:
         list of int
             Groups all of whose columns are, but for rounding, linear combinations (with a
             constant) of columns of the others that stay. Of several alike the last ones.
+
+        Raises
+        ------
+        ValueError
+            There are fewer rows than columns: many sets of columns make up for the others.
         """
         N = self.null_space
+        if len(self.eigenvalues) < len(N):
+            msg = f"which of {len(N)} columns are redundant is not determined by fewer rows than that."
+            raise ValueError(msg)
         found = []
         for group in np.unique(groups)[::-1]:
             rows = np.flatnonzero(groups == group)

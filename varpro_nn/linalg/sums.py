@@ -169,7 +169,7 @@ class GramAccumulator:
     def _symmetric(self) -> FloatArray:
         return np.triu(self._gram) + np.triu(self._gram, 1).T
 
-    def path(self, *, standardise: bool = False, keep: bool = False) -> RidgePath:
+    def path(self, *, standardise: bool = False, keep: bool = True) -> RidgePath:
         """Factorise what has been taken in.
 
         Parameters

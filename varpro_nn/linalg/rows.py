@@ -1,0 +1,176 @@
+"""A ridge regression with fewer rows than columns: the rows themselves are what is kept.
+
+They take less memory than the sums over them, and a row that is taken out is gone to the last bit.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy import linalg
+
+from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn.linalg.ridge import RidgePath, spread
+from varpro_nn.linalg.sums import GramAccumulator
+
+
+class RowStore:
+    """Rows of ``Phi`` and ``tau``.
+
+    Parameters
+    ----------
+    Phi : ndarray, shape (n, q)
+    tau : ndarray of float64, shape (n, k)
+    """
+
+    def __init__(self, Phi: RealArray, tau: FloatArray) -> None:
+        self._Phi, self._tau = Phi, tau
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of ``Phi``, without the constant column."""
+        return self._Phi.shape[1]
+
+    @property
+    def n_targets(self) -> int:
+        """Columns of ``tau``."""
+        return self._tau.shape[1]
+
+    @property
+    def sum_weights(self) -> float:
+        """Number of rows."""
+        return float(len(self._Phi))
+
+    @property
+    def sum_tau(self) -> FloatArray:
+        """Sum of the rows of ``tau``, (k,)."""
+        return self._tau.sum(axis=0)
+
+    def add(self, Phi: RealArray, tau: FloatArray) -> None:
+        """Append rows."""
+        self._Phi = np.concatenate([self._Phi, Phi])
+        self._tau = np.concatenate([self._tau, tau])
+
+    def find(self, Phi: RealArray, tau: FloatArray) -> LabelArray:
+        """Find the rows that are given, but for rounding; each row that is there once at most.
+
+        Returns
+        -------
+        ndarray of int, shape (b,)
+            Their positions.
+
+        Raises
+        ------
+        ValueError
+            One of them is not there.
+        """
+        free = np.ones(len(self._Phi), dtype=bool)
+        tolerance = np.sqrt(np.finfo(Phi.dtype).eps)
+        found = []
+        for number, (phi, target) in enumerate(zip(Phi, tau, strict=True)):
+            alike = np.flatnonzero(free & (self._tau == target).all(axis=1))
+            distances = np.linalg.norm(self._Phi[alike] - phi, axis=1)
+            nearest = int(np.argmin(distances)) if len(alike) else -1
+            if nearest < 0 or distances[nearest] > tolerance * np.linalg.norm(phi):
+                msg = f"images must be among those taken in, got others: number {number} is not."
+                raise ValueError(msg)
+            found.append(alike[nearest])
+            free[found[-1]] = False
+        return np.array(found, dtype=np.int64)
+
+    def remove(self, positions: LabelArray) -> None:
+        """Take the rows at those positions out."""
+        self._Phi = np.delete(self._Phi, positions, axis=0)
+        self._tau = np.delete(self._tau, positions, axis=0)
+
+    def keep_columns(self, columns: LabelArray) -> None:
+        """Keep the columns at those positions, in that order, and drop the others."""
+        self._Phi = np.ascontiguousarray(self._Phi[:, columns])
+
+    def append_columns(self, positions: LabelArray, Phi: RealArray) -> None:
+        """Append columns of all rows, ``Phi`` (n, q_new) being those of the rows ``positions``."""
+        new = np.empty_like(Phi)
+        new[positions] = Phi
+        self._Phi = np.concatenate([self._Phi, new], axis=1)
+
+    def sums(self) -> GramAccumulator:
+        """Sum over the rows."""
+        sums = GramAccumulator(self.n_columns, self.n_targets)
+        if len(self._Phi):
+            sums.add(self._Phi.copy(), self._tau)
+        return sums
+
+    def path(self, *, standardise: bool = False) -> RidgePath:
+        """Factorise the rows by a singular value decomposition, in double precision.
+
+        Parameters
+        ----------
+        standardise : bool
+            Let the ridge act on columns scaled to variance 1.
+
+        Returns
+        -------
+        RidgePath
+            Of ``min(n, q)`` eigenvalues; the null space holds those of them alone that are zero.
+
+        Raises
+        ------
+        ValueError
+            There is no row.
+        """
+        if not len(self._Phi):
+            msg = "a ridge regression needs at least one row of positive weight, got none."
+            raise ValueError(msg)
+        Phi = self._Phi.astype(np.float64)
+        mean_Phi, mean_tau = Phi.mean(axis=0), self._tau.mean(axis=0)
+        Phi -= mean_Phi
+        scale = np.ones(self.n_columns)
+        if standardise:
+            scale = 1 / spread(Phi.std(axis=0), mean_Phi)
+            Phi *= scale
+        tau = self._tau - mean_tau
+        U, sigma, Vt = linalg.svd(Phi, full_matrices=False, overwrite_a=True, check_finite=False)
+        U, sigma, V = U[:, ::-1], sigma[::-1], Vt[::-1].T  # ascending, as of an eigenproblem
+        eps = float(np.finfo(self._Phi.dtype).eps)
+        # The rows were rounded to their type before they were centred: so much may the singular
+        # values be off (Weyl).
+        size = np.hypot(np.linalg.norm(sigma), np.sqrt(len(tau)) * np.linalg.norm(mean_Phi * scale))
+        null_space = V[:, sigma <= eps * size]
+        return RidgePath(
+            eigenvalues=sigma**2,
+            eigenvectors=V * scale[:, None],
+            projected_moments=sigma[:, None] * (U.T @ tau),
+            mean_Phi=mean_Phi,
+            mean_tau=mean_tau,
+            squares_tau=float(np.square(tau).sum()),
+            sum_weights=self.sum_weights,
+            noise=len(sigma) * eps,
+            null_space=null_space,
+        )
+
+    def arrays(self) -> dict[str, Any]:
+        """Give all that there is as arrays, for a file."""
+        return {"Phi": self._Phi, "tau": self._tau}
+
+    @classmethod
+    def of_arrays(
+        cls, arrays: Mapping[str, Any], n_columns: int, dtype: np.dtype[Any]
+    ) -> "RowStore":
+        """Make the rows again that ``arrays`` gave.
+
+        Raises
+        ------
+        KeyError, ValueError
+            An array is missing, not finite, or of a shape or type that it should not have.
+        """
+        Phi, tau = arrays["Phi"], arrays["tau"]
+        if tau.ndim != 2 or tau.shape[1] < 1 or Phi.shape != (len(tau), n_columns):
+            msg = f"Phi must be (n, {n_columns}) and tau (n, k), got {Phi.shape} and {tau.shape}."
+            raise ValueError(msg)
+        if Phi.dtype != dtype or tau.dtype != np.float64:
+            msg = f"Phi must be of {dtype} and tau of float64, got {Phi.dtype} and {tau.dtype}."
+            raise ValueError(msg)
+        if not (np.isfinite(Phi).all() and np.isfinite(tau).all()):
+            msg = "Phi and tau must be finite, got NaN or infinity."
+            raise ValueError(msg)
+        return cls(Phi, tau)
