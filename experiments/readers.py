@@ -22,7 +22,8 @@ from varpro_nn.datasets.idx import read_idx
 from varpro_nn.datasets.npz import read_dataset_npz
 from varpro_nn.errors import DatasetError, ModelFileError
 from varpro_nn.shards import Shards
-from varpro_nn.subnetworks import SubnetworkSettings, train_subnetworks
+from varpro_nn.subnetwork import SubnetworkSettings
+from varpro_nn.subnetworks import train_subnetworks
 
 _SEPARATOR = b"\0\xff--\xff\0"
 

@@ -18,7 +18,8 @@ import numpy as np
 from varpro_nn import cluster, load, whole_image_units
 from varpro_nn.pool import executor_for
 from varpro_nn.resources import versions
-from varpro_nn.subnetworks import SubnetworkSettings, train_subnetworks
+from varpro_nn.subnetwork import SubnetworkSettings
+from varpro_nn.subnetworks import train_subnetworks
 from varpro_nn.training_data import NamedImages
 
 

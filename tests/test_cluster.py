@@ -10,7 +10,8 @@ from numpy.testing import assert_array_equal
 
 from varpro_nn import cluster, configure, load, run, whole_image_units
 from varpro_nn.errors import ClusterError
-from varpro_nn.subnetworks import SubnetworkSettings, train_subnetworks
+from varpro_nn.subnetwork import SubnetworkSettings
+from varpro_nn.subnetworks import train_subnetworks
 from varpro_nn.training_data import NamedImages
 from varpro_nn.units import WholeImageUnits
 
@@ -53,6 +54,17 @@ def test_a_cluster_changes_no_bit(dataset, two_workers):
     here = run(config, dataset, n_jobs=1).network
     with cluster.executor("dask", two_workers[0]) as executor:
         there = run(config, dataset, n_jobs=1, executor=executor).network
+    assert_array_equal(there.W, here.W)
+    assert_array_equal(there.A, here.A)
+
+
+def test_parts_of_one_subnetwork_on_a_cluster_change_no_bit(dataset, two_workers, tmp_path):
+    config = configure(
+        "bilinear", n_units=12, n_subnetworks=1, images_per_subnetwork=900, n_parts=5, shift=1
+    )
+    here = run(config, dataset, n_jobs=1).network
+    with cluster.executor("dask", two_workers[0]) as executor:
+        there = run(config, dataset, n_jobs=1, executor=executor, shard_folder=tmp_path).network
     assert_array_equal(there.W, here.W)
     assert_array_equal(there.A, here.A)
 

@@ -27,6 +27,7 @@ SMALLEST = {
     "n_stages": 1,
     "images_per_subnetwork": 1,
     "n_rounds": 1,
+    "n_parts": 1,
     "n_train": 1,
     "max_nfev": 0,
     "ridge": 0,
@@ -67,7 +68,8 @@ def test_ranges(name):
 
 WHOLE = (
     *("rank", "window", "stride", "grid", "training_stride", "n_components", "n_units"),
-    *("n_subnetworks", "n_stages", "images_per_subnetwork", "n_rounds", "n_train", "max_nfev"),
+    *("n_subnetworks", "n_stages", "images_per_subnetwork", "n_rounds", "n_parts"),
+    *("n_train", "max_nfev"),
     *("shift", "n_copies", "patience", "seed"),
 )
 

@@ -144,15 +144,15 @@ class KilledWorker(Exception):  # noqa: N818
 
 
 class Failing(ThreadPoolExecutor):
-    """Its second task ends with an exception of the executor."""
+    """Some tasks, by default the second, end with an exception of the executor."""
 
-    def __init__(self, error):
+    def __init__(self, error, which=(2,)):
         super().__init__(1)
-        self.error, self.count = error, 0
+        self.error, self.which, self.count = error, which, 0
 
     def submit(self, fn, /, *args, **kwargs):
         self.count += 1
-        if self.count != 2:
+        if self.count not in self.which:
             return super().submit(fn, *args, **kwargs)
 
         def give_up():
@@ -162,10 +162,18 @@ class Failing(ThreadPoolExecutor):
 
 
 def test_a_task_that_dask_gives_up_is_a_result(tmp_path):
-    with Failing(KilledWorker()) as executor:
+    with Failing(KilledWorker(), which=(2, 4)) as executor:
         found = dict(run_tasks(square, tasks(tmp_path, 3), executor))
-    assert isinstance(found.pop(1), WorkerDiedError)
+    assert type(found.pop(1)) is WorkerDiedError
     assert found == {0: 0, 2: 4}
+    assert executor.count == 4
+
+
+def test_a_task_that_dask_blamed_for_another_is_run_alone_at_the_end(tmp_path):
+    """Dask blames the death of a worker on all tasks that it held."""
+    with Failing(KilledWorker(), which=(1, 2)) as executor:
+        found = list(run_tasks(square, tasks(tmp_path, 3), executor))
+    assert found == [(2, 4), (0, 0), (1, 1)]
 
 
 @pytest.mark.parametrize("error", [BrokenProcessPool("gone"), CancelledError("gone")], ids=repr)

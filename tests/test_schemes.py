@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from varpro_nn import load, schemes, subnetworks, whole_image_units
+from varpro_nn import load, schemes, subnetwork, subnetworks, whole_image_units
 from varpro_nn.augmentation import Augmentation
 from varpro_nn.errors import TrainingError
 from varpro_nn.functional import VarProFunctional
 from varpro_nn.history import FitReport, Record, join_reports
 from varpro_nn.images import one_hot
 from varpro_nn.schemes import SCHEMES, train_by_scheme
-from varpro_nn.subnetworks import SubnetworkSettings, train_subnetworks
+from varpro_nn.subnetwork import SubnetworkSettings
+from varpro_nn.subnetworks import train_subnetworks
 from varpro_nn.units import WholeImageUnits
 
 UNITS = whole_image_units("bilinear", (8, 8), 3)
@@ -207,9 +208,9 @@ def test_what_is_done_is_not_trained_again(scheme, digits, monkeypatch):
     whole = by_scheme(scheme, n_stages, digits, seed=3, keep=kept.append)
     assert [s.index for s in kept] == list(range(8 if scheme == "refine" else 4))
     again = []
-    train = subnetworks._train_one
+    train = subnetworks.train_one
     monkeypatch.setattr(
-        subnetworks, "_train_one", lambda index, *a: again.append(index) or train(index, *a)
+        subnetworks, "train_one", lambda index, *a: again.append(index) or train(index, *a)
     )
     for n_done in range(len(kept) + 1):
         again.clear()
@@ -255,13 +256,13 @@ def test_a_failed_one_is_not_refined(digits, calls):
 
 def test_one_that_fails_while_it_is_refined_stays_as_it_was(digits, monkeypatch):
     before = by_scheme("independent", 1, digits, seed=3)
-    train = subnetworks._train_one
+    train = subnetworks.train_one
 
     def fail(index, *arguments):
         found = train(index, *arguments)
         return replace(found, W=None, report=None, error="broken") if index == 5 else found
 
-    monkeypatch.setattr(subnetworks, "_train_one", fail)
+    monkeypatch.setattr(subnetworks, "train_one", fail)
     found = by_scheme("refine", 2, digits, seed=3)
     assert_same(found[1:2], before[1:2])
     assert not np.array_equal(found[0].W, before[0].W)
@@ -274,13 +275,13 @@ def test_a_later_stage_that_fails_is_left_out(digits):
 
 def test_a_group_that_fails_while_it_is_refined_stays_as_it_was(digits, monkeypatch):
     before = by_scheme("independent", 1, digits, seed=3)
-    train = subnetworks._train_one
+    train = subnetworks.train_one
 
     def fail(index, *arguments):
         found = train(index, *arguments)
         return replace(found, W=None, report=None, error="broken") if index == 5 else found
 
-    monkeypatch.setattr(subnetworks, "_train_one", fail)
+    monkeypatch.setattr(subnetworks, "train_one", fail)
     found = by_scheme("refine", 4, digits, seed=3)
     assert_same(found[1:2], before[1:2])
 
@@ -310,20 +311,20 @@ def test_there_are_no_more_stages_than_subnetworks(scheme, n_stages, digits):
 def problems(monkeypatch):
     """Images, labels and start of every round."""
     recorded = []
-    make, fit = subnetworks._functional, subnetworks.fit
+    make, fit = subnetwork._functional, subnetwork.fit
 
-    def record(units, images, labels, *rest):
-        recorded.append([images.copy(), labels.copy()])
-        return make(units, images, labels, *rest)
+    def record(units, here, *rest):
+        recorded.append([here.images.copy(), here.labels.copy()])
+        return make(units, here, *rest)
 
     def record_fit(functional, W, **options):
         report = fit(functional, W, **options)
         recorded[-1] += [W.copy(), report, functional]
         return report
 
-    monkeypatch.setattr(subnetworks, "SMALLEST_ROUND", 1)
-    monkeypatch.setattr(subnetworks, "_functional", record)
-    monkeypatch.setattr(subnetworks, "fit", record_fit)
+    monkeypatch.setattr(subnetwork, "SMALLEST_ROUND", 1)
+    monkeypatch.setattr(subnetwork, "_functional", record)
+    monkeypatch.setattr(subnetwork, "fit", record_fit)
     return recorded
 
 
@@ -365,7 +366,7 @@ def test_more_rounds_than_images_begin_with_one(digits, problems):
     ("n_own", "sizes"), [(101, [30, 50, 101]), (40, [30, 30, 40]), (9, [9] * 3)]
 )
 def test_no_round_is_smaller_than_need_be(n_own, sizes, digits, problems, monkeypatch):
-    monkeypatch.setattr(subnetworks, "SMALLEST_ROUND", 30)
+    monkeypatch.setattr(subnetwork, "SMALLEST_ROUND", 30)
     train_subnetworks(UNITS, *digits, K, plan(1, n_own, n_rounds=3), seed=3)
     assert [len(images) for images, *_ in problems] == sizes
 
@@ -387,11 +388,15 @@ def test_reports_are_joined():
 
 @pytest.mark.parametrize("n_rounds", [1, 2])
 def test_images_are_distorted_anew_in_each_round(n_rounds, digits, problems):
-    settings = plan(1, 40, augmentation=Augmentation(shift=1.0), n_rounds=n_rounds)
+    settings = plan(1, 40, n_rounds=n_rounds)
     W = UNITS.init(digits[0], np.random.default_rng(0))
     train_subnetworks(UNITS, *digits, K, settings, seed=3, start={0: W})
-    given = [np.array(p[4].design.inputs) for p in problems]
-    for (images, *_), distorted in zip(problems, given, strict=True):
+    originals = [p[0] for p in problems]
+    problems.clear()
+    settings = replace(settings, augmentation=Augmentation(shift=1.0))
+    train_subnetworks(UNITS, *digits, K, settings, seed=3, start={0: W})
+    given = [p[0] for p in problems]
+    for images, distorted in zip(originals, given, strict=True):
         assert distorted.shape == images.shape
         assert not np.array_equal(distorted, images)
     if n_rounds == 2:
@@ -434,7 +439,9 @@ def test_starts_may_be_given_by_index(digits):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_rounds": 0}, "n_rounds must be at least 1, got 4, 100 and 0"),
+        ({"n_rounds": 0}, "n_rounds must be at least 1, got 0"),
+        ({"n_parts": 0}, "n_parts must be at least 1, got 0"),
+        ({"n_parts": 2, "loss": "cross-entropy"}, "n_parts=2 needs the loss squares"),
         ({"loss": "hinge"}, "loss must be one of squares, cross-entropy, got 'hinge'"),
     ],
 )

@@ -10,7 +10,8 @@ from numpy.testing import assert_array_equal
 from varpro_nn import Network, configure, load, model_file, plan, run
 from varpro_nn.errors import ModelFileError
 from varpro_nn.shards import Shards
-from varpro_nn.subnetworks import Subnetwork, SubnetworkSettings, train_subnetworks
+from varpro_nn.subnetwork import Subnetwork, SubnetworkSettings
+from varpro_nn.subnetworks import train_subnetworks
 from varpro_nn.train import main
 from varpro_nn.units import whole_image_units
 

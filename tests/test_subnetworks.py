@@ -10,7 +10,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from varpro_nn import load, whole_image_units
 from varpro_nn.errors import NonFiniteError, TrainingError
 from varpro_nn.jobs import effective_jobs
-from varpro_nn.subnetworks import SubnetworkSettings, train_subnetworks
+from varpro_nn.subnetwork import SubnetworkSettings
+from varpro_nn.subnetworks import train_subnetworks
 from varpro_nn.units import WholeImageUnits
 
 UNITS = whole_image_units("bilinear", (8, 8), 4)
@@ -310,7 +311,7 @@ def test_numbers_of_jobs():
     ("n_subnetworks", "images", "n_rounds"), [(0, 5, 1), (5, 0, 1), (-1, 5, 1), (5, 5, 0)]
 )
 def test_settings_are_checked(n_subnetworks, images, n_rounds):
-    got = f"{n_subnetworks}, {images} and {n_rounds}"
+    got = min(n_subnetworks, images, n_rounds)
     with pytest.raises(ValueError, match=f"must be at least 1, got {got}"):
         replace(
             plan(), n_subnetworks=n_subnetworks, images_per_subnetwork=images, n_rounds=n_rounds

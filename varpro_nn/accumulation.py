@@ -11,11 +11,10 @@ from itertools import pairwise
 import numpy as np
 
 from varpro_nn._typing import ImageArray, LabelArray, RealArray
-from varpro_nn.errors import TrainingError, WorkerDiedError
 from varpro_nn.features import block_features, block_slices, check_finite, workers
 from varpro_nn.images import one_hot
 from varpro_nn.linalg import GramAccumulator
-from varpro_nn.pool import run_tasks
+from varpro_nn.pool import run_in_order
 from varpro_nn.training_data import DataReference, images_of
 from varpro_nn.units import Units
 
@@ -86,18 +85,10 @@ def accumulate(
             total.merge(_sums(units, W, images, labels, n_classes, shift, part, threads))
             tick()
         return total
-    tasks = {number: (units, W, data, n_classes, shift, part) for number, part in enumerate(parts)}
-    waiting: dict[int, GramAccumulator] = {}
-    n_merged = 0
-    for number, result in run_tasks(_sums_of_part, tasks, executor):
-        if isinstance(result, WorkerDiedError):
-            msg = f"the sums of the output layer cannot be had: {result}"
-            raise TrainingError(msg)
-        waiting[number] = result
-        while n_merged in waiting:  # in their order, whichever comes first
-            total.merge(waiting.pop(n_merged))
-            n_merged += 1
-            tick()
+    tasks = [(units, W, data, n_classes, shift, part) for part in parts]
+    for sums in run_in_order(_sums_of_part, tasks, executor):
+        total.merge(sums)
+        tick()
     return total
 
 

@@ -22,7 +22,8 @@ from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.glue import glue
 from varpro_nn.images import check_images
 from varpro_nn.network import Network, probabilities
-from varpro_nn.subnetworks import SubnetworkSettings, train_subnetworks
+from varpro_nn.subnetwork import SubnetworkSettings
+from varpro_nn.subnetworks import train_subnetworks
 
 Rule = Literal["margin", "margin-logistic", "argmax"]
 MARGIN = 0.2

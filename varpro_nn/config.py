@@ -12,7 +12,7 @@ from varpro_nn.fit import SOLVERS
 from varpro_nn.network import VIEWS
 from varpro_nn.output_layer import LAYERS
 from varpro_nn.schemes import SCHEMES
-from varpro_nn.subnetworks import FUNCTIONALS
+from varpro_nn.subnetwork import FUNCTIONALS
 from varpro_nn.units import ACTIVATIONS, DRAWS, KINDS
 
 
@@ -59,6 +59,9 @@ class TrainConfig:
         Drawn at random for each sub-network, without replacement.
     n_rounds : int
         Train each sub-network so often, each time on twice the images, up to all of its own.
+    n_parts : int
+        More than one: train one sub-network after the other, the sums of each shared among the
+        workers in so many parts: for few sub-networks on many images.
     n_train : int or None
         Train on the first so many images only. None: all.
     max_nfev : int
@@ -125,6 +128,7 @@ class TrainConfig:
     n_stages: int = 1
     images_per_subnetwork: int = 4000
     n_rounds: int = 1
+    n_parts: int = 1
     n_train: int | None = None
     max_nfev: int = 10
     loss: str = "squares"
@@ -239,7 +243,7 @@ _LEAST = {
     "rank": 1, "n_units": 1, "n_subnetworks": 1, "images_per_subnetwork": 1, "n_train": 1,
     "max_nfev": 0, "ridge": 0, "weight_decay": 0, "glue_ridge": 0, "patience": 1,
     "bootstrap_ridge": 0, "seed": 0, "threshold": 0, "window": 1, "stride": 1, "grid": 1,
-    "training_stride": 1, "n_components": 1, "n_stages": 1, "n_rounds": 1, "shift": 0,
+    "training_stride": 1, "n_components": 1, "n_stages": 1, "n_rounds": 1, "n_parts": 1, "shift": 0,
     "rotation": 0, "scale": 0, "shear": 0, "elastic": 0, "n_copies": 0,
 }  # fmt: skip
 
@@ -253,11 +257,13 @@ _NEEDS: dict[str, tuple[Callable[[TrainConfig], bool], str]] = {
     "whitening": (lambda c: c.units == "patch", "patch units"),
     "contrast": (lambda c: c.units == "patch", "patch units"),
     "training_stride": (lambda c: c.units == "patch", "patch units"),
+    "n_parts": (lambda c: c.loss == "squares", "the loss squares"),
     "rank": (lambda c: c.form_of_units != "dense", "a scalarisation that is not dense"),
     "draw": (lambda c: c.units != "patch" or c.scalarisation == "dense", "dense scalarisation"),
 }
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "n_components": (None,), "n_copies": (0,), "n_stages": (1,), "whitening": (None,),
-    "contrast": (None,), "training_stride": (None,), "rank": (1,), "draw": ("gaussian",),
+    "contrast": (None,), "training_stride": (None,), "n_parts": (1,), "rank": (1,),
+    "draw": ("gaussian",),
 }  # fmt: skip
 """Values of them that need nothing."""

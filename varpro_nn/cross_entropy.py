@@ -92,6 +92,7 @@ class CrossEntropyFunctional(ReducedFunctional):
             units, inputs, tau, fixed, None,
             constant=True, ridge=ridge, dtype=dtype, block_size=None,
         )  # fmt: skip
+        self.dtype, self.tau = self.design.dtype, self.design.tau
         one_hot = ((self.tau == 0) | (self.tau == 1)).all() and (self.tau.sum(axis=1) == 1).all()
         if self.tau.shape[1] < 2 or not one_hot:
             msg = "tau must be one-hot with two classes at least: a 1 in each row, else 0."

@@ -25,6 +25,7 @@ from scipy.optimize import least_squares, minimize
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.errors import NonFiniteError
+from varpro_nn.functional import VarProFunctional
 from varpro_nn.history import REASONS, FitReport, LimitError, Record, Watch
 from varpro_nn.reduced import JacobianKind, ReducedFunctional
 
@@ -53,12 +54,14 @@ def choose_form(functional: ReducedFunctional, inner_iterations: int = 20) -> st
     The rates are those of a plain core of 2020 and later (100 Gflop/s in single precision,
     20 GB/s); only their ratio matters.
     """
+    if not isinstance(functional, VarProFunctional):
+        return "reduced"  # the only form of the others
     n, k = functional.tau.shape
     p = functional.n_weights
     m = functional.units.n_cells
     derivative_bytes = n * m * p * functional.design.dtype.itemsize
     stored = functional.design.block_size is None and derivative_bytes <= MEMORY_BUDGET
-    if "operator" not in functional.forms or not stored:
+    if not stored:
         return "reduced"
     passes = 2 * (inner_iterations + 2)
     operator = passes * derivative_bytes / 20e9
@@ -150,7 +153,7 @@ def fit(
         msg = "the weights to start from are NaN or infinite."
         raise NonFiniteError(msg)
     watch = Watch(functional, callback, patience, max_nfev)
-    tolerance = 1e-8 if functional.design.dtype == np.float64 else 1e-6
+    tolerance = 1e-8 if functional.dtype == np.float64 else 1e-6
     tolerances: dict[str, Any] = {
         name: tolerance if value is None else value
         for name, value in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol))

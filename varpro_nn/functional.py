@@ -40,6 +40,7 @@ V. Pereyra, Neural networks for image classification using quadratic scalarizati
 projections for fast training (2019), sections 2 and 3.
 """
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -130,11 +131,11 @@ class VarProFunctional(ReducedFunctional):
             units, inputs, tau, fixed, sample_weight,
             constant=constant, ridge=ridge, dtype=dtype, block_size=block_size,
         )  # fmt: skip
+        self.dtype, self.tau = self.design.dtype, self.design.tau
         self.units = units
         self.ridge, self.weight_decay = float(ridge), float(weight_decay)
         if rank_tolerance is None:
-            q = self.design.ridge_of_columns.size
-            rank_tolerance = max(RANK_TOLERANCE, q * float(np.finfo(self.design.dtype).eps))
+            rank_tolerance = rank_tolerance_for(self.design.ridge_of_columns.size, self.dtype)
         self.rank_tolerance = rank_tolerance
 
     @property
@@ -194,34 +195,17 @@ class VarProFunctional(ReducedFunctional):
 
     def _project(self, w: FloatArray) -> tuple[Evaluation, _Projection]:
         ridge = self.design.ridge_of_columns
-        sums = RowSums(ridge.size + self.tau.shape[1])
-        stored: list[Block] | None = [] if self.design.block_size is None else None
-        for block in self.design.blocks(w):
-            sums.add(np.concatenate([block.Phi, block.tau], axis=1))
-            if stored is not None:
-                stored.append(block)
+        stored = list(self.design.blocks(w)) if self.design.block_size is None else None
+        sums = row_sums(self.design.blocks(w) if stored is None else stored)
         solution = least_squares_with_ridge(sums, ridge, self.rank_tolerance)
-        loo_squares = loo_wrong = 0.0
-        for block in self.design.blocks(w) if stored is None else stored:
-            squares, wrong = _left_out(block, solution)
-            loo_squares += squares
-            loo_wrong += wrong
+        left_out = left_out_sums(self.design.blocks(w) if stored is None else stored, solution)
         total = float(self.design.root @ self.design.root)
-        point = Evaluation(
-            w=w,
-            A=solution.A,
-            rank=solution.rank,
-            cost=0.5 * (solution.sum_of_squares + self.weight_decay * float(w @ w)),
-            loo_mse=loo_squares / total,
-            loo_error=loo_wrong / total if self.tau.shape[1] > 1 else np.nan,
-        )
+        point = evaluation(w, solution, self.weight_decay, left_out, total)
         return point, _Projection(solution, stored)
 
     def _sums(self, w: FloatArray, *, matrix: bool, full: bool) -> tuple[FloatArray, FloatArray]:
         solution = self._evaluate(w)[1].solution
-        sums = NormalSums(solution, self.units.n_cells, self.design.n_unit_columns, full=full)
-        for block, dPhi in self.design.blocks_and_derivative(w):
-            sums.add(block, dPhi, matrix=matrix)
+        sums = normal_sums(self.design, w, solution, matrix=matrix, full=full)
         return sums.matrix() if matrix else np.zeros((0, 0)), sums.gradient()
 
     def _need_stored(self, blocks: list[Block] | None, what: str) -> list[Block]:
@@ -234,12 +218,61 @@ class VarProFunctional(ReducedFunctional):
         return blocks
 
 
-def _left_out(block: Block, solution: LinearSolution) -> tuple[float, float]:
+def rank_tolerance_for(n_columns: int, dtype: np.dtype[Any]) -> float:
+    """Relative singular value below which a direction of so many columns is rounding."""
+    return max(RANK_TOLERANCE, n_columns * float(np.finfo(dtype).eps))
+
+
+def row_sums(blocks: Iterable[Block]) -> RowSums:
+    """Triangular factor of ``s [Phi, tau]``."""
+    sums: RowSums | None = None
+    for block in blocks:
+        rows = np.concatenate([block.Phi, block.tau], axis=1)
+        sums = RowSums(rows.shape[1]) if sums is None else sums
+        sums.add(rows)
+    assert sums is not None  # a design has one input at least
+    return sums
+
+
+def left_out_sums(blocks: Iterable[Block], solution: LinearSolution) -> tuple[float, float]:
     """Weighted sum of squared leave-one-out residuals, and weight of the misclassified."""
-    basis = solution.range_basis(block.Phi)
-    leverage = np.einsum("ij,ij->i", basis, basis)
-    # Rows stay weighted by s: that weighs their squares, and moves no maximum.
-    squared, wrong = left_out_errors(
-        block.tau - block.Phi @ solution.A, block.tau, leverage, float(np.finfo(np.float64).eps)
+    squares = weight = 0.0
+    for block in blocks:
+        basis = solution.range_basis(block.Phi)
+        leverage = np.einsum("ij,ij->i", basis, basis)
+        # Rows stay weighted by s: that weighs their squares, and moves no maximum.
+        squared, wrong = left_out_errors(
+            block.tau - block.Phi @ solution.A, block.tau, leverage, float(np.finfo(np.float64).eps)
+        )
+        squares += float(squared.sum())
+        weight += float(block.root**2 @ wrong)
+    return squares, weight
+
+
+def normal_sums(
+    design: Design, w: FloatArray, solution: LinearSolution, *, matrix: bool, full: bool
+) -> NormalSums:
+    """Sum up the normal equations over a design."""
+    sums = NormalSums(solution, design.units.n_cells, design.n_unit_columns, full=full)
+    for block, dPhi in design.blocks_and_derivative(w):
+        sums.add(block, dPhi, matrix=matrix)
+    return sums
+
+
+def evaluation(
+    w: FloatArray,
+    solution: LinearSolution,
+    weight_decay: float,
+    left_out: tuple[float, float],
+    sum_weights: float,
+) -> Evaluation:
+    """Put together what is known at ``w``; ``left_out`` as :func:`left_out_sums` gives it."""
+    squares, wrong = left_out
+    return Evaluation(
+        w=w,
+        A=solution.A,
+        rank=solution.rank,
+        cost=0.5 * (solution.sum_of_squares + weight_decay * float(w @ w)),
+        loo_mse=squares / sum_weights,
+        loo_error=wrong / sum_weights if solution.A.shape[1] > 1 else np.nan,
     )
-    return float(squared.sum()), float(block.root**2 @ wrong)

@@ -177,6 +177,13 @@ class NormalSums:
             D = D.reshape(b * k, h * p)
         self._gram = self._gram + (D.T @ D).astype(np.float64)
 
+    def merge(self, other: "NormalSums") -> None:
+        """Take in what another has summed up, of the same solution."""
+        self._S = self._S + other._S
+        self._gradient = self._gradient + other._gradient
+        self._gram = self._gram + other._gram
+        self._cross = self._cross + other._cross
+
     def gradient(self) -> FloatArray:
         """``J'r``, (h * p,)."""
         if self._by_cells:

@@ -27,7 +27,7 @@ from varpro_nn.pool import executor_for
 from varpro_nn.resources import Clock, peak_memory_mib, versions
 from varpro_nn.schemes import train_by_scheme
 from varpro_nn.shards import Shards
-from varpro_nn.subnetworks import Subnetwork
+from varpro_nn.subnetwork import Subnetwork
 from varpro_nn.training_data import DataReference, NamedImages, remove_left, stored
 from varpro_nn.units import PatchUnits, units_from_spec
 
@@ -62,6 +62,7 @@ def train_network(
     n_jobs: int = 1,
     executor: Executor | None = None,
     data: DataReference | None = None,
+    folder: Path | None = None,
     progress: bool = False,
     training: dict[str, Any] | None = None,
     done: Mapping[int, Subnetwork] | None = None,
@@ -82,6 +83,8 @@ def train_network(
         Trains the sub-networks instead of worker processes, and makes the sums of a ridge layer.
     data : NamedImages or StoredImages, optional
         Where workers find ``images`` and ``labels``.
+    folder : Path, optional
+        Where images are put for workers; by default among the temporary files.
     progress : bool
     training : dict, optional
         What the network shall remember of its origin.
@@ -125,13 +128,13 @@ def train_network(
     rng = np.random.default_rng(seeds["output layer"])
     with ExitStack() as stack:
         if data is None and (executor is not None or effective_jobs(n_jobs) > 1):
-            data = stack.enter_context(stored(ImageSet(images, labels)))
+            data = stack.enter_context(stored(ImageSet(images, labels), folder))
         with executor_for(n_jobs, executor) as pool:  # one for all stages
             subnetworks = train_by_scheme(
                 config.scheme, config.n_stages, training_units, images, labels, len(classes),
                 subnetwork_settings(config),
-                seed=seeds["training"], executor=pool, data=data, progress=progress, done=done,
-                keep=keep,
+                seed=seeds["training"], executor=pool, data=data, folder=folder,
+                progress=progress, done=done, keep=keep,
             )  # fmt: skip
         W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
         layer = fit_output_layer(
@@ -216,8 +219,9 @@ def run(
             data = stack.enter_context(stored(part, shard_folder))
         network, subnetworks, layer = train_network(
             config, part.images, part.labels, dataset.classes,
-            n_jobs=n_jobs, executor=executor, data=data, progress=progress, training=origin,
-            done=done, keep=None if shards is None else shards.write,
+            n_jobs=n_jobs, executor=executor, data=data, folder=shard_folder,
+            progress=progress, training=origin, done=done,
+            keep=None if shards is None else shards.write,
         )  # fmt: skip
     metrics: dict[str, Any] = {
         "dataset": dataset.name,

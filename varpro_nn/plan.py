@@ -9,7 +9,7 @@ from varpro_nn._typing import ImageArray
 from varpro_nn.config import TrainConfig
 from varpro_nn.datasets import Dataset, ImageSet
 from varpro_nn.resources import versions
-from varpro_nn.subnetworks import SubnetworkSettings
+from varpro_nn.subnetwork import SubnetworkSettings
 from varpro_nn.units import (
     PatchUnits,
     WholeImageUnits,
@@ -33,6 +33,7 @@ def subnetwork_settings(config: TrainConfig) -> SubnetworkSettings:
         weight_decay=config.weight_decay,
         loss=config.loss,
         n_rounds=config.n_rounds,
+        n_parts=config.n_parts,
         augmentation=config.augmentation,
         fit_options={
             "solver": config.solver,

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -165,7 +165,8 @@ def run_tasks(
     ------
     key, result
         As they land. The result of a task whose workers were all killed is the
-        :class:`~varpro_nn.errors.WorkerDiedError` itself.
+        :class:`~varpro_nn.errors.WorkerDiedError` itself. Dask blames a death on all tasks that
+        the worker held, so those that it gives up get another go at the end, each alone.
 
     Raises
     ------
@@ -176,30 +177,78 @@ def run_tasks(
         for key, arguments in tasks.items():
             yield key, function(*arguments)
         return
+    suspects = []
+    for key, result in _landing(function, tasks, executor):
+        if isinstance(result, _BlamedError):
+            suspects.append(key)
+            continue
+        yield key, result
+        del result  # it may be large
+    for key in suspects:
+        for _, result in _landing(function, {key: tasks[key]}, executor):
+            guilty = isinstance(result, _BlamedError)
+            yield key, WorkerDiedError(str(result)) if guilty else result
+
+
+class _BlamedError(WorkerDiedError):
+    """Workers died that held this task, among others perhaps."""
+
+
+def _landing(
+    function: Callable[..., Any], tasks: Mapping[int, tuple[Any, ...]], executor: Executor
+) -> Iterator[tuple[int, Any]]:
+    """Submit all tasks; their results as they land."""
     futures = {executor.submit(function, *arguments): key for key, arguments in tasks.items()}
     try:
         for future in as_completed(list(futures)):
             key = futures.pop(future)
-            result: Any
-            try:
-                result = future.result()
-            except WorkerDiedError as error:
-                result = error
-            except (BrokenExecutor, CancelledError) as error:
-                what = str(error) or type(error).__name__
-                msg = f"the executor broke down ({what}); what has been kept can be resumed."
-                raise TrainingError(msg) from error
-            except Exception as error:
-                # Dask's, told by its name: nothing here may depend on Dask.
-                if type(error).__name__ != "KilledWorker":
-                    raise
-                result = WorkerDiedError("the worker process was killed each time")
+            result = _result_of(future)
             del future  # it holds the result, which may be large
             yield key, result
             del result
     finally:
         for future in futures:
             future.cancel()
+
+
+def _result_of(future: Future[Any]) -> Any:
+    """Give the result of a task, or the error if its workers died."""
+    try:
+        return future.result()
+    except WorkerDiedError as error:
+        return error
+    except (BrokenExecutor, CancelledError) as error:
+        what = str(error) or type(error).__name__
+        msg = f"the executor broke down ({what}); what has been kept can be resumed."
+        raise TrainingError(msg) from error
+    except Exception as error:
+        # Dask's, told by its name: nothing here may depend on Dask.
+        if type(error).__name__ != "KilledWorker":
+            raise
+        return _BlamedError("the worker process was killed each time")
+
+
+def run_in_order(
+    function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], executor: Executor | None
+) -> Iterator[Any]:
+    """Run ``function(*arguments)`` for each task; results in the order of the tasks.
+
+    Raises
+    ------
+    TrainingError
+        The executor broke down, or the workers of a task were killed each time.
+    """
+    waiting: dict[int, Any] = {}
+    n_given = 0
+    for number, result in run_tasks(function, dict(enumerate(tasks)), executor):
+        if isinstance(result, WorkerDiedError):
+            msg = f"part {number} of {len(tasks)} of some sums cannot be had: {result}"
+            raise TrainingError(msg)
+        waiting[number] = result
+        del result
+        while n_given in waiting:  # whichever comes first
+            yield waiting.pop(n_given)
+            n_given += 1
 
 
 def _guarded(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:

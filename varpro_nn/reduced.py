@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from varpro_nn._typing import FloatArray
-from varpro_nn.design import Design
 from varpro_nn.linalg import small_equivalent
 from varpro_nn.units import Units
 
@@ -49,8 +48,9 @@ class ReducedFunctional(ABC):
     Attributes
     ----------
     units : Units
-    design : Design
     weight_decay : float
+    dtype : numpy.dtype
+        Type of the features and of the large products.
     forms : tuple of str
         Forms of the problem that :func:`varpro_nn.fit.fit` may choose from.
     has_leave_one_out : bool
@@ -67,16 +67,11 @@ class ReducedFunctional(ABC):
     has_leave_one_out: ClassVar[bool] = False
 
     units: Units
-    design: Design
     weight_decay: float
+    dtype: np.dtype[Any]
 
     def __init__(self) -> None:
         self._memo: tuple[Evaluation, Any] | None = None
-
-    @property
-    def tau(self) -> FloatArray:
-        """Targets, (n, k)."""
-        return self.design.tau
 
     @property
     def n_weights(self) -> int:
@@ -130,7 +125,7 @@ class ReducedFunctional(ABC):
         (the last, with cross-entropy, up to what keeps it positive semidefinite beside ``f``).
         """
         H, g = self.normal_equations(w, kind)
-        noise = 10 * float(np.finfo(self.design.dtype).eps)
+        noise = 10 * float(np.finfo(self.dtype).eps)
         return small_equivalent(H, g, 2 * self.cost(w), noise)
 
     def reduced_residual(self, w: FloatArray) -> FloatArray:

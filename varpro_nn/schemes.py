@@ -20,12 +20,8 @@ import numpy as np
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
 from varpro_nn.history import join_reports
-from varpro_nn.subnetworks import (
-    Subnetwork,
-    SubnetworkSettings,
-    check_some_trained,
-    train_subnetworks,
-)
+from varpro_nn.subnetwork import Subnetwork, SubnetworkSettings
+from varpro_nn.subnetworks import check_some_trained, train_subnetworks
 from varpro_nn.units import Units
 
 SCHEMES = ("independent", "stages", "refine", "untrained")

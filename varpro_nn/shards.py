@@ -15,7 +15,7 @@ import numpy as np
 from varpro_nn import model_file
 from varpro_nn.errors import ModelFileError
 from varpro_nn.history import FitReport, Record
-from varpro_nn.subnetworks import Subnetwork
+from varpro_nn.subnetwork import Subnetwork
 
 
 class Shards:

@@ -8,102 +8,21 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
-from varpro_nn.augmentation import Augmentation, distort
-from varpro_nn.cross_entropy import CrossEntropyFunctional
 from varpro_nn.datasets import ImageSet
-from varpro_nn.errors import NonFiniteError, TrainingError, WorkerDiedError
-from varpro_nn.features import check_finite
-from varpro_nn.fit import fit
-from varpro_nn.functional import VarProFunctional
-from varpro_nn.history import FitReport, join_reports
-from varpro_nn.images import check_labels, one_hot
-from varpro_nn.jobs import single_threaded_blas
+from varpro_nn.errors import TrainingError, WorkerDiedError
+from varpro_nn.images import check_labels
 from varpro_nn.pool import executor_for, run_tasks
-from varpro_nn.reduced import ReducedFunctional
-from varpro_nn.training_data import DataReference, images_of, stored
+from varpro_nn.subnetwork import Subnetwork, SubnetworkSettings, train_one
+from varpro_nn.training_data import DataReference, stored
 from varpro_nn.units import Units
 
-FUNCTIONALS: dict[str, type[ReducedFunctional]] = {
-    "squares": VarProFunctional,
-    "cross-entropy": CrossEntropyFunctional,
-}
-"""The functional of each loss."""
-SMALLEST_ROUND = 500
-"""Images of a round at least, where there are so many."""
-
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SubnetworkSettings:
-    """How sub-networks are trained.
-
-    Attributes
-    ----------
-    n_subnetworks : int
-    images_per_subnetwork : int
-        Images that each draws without replacement (all of them if there are fewer).
-    ridge, weight_decay : float
-        ``lam`` and ``nu`` of the functional.
-    loss : {"squares", "cross-entropy"}
-    n_rounds : int
-        Fits one after the other, each on twice the images of the one before.
-    augmentation : Augmentation
-        Distortions of the images, drawn anew in each round.
-    fit_options : dict
-        Keyword arguments of :func:`varpro_nn.fit.fit`. ``max_nfev=0`` leaves the units as they
-        were drawn: the untrained network that a trained one is to be compared with.
-    """
-
-    n_subnetworks: int
-    images_per_subnetwork: int
-    ridge: float
-    weight_decay: float
-    loss: str = "squares"
-    n_rounds: int = 1
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    fit_options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if min(self.n_subnetworks, self.images_per_subnetwork, self.n_rounds) < 1:
-            msg = (
-                "n_subnetworks, images_per_subnetwork and n_rounds must be at least 1, "
-                f"got {self.n_subnetworks}, {self.images_per_subnetwork} and {self.n_rounds}."
-            )
-            raise ValueError(msg)
-        if self.loss not in FUNCTIONALS:
-            msg = f"loss must be one of {', '.join(FUNCTIONALS)}, got {self.loss!r}."
-            raise ValueError(msg)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Subnetwork:
-    """One trained, or failed, sub-network.
-
-    Attributes
-    ----------
-    index : int
-    W : ndarray, shape (h, p), or None
-        None if the training failed.
-    report : FitReport or None
-        None if it failed, or was left untrained.
-    error : str
-        Why it failed; empty if it did not.
-    n_missing_classes : int
-        Classes of which its images hold none: its own linear weights say nothing of them.
-    """
-
-    index: int
-    W: FloatArray | None
-    report: FitReport | None
-    error: str
-    n_missing_classes: int
 
 
 def train_subnetworks(
@@ -117,6 +36,7 @@ def train_subnetworks(
     n_jobs: int = 1,
     executor: Executor | None = None,
     data: DataReference | None = None,
+    folder: Path | None = None,
     members: Sequence[int] | None = None,
     start: FloatArray | Mapping[int, FloatArray] | None = None,
     fixed: Mapping[int, FloatArray] | None = None,
@@ -143,6 +63,9 @@ def train_subnetworks(
     data : NamedImages or StoredImages, optional
         Where workers find ``images`` and ``labels``. By default they are put into a temporary
         folder, which workers on other machines cannot read.
+    folder : Path, optional
+        Where the images of sub-networks that are cut into parts are put for the workers; by
+        default among the temporary files.
     members : sequence of int, optional
         Indices of the sub-networks to train; by default 0 to ``n_subnetworks - 1``. The index
         alone decides which random numbers one gets.
@@ -182,18 +105,22 @@ def train_subnetworks(
     with ExitStack() as stack:
         executor = stack.enter_context(executor_for(n_jobs, executor))
         here = ImageSet(images, labels)
+        # One after the other, each with all workers, or each a task of a worker.
+        of_parts: tuple[Any, ...] = ()
+        if settings.n_parts > 1:
+            executor, of_parts = None, (executor, folder)
         if executor is not None and data is None and len(finished) < len(chosen):
             data = stack.enter_context(stored(here))
         tasks = {
             index: (
                 index, units, here if executor is None else data, n_classes, settings,
                 seeds[index], None if start is None else start[index],
-                None if fixed is None else fixed.get(index),
+                None if fixed is None else fixed.get(index), *of_parts,
             )
             for index in chosen
             if index not in finished
         }  # fmt: skip
-        landing = _landing(run_tasks(_train_one, tasks, executor), keep)
+        landing = _landing(run_tasks(train_one, tasks, executor), keep)
         for subnetwork in _with_bar(landing, finished, len(chosen), progress):
             finished[subnetwork.index] = subnetwork
             _log(subnetwork, len(finished), len(chosen))
@@ -232,67 +159,6 @@ def _landing(
         if keep is not None:
             keep(result)
         yield result
-
-
-def _train_one(
-    index: int,
-    units: Units,
-    data: DataReference | ImageSet,
-    n_classes: int,
-    settings: SubnetworkSettings,
-    seed: np.random.SeedSequence,
-    start: FloatArray | None,
-    fixed: FloatArray | None,
-) -> Subnetwork:
-    """Train one sub-network; what goes wrong in its arithmetic becomes data."""
-    part = images_of(data)
-    images, labels = part.images, part.labels
-    rng = np.random.default_rng(seed)
-    n_own = min(settings.images_per_subnetwork, len(images))
-    own = rng.choice(len(images), size=n_own, replace=False)
-    if settings.n_rounds == 1:
-        own.sort()
-    n_missing = n_classes - np.unique(labels[own]).size
-    # One thread of BLAS: cores are shared by sub-networks, not inside one.
-    with single_threaded_blas():
-        try:
-            W = units.init(images[np.sort(own)], rng) if start is None else start
-            if settings.fit_options.get("max_nfev") == 0:
-                return Subnetwork(index, W, None, "", n_missing)
-            reports = []
-            for later_rounds in reversed(range(settings.n_rounds)):
-                some = own[: max(n_own >> later_rounds, min(n_own, SMALLEST_ROUND))]
-                functional = _functional(
-                    units, images[some], labels[some], n_classes, settings, fixed, rng
-                )
-                reports.append(fit(functional, W, **settings.fit_options))
-                W = reports[-1].w.reshape(units.n_units, units.n_weights)
-        except (NonFiniteError, ArithmeticError, np.linalg.LinAlgError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            return Subnetwork(index, None, None, reason, n_missing)
-    return Subnetwork(index, W, join_reports(reports), "", n_missing)
-
-
-def _functional(
-    units: Units,
-    images: ImageArray,
-    labels: LabelArray,
-    n_classes: int,
-    settings: SubnetworkSettings,
-    fixed: FloatArray | None,
-    rng: np.random.Generator,
-) -> ReducedFunctional:
-    """Make the problem of one round."""
-    if settings.augmentation:
-        images = distort(images, settings.augmentation, rng)
-    columns = None if fixed is None else units.features(fixed.astype(np.float32), images)
-    if columns is not None:
-        check_finite(columns)
-    make: Any = FUNCTIONALS[settings.loss]  # the two take these arguments alike
-    return make(
-        units, images, one_hot(labels, n_classes),
-        ridge=settings.ridge, weight_decay=settings.weight_decay, fixed=columns,
-    )  # fmt: skip
 
 
 def _with_bar(

@@ -47,6 +47,8 @@ HELP = {
     "n_subnetworks": "sub-networks that the units are cut into",
     "scheme": "what a sub-network knows of the others while it trains",
     "n_stages": "groups of sub-networks that train one after the other",
+    "n_parts": "train sub-networks one after the other, each shared among all workers in so many "
+    "parts",
     "n_rounds": "train each sub-network so often, each time on twice the images",
     "loss": "what sub-networks minimise",
     "shift": "distort training images: largest shift, pixels",

@@ -144,7 +144,7 @@ class RidgePath:
         """
         N = self.null_space
         if len(self.eigenvalues) < len(N):
-            msg = f"which of {len(N)} columns are redundant is not determined by fewer rows than that."
+            msg = f"which of {len(N)} columns are redundant is not determined by fewer rows."
             raise ValueError(msg)
         found = []
         for group in np.unique(groups)[::-1]:

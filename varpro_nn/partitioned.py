@@ -1,0 +1,167 @@
+"""The functional of one large sub-network, its sums shared among workers.
+
+The images are cut into parts, each a task of an executor; the sums of the parts are added in their
+order, so no bit depends on the workers. What travels is small beside the work: triangular factors
+of ``[Phi, tau]`` and Gram matrices of the derivative, never images or features.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.datasets import ImageSet
+from varpro_nn.design import Design
+from varpro_nn.features import BLOCK_BYTES
+from varpro_nn.functional import (
+    evaluation,
+    left_out_sums,
+    normal_sums,
+    rank_tolerance_for,
+    row_sums,
+)
+from varpro_nn.images import one_hot
+from varpro_nn.jacobian import NormalSums
+from varpro_nn.jobs import single_threaded_blas
+from varpro_nn.linalg import LinearSolution, RowSums, least_squares_with_ridge
+from varpro_nn.pool import run_in_order
+from varpro_nn.reduced import Evaluation, ReducedFunctional, check_penalties
+from varpro_nn.training_data import DataReference, images_of
+from varpro_nn.units import Units
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """What a worker needs to make the design of its images."""
+
+    units: Units
+    data: DataReference | ImageSet
+    rows: slice
+    n_classes: int
+    fixed: RealArray | None
+    ridge: float
+    dtype: np.dtype[Any]
+
+    def design(self) -> Design:
+        here = images_of(self.data)
+        images, labels = here.images[self.rows], here.labels[self.rows]
+        fixed = None
+        n_columns = self.units.n_units * self.units.n_cells + 1
+        if self.fixed is not None:
+            fixed = self.units.features(self.fixed.astype(self.dtype), images)
+            n_columns += fixed.shape[1]
+        return Design(
+            self.units, images, one_hot(labels, self.n_classes), fixed, None,
+            constant=True, ridge=self.ridge, dtype=self.dtype,
+            block_size=max(256, BLOCK_BYTES // (8 * n_columns)),
+        )  # fmt: skip
+
+
+class PartitionedFunctional(ReducedFunctional):
+    """Least squares of a classifier with its linear weights projected out, part by part.
+
+    The same function of ``w`` as :class:`varpro_nn.VarProFunctional`, as its reduced problem.
+
+    Parameters
+    ----------
+    units : Units
+        The columns that are trained.
+    data : NamedImages, StoredImages or ImageSet
+        Where workers find images and labels; see :mod:`varpro_nn.training_data`. The arrays
+        themselves where there is no executor.
+    n_classes : int
+    executor : concurrent.futures.Executor, optional
+        None: one part after the other in this process; the same bits.
+    n_parts : int
+        The sums, and with them the last bits, depend on it.
+    fixed : array_like, shape (f, p), optional
+        Weights of further units that are not trained.
+    ridge, weight_decay : float
+        ``lam >= 0`` and ``nu >= 0``.
+    dtype : {float32, float64}
+        Type of the features and of the large products.
+
+    Raises
+    ------
+    ValueError
+        Penalties or a number of parts out of range.
+    """
+
+    has_leave_one_out: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        units: Units,
+        data: DataReference | ImageSet,
+        n_classes: int,
+        *,
+        executor: Executor | None = None,
+        n_parts: int = 8,
+        fixed: RealArray | None = None,
+        ridge: float = 0.0,
+        weight_decay: float = 0.0,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__()
+        check_penalties(ridge, weight_decay)
+        if n_parts < 1:
+            msg = f"n_parts must be at least 1, got {n_parts}."
+            raise ValueError(msg)
+        self.units, self.weight_decay, self.dtype = units, float(weight_decay), np.dtype(dtype)
+        self._executor = executor
+        self._n = len(images_of(data))
+        bounds = np.linspace(0, self._n, min(n_parts, self._n) + 1).astype(int).tolist()
+        self._parts = [
+            _Part(units, data, slice(start, stop), n_classes, fixed, float(ridge), self.dtype)
+            for start, stop in pairwise(bounds)
+        ]
+        n_fixed = 0 if fixed is None else len(fixed)
+        self._ridge = np.full((units.n_units + n_fixed) * units.n_cells + 1, float(ridge))
+        self._ridge[-1] = 0.0
+
+    def _project(self, w: FloatArray) -> tuple[Evaluation, LinearSolution]:
+        sums: RowSums | None = None
+        for factor in self._each(_rows_of, w):
+            sums = RowSums(factor.shape[1]) if sums is None else sums
+            sums.add(factor)
+        assert sums is not None  # there is a part
+        tolerance = rank_tolerance_for(self._ridge.size, self.dtype)
+        solution = least_squares_with_ridge(sums, self._ridge, tolerance)
+        each = np.array(list(self._each(_left_out_of, w, solution)))
+        squares, wrong = each.sum(axis=0).tolist()
+        point = evaluation(w, solution, self.weight_decay, (squares, wrong), float(self._n))
+        return point, solution
+
+    def _sums(self, w: FloatArray, *, matrix: bool, full: bool) -> tuple[FloatArray, FloatArray]:
+        solution = self._evaluate(w)[1]
+        n_unit_columns = self.units.n_units * self.units.n_cells
+        sums = NormalSums(solution, self.units.n_cells, n_unit_columns, full=full)
+        for part in self._each(_normal_of, w, solution, matrix, full):
+            sums.merge(part)
+        return sums.matrix() if matrix else np.zeros((0, 0)), sums.gradient()
+
+    def _each(self, function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+        """``function(part, *arguments)`` of all parts, in their order."""
+        return run_in_order(function, [(part, *arguments) for part in self._parts], self._executor)
+
+
+def _rows_of(part: _Part, w: FloatArray) -> FloatArray:
+    with single_threaded_blas():
+        return row_sums(part.design().blocks(w)).factor
+
+
+def _left_out_of(part: _Part, w: FloatArray, solution: LinearSolution) -> tuple[float, float]:
+    with single_threaded_blas():
+        return left_out_sums(part.design().blocks(w), solution)
+
+
+def _normal_of(
+    part: _Part, w: FloatArray, solution: LinearSolution, matrix: bool, full: bool
+) -> NormalSums:
+    with single_threaded_blas():
+        return normal_sums(part.design(), w, solution, matrix=matrix, full=full)
