@@ -3,6 +3,7 @@
 ``python -m experiments.scaling`` trains the same sub-networks in turn, ``--repeats`` times round,
 and compares the shortest times: from the first task to the last sub-network, in which the
 processes of the pool start too. All must give the same bits. The last line is JSON.
+``--n-subnetworks 1 --images 60000 --n-units 32 --n-parts 4``: one that is shared among workers.
 """
 
 import argparse
@@ -26,15 +27,23 @@ from varpro_nn.training_data import NamedImages
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-subnetworks", type=int, default=24)
+    parser.add_argument("--images", type=int, default=4000, help="of each sub-network")
+    parser.add_argument("--n-units", type=int, default=100, help="of each sub-network")
+    parser.add_argument("--n-parts", type=int, default=1, help="each, shared among the workers")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--data-dir")
     args = parser.parse_args()
     mnist = load("mnist", args.data_dir)
     assert mnist.source is not None
     data = NamedImages("mnist", mnist.source.data_dir, None, mnist.train.digest)
-    units = whole_image_units("bilinear", (28, 28), 100)
+    units = whole_image_units("bilinear", (28, 28), args.n_units)
     settings = SubnetworkSettings(
-        args.n_subnetworks, 4000, ridge=1.0, weight_decay=0.1, fit_options={"max_nfev": 10}
+        args.n_subnetworks,
+        args.images,
+        ridge=1.0,
+        weight_decay=0.1,
+        n_parts=args.n_parts,
+        fit_options={"max_nfev": 10},
     )
     ways: dict[str, Callable[[], AbstractContextManager[Executor | None]]] = {
         "1 job": partial(executor_for, 1),

@@ -133,7 +133,7 @@ def test_one_image_a_class(layer, scheme, digits):
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 @pytest.mark.parametrize("recipe", ["bilinear", "tiny"])
-def test_images_a_million_times_darker_or_brighter(recipe, scale, digits):
+def test_images_a_million_times_darker_or_brighter(recipe, scale, digits, caplog):
     images = (digits[0] * scale).astype(np.float32)
     part = ImageSet(images[:500], digits[1][:500]), ImageSet(images[500:], digits[1][500:])
     dataset = Dataset("scaled", np.arange(K), *part)
@@ -143,5 +143,6 @@ def test_images_a_million_times_darker_or_brighter(recipe, scale, digits):
     )  # fmt: skip
     result = run(config, dataset, n_jobs=1)
     assert np.isfinite(result.network.A).all()
+    assert ("intensities reach 1e+06" in caplog.text) == (scale > 1)
     if scale > 1:  # in darker ones weight decay wins: intensities are to be about 1
         assert result.metrics["test_accuracy"] > 0.6

@@ -178,7 +178,11 @@ def test_command_line_resumes_and_says_what_is_there(tmp_path, capsys):
     assert "holds an unfinished run; add --resume or --overwrite" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0
     assert (folder / "model.npz").read_bytes() == model
-    assert json.loads(capsys.readouterr().out)["n_subnetworks"] == 4
+    assert "no sub-networks there" not in (said := capsys.readouterr()).err
+    assert json.loads(said.out)["n_subnetworks"] == 4
+    mistyped = str(tmp_path / "ran")
+    assert main([*arguments[:-1], mistyped, "--resume"]) == 0
+    assert f"{mistyped}: no sub-networks there to go on with" in capsys.readouterr().err
     assert main([*arguments, "--seed", "1", "--resume"]) == 1
     assert "seed differ" in capsys.readouterr().err
     assert main([*arguments, "--seed", "1", "--overwrite"]) == 0

@@ -1,5 +1,6 @@
 """The one order of the steps: sub-networks, output layer, measurement, bootstrap."""
 
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
@@ -30,6 +31,11 @@ from varpro_nn.shards import Shards
 from varpro_nn.subnetwork import Subnetwork
 from varpro_nn.training_data import DataReference, NamedImages, remove_left, stored
 from varpro_nn.units import PatchUnits, units_from_spec
+
+_BRIGHT = 10.0
+"""Intensities beyond this are remarked on: bytes that were handed over as floats, say."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +119,8 @@ def train_network(
     if len(np.unique(labels)) < 2:
         msg = f"training needs images of two classes at least, got {len(np.unique(labels))}."
         raise DatasetError(msg)
+    if (largest := largest_intensity(images)) > _BRIGHT:
+        _logger.warning("intensities reach %.3g; the settings are for 0 to 1, or bytes", largest)
     if all((block == images[:1]).all() for block in blocks_of(images)):
         msg = "training needs images that differ, got the same pixels in all of them."
         raise DatasetError(msg)
@@ -146,7 +154,7 @@ def train_network(
             # Copies are on this machine alone.
             executor=None if config.n_copies else executor, data=data, progress=progress,
         )  # fmt: skip
-    remembered = {**(training or {}), "largest_intensity": largest_intensity(images)}
+    remembered = {**(training or {}), "largest_intensity": largest}
     network = Network(
         units, W, layer.A, classes, images.shape[1:], layer.name, config.views, remembered
     )

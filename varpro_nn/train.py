@@ -233,6 +233,8 @@ def _train_in(
     # Once more: another process may have had it meanwhile.
     look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
     shards = folder / "shards"
+    if args.resume and not any(shards.glob("*.npz")):
+        print(f"{folder}: no sub-networks there to go on with; training begins", file=sys.stderr)
     if args.overwrite and not args.resume:
         # The rest of an earlier run stays until there is something to put in its place.
         for path in shards.glob("*.npz"):
