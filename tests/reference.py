@@ -238,3 +238,60 @@ def golub_pereyra(
             dr = -(dK @ inverse + K @ d_inverse) @ y if full else -P @ dK @ inverse @ y
             columns.append(dr.ravel())
     return np.stack(columns, axis=1)
+
+
+def folded_probabilities(folded, images):
+    """Outputs and probabilities of a folded network, loop by loop, in double precision."""
+    channels, rows, columns = folded.image_shape
+    images = images / 255.0 if images.dtype == np.uint8 else np.asarray(images, dtype=np.float64)
+    outputs = []
+    for image in images.reshape(len(images), channels, rows, columns):
+        views = [image]
+        if folded.views == "flip":
+            views.append(image[:, :, ::-1])
+        elif folded.views == "shifts":
+            last = rows - 1, columns - 1
+            for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+                y = np.clip(np.arange(rows) + dy, 0, last[0])
+                x = np.clip(np.arange(columns) + dx, 0, last[1])
+                views.append(image[:, y][:, :, x])
+        outputs.append(np.mean([_folded_outputs(folded, view) for view in views], axis=0))
+    outputs = np.array(outputs)
+    if folded.link == "softmax":
+        e = np.exp((outputs - outputs.max(axis=1, keepdims=True)) / folded.temperature)
+        return outputs, e / e.sum(axis=1, keepdims=True)
+    positive = np.maximum(outputs, 0)
+    positive[positive.sum(axis=1) == 0] = 1
+    return outputs, positive / positive.sum(axis=1, keepdims=True)
+
+
+def _folded_outputs(folded, image):
+    n_rows, n_columns = folded.grid
+    phi = np.zeros((folded.n_sides, n_rows, n_columns, len(folded.bias)))
+    for r in range(n_rows):
+        for c in range(n_columns):
+            down = range(folded.bounds[0][r], folded.bounds[0][r + 1])
+            across = range(folded.bounds[1][c], folded.bounds[1][c + 1])
+            for i in down:
+                for j in across:
+                    y, x = i * folded.stride, j * folded.stride
+                    P = image[:, y : y + folded.window[0], x : x + folded.window[1]].ravel()
+                    if folded.contrast is not None:
+                        P = (P - P.mean()) / np.sqrt(P.var() + folded.contrast)
+                    z = folded.filters.astype(np.float64) @ P + folded.bias
+                    values = _sides(folded.activation, folded.threshold, z)
+                    phi[:, r, c] += np.array(values) / (len(down) * len(across))
+    return phi.ravel() @ folded.A + folded.constant
+
+
+def _sides(activation, threshold, z):
+    if activation == "two-sided":
+        return [np.maximum(z - threshold, 0), np.maximum(-z - threshold, 0)]
+    return [
+        {
+            "logistic": lambda z: 1 / (1 + np.exp(-z)),
+            "tanh": np.tanh,
+            "softplus": lambda z: np.log1p(np.exp(-abs(z))) + np.maximum(z, 0),
+            "rectifier": lambda z: np.maximum(z, 0),
+        }[activation](z)
+    ]

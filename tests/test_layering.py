@@ -47,6 +47,7 @@ RANK = {
     "cross_entropy": 6,
     "history": 7,
     "network": 7,
+    "folded": 8,
     "fit": 8,
     "subnetwork": 9,
     "subnetworks": 10,

@@ -167,9 +167,9 @@ def test_a_file_of_version_1_is_read(path):
     """It had one output layer and one view, and said neither."""
 
     def edit(header):
-        assert header["format_version"] == 2
+        assert header["format_version"] == 3
         header["format_version"] = 1
-        del header["output_layer"], header["views"]
+        del header["output_layer"], header["views"], header["temperature"]
         # units of that time
         header["units"] = {
             "kind": "bilinear", "image_shape": [4, 4], "n_units": 3, "rank": 1,

@@ -24,7 +24,7 @@ from varpro_nn.files import strict_json, write_atomically
 from varpro_nn.npy_header import read_npy_header
 
 FORMAT = "varpro_nn"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_BYTES = 2**32
 """No model is larger: 4 GiB, over 500 million parameters."""
 MAX_HEADER_BYTES = 2**26

@@ -57,6 +57,10 @@ class Network:
     views : {"single", "flip", "shifts"}
         Outputs are the mean over the image and, if asked for, its mirror image or its four shifts
         by a pixel (test-time averaging).
+    temperature : float or None
+        Probabilities are the softmax of the outputs divided by it, calibrated on outputs that did
+        not see their image (:mod:`varpro_nn.calibration`). None: not calibrated; see
+        :func:`probabilities`.
     training : dict
         How it came about (settings, seed, digest of the data): plain values, kept in the file.
 
@@ -74,6 +78,7 @@ class Network:
     output_layer: str = "ridge"
     views: str = "single"
     training: dict[str, Any] = field(default_factory=dict)
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.W) * self.units.n_cells + 1, len(self.classes))
@@ -97,6 +102,9 @@ class Network:
                 f"output_layer must be one of {', '.join(_PROBABILITIES)} and views one of "
                 f"{', '.join(VIEWS)}, got {self.output_layer!r} and {self.views!r}."
             )
+            raise ValueError(msg)
+        if self.temperature is not None and not 0 < self.temperature < np.inf:
+            msg = f"temperature must be positive and finite, got {self.temperature}."
             raise ValueError(msg)
         unit_shape = getattr(self.units, "image_shape", self.image_shape)
         if unit_shape != self.image_shape:
@@ -166,7 +174,7 @@ class Network:
     def predict_proba(self, images: ArrayLike, *, n_jobs: int = 1) -> FloatArray:
         """Probabilities of the classes, (n, k); see :func:`probabilities`."""
         outputs = self.decision_function(images, n_jobs=n_jobs)
-        return probabilities(outputs, self.output_layer)
+        return probabilities(outputs, self.output_layer, self.temperature)
 
     def summary(self) -> str:
         """Table of what the network consists of, every parameter counted."""
@@ -210,6 +218,7 @@ class Network:
             "image_shape": list(self.image_shape),
             "output_layer": self.output_layer,
             "views": self.views,
+            "temperature": self.temperature,
             "training": self.training,
         }
         arrays: dict[str, NDArray[Any]] = {"W": self.W, "A": self.A, "classes": self.classes}
@@ -235,16 +244,22 @@ class Network:
             )
             shape = tuple(int(length) for length in header["image_shape"])
             W, A, classes = arrays["W"], arrays["A"], arrays["classes"]
-            # Version 1 of the format had one output layer and one view.
+            # Version 1 of the format had one output layer and one view, version 2 no temperature.
             layer, views = header.get("output_layer", "ridge"), header.get("views", "single")
-            return cls(units, W, A, classes, shape, layer, views, dict(header["training"]))
+            temperature = header.get("temperature")
+            training = dict(header["training"])
+            return cls(units, W, A, classes, shape, layer, views, training, temperature)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             msg = f"{path}: the header and the arrays do not make a network: {error}"
             raise ModelFileError(msg) from error
 
 
-def probabilities(outputs: FloatArray, output_layer: str = "ridge") -> FloatArray:
+def probabilities(
+    outputs: FloatArray, output_layer: str = "ridge", temperature: float | None = None
+) -> FloatArray:
     """Turn outputs of the last layer (n, k) into probabilities (n, k).
+
+    With a temperature: the softmax of the outputs divided by it. Without:
 
     *softmax*: their exponentials, scaled to sum 1: what the layer was fitted to. *hinge*: the
     same, though its outputs are margins and no logarithms of probabilities: an order, not
@@ -254,6 +269,8 @@ def probabilities(outputs: FloatArray, output_layer: str = "ridge") -> FloatArra
     image sum to 1 and estimate its class probabilities already; they may be negative. Those are
     set to 0 and the rest scaled to sum 1, which leaves the largest where it was.
     """
+    if temperature is not None:
+        return _of_logits(outputs / temperature)
     return _PROBABILITIES[output_layer](outputs)
 
 

@@ -157,7 +157,7 @@ class PatchUnits:
     def features(self, W: RealArray, inputs: ImageArray) -> RealArray:
         """Activations, pooled, (n, h * m)."""
         X = self._images(inputs, W.dtype)
-        filters = self._filters(W)
+        filters = self.effective_filters(W)
         h, n_rows_of_cells = len(W), self.grid
         Phi = np.empty((len(X), len(self._sides), n_rows_of_cells, self.grid, h), dtype=W.dtype)
         for start in range(0, len(X), IMAGES):
@@ -209,7 +209,7 @@ class PatchUnits:
     ) -> tuple[RealArray, RealArray]:
         """Activations (n, h * m) and their derivative (n, m, h, p)."""
         X = self._images(inputs, W.dtype)
-        filters = self._filters(W)
+        filters = self.effective_filters(W)
         n, h, m, g = len(X), len(W), self.n_cells, self.grid**2
         Phi = np.empty((n, m, h), dtype=W.dtype)
         dPhi = np.empty((n, h, m, self.n_weights), dtype=W.dtype).transpose(0, 2, 1, 3)
@@ -272,8 +272,8 @@ class PatchUnits:
             )
             raise ValueError(msg)
 
-    def _filters(self, W: RealArray) -> RealArray:
-        """Effective filters on windows, the bias as last column, (h, n_pixels + 1)."""
+    def effective_filters(self, W: RealArray) -> RealArray:
+        """Fold all linear steps into filters on windows, bias last, (h, n_pixels + 1)."""
         F, bias = self.scalarisation.filters(W), W[:, -1]
         if self.whitening is not None and self.centre is not None:
             F = F @ self.whitening.astype(W.dtype)

@@ -87,6 +87,10 @@ class WholeImageUnits:
         W[:, -1] = -mean * factor
         return W
 
+    def effective_filters(self, W: RealArray) -> RealArray:
+        """Fold the vectors of each unit into a filter on images, bias last, (h, pixels + 1)."""
+        return np.concatenate([self.scalarisation.filters(W), W[:, -1:]], axis=1)
+
     def features(self, W: RealArray, inputs: ImageArray) -> RealArray:
         """Activations, (n, h * m)."""
         return self._activations(self._preactivation(W, self._tensors(inputs, W.dtype)))

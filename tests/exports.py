@@ -1,0 +1,67 @@
+"""Small networks of every kind, for what must give the same numbers elsewhere."""
+
+import itertools
+
+import numpy as np
+
+from varpro_nn import Network, patch_units, whole_image_units
+from varpro_nn.units import learn_whitening
+
+SHAPES = {"grey": (9, 9), "colour": (3, 9, 9)}
+ACTIVATIONS = ("logistic", "tanh", "softplus", "rectifier", "two-sided")
+LINKS = (("ridge", None), ("ridge", 0.15), ("softmax", None), ("hinge", 1.7))
+VIEWS = ("single", "flip", "shifts")
+
+
+def images_of(shape, n=20, seed=0):
+    """Bytes with some structure: smooth blobs, a flat image and a black one."""
+    rng = np.random.default_rng(seed)
+    base = rng.integers(0, 256, (n, *shape)).astype(np.float64)
+    smooth = (base + np.roll(base, 1, axis=-1) + np.roll(base, 1, axis=-2)) / 3
+    smooth[0], smooth[1] = 77, 0
+    return smooth.astype(np.uint8)
+
+
+def _networks():
+    """Every kind of unit and place, each time with another activation, link and view."""
+    rng = np.random.default_rng(1)
+    cycle = zip(
+        itertools.cycle(ACTIVATIONS),
+        itertools.cycle(LINKS),
+        itertools.cycle(VIEWS),
+        itertools.cycle([1, 2]),
+        strict=False,
+    )
+    kinds = ("dense", "bilinear", "quadratic", "tensor")
+    places = ("whole image", "windows", "whitened", "components")
+    for place, colour, kind in itertools.product(places, SHAPES, kinds):
+        if place == "components" and kind != "dense":
+            continue
+        activation, (layer, temperature), views, rank = next(cycle)
+        shape = SHAPES[colour]
+        images = images_of(shape, 30, seed=2)
+        rank = 1 if kind == "dense" else rank
+        options = {"rank": rank, "activation": activation, "threshold": 0.3}
+        if activation != "two-sided":
+            options["threshold"] = 0.0
+        if place == "whole image":
+            units = whole_image_units(kind, shape, 5, **options)
+        else:
+            options["contrast"] = 0.01 if place != "windows" else None
+            units = patch_units(
+                kind, shape, 5, window=4, grid=2, stride=2 if place == "windows" else 1, **options
+            )
+            if place in ("whitened", "components"):
+                n_components = 6 if place == "components" else None
+                units = learn_whitening(units, images, rng, epsilon=0.1, n_components=n_components)
+        W = units.init(images, rng).astype(np.float32)
+        k = 4
+        A = rng.standard_normal((5 * units.n_cells + 1, k)) / 3
+        classes = np.array(["ankle boot", "bag", 'a "quoted" <b>', "été"])
+        if next(iter(SHAPES)) == colour:
+            classes = np.array([0, 3, 5, 12])
+        name = f"{place}, {colour}, {kind}"
+        yield name, Network(units, W, A, classes, shape, layer, views, {}, temperature)
+
+
+NETWORKS = dict(_networks())
