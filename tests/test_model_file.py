@@ -354,7 +354,7 @@ def set_value(*keys, value):
 
 LIES = {
     "other format": (("format",), "numpy", "does not say format 'varpro_nn'"),
-    "newer version": (("format_version",), 3, "has format version 3, this program reads 1 to 2"),
+    "newer version": (("format_version",), 4, "has format version 4, this program reads 1 to 3"),
     "version 0": (("format_version",), 0, "has format version 0"),
     "version as text": (("format_version",), "1", "has format version 1"),
     "no version": (("format_version",), None, "has format version None"),
