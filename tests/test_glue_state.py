@@ -1,5 +1,7 @@
 """The glue that changes: always the same as one made from scratch."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -145,11 +147,46 @@ def test_units_come_and_go_while_rows_are_kept(dtype, tolerance, wide, digits, r
     assert_solves_like(state, W[5:], images, labels, tolerance)
 
 
+def test_images_that_look_alike_are_not_taken_for_each_other(wide, digits):
+    """In single precision too, as far as features tell them apart by more than rounding."""
+    units, W = wide[0], wide[1].astype(np.float32)
+    images, labels = digits[0][:30].copy(), digits[1][:30]
+    state = GlueState(units, W, K).add_images(images, labels)
+    changed = images[4:5].copy()
+    changed[0, 4, 4] += 0.01
+    with pytest.raises(ValueError, match=r"images must be among those taken in"):
+        state.remove_images(changed, labels[4:5])
+    assert state.n_images == 30
+
+
+@pytest.mark.parametrize("n", [20, 400], ids=["rows", "sums"])
+def test_what_fails_changes_nothing(n, wide, digits, monkeypatch):
+    """No memory for the sums, or for the features of the last images."""
+    units, W = wide
+    images, labels = digits[0][:n], digits[1][:n]
+    state = GlueState(units, W[:-1], K).add_images(images, labels)
+    before, form = state.solve(1.0), state.form
+
+    def fail(*_, **__):
+        raise MemoryError
+
+    q = state._kept.n_columns
+    for name in ("concatenate", "block", "ix_", "ascontiguousarray"):
+        with monkeypatch.context() as patch, contextlib.suppress(MemoryError):
+            patch.setattr(np, name, fail)
+            state.add_units(W[-1:], images, labels)
+        if len(state.W) == len(W):  # that function was not needed
+            state.drop_units(len(W) - 1)
+        assert (state._kept.n_columns, state.form) == (q, form)
+        state._paths.clear()
+        assert_allclose(state.solve(1.0), before, rtol=0, atol=1e-9)
+
+
 def test_of_rows_no_unit_is_called_redundant(wide, digits):
     units, W = wide
     path = GlueState(units, W, K).add_images(digits[0][:20], digits[1][:20]).path()
     assert path.rank == 19
-    with pytest.raises(ValueError, match=r"not determined by fewer rows"):
+    with pytest.raises(ValueError, match=r"not determined by 20 rows"):
         path.redundant_groups(np.tile(np.arange(len(W)), units.n_cells))
 
 

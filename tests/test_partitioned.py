@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,11 +11,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from varpro_nn import configure, load, patch_units, run, whole_image_units
 from varpro_nn.datasets import ImageSet
-from varpro_nn.errors import TrainingError
+from varpro_nn.errors import WorkerDiedError
 from varpro_nn.fit import fit
 from varpro_nn.functional import VarProFunctional
 from varpro_nn.partitioned import PartitionedFunctional
 from varpro_nn.pool import WorkerPool
+from varpro_nn.subnetwork import SubnetworkSettings
+from varpro_nn.subnetworks import train_subnetworks
 from varpro_nn.training_data import stored
 from varpro_nn.units import WholeImageUnits, learn_whitening
 
@@ -77,7 +80,7 @@ def test_workers_change_no_bit(units, fixed, w, part, pool):
     options = {"n_parts": 5, "fixed": fixed, "ridge": 0.3, "weight_decay": 0.01}
     with stored(part) as data:
         here = PartitionedFunctional(units, part, K, **options)
-        there = PartitionedFunctional(units, data, K, executor=pool, **options)
+        there = PartitionedFunctional(units, part, K, executor=pool, data=data, **options)
         for functional in (here, there):
             assert functional.dtype == np.float32
         one, other = fit(here, w, max_nfev=4), fit(there, w, max_nfev=4)
@@ -94,9 +97,58 @@ class Deadly(WholeImageUnits):
 
 def test_parts_that_kill_their_workers_end_the_fit(part, pool):
     with stored(part) as data:
-        functional = PartitionedFunctional(Deadly("bilinear", (8, 8), 4), data, K, executor=pool)
-        with pytest.raises(TrainingError, match=r"part \d of 8 of some sums cannot be had"):
+        functional = PartitionedFunctional(
+            Deadly("bilinear", (8, 8), 4), part, K, executor=pool, data=data
+        )
+        with pytest.raises(WorkerDiedError, match=r"part \d of 8 of some sums cannot be had"):
             functional.cost(np.zeros(functional.n_weights))
+
+
+def test_a_subnetwork_that_kills_its_workers_in_parts_is_recorded(part):
+    units, kept = Deadly("bilinear", (8, 8), 4), []
+    settings = SubnetworkSettings(2, 300, 1.0, 0.1, n_parts=3)
+    found = train_subnetworks(
+        units, part.images, part.labels, K, settings, members=[0, 1],
+        start=np.zeros((2, 4, 17)), n_jobs=2, keep=kept.append,
+    )  # fmt: skip
+    assert [s.error.split(":")[0] for s in found] == ["WorkerDiedError"] * 2
+    assert kept == []
+
+
+def test_fixed_columns_that_are_not_finite_fail_that_subnetwork_alone(part):
+    units = whole_image_units("tensor", (8, 8), 4, activation="softplus")
+    fixed = np.full((2, units.n_weights), 1e30)
+    for n_parts in (1, 3):
+        settings = SubnetworkSettings(1, 300, 1.0, 0.1, n_parts=n_parts)
+        with np.errstate(all="ignore"):
+            (found,) = train_subnetworks(
+                units, part.images, part.labels, K, settings, members=[0], fixed={0: fixed}
+            )
+        assert found.error.startswith("NonFiniteError")
+
+
+class Counting(ThreadPoolExecutor):
+    """Remembers what it was given, and where the images were to be found."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.parts = []
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.parts += [arg for arg in args if type(arg).__name__ == "_Part"]
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_parts_go_to_the_workers_and_their_images_to_the_run_folder(tmp_path):
+    config = configure(
+        "bilinear", n_units=6, n_subnetworks=1, images_per_subnetwork=500, max_nfev=2, n_parts=3
+    )
+    with Counting() as executor:
+        run(config, load("digits"), n_jobs=1, executor=executor, shard_folder=tmp_path / "shards")
+    assert len(executor.parts) % 3 == 0
+    assert len(executor.parts) >= 9  # rows, left-out rows, normal equations
+    for part in executor.parts:
+        assert str(part.data.folder).startswith(str(tmp_path / "shards"))
 
 
 @pytest.mark.parametrize("scheme", ["independent", "stages"])
@@ -123,7 +175,11 @@ def test_a_run_in_parts(scheme, tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"n_parts": 0}, "n_parts must be at least 1, got 0"),
+        ({"n_parts": 0}, "n_parts must be a whole number, 1 at least, got 0"),
+        ({"n_parts": 2.5}, "n_parts must be a whole number, 1 at least, got 2.5"),
+        ({"dtype": np.float16}, "dtype must be float32 or float64, got float16"),
+        ({"fixed": np.ones(17)}, r"fixed must have shape \(f, 17\), got \(17,\)"),
+        ({"executor": ThreadPoolExecutor(1)}, "data must say where the workers"),
         ({"ridge": -1.0}, "ridge must be finite and not negative"),
         ({"weight_decay": np.nan}, "weight_decay must be finite and not negative"),
     ],

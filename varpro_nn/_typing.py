@@ -36,3 +36,5 @@ ImageArray: TypeAlias = NDArray[np.uint8] | NDArray[np.floating[Any]]
 
 LabelArray: TypeAlias = NDArray[np.int64]
 """Class numbers 0 to k - 1, shape (n,)."""
+TargetArray = LabelArray | FloatArray
+"""Class numbers (n,), or real targets (n, k)."""

@@ -10,9 +10,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from varpro_nn._typing import ImageArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, ImageArray, RealArray, TargetArray
+from varpro_nn.errors import TrainingError, WorkerDiedError
 from varpro_nn.features import block_features, block_slices, check_finite, workers
-from varpro_nn.images import one_hot
+from varpro_nn.images import targets_of
 from varpro_nn.linalg import GramAccumulator
 from varpro_nn.pool import run_in_order
 from varpro_nn.training_data import DataReference, images_of
@@ -34,13 +35,14 @@ def accumulate(
     units: Units,
     W: RealArray,
     images: ImageArray,
-    labels: LabelArray,
+    labels: TargetArray,
     n_classes: int,
     *,
     threads: Executor | None = None,
     executor: Executor | None = None,
     data: DataReference | None = None,
     shift: RealArray | None = None,
+    sample_weight: FloatArray | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> GramAccumulator:
     """Sum over all images, part by part.
@@ -50,7 +52,7 @@ def accumulate(
     units : Units
     W : ndarray, shape (h, p)
     images : ndarray, shape (n, ...)
-    labels : ndarray of int, shape (n,)
+    labels : ndarray of int, shape (n,); or of float, shape (n, k)
     n_classes : int
     threads : Executor, optional
         Threads of this process that share the work.
@@ -60,6 +62,8 @@ def accumulate(
         Where those workers find ``images`` and ``labels``.
     shift : ndarray, shape (h * m,), optional
         See :class:`varpro_nn.linalg.GramAccumulator`; by default the mean of the first images.
+    sample_weight : ndarray of float, shape (n,), optional
+        Weights of the images.
     tick : callable, optional
         Called after each part.
 
@@ -82,13 +86,19 @@ def accumulate(
     parts = [blocks[start:stop] for start, stop in pairwise(bounds)]
     if executor is None or data is None:
         for part in parts:
-            total.merge(_sums(units, W, images, labels, n_classes, shift, part, threads))
+            total.merge(
+                _sums(units, W, images, labels, sample_weight, n_classes, shift, part, threads)
+            )
             tick()
         return total
     tasks = [(units, W, data, n_classes, shift, part) for part in parts]
-    for sums in run_in_order(_sums_of_part, tasks, executor):
-        total.merge(sums)
-        tick()
+    try:
+        for sums in run_in_order(_sums_of_part, tasks, executor):
+            total.merge(sums)
+            tick()
+    except WorkerDiedError as error:
+        msg = f"the sums of the output layer cannot be had: {error}"
+        raise TrainingError(msg) from error
     return total
 
 
@@ -103,14 +113,15 @@ def _sums_of_part(
     """Do the task of a worker."""
     here = images_of(data)
     with workers(1):
-        return _sums(units, W, here.images, here.labels, n_classes, shift, part, None)
+        return _sums(units, W, here.images, here.labels, here.weights, n_classes, shift, part, None)
 
 
 def _sums(
     units: Units,
     W: RealArray,
     images: ImageArray,
-    labels: LabelArray,
+    labels: TargetArray,
+    sample_weight: FloatArray | None,
     n_classes: int,
     shift: RealArray,
     part: list[slice],
@@ -120,5 +131,6 @@ def _sums(
     for rows in part:
         Phi = block_features(units, W, images[rows], threads)
         check_finite(Phi)
-        sums.add(Phi, one_hot(labels[rows], n_classes))
+        weights = None if sample_weight is None else sample_weight[rows]
+        sums.add(Phi, targets_of(labels[rows], n_classes), weights)
     return sums

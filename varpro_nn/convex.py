@@ -102,6 +102,7 @@ def fit_linear(
     tolerance: float = 1e-3,
     preconditioner: FloatArray | None = None,
     executor: Executor | None = None,
+    sample_weight: FloatArray | None = None,
 ) -> ConvexFit:
     """Fit the linear layer on rows of features.
 
@@ -126,12 +127,14 @@ def fit_linear(
         Of an earlier fit, for the first round.
     executor : Executor, optional
         Threads that share the rows. The result does not depend on it.
+    sample_weight : ndarray of float, shape (n,), optional
+        Weights of the rows in the sum of losses.
 
     Returns
     -------
     ConvexFit
     """
-    problem = _Problem(LOSSES[loss], Phi, labels, start.shape[1], penalty, executor)
+    problem = _Problem(LOSSES[loss], Phi, labels, start.shape[1], penalty, executor, sample_weight)
     A, n_iterations = start, 0
     for _ in range(rounds):
         R = problem.preconditioner(A) if preconditioner is None else preconditioner
@@ -187,16 +190,25 @@ class _Problem:
         n_classes: int,
         penalty: float,
         executor: Executor | None,
+        sample_weight: FloatArray | None,
     ) -> None:
         n, q = Phi.shape
+        self._weights = sample_weight
         self._loss, self._Phi, self._labels = loss, Phi, labels
         self._executor = executor
         self._slices = [slice(i, min(i + ROWS, n)) for i in range(0, n, ROWS)]
         self._penalty = np.full((q + 1, 1), penalty)
         self._penalty[-1] = 0.0
 
-    def _outputs(self, rows: slice, A: FloatArray) -> FloatArray:
-        return (self._Phi[rows] @ A[:-1].astype(self._Phi.dtype)).astype(np.float64) + A[-1]
+    def _losses(self, rows: slice, A: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Values, slopes and curvatures of the rows, weighted."""
+        outputs = (self._Phi[rows] @ A[:-1].astype(self._Phi.dtype)).astype(np.float64) + A[-1]
+        values, slope, curvature = self._loss(outputs, self._labels[rows])
+        if self._weights is not None:
+            weights = self._weights[rows]
+            values, curvature = values * weights, curvature * weights
+            slope = slope * weights[:, None]
+        return values, slope, curvature
 
     def value(self, A: FloatArray) -> tuple[float, FloatArray]:
         """Cost and its gradient (q + 1, k)."""
@@ -204,7 +216,7 @@ class _Problem:
 
         def block(number: int) -> None:
             rows = self._slices[number]
-            values, slope, _ = self._loss(self._outputs(rows, A), self._labels[rows])
+            values, slope, _ = self._losses(rows, A)
             by_columns = self._Phi[rows].T @ slope.astype(self._Phi.dtype)
             parts[number] = float(values.sum()), by_columns, slope.sum(axis=0)
 
@@ -227,7 +239,7 @@ class _Problem:
         step = max(1, n // max(ROWS_FOR_GRAM * q, ROWS))
         chosen = self._slices[::step]
         for rows in chosen:
-            curvature = self._loss(self._outputs(rows, A), self._labels[rows])[2]
+            curvature = self._losses(rows, A)[2]
             root = np.sqrt(curvature).astype(self._Phi.dtype)[:, None]
             add_gram(gram, np.concatenate([root * self._Phi[rows], root], axis=1), self._executor)
         gram *= n / sum(rows.stop - rows.start for rows in chosen)

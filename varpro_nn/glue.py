@@ -15,13 +15,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray, TargetArray
 from varpro_nn.accumulation import accumulate
 from varpro_nn.features import block_features, block_slices, check_finite, workers
-from varpro_nn.images import check_labels, one_hot
+from varpro_nn.images import check_targets, targets_of
 from varpro_nn.linalg import DualPath, KernelAccumulator, RidgePath, spread
 from varpro_nn.linalg.ridge import LeaveOneOut
 from varpro_nn.training_data import DataReference
@@ -33,7 +34,27 @@ DUAL_BLOCK_BYTES = 2**26
 """Bytes of the columns that the dual form takes at a time."""
 
 
+MOST_LEFT_OUT = 100_000
+"""Images whose left-out outputs are kept, evenly spread over all."""
+
+
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeftOut:
+    """Outputs of linear layers that never saw the image (the units may have seen it).
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (r,)
+        Positions of the images.
+    outputs : ndarray of float, shape (r, k)
+        NaN for an image whose output without it is not determined.
+    """
+
+    rows: LabelArray
+    outputs: RealArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +76,11 @@ class GlueReport:
         Directions of the columns that are above rounding: of h * m (dual form: n) at most.
     redundant_units : tuple of int
         Units that the others make up for: all of these could go without loss. Of units that are
-        alike the last ones. (In the dual form not looked for.)
+        alike the last ones. (Not looked for
+        unless there are more images than columns.)
+    left_out : LeftOut or None
+        Outputs at ``ridge`` of fits that never saw the image, of :data:`MOST_LEFT_OUT` images at
+        most.
     """
 
     A: FloatArray
@@ -66,13 +91,14 @@ class GlueReport:
     degrees_of_freedom: float
     rank: int
     redundant_units: tuple[int, ...]
+    left_out: LeftOut | None = None
 
 
 def glue(
     units: Units,
     W: RealArray,
     images: ImageArray,
-    labels: LabelArray,
+    labels: TargetArray,
     n_classes: int,
     *,
     ridge: float | Sequence[float] = RIDGES,
@@ -80,6 +106,7 @@ def glue(
     n_jobs: int = 1,
     executor: Executor | None = None,
     data: DataReference | None = None,
+    sample_weight: FloatArray | None = None,
     progress: bool = False,
 ) -> GlueReport:
     """Fit the linear weights of all units on all images.
@@ -90,12 +117,13 @@ def glue(
     W : ndarray, shape (h, p)
         Weights of all units; the features are computed in its type.
     images : ndarray, shape (n, ...)
-    labels : ndarray of int, shape (n,)
-        Class numbers 0 to n_classes - 1.
+    labels : ndarray of int, shape (n,); or of float, shape (n, k)
+        Class numbers 0 to n_classes - 1, or real targets.
     n_classes : int
+        Or number of targets.
     ridge : float or sequence of float
         ``lam``, or the grid to choose it from by the leave-one-out error rate, the squared
-        error breaking ties.
+        error breaking ties (of real targets by that alone).
     standardise : bool
         Let the ridge act on columns scaled to variance 1.
     n_jobs : int
@@ -104,6 +132,8 @@ def glue(
         Workers that compute the sums instead of threads; the same bits.
     data : NamedImages or StoredImages, optional
         Where those workers find ``images`` and ``labels``; needed with ``executor``.
+    sample_weight : ndarray of float, shape (n,), optional
+        Weights of the images in the sum of squares.
     progress : bool
         Show a bar on standard error (never off a terminal).
 
@@ -118,7 +148,7 @@ def glue(
     ValueError
         If a ridge is negative or not finite, or labels do not fit the images or the classes.
     """
-    labels = check_labels(labels, len(images), n_classes)
+    targets: Any = check_targets(labels, len(images), n_classes)
     ridges = _check_ridges(ridge)
     from tqdm import tqdm  # not at the top: imported where it is used
 
@@ -128,27 +158,29 @@ def glue(
     bar = tqdm(desc="glue", unit="part", disable=None if progress else True)
     with bar, workers(n_jobs) as threads:
 
-        def blocks() -> Iterator[tuple[RealArray, FloatArray, None]]:
+        def blocks() -> Iterator[tuple[RealArray, FloatArray, FloatArray | None]]:
             for rows in slices:
                 yield (
                     block_features(units, W, images[rows], threads),
-                    one_hot(labels[rows], n_classes),
-                    None,
+                    targets_of(targets[rows], n_classes),
+                    None if sample_weight is None else sample_weight[rows],
                 )
                 bar.update()
 
         sums = accumulate(
-            units, W, images, labels, n_classes,
+            units, W, images, targets, n_classes, sample_weight=sample_weight,
             threads=threads, executor=executor, data=data, tick=bar.update,
         )  # fmt: skip
         path = sums.path(standardise=standardise, keep=False)
         del sums
-        errors = path.leave_one_out(blocks(), ridges, threads)
+        every = -(-len(images) // MOST_LEFT_OUT)
+        errors = path.leave_one_out(blocks(), ridges, threads, every=every)
     for value, mse, error in zip(ridges, errors.mean_squared_error, errors.error_rate, strict=True):
         _logger.info("glue, ridge %.3g: left-out squared error %.5g, rate %.5f", value, mse, error)
-    best = int(np.lexsort((errors.mean_squared_error, errors.error_rate))[0])
+    best = _best(errors, targets)
     of_unit = np.tile(np.arange(len(W)), units.n_cells)
-    redundant = path.redundant_groups(of_unit)
+    # Of fewer images than columns any so many columns make up for the rest.
+    redundant = path.redundant_groups(of_unit) if len(images) > n_columns else []
     return _report(path.solve(ridges[best]), path, ridges, errors, best, redundant)
 
 
@@ -156,7 +188,7 @@ def dual_glue(
     units: Units,
     W: RealArray,
     images: ImageArray,
-    labels: LabelArray,
+    labels: TargetArray,
     n_classes: int,
     *,
     ridge: float | Sequence[float] = RIDGES,
@@ -169,7 +201,7 @@ def dual_glue(
     Parameters, errors and result are those of :func:`glue`; memory is that of two matrices of
     images by images (:data:`varpro_nn.linalg.kernel.MEMORY_BUDGET`).
     """
-    labels = check_labels(labels, len(images), n_classes)
+    targets: Any = check_targets(labels, len(images), n_classes)
     ridges = _check_ridges(ridge)
     from tqdm import tqdm  # not at the top: imported where it is used
 
@@ -198,9 +230,9 @@ def dual_glue(
         kernel = KernelAccumulator(len(images), executor)
         for Phi in blocks():
             kernel.add(Phi)
-        path = kernel.path(one_hot(labels, n_classes))
+        path = kernel.path(targets_of(targets, n_classes))
         errors = path.leave_one_out(ridges, executor)
-        best = int(np.lexsort((errors.mean_squared_error, errors.error_rate))[0])
+        best = _best(errors, targets)
         by_blocks = path.weights(blocks(), float(ridges[best]), executor)
     A = np.empty((m * h + 1, n_classes))
     A[-1] = by_blocks[-1]
@@ -225,10 +257,17 @@ def _report(
         ridges=tuple(ridges.tolist()),
         loo_mse=tuple(errors.mean_squared_error.tolist()),
         loo_error=tuple(errors.error_rate.tolist()),
+        left_out=None if errors.outputs is None else LeftOut(errors.rows, errors.outputs[:, best]),
         degrees_of_freedom=path.degrees_of_freedom(float(ridges[best])),
         rank=path.rank,
         redundant_units=tuple(redundant_units),
     )
+
+
+def _best(errors: LeaveOneOut, targets: TargetArray) -> int:
+    """Position of the best ridge: by the error rate, the squared error breaking ties."""
+    rates = errors.error_rate if targets.ndim == 1 else np.zeros_like(errors.mean_squared_error)
+    return int(np.lexsort((errors.mean_squared_error, rates))[0])
 
 
 def _check_ridges(ridge: float | Sequence[float]) -> FloatArray:

@@ -46,7 +46,8 @@ class GlueState:
     Notes
     -----
     The sums take 8 q^2 bytes, q = h m being the columns, and n rows before there are sums 4 n q or
-    8 n q; solving from rows takes 24 n q for a while. Whether an image that is removed had ever
+    8 n q; solving from rows takes 24 n (n + q)
+    for a while, and each change copies them. Whether an image that is removed had ever
     been added cannot be told from sums (from rows it can): that is for the caller to know.
     """
 
@@ -97,9 +98,10 @@ class GlueState:
         checked, codes = self._check(images, labels)
         kept = self._kept
         if isinstance(kept, RowStore) and self.n_images + len(checked) <= kept.n_columns:
-            kept.add(self._features(self.W, checked), one_hot(codes, self.n_classes))
+            tau = one_hot(codes, self.n_classes)
+            self._kept = kept.added(self._features(self.W, checked), tau)
         else:
-            sums = kept.sums() if isinstance(kept, RowStore) else kept
+            sums = self._as_sums(kept)
             sums.merge(self._sums_of(self.W, checked, codes, sums.shift))
             self._kept = sums
         self._paths.clear()
@@ -117,7 +119,7 @@ class GlueState:
         """
         checked, codes = self._check(images, labels)
         if isinstance(self._kept, RowStore):
-            self._kept.remove(self._find(checked, codes))
+            self._kept = self._kept.without_rows(self._find(checked, codes))
             self._paths.clear()
             return self
         counts, there = self._counts(codes), self._counts()
@@ -159,8 +161,13 @@ class GlueState:
             )
             raise ValueError(msg)
         kept, n_old = self._kept, self._kept.n_columns
+        # From old columns, new columns to cell by cell, as the features of all units come.
+        m = self.units.n_cells
+        old_columns, new_columns = np.split(np.arange(n_old + len(new) * m), [n_old])
+        order = np.concatenate([old_columns.reshape(m, -1), new_columns.reshape(m, -1)], axis=1)
         if isinstance(kept, RowStore):
-            kept.append_columns(self._find(checked, codes), self._features(new, checked))
+            at = self._find(checked, codes)
+            self._kept = kept.with_columns(at, self._features(new, checked), order.ravel())
         else:
             of_new = self._sums_of(new, checked, codes)
             cross = np.zeros((n_old, of_new.n_columns))
@@ -173,13 +180,7 @@ class GlueState:
                     Phi -= kept.shift
                     appended -= of_new.shift
                     cross += Phi.T @ appended
-            kept.append_columns(cross, of_new)
-        # From old columns, new columns to cell by cell, as the features of all units come.
-        m = self.units.n_cells
-        old_columns, new_columns = np.split(np.arange(kept.n_columns), [n_old])
-        kept.keep_columns(
-            np.concatenate([old_columns.reshape(m, -1), new_columns.reshape(m, -1)], axis=1).ravel()
-        )
+            kept.append_columns(cross, of_new, order.ravel())
         self.W = np.concatenate([self.W, new])
         self._paths.clear()
         return self
@@ -199,9 +200,12 @@ class GlueState:
         if not kept.any():
             msg = f"one unit at least must be left of the {len(self.W)}."
             raise ValueError(msg)
-        self._kept.keep_columns(np.flatnonzero(np.tile(kept, self.units.n_cells)))
-        if isinstance(self._kept, RowStore) and self.n_images > self._kept.n_columns:
-            self._kept = self._kept.sums()
+        columns = np.flatnonzero(np.tile(kept, self.units.n_cells))
+        if isinstance(self._kept, RowStore):
+            rows = self._kept.of_columns(columns)
+            self._kept = rows if self.n_images <= len(columns) else self._as_sums(rows)
+        else:
+            self._kept.keep_columns(columns)
         self.W = self.W[kept]
         self._paths.clear()
         return self
@@ -299,6 +303,12 @@ class GlueState:
         if labels is None:
             return [round(count) for count in self._kept.sum_tau.tolist()]
         return np.bincount(labels, minlength=self.n_classes).tolist()
+
+    def _as_sums(self, kept: GramAccumulator | RowStore) -> GramAccumulator:
+        if isinstance(kept, GramAccumulator):
+            return kept
+        with workers(self.n_jobs) as threads:
+            return kept.sums(threads)
 
     def _sums_of(
         self,

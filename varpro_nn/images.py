@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray, TargetArray
 from varpro_nn.images_on_disk import ImagesOnDisk
 
 
@@ -133,6 +133,51 @@ def check_labels(labels: ArrayLike, n_images: int, n_classes: int) -> LabelArray
         msg = f"labels must be 0 to {n_classes - 1}, got {array.min()} to {array.max()}."
         raise ValueError(msg)
     return array.astype(np.int64, copy=False)
+
+
+def check_targets(labels: ArrayLike, n_images: int, n_targets: int) -> TargetArray:
+    """Return class numbers as :func:`check_labels` does, or real targets (n, k) as they are.
+
+    Raises
+    ------
+    ValueError
+        What is neither: real targets are floating point, finite, and have two dimensions.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind != "f":
+        return check_labels(array, n_images, n_targets)
+    if array.shape != (n_images, n_targets) or not np.isfinite(array).all():
+        msg = f"targets must be finite and ({n_images}, {n_targets}), got shape {array.shape}."
+        raise ValueError(msg)
+    return array.astype(np.float64, copy=False)
+
+
+def check_weights(sample_weight: ArrayLike | None, n_images: int) -> FloatArray | None:
+    """Return the weights of images, (n,), not negative and positive somewhere; or None.
+
+    Raises
+    ------
+    ValueError
+    """
+    if sample_weight is None:
+        return None
+    array = np.asarray(sample_weight, dtype=np.float64)
+    if array.shape != (n_images,) or not (np.isfinite(array).all() and (array >= 0).all()):
+        msg = (
+            f"sample_weight must be finite, not negative, and ({n_images},), got shape "
+            f"{array.shape}."
+        )
+        raise ValueError(msg)
+    if not array.any():
+        msg = "sample_weight must be positive for one image at least, got zeros."
+        raise ValueError(msg)
+    return array
+
+
+def targets_of(labels: TargetArray, n_targets: int) -> FloatArray:
+    """Targets ``tau`` (n, k): of class numbers a 1 in each row, real ones as they are."""
+    array: Any = labels
+    return one_hot(array, n_targets) if array.ndim == 1 else np.asarray(array, np.float64)
 
 
 def one_hot(labels: LabelArray, n_classes: int) -> FloatArray:

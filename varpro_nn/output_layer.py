@@ -31,12 +31,12 @@ from typing import Any
 import numpy as np
 from scipy import linalg
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, ImageArray, RealArray, TargetArray
 from varpro_nn.convex import LOSSES, ROWS_FOR_GRAM, fit_linear
 from varpro_nn.feature_store import FeatureStore, fill, standardise_columns
 from varpro_nn.features import block_slices, workers
-from varpro_nn.glue import RIDGES, GlueReport, dual_glue, glue
-from varpro_nn.images import check_labels, one_hot
+from varpro_nn.glue import RIDGES, GlueReport, LeftOut, dual_glue, glue
+from varpro_nn.images import check_targets, check_weights, targets_of
 from varpro_nn.linalg import add_gram
 from varpro_nn.training_data import DataReference
 from varpro_nn.units import Units
@@ -70,6 +70,9 @@ class OutputLayer:
         Of the convex solver in the final fit; 0 for a linear solve.
     rank, degrees_of_freedom, redundant_units : int, float, tuple of int; or None
         See :class:`varpro_nn.glue.GlueReport`, where the glue fitted the layer.
+    left_out : LeftOut or None
+        Outputs of images that the layer did not see: leave-one-out, or of the images put aside.
+        None if the penalty was given without either.
     """
 
     A: FloatArray
@@ -83,6 +86,7 @@ class OutputLayer:
     rank: int | None = None
     degrees_of_freedom: float | None = None
     redundant_units: tuple[int, ...] | None = None
+    left_out: LeftOut | None = None
 
     @classmethod
     def of_glue(cls, report: GlueReport) -> "OutputLayer":
@@ -91,6 +95,7 @@ class OutputLayer:
         return cls(
             report.A, "ridge", report.ridge, chosen, report.ridges, report.loo_mse,
             report.loo_error, 0, report.rank, report.degrees_of_freedom, report.redundant_units,
+            report.left_out,
         )  # fmt: skip
 
     @property
@@ -120,7 +125,7 @@ def fit_output_layer(
     units: Units,
     W: RealArray,
     images: ImageArray,
-    labels: LabelArray,
+    labels: TargetArray,
     n_classes: int,
     *,
     penalty: float | None = None,
@@ -130,6 +135,7 @@ def fit_output_layer(
     n_jobs: int = 1,
     executor: Executor | None = None,
     data: DataReference | None = None,
+    sample_weight: FloatArray | None = None,
     progress: bool = False,
 ) -> OutputLayer:
     """Fit the output layer of all units on all images.
@@ -141,7 +147,8 @@ def fit_output_layer(
     W : ndarray, shape (h, p)
     images : ndarray, shape (n, ...)
         With ``n_copies`` > 1: all images, then distorted copies of all of them in the same order.
-    labels : ndarray of int, shape (n,)
+    labels : ndarray of int, shape (n,); or of float, shape (n, k)
+        Class numbers; or real targets, for the ridge layer.
     n_classes : int
     penalty : float, optional
         By default the one that does best; see the head of the module.
@@ -154,6 +161,8 @@ def fit_output_layer(
         Threads, -1 for all cores. The result is bitwise the same for any number.
     executor, data : optional
         Workers that make the sums of a ridge layer instead, as for :func:`varpro_nn.glue.glue`.
+    sample_weight : ndarray of float, shape (n,), optional
+        Weights of the images (of the copies too) in the sum of losses.
     progress : bool
         Show a bar on standard error (never off a terminal).
 
@@ -173,7 +182,11 @@ def fit_output_layer(
     if penalty is not None and not least_allowed <= penalty < np.inf:
         msg = f"penalty must be finite and positive (ridge: or 0), got {penalty}."
         raise ValueError(msg)
-    labels = check_labels(labels, len(images), n_classes)
+    targets: Any = check_targets(labels, len(images), n_classes)
+    if targets.ndim != 1 and name != "ridge":
+        msg = f"labels must be class numbers for the layer {name}, got real targets."
+        raise ValueError(msg)
+    weights = check_weights(sample_weight, len(images))
     q = len(W) * units.n_cells
     # An image that is left out alone would still be there in its copies.
     by_glue = name == "ridge" and (n_copies == 1 or penalty is not None)
@@ -182,11 +195,14 @@ def fit_output_layer(
             "ridge": RIDGES if penalty is None else penalty, "standardise": standardise,
             "n_jobs": n_jobs, "progress": progress,
         }  # fmt: skip
-        if q > len(images):
-            return OutputLayer.of_glue(dual_glue(units, W, images, labels, n_classes, **options))
-        return OutputLayer.of_glue(
-            glue(units, W, images, labels, n_classes, executor=executor, data=data, **options)
-        )
+        if q > len(images) and weights is None:
+            return OutputLayer.of_glue(dual_glue(units, W, images, targets, n_classes, **options))
+        if q <= LARGEST_EIGENPROBLEM:
+            report = glue(
+                units, W, images, targets, n_classes,
+                executor=executor, data=data, sample_weight=weights, **options,
+            )  # fmt: skip
+            return OutputLayer.of_glue(report)
     # Images that are put aside come first, with their copies: the rest is one view.
     n, rest = divmod(len(images), n_copies)
     if rest or (n < 2 and penalty is None):
@@ -200,17 +216,21 @@ def fit_output_layer(
     with FeatureStore(len(order), q) as Phi, workers(n_jobs) as threads:
         fill(Phi, units, W, images, order, threads, progress=progress)
         mean, deviation = standardise_columns(Phi, scale=standardise or name != "ridge")
-        fits = _Fits(name, Phi, labels[order], n_classes, threads)
+        ordered = None if weights is None else weights[order]
+        fits = _Fits(name, Phi, targets[order], n_classes, threads, ordered)
         grid: Sequence[float] = RIDGES[::-2] if name == "ridge" else PENALTIES
         rates: list[float] = []
         losses: list[float] = []
+        left_out = None
         A = None
         if penalty is None:
             # Measured on the images themselves, not on their copies.
             aside_rows, kept_rows = slice(0, n_aside), slice(n_aside * n_copies, None)
             for value in grid:
                 A, _ = fits.fit(kept_rows, value, A, tolerance=1e-2)
-                loss, rate = fits.measure(aside_rows, A)
+                loss, rate, outputs = fits.measure(aside_rows, A)
+                if loss < min(losses, default=np.inf):
+                    left_out = LeftOut(aside, outputs)
                 losses.append(loss)
                 rates.append(rate)
                 _logger.info(
@@ -229,8 +249,9 @@ def fit_output_layer(
     A[-1] -= mean @ A[:-1]
     chosen_by = "split" if penalty is None else "given"
     return OutputLayer(
-        A, name, float(best), chosen_by, tried, tuple(losses), tuple(rates), n_iterations
-    )
+        A, name, float(best), chosen_by, tried, tuple(losses), tuple(rates), n_iterations,
+        left_out=left_out,
+    )  # fmt: skip
 
 
 class _Fits:
@@ -240,11 +261,14 @@ class _Fits:
         self,
         name: str,
         Phi: RealArray,
-        labels: LabelArray,
+        labels: TargetArray,
         n_classes: int,
         executor: Executor | None,
+        sample_weight: FloatArray | None,
     ) -> None:
-        self._name, self._Phi, self._labels = name, Phi, labels
+        self._name, self._Phi = name, Phi
+        self._labels: Any = labels
+        self._weights = sample_weight
         self._n_classes = n_classes
         self._executor = executor
         self._rows: slice | None = None
@@ -266,7 +290,7 @@ class _Fits:
         fitted = fit_linear(
             self._name, Phi, self._labels[rows], start, penalty, tolerance=tolerance,
             max_iterations=40, rounds=3, preconditioner=self._preconditioner,
-            executor=self._executor,
+            executor=self._executor, sample_weight=self._weights_of(rows),
         )  # fmt: skip
         self._preconditioner = fitted.preconditioner
         return fitted.A, fitted.n_iterations
@@ -292,24 +316,42 @@ class _Fits:
 
     def _accumulate(self, rows: slice) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Gram matrix (upper tiles), moments with the constant's row last, sums and count."""
-        Phi, labels = self._Phi[rows], self._labels[rows]
+        Phi, labels, weights = self._Phi[rows], self._labels[rows], self._weights_of(rows)
         n, q = Phi.shape
         gram, moments, sums = np.zeros((q, q)), np.zeros((q + 1, self._n_classes)), np.zeros(q + 1)
         for block in block_slices(n, q):
-            tau = one_hot(labels[block], self._n_classes)
-            add_gram(gram, Phi[block], self._executor)
-            moments[:-1] += Phi[block].T @ tau.astype(Phi.dtype)
-            moments[-1] += tau.sum(axis=0)
-            sums[:-1] += Phi[block].sum(axis=0, dtype=np.float64)
-        sums[-1] = n
+            tau = targets_of(labels[block], self._n_classes)
+            columns = Phi[block]
+            if weights is None:
+                sums[:-1] += columns.sum(axis=0, dtype=np.float64)
+                sums[-1] += len(tau)
+            else:
+                root = np.sqrt(weights[block])[:, None]
+                columns, tau = columns * root.astype(Phi.dtype), tau * root
+                sums[:-1] += columns.T @ root[:, 0].astype(Phi.dtype)
+                sums[-1] += float(weights[block].sum())
+            add_gram(gram, columns, self._executor)
+            moments[:-1] += columns.T @ tau.astype(Phi.dtype)
+            moments[-1] += tau.sum(axis=0) if weights is None else root[:, 0] @ tau
         return gram, moments, sums
 
-    def measure(self, rows: slice, A: FloatArray) -> tuple[float, float]:
-        """Mean loss, and share of rows whose largest output is not their label's."""
+    def _weights_of(self, rows: slice) -> FloatArray | None:
+        return None if self._weights is None else self._weights[rows]
+
+    def measure(self, rows: slice, A: FloatArray) -> tuple[float, float, FloatArray]:
+        """Mean loss, share of rows whose largest output is not their label's, and outputs."""
         outputs = self._Phi[rows] @ A[:-1].astype(self._Phi.dtype) + A[-1]
         labels = self._labels[rows]
         if self._name == "ridge":
-            losses = 0.5 * np.square(outputs - one_hot(labels, self._n_classes)).sum(axis=1)
+            tau = targets_of(labels, self._n_classes)
+            losses = 0.5 * np.square(outputs - tau).sum(axis=1)
         else:
             losses = LOSSES[self._name](outputs, labels)[0]
-        return float(losses.mean()), float(np.mean(outputs.argmax(axis=1) != labels))
+        wrong = (
+            outputs.argmax(axis=1) != labels if labels.ndim == 1 else np.full(len(losses), np.nan)
+        )
+        weights = self._weights_of(rows)
+        if weights is not None and not weights.any():
+            weights = None  # those that were put aside weigh nothing: any measure will do
+        loss, rate = (float(np.average(each, weights=weights)) for each in (losses, wrong))
+        return loss, rate, outputs

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.datasets import ImageSet
 from varpro_nn.design import Design
-from varpro_nn.features import BLOCK_BYTES
+from varpro_nn.features import BLOCK_BYTES, check_finite
 from varpro_nn.functional import (
     evaluation,
     left_out_sums,
@@ -25,7 +25,7 @@ from varpro_nn.functional import (
     rank_tolerance_for,
     row_sums,
 )
-from varpro_nn.images import one_hot
+from varpro_nn.images import check_targets, targets_of
 from varpro_nn.jacobian import NormalSums
 from varpro_nn.jobs import single_threaded_blas
 from varpro_nn.linalg import LinearSolution, RowSums, least_squares_with_ridge
@@ -54,9 +54,11 @@ class _Part:
         n_columns = self.units.n_units * self.units.n_cells + 1
         if self.fixed is not None:
             fixed = self.units.features(self.fixed.astype(self.dtype), images)
+            check_finite(fixed)
             n_columns += fixed.shape[1]
         return Design(
-            self.units, images, one_hot(labels, self.n_classes), fixed, None,
+            self.units, images, targets_of(labels, self.n_classes), fixed,
+            None if here.weights is None else here.weights[self.rows],
             constant=True, ridge=self.ridge, dtype=self.dtype,
             block_size=max(256, BLOCK_BYTES // (8 * n_columns)),
         )  # fmt: skip
@@ -71,15 +73,16 @@ class PartitionedFunctional(ReducedFunctional):
     ----------
     units : Units
         The columns that are trained.
-    data : NamedImages, StoredImages or ImageSet
-        Where workers find images and labels; see :mod:`varpro_nn.training_data`. The arrays
-        themselves where there is no executor.
+    images : ImageSet
     n_classes : int
+        Or number of targets.
     executor : concurrent.futures.Executor, optional
         None: one part after the other in this process; the same bits.
+    data : NamedImages or StoredImages, optional
+        Where the workers of the executor find ``images``; see :mod:`varpro_nn.training_data`.
     n_parts : int
         The sums, and with them the last bits, depend on it.
-    fixed : array_like, shape (f, p), optional
+    fixed : ndarray of float, shape (f, p), optional
         Weights of further units that are not trained.
     ridge, weight_decay : float
         ``lam >= 0`` and ``nu >= 0``.
@@ -89,7 +92,8 @@ class PartitionedFunctional(ReducedFunctional):
     Raises
     ------
     ValueError
-        Penalties or a number of parts out of range.
+        Penalties or a number of parts out of range, labels or fixed weights that do not fit, a
+        type that is not one of the two, or an executor without ``data``.
     """
 
     has_leave_one_out: ClassVar[bool] = True
@@ -97,10 +101,11 @@ class PartitionedFunctional(ReducedFunctional):
     def __init__(
         self,
         units: Units,
-        data: DataReference | ImageSet,
+        images: ImageSet,
         n_classes: int,
         *,
         executor: Executor | None = None,
+        data: DataReference | None = None,
         n_parts: int = 8,
         fixed: RealArray | None = None,
         ridge: float = 0.0,
@@ -109,15 +114,34 @@ class PartitionedFunctional(ReducedFunctional):
     ) -> None:
         super().__init__()
         check_penalties(ridge, weight_decay)
-        if n_parts < 1:
-            msg = f"n_parts must be at least 1, got {n_parts}."
+        if not isinstance(n_parts, int) or n_parts < 1:
+            msg = f"n_parts must be a whole number, 1 at least, got {n_parts}."
             raise ValueError(msg)
+        if executor is not None and data is None:
+            msg = "data must say where the workers of the executor find the images, got None."
+            raise ValueError(msg)
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            msg = f"dtype must be float32 or float64, got {np.dtype(dtype)}."
+            raise ValueError(msg)
+        if fixed is not None and np.shape(fixed)[1:] != (units.n_weights,):
+            msg = f"fixed must have shape (f, {units.n_weights}), got {np.shape(fixed)}."
+            raise ValueError(msg)
+        check_targets(images.labels, len(images), n_classes)
         self.units, self.weight_decay, self.dtype = units, float(weight_decay), np.dtype(dtype)
         self._executor = executor
-        self._n = len(images_of(data))
-        bounds = np.linspace(0, self._n, min(n_parts, self._n) + 1).astype(int).tolist()
+        n = len(images)
+        self._total = float(n if images.weights is None else images.weights.sum())
+        bounds = np.linspace(0, n, min(n_parts, n) + 1).astype(int).tolist()
         self._parts = [
-            _Part(units, data, slice(start, stop), n_classes, fixed, float(ridge), self.dtype)
+            _Part(
+                units,
+                data or images,
+                slice(start, stop),
+                n_classes,
+                fixed,
+                float(ridge),
+                self.dtype,
+            )
             for start, stop in pairwise(bounds)
         ]
         n_fixed = 0 if fixed is None else len(fixed)
@@ -125,16 +149,16 @@ class PartitionedFunctional(ReducedFunctional):
         self._ridge[-1] = 0.0
 
     def _project(self, w: FloatArray) -> tuple[Evaluation, LinearSolution]:
-        sums: RowSums | None = None
-        for factor in self._each(_rows_of, w):
-            sums = RowSums(factor.shape[1]) if sums is None else sums
-            sums.add(factor)
-        assert sums is not None  # there is a part
-        tolerance = rank_tolerance_for(self._ridge.size, self.dtype)
-        solution = least_squares_with_ridge(sums, self._ridge, tolerance)
+        factors = list(self._each(_rows_of, w))
+        sums = RowSums(factors[0].shape[1])
+        with single_threaded_blas():  # the same bits on any number of cores
+            for factor in factors:
+                sums.add(factor)
+            tolerance = rank_tolerance_for(self._ridge.size, self.dtype)
+            solution = least_squares_with_ridge(sums, self._ridge, tolerance)
         each = np.array(list(self._each(_left_out_of, w, solution)))
         squares, wrong = each.sum(axis=0).tolist()
-        point = evaluation(w, solution, self.weight_decay, (squares, wrong), float(self._n))
+        point = evaluation(w, solution, self.weight_decay, (squares, wrong), self._total)
         return point, solution
 
     def _sums(self, w: FloatArray, *, matrix: bool, full: bool) -> tuple[FloatArray, FloatArray]:
@@ -143,7 +167,8 @@ class PartitionedFunctional(ReducedFunctional):
         sums = NormalSums(solution, self.units.n_cells, n_unit_columns, full=full)
         for part in self._each(_normal_of, w, solution, matrix, full):
             sums.merge(part)
-        return sums.matrix() if matrix else np.zeros((0, 0)), sums.gradient()
+        with single_threaded_blas():
+            return sums.matrix() if matrix else np.zeros((0, 0)), sums.gradient()
 
     def _each(self, function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
         """``function(part, *arguments)`` of all parts, in their order."""

@@ -175,7 +175,11 @@ def run_tasks(
     """
     if executor is None:
         for key, arguments in tasks.items():
-            yield key, function(*arguments)
+            try:
+                result = function(*arguments)
+            except WorkerDiedError as error:  # of workers that it had itself
+                result = error
+            yield key, result
         return
     suspects = []
     for key, result in _landing(function, tasks, executor):
@@ -233,17 +237,21 @@ def run_in_order(
 ) -> Iterator[Any]:
     """Run ``function(*arguments)`` for each task; results in the order of the tasks.
 
+    What lands early waits here, so the tasks should be few.
+
     Raises
     ------
+    WorkerDiedError
+        The workers of a task were killed each time.
     TrainingError
-        The executor broke down, or the workers of a task were killed each time.
+        The executor broke down.
     """
     waiting: dict[int, Any] = {}
     n_given = 0
     for number, result in run_tasks(function, dict(enumerate(tasks)), executor):
         if isinstance(result, WorkerDiedError):
             msg = f"part {number} of {len(tasks)} of some sums cannot be had: {result}"
-            raise TrainingError(msg)
+            raise WorkerDiedError(msg)
         waiting[number] = result
         del result
         while n_given in waiting:  # whichever comes first

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ def _history(result: Run) -> Iterator[bytes]:
             line["form"] = subnetwork.report.form
             line["history"] = [asdict(record) for record in subnetwork.report.history]
         yield strict_json(line)
-    trace = asdict(result.output_layer)
-    trace.pop("A")
+    trace = asdict(replace(result.output_layer, left_out=None))
+    del trace["A"], trace["left_out"]
     yield strict_json({"output_layer": trace})
 
 

@@ -17,7 +17,7 @@ from varpro_nn.features import check_finite
 from varpro_nn.fit import fit
 from varpro_nn.functional import VarProFunctional
 from varpro_nn.history import FitReport, join_reports
-from varpro_nn.images import one_hot
+from varpro_nn.images import targets_of
 from varpro_nn.jobs import single_threaded_blas
 from varpro_nn.partitioned import PartitionedFunctional
 from varpro_nn.reduced import ReducedFunctional
@@ -72,11 +72,11 @@ class SubnetworkSettings:
             if getattr(self, name) < 1:
                 msg = f"{name} must be at least 1, got {getattr(self, name)}."
                 raise ValueError(msg)
-        if self.n_parts > 1 and self.loss != "squares":
-            msg = f"n_parts={self.n_parts} needs the loss squares, got {self.loss}."
-            raise ValueError(msg)
         if self.loss not in FUNCTIONALS:
             msg = f"loss must be one of {', '.join(FUNCTIONALS)}, got {self.loss!r}."
+            raise ValueError(msg)
+        if self.n_parts > 1 and self.loss != "squares":
+            msg = f"n_parts={self.n_parts} needs the loss squares, got {self.loss}."
             raise ValueError(msg)
 
 
@@ -141,13 +141,13 @@ def train_one(
     Subnetwork
     """
     part = images_of(data)
-    images, labels = part.images, part.labels
+    images, labels, weights = part.images, part.labels, part.weights
     rng = np.random.default_rng(seed)
     n_own = min(settings.images_per_subnetwork, len(images))
     own = rng.choice(len(images), size=n_own, replace=False)
     if settings.n_rounds == 1:
         own.sort()
-    n_missing = n_classes - np.unique(labels[own]).size
+    n_missing = n_classes - np.unique(labels[own]).size if labels.ndim == 1 else 0
     # One thread of BLAS: cores are shared by sub-networks, not inside one.
     with single_threaded_blas():
         try:
@@ -161,14 +161,16 @@ def train_one(
                 if settings.augmentation:
                     own_images = distort(own_images, settings.augmentation, rng)
                 with ExitStack() as stack:
-                    here = ImageSet(own_images, labels[some])
+                    here = ImageSet(
+                        own_images, labels[some], None if weights is None else weights[some]
+                    )
                     if settings.n_parts == 1:
                         functional = _functional(units, here, n_classes, settings, fixed)
                     else:
                         functional = PartitionedFunctional(
-                            units,
-                            here if executor is None else stack.enter_context(stored(here, folder)),
-                            n_classes, executor=executor, n_parts=settings.n_parts, fixed=fixed,
+                            units, here, n_classes, executor=executor,
+                            data=stack.enter_context(stored(here, folder)) if executor else None,
+                            n_parts=settings.n_parts, fixed=fixed,
                             ridge=settings.ridge, weight_decay=settings.weight_decay,
                         )  # fmt: skip
                     reports.append(fit(functional, W, **settings.fit_options))
@@ -191,7 +193,8 @@ def _functional(
     if columns is not None:
         check_finite(columns)
     make: Any = FUNCTIONALS[settings.loss]  # the two take these arguments alike
+    weighted = {} if here.weights is None else {"sample_weight": here.weights}
     return make(
-        units, here.images, one_hot(here.labels, n_classes),
-        ridge=settings.ridge, weight_decay=settings.weight_decay, fixed=columns,
+        units, here.images, targets_of(here.labels, n_classes),
+        ridge=settings.ridge, weight_decay=settings.weight_decay, fixed=columns, **weighted,
     )  # fmt: skip

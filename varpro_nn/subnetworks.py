@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn._typing import FloatArray, ImageArray, TargetArray
 from varpro_nn.datasets import ImageSet
 from varpro_nn.errors import TrainingError, WorkerDiedError
-from varpro_nn.images import check_labels
+from varpro_nn.images import check_targets
 from varpro_nn.pool import executor_for, run_tasks
 from varpro_nn.subnetwork import Subnetwork, SubnetworkSettings, train_one
 from varpro_nn.training_data import DataReference, stored
@@ -28,7 +28,7 @@ _logger = logging.getLogger(__name__)
 def train_subnetworks(
     units: Units,
     images: ImageArray,
-    labels: LabelArray,
+    labels: TargetArray,
     n_classes: int,
     settings: SubnetworkSettings,
     *,
@@ -37,6 +37,7 @@ def train_subnetworks(
     executor: Executor | None = None,
     data: DataReference | None = None,
     folder: Path | None = None,
+    sample_weight: FloatArray | None = None,
     members: Sequence[int] | None = None,
     start: FloatArray | Mapping[int, FloatArray] | None = None,
     fixed: Mapping[int, FloatArray] | None = None,
@@ -51,8 +52,10 @@ def train_subnetworks(
     units : Units
         Of one sub-network.
     images : ndarray, shape (n, ...)
-    labels : ndarray of int, shape (n,)
+    labels : ndarray of int, shape (n,); or of float, shape (n, k)
+        Class numbers, or real targets for least squares.
     n_classes : int
+        Or number of targets.
     settings : SubnetworkSettings
     seed : int or SeedSequence
     n_jobs : int
@@ -66,6 +69,8 @@ def train_subnetworks(
     folder : Path, optional
         Where the images of sub-networks that are cut into parts are put for the workers; by
         default among the temporary files.
+    sample_weight : ndarray of float, shape (n,), optional
+        Weights of the images in the sums of squares.
     members : sequence of int, optional
         Indices of the sub-networks to train; by default 0 to ``n_subnetworks - 1``. The index
         alone decides which random numbers one gets.
@@ -94,7 +99,7 @@ def train_subnetworks(
     ValueError
         Labels that do not fit the images or the number of classes.
     """
-    labels = check_labels(labels, len(images), n_classes)
+    targets: Any = check_targets(labels, len(images), n_classes)
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     chosen = range(settings.n_subnetworks) if members is None else members
     # As root.spawn() makes them, which goes on counting from one call to the next.
@@ -104,7 +109,7 @@ def train_subnetworks(
     finished = {i: subnetwork for i, subnetwork in (done or {}).items() if i in chosen}
     with ExitStack() as stack:
         executor = stack.enter_context(executor_for(n_jobs, executor))
-        here = ImageSet(images, labels)
+        here = ImageSet(images, targets, sample_weight)
         # One after the other, each with all workers, or each a task of a worker.
         of_parts: tuple[Any, ...] = ()
         if settings.n_parts > 1:

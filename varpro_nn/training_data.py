@@ -62,13 +62,16 @@ class StoredImages:
 
     def read(self) -> ImageSet:
         """Map the arrays."""
-        images, labels = (
-            np.load(Path(self.folder) / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in ("images", "labels")
+        images, labels, weights = (
+            np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
+            for path in (Path(self.folder) / f"{name}.npy" for name in _STORED)
         )
-        return ImageSet(images, labels)
+        assert images is not None  # stored() wrote them
+        assert labels is not None
+        return ImageSet(images, labels, weights)
 
 
+_STORED = ("images", "labels", "weights")
 _PREFIX = ".varpro_nn-images-"
 
 DataReference = NamedImages | StoredImages
@@ -86,7 +89,8 @@ def stored(images: ImageSet, parent: Path | None = None) -> Iterator[StoredImage
         Where the folder is made; by default the system's place for temporary files. Workers on
         other machines need one that they share.
     """
-    with TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder:
+    # A worker elsewhere may still have the files open: what cannot be removed is left for later.
+    with TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True) as folder:
         array = images.images
         # Written, not mapped: a disk that is full is an error then, not a signal.
         with open(Path(folder) / "images.npy", "wb") as stream:
@@ -97,6 +101,8 @@ def stored(images: ImageSet, parent: Path | None = None) -> Iterator[StoredImage
             for block in blocks_of(array):
                 stream.write(np.ascontiguousarray(block).data)
         np.save(Path(folder) / "labels.npy", images.labels, allow_pickle=False)
+        if images.weights is not None:
+            np.save(Path(folder) / "weights.npy", images.weights, allow_pickle=False)
         yield StoredImages(folder, images.digest)
 
 

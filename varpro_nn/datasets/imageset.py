@@ -6,13 +6,13 @@ Arrays are read-only views, so that nobody changes by accident what several sub-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from varpro_nn._typing import ImageArray, LabelArray
-from varpro_nn.images import check_images
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn.images import check_images, check_targets, check_weights
 from varpro_nn.images_on_disk import ImagesOnDisk
 
 
@@ -26,21 +26,26 @@ class ImageSet:
         ``uint8`` (0 to 255) or floating point (intensities), as in `varpro_nn.images`; or
         :class:`~varpro_nn.images_on_disk.ImagesOnDisk`.
     labels : ndarray of int64, shape (n,)
-        Class numbers from 0 on: positions in ``Dataset.classes``.
+        Class numbers from 0 on: positions in ``Dataset.classes``. Or real targets, (n, k).
+    weights : ndarray of float64, shape (n,), optional
+        Of the images in sums of squares. None: all weigh 1.
 
     Raises
     ------
     ValueError
-        Wrong shape or type of either, different lengths, or a negative label.
+        Wrong shape or type of one of them, different lengths, or a negative label.
     """
 
     images: ImageArray
     labels: LabelArray
+    weights: FloatArray | None = None
 
     def __post_init__(self) -> None:
         images = check_images(self.images)
-        labels = np.asarray(self.labels)
-        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        labels: Any = np.asarray(self.labels)
+        if labels.ndim == 2 and labels.dtype.kind == "f":
+            labels = check_targets(labels, len(images), labels.shape[1])
+        elif labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             msg = (
                 "labels must be a 1-D array of integers, "
                 f"got shape {labels.shape} of type {labels.dtype}."
@@ -52,19 +57,26 @@ class ImageSet:
                 f"got {len(images)} images and {len(labels)} labels."
             )
             raise ValueError(msg)
-        if int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int64).max:
-            msg = f"labels must be class numbers from 0 on, got {labels.min()} to {labels.max()}."
-            raise ValueError(msg)
+        if labels.ndim == 1:
+            if int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int64).max:
+                msg = (
+                    f"labels must be class numbers from 0 on, got {labels.min()} to {labels.max()}."
+                )
+                raise ValueError(msg)
+            labels = labels.astype(np.int64, copy=False)
+        weights = check_weights(self.weights, len(images))
         object.__setattr__(self, "images", _read_only(images))
-        object.__setattr__(self, "labels", _read_only(labels.astype(np.int64, copy=False)))
+        object.__setattr__(self, "labels", _read_only(labels))
+        object.__setattr__(self, "weights", None if weights is None else _read_only(weights))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of images and labels, their types and shapes."""
-        return _sha256(self.images, self.labels)
+        """SHA-256 (hex) of images, labels and weights, their types and shapes."""
+        weights = () if self.weights is None else (self.weights,)
+        return _sha256(self.images, self.labels, *weights)
 
     def take(self, index: slice | Sequence[int] | NDArray[Any]) -> "ImageSet":
         """Return the images at ``index``: a slice, positions, or a mask of n booleans.
@@ -80,9 +92,13 @@ class ImageSet:
         if isinstance(images, ImagesOnDisk) and isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if step == 1:
-                return ImageSet(cast(Any, images.part(start, max(start, stop))), self.labels[index])
+                images = images.part(start, max(start, stop))
+                return ImageSet(images, self.labels[index], self._weights_at(index))
         at = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
-        return ImageSet(self.images[at], self.labels[at])
+        return ImageSet(self.images[at], self.labels[at], self._weights_at(at))
+
+    def _weights_at(self, index: Any) -> FloatArray | None:
+        return None if self.weights is None else self.weights[index]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -197,6 +197,7 @@ class DualPath:
         coefficients = coefficients.reshape(n, -1)
         squared = np.empty((n, len(ridges)))
         wrong = np.empty((n, len(ridges)), dtype=np.bool_)
+        outputs = np.empty((n, len(ridges), k), dtype=np.float32)
 
         def one_tile(rows: slice) -> None:
             V = self.eigenvectors[rows]
@@ -205,12 +206,14 @@ class DualPath:
             alone = rest <= self.precision
             # Divided here, by 1 - h itself: from h it would have the digits that are left of 1.
             residual /= np.where(alone, 1.0, rest)[..., None]
+            outputs[rows] = self.tau[rows, None, :] - residual
+            outputs[rows][alone] = np.nan
             squared[rows], wrong[rows] = left_out_errors(
                 residual, self.tau[rows, None, :], alone.astype(np.float64), self.precision
             )
 
         run_tiles(executor, one_tile, column_tiles(n))
-        return LeaveOneOut(squared.mean(axis=0), wrong.mean(axis=0))
+        return LeaveOneOut(squared.mean(axis=0), wrong.mean(axis=0), np.arange(n), outputs)
 
     def _shrinkage(self, ridge: float) -> FloatArray:
         if not 0 <= ridge < np.inf:

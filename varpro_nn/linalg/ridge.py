@@ -78,10 +78,16 @@ class LeaveOneOut:
         Weighted mean over rows of the squared norm of the left-out residual.
     error_rate : ndarray
         Weighted share of rows whose left-out output is largest at another column than ``tau``.
+    rows : ndarray of int, shape (r,)
+        Rows whose outputs are kept.
+    outputs : ndarray of float32, shape (r, number of ridges, k)
+        Their left-out outputs; NaN where they are not determined.
     """
 
     mean_squared_error: FloatArray
     error_rate: FloatArray
+    rows: NDArray[np.int64]
+    outputs: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,8 +149,11 @@ class RidgePath:
             There are fewer rows than columns: many sets of columns make up for the others.
         """
         N = self.null_space
-        if len(self.eigenvalues) < len(N):
-            msg = f"which of {len(N)} columns are redundant is not determined by fewer rows."
+        if len(self.eigenvalues) < len(self.eigenvectors):
+            msg = (
+                f"which of {len(self.eigenvectors)} columns are redundant is not determined by "
+                f"{len(self.eigenvalues)} rows."
+            )
             raise ValueError(msg)
         found = []
         for group in np.unique(groups)[::-1]:
@@ -190,7 +199,12 @@ class RidgePath:
         return np.divide(1.0, self.eigenvalues, out=np.zeros_like(self.eigenvalues), where=excited)
 
     def leave_one_out(
-        self, blocks: Iterable[Rows], ridges: FloatArray, executor: Executor | None = None
+        self,
+        blocks: Iterable[Rows],
+        ridges: FloatArray,
+        executor: Executor | None = None,
+        *,
+        every: int = 0,
     ) -> LeaveOneOut:
         """Leave-one-out errors of all ``ridges`` by one more pass over the rows.
 
@@ -201,13 +215,18 @@ class RidgePath:
         ridges : ndarray, shape (g,)
         executor : concurrent.futures.Executor, optional
             Threads that share the columns.
+        every : int
+            Keep the outputs of every so many rows, from the first one on; 0: of none.
 
         Returns
         -------
         LeaveOneOut
         """
+        kept: list[NDArray[np.float32]] = []
+        n_rows = 0
         shrinkage = np.stack([self._shrinkage(ridge) for ridge in ridges], axis=1)  # (q, g)
         # Coefficients of psi for all ridges side by side: (q, g * k), one product a block.
+        k = self.projected_moments.shape[1]
         coefficients = shrinkage[:, :, None] * self.projected_moments[:, None, :]
         coefficients = coefficients.reshape(len(shrinkage), -1)
         squared = np.zeros(len(ridges))
@@ -226,10 +245,17 @@ class RidgePath:
             leverage *= weights[:, None]
             residual = (tau - self.mean_tau)[:, None, :] - fitted
             noise = float(np.finfo(dtype).eps)
+            if every:
+                some = slice(-n_rows % every, None, every)
+                rest = left_out_residuals(residual[some], leverage[some], noise)
+                kept.append((tau[some, None, :] - rest).astype(np.float32))
+            n_rows += len(tau)
             errors, missed = left_out_errors(residual, tau[:, None, :], leverage, noise)
             squared += weights @ errors
             wrong += weights @ missed
-        return LeaveOneOut(squared / self.sum_weights, wrong / self.sum_weights)
+        outputs = np.concatenate([np.zeros((0, len(ridges), k), np.float32), *kept])
+        rows = np.arange(len(outputs)) * every
+        return LeaveOneOut(squared / self.sum_weights, wrong / self.sum_weights, rows, outputs)
 
 
 def _without(N: FloatArray, rows: NDArray[np.int_]) -> FloatArray:
@@ -252,6 +278,12 @@ def _product(left: RealArray, right: RealArray, executor: Executor | None) -> Re
 
     run_tiles(executor, one_tile, column_tiles(right.shape[1]))
     return product
+
+
+def left_out_residuals(residual: FloatArray, leverage: FloatArray, noise: float) -> FloatArray:
+    """Residuals of fits that never saw the row, as for :func:`left_out_errors`; NaN for 0 / 0."""
+    alone = leverage >= 1.0 - np.sqrt(noise)
+    return residual / np.where(alone, np.nan, 1.0 - leverage)[..., None]
 
 
 def left_out_errors(

@@ -4,6 +4,7 @@ They take less memory than the sums over them, and a row that is taken out is go
 """
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,14 @@ from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.linalg.ridge import RidgePath, spread
 from varpro_nn.linalg.sums import GramAccumulator
 
+_ROUNDING = 100
+"""Units of the last digit, relative to a row, by which features made in other blocks may differ."""
+_BLOCK = 1024
+"""Rows of one product in single precision; the sums over blocks are double."""
+
 
 class RowStore:
-    """Rows of ``Phi`` and ``tau``.
+    """Rows of ``Phi`` and ``tau``; a change gives another store, and leaves this one as it is.
 
     Parameters
     ----------
@@ -46,10 +52,9 @@ class RowStore:
         """Sum of the rows of ``tau``, (k,)."""
         return self._tau.sum(axis=0)
 
-    def add(self, Phi: RealArray, tau: FloatArray) -> None:
+    def added(self, Phi: RealArray, tau: FloatArray) -> "RowStore":
         """Append rows."""
-        self._Phi = np.concatenate([self._Phi, Phi])
-        self._tau = np.concatenate([self._tau, tau])
+        return RowStore(np.concatenate([self._Phi, Phi]), np.concatenate([self._tau, tau]))
 
     def find(self, Phi: RealArray, tau: FloatArray) -> LabelArray:
         """Find the rows that are given, but for rounding; each row that is there once at most.
@@ -65,7 +70,7 @@ class RowStore:
             One of them is not there.
         """
         free = np.ones(len(self._Phi), dtype=bool)
-        tolerance = np.sqrt(np.finfo(Phi.dtype).eps)
+        tolerance = _ROUNDING * np.finfo(Phi.dtype).eps
         found = []
         for number, (phi, target) in enumerate(zip(Phi, tau, strict=True)):
             alike = np.flatnonzero(free & (self._tau == target).all(axis=1))
@@ -78,26 +83,31 @@ class RowStore:
             free[found[-1]] = False
         return np.array(found, dtype=np.int64)
 
-    def remove(self, positions: LabelArray) -> None:
+    def without_rows(self, positions: LabelArray) -> "RowStore":
         """Take the rows at those positions out."""
-        self._Phi = np.delete(self._Phi, positions, axis=0)
-        self._tau = np.delete(self._tau, positions, axis=0)
+        return RowStore(
+            np.delete(self._Phi, positions, axis=0), np.delete(self._tau, positions, axis=0)
+        )
 
-    def keep_columns(self, columns: LabelArray) -> None:
+    def of_columns(self, columns: LabelArray) -> "RowStore":
         """Keep the columns at those positions, in that order, and drop the others."""
-        self._Phi = np.ascontiguousarray(self._Phi[:, columns])
+        return RowStore(np.ascontiguousarray(self._Phi[:, columns]), self._tau)
 
-    def append_columns(self, positions: LabelArray, Phi: RealArray) -> None:
-        """Append columns of all rows, ``Phi`` (n, q_new) being those of the rows ``positions``."""
-        new = np.empty_like(Phi)
-        new[positions] = Phi
-        self._Phi = np.concatenate([self._Phi, new], axis=1)
+    def with_columns(self, positions: LabelArray, Phi: RealArray, order: LabelArray) -> "RowStore":
+        """Append columns of all rows, ``Phi`` (n, q_new) being those of the rows ``positions``.
 
-    def sums(self) -> GramAccumulator:
-        """Sum over the rows."""
-        sums = GramAccumulator(self.n_columns, self.n_targets)
-        if len(self._Phi):
-            sums.add(self._Phi.copy(), self._tau)
+        Then all columns are put into ``order``.
+        """
+        wider = np.concatenate([self._Phi, np.empty_like(Phi)], axis=1)
+        wider[positions, self.n_columns :] = Phi
+        return RowStore(wider[:, order], self._tau)
+
+    def sums(self, executor: Executor | None = None) -> GramAccumulator:
+        """Sum over the rows, block by block; threads share the work."""
+        sums = GramAccumulator(self.n_columns, self.n_targets, executor)
+        for start in range(0, len(self._Phi), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            sums.add(self._Phi[rows].copy(), self._tau[rows])
         return sums
 
     def path(self, *, standardise: bool = False) -> RidgePath:
@@ -144,7 +154,7 @@ class RowStore:
             mean_tau=mean_tau,
             squares_tau=float(np.square(tau).sum()),
             sum_weights=self.sum_weights,
-            noise=len(sigma) * eps,
+            noise=self.n_columns * eps,
             null_space=null_space,
         )
 

@@ -130,14 +130,18 @@ class GramAccumulator:
 
     def keep_columns(self, columns: LabelArray) -> None:
         """Keep the columns at those positions, in that order, and drop the others."""
-        full = self._symmetric()
-        self._gram = full[np.ix_(columns, columns)]
-        self._moments, self._sum_Phi = self._moments[columns], self._sum_Phi[columns]
-        self._peaks = self._peaks[columns]
-        self._shift = None if self._shift is None else self._shift[columns]
+        self._replace(
+            self._symmetric()[np.ix_(columns, columns)],
+            *(
+                None if array is None else array[columns]
+                for array in (self._moments, self._sum_Phi, self._peaks, self._shift)
+            ),
+        )
 
-    def append_columns(self, cross: FloatArray, of_new: "GramAccumulator") -> None:
-        """Append columns, given their own sums over the same rows.
+    def append_columns(
+        self, cross: FloatArray, of_new: "GramAccumulator", order: LabelArray
+    ) -> None:
+        """Append columns, given their own sums over the same rows; then put all into an order.
 
         Parameters
         ----------
@@ -145,6 +149,8 @@ class GramAccumulator:
             Products of the columns that are there with the new ones, all shifted.
         of_new : GramAccumulator
             Sums of the new columns.
+        order : ndarray of int, shape (q + q_new,)
+            Positions that the columns are taken from.
 
         Raises
         ------
@@ -160,11 +166,19 @@ class GramAccumulator:
                 f"{self._sum_weights:g} of them, got {of_new._sum_weights:g}, or other targets."
             )
             raise ValueError(msg)
-        self._gram = np.block([[self._symmetric(), cross], [cross.T, of_new._symmetric()]])
-        self._moments = np.concatenate([self._moments, of_new._moments])
-        self._sum_Phi = np.concatenate([self._sum_Phi, of_new._sum_Phi])
-        self._peaks = np.concatenate([self._peaks, of_new._peaks])
-        self._shift = np.concatenate([self._shift, of_new._shift])
+        gram = np.block([[self._symmetric(), cross], [cross.T, of_new._symmetric()]])
+        self._replace(
+            gram[np.ix_(order, order)],
+            *(
+                np.concatenate([getattr(self, name), getattr(of_new, name)])[order]
+                for name in ("_moments", "_sum_Phi", "_peaks", "_shift")
+            ),
+        )
+
+    def _replace(self, gram: Any, moments: Any, sum_Phi: Any, peaks: Any, shift: Any) -> None:
+        # All at once, when nothing can fail any more.
+        self._gram, self._moments, self._sum_Phi = gram, moments, sum_Phi
+        self._peaks, self._shift = peaks, shift
 
     def _symmetric(self) -> FloatArray:
         return np.triu(self._gram) + np.triu(self._gram, 1).T
