@@ -48,6 +48,10 @@ RANK = {
     "history": 7,
     "network": 7,
     "folded": 8,
+    "calibration": 1,
+    "c_source": 9,
+    "onnx_graph": 9,
+    "page": 9,
     "fit": 8,
     "subnetwork": 9,
     "subnetworks": 10,
@@ -60,16 +64,18 @@ RANK = {
     "config": 12,
     "plan": 13,
     "recipes": 13,
-    "pipeline": 14,
-    "predict": 15,
-    "run_folder": 15,
-    "train": 16,
+    "training": 14,
+    "pipeline": 15,
+    "estimators": 15,
+    "predict": 16,
+    "run_folder": 16,
+    "train": 17,
     "__init__": 99,
 }
 """A module, or a subpackage with all that is in it, may import what has a lower rank."""
 
 DOORS = {
-    "scipy.optimize": {"convex", "fit"},
+    "scipy.optimize": {"calibration", "convex", "fit"},
     "joblib": {"jobs", "pool"},
     "distributed": {"cluster"},
 }

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from varpro_nn import configure, load, pipeline, run, schemes
+from varpro_nn import configure, load, pipeline, training, run, schemes
 from varpro_nn.bootstrap import bootstrap
 from varpro_nn.datasets import Dataset, ImageSet
 from varpro_nn.errors import DatasetError
@@ -279,7 +279,7 @@ def test_pixels_of_another_scale_are_refused_not_labelled():
     """Bytes turned to floats without the division by 255 were labelled wrongly in silence."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (60, 5, 5), dtype=np.uint8)
-    network, _, _ = pipeline.train_network(
+    network, _, _ = training.train_network(
         replace(CONFIG, n_train=None), images, np.arange(60) % 3, np.arange(3)
     )
     assert_array_equal(network.predict(images / 255), network.predict(images))
@@ -325,13 +325,13 @@ def test_windows_lie_as_close_as_asked_for_in_the_network(patches, digits, monke
     """Sub-networks are trained with the windows of ``training_stride``."""
     assert patches.network.units.stride == 1
     seen = []
-    original = pipeline.train_by_scheme
+    original = training.train_by_scheme
 
     def spy(scheme, n_stages, units, *args, **options):
         seen.append(units.stride)
         return original(scheme, n_stages, units, *args, **options)
 
-    monkeypatch.setattr(pipeline, "train_by_scheme", spy)
+    monkeypatch.setattr(training, "train_by_scheme", spy)
     again = run(replace(PATCHES, training_stride=2), digits, n_jobs=1)
     assert seen == [2]
     assert_same_bits(again.network, patches.network)

@@ -19,12 +19,15 @@ _HOME = {
     "Network": "network",
     "Run": "pipeline",
     "TrainConfig": "config",
+    "VarProClassifier": "estimators",
+    "VarProFeatures": "estimators",
     "VarProFunctional": "functional",
+    "VarProRegressor": "estimators",
     "configure": "recipes",
     "load": "datasets",
     "patch_units": "units",
     "run": "pipeline",
-    "train_network": "pipeline",
+    "train_network": "training",
     "whole_image_units": "units",
 }
 
@@ -33,7 +36,10 @@ __all__ = [
     "Network",
     "Run",
     "TrainConfig",
+    "VarProClassifier",
+    "VarProFeatures",
     "VarProFunctional",
+    "VarProRegressor",
     "__version__",
     "configure",
     "load",
@@ -46,11 +52,13 @@ __all__ = [
 if TYPE_CHECKING:
     from varpro_nn.config import TrainConfig
     from varpro_nn.datasets import load
+    from varpro_nn.estimators import VarProClassifier, VarProFeatures, VarProRegressor
     from varpro_nn.functional import VarProFunctional
     from varpro_nn.glue_state import GlueState
     from varpro_nn.network import Network
-    from varpro_nn.pipeline import Run, run, train_network
+    from varpro_nn.pipeline import Run, run
     from varpro_nn.recipes import configure
+    from varpro_nn.training import train_network
     from varpro_nn.units import patch_units, whole_image_units
 
 

@@ -50,7 +50,7 @@ def _lines(model: Path, images: str, n_jobs: int) -> Iterator[str]:
     labels = network.classes[outputs.argmax(axis=1)].tolist()
     source = Path(images)
     pictures = datasets.png_files(source) if source.is_dir() else [source] * len(outputs)
-    shares = probabilities(outputs, network.output_layer).round(6).tolist()
+    shares = probabilities(outputs, network.output_layer, network.temperature).round(6).tolist()
     for number, row in enumerate(shares):
         line = {
             "image": number,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn._typing import FloatArray, ImageArray, TargetArray
 from varpro_nn.history import join_reports
 from varpro_nn.subnetwork import Subnetwork, SubnetworkSettings
 from varpro_nn.subnetworks import check_some_trained, train_subnetworks
@@ -33,7 +33,7 @@ def train_by_scheme(
     n_stages: int,
     units: Units,
     images: ImageArray,
-    labels: LabelArray,
+    labels: TargetArray,
     n_classes: int,
     settings: SubnetworkSettings,
     *,

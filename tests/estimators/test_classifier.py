@@ -1,0 +1,408 @@
+"""The classifier of scikit-learn's face, beside the pipeline that it calls."""
+
+import pickle
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+
+from varpro_nn import VarProClassifier, configure, train_network
+from varpro_nn.estimators.base import SETTINGS
+
+SMALL = {
+    "recipe": "bilinear", "n_units": 30, "n_subnetworks": 3, "max_nfev": 4,
+    "images_per_subnetwork": 400, "random_state": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Shuffled: the last ones were written by other people than the first."""
+    X, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(X))
+    X, y = X[order], y[order]
+    return X[:1200], y[:1200], X[1200:], y[1200:]
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    return VarProClassifier(**SMALL).fit(*digits[:2])
+
+
+# --- the same as the pipeline ------------------------------------------------------------
+
+
+def test_it_is_the_network_of_the_pipeline(digits, fitted):
+    X, y, Z, _ = digits
+    network, subnetworks, layer = train_network(
+        fitted.config_, (X / X.max()).reshape(-1, 8, 8).astype(np.float32), y, np.arange(10)
+    )
+    assert_array_equal(fitted.network_.W, network.W)
+    assert_allclose(fitted.network_.A, network.A)
+    images = (Z / X.max()).reshape(-1, 8, 8).astype(np.float32)
+    assert_array_equal(fitted.predict(Z), network.predict(images))
+    assert_array_equal(fitted.predict_proba(Z), network.predict_proba(images))
+    assert_array_equal(fitted.decision_function(Z), network.decision_function(images))
+    assert [r.cost for r in fitted.history_] == [s.report.cost for s in subnetworks]
+    assert fitted.n_iter_ == 4
+    assert_allclose(fitted.loo_error_, 1 - (1 - layer.error_rate))
+
+
+def test_it_classifies(digits, fitted):
+    assert fitted.score(*digits[2:]) > 0.85
+    assert fitted.loo_error_ < 0.12
+
+
+def test_every_setting_is_a_parameter():
+    parameters = VarProClassifier().get_params()
+    assert set(SETTINGS) <= set(parameters)
+    assert {"recipe", "image_shape", "n_jobs", "random_state", "warm_start", "class_weight"} <= set(
+        parameters
+    )
+    config = configure("default", data="digits")
+    for name in SETTINGS:
+        assert hasattr(config, name)
+    with pytest.raises(TypeError, match=r"VarProClassifier has no parameters colour"):
+        VarProClassifier(colour="red")
+
+
+def test_settings_reach_the_configuration(digits):
+    classifier = VarProClassifier(n_units=24, ridge=3.0, random_state=5).fit(*digits[:2])
+    assert classifier.config_.recipe == "default"
+    assert classifier.config_.units == "patch"
+    assert (classifier.config_.n_units, classifier.config_.ridge) == (24, 3.0)
+    assert classifier.config_.output_layer == "hinge"
+    assert classifier.score(*digits[2:]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"recipe": "fast"}, "recipe must be one of"),
+        ({"n_units": 0}, "n_units must be"),
+        ({"image_shape": (7, 9)}, r"image_shape must be .* of 64 pixels in all, got \(7, 9\)"),
+        ({"n_jobs": 0}, "n_jobs must be"),
+    ],
+)
+def test_bad_settings(settings, match, digits):
+    with pytest.raises(ValueError, match=match):
+        VarProClassifier(**{**SMALL, **settings}).fit(*digits[:2])
+
+
+def test_no_bit_depends_on_jobs(digits, fitted):
+    two = VarProClassifier(**SMALL, n_jobs=2).fit(*digits[:2])
+    assert_array_equal(two.network_.W, fitted.network_.W)
+    assert_array_equal(two.predict_proba(digits[2]), fitted.predict_proba(digits[2]))
+
+
+# --- rows of pixels ----------------------------------------------------------------------
+
+
+def test_bytes_and_their_intensities_are_the_same(digits):
+    X, y, Z, _ = digits
+    scaled = np.round(X / X.max() * 255)
+    settings = {**SMALL, "scheme": "untrained"}  # training would make more of rounding errors
+    of_bytes = VarProClassifier(**settings).fit(scaled.astype(np.uint8), y)
+    of_floats = VarProClassifier(**settings).fit(scaled, y)
+    assert of_bytes.intensity_ == of_floats.intensity_ == 255
+    pixels = np.round(Z / X.max() * 255)
+    assert_allclose(
+        of_bytes.predict_proba(pixels.astype(np.uint8)), of_floats.predict_proba(pixels), atol=1e-3
+    )
+    assert_allclose(
+        of_bytes.predict_proba(pixels.astype(np.uint8)), of_bytes.predict_proba(pixels), atol=1e-5
+    )
+
+
+def test_shapes_of_images(digits):
+    X, y, _, _ = digits
+    short = VarProClassifier(**SMALL).fit(X[:, :50], y)
+    assert short.image_shape_ == (8, 8)
+    assert short.network_.image_shape == (8, 8)
+    wide = VarProClassifier(**SMALL, image_shape=(4, 16)).fit(X, y)
+    assert wide.network_.image_shape == (4, 16)
+    colour = VarProClassifier(**SMALL, image_shape=(2, 4, 8), units="tensor").fit(X, y)
+    assert colour.network_.image_shape == (2, 4, 8)
+    for classifier in (short, wide, colour):
+        assert classifier.loo_error_ < 0.4
+
+
+@pytest.mark.parametrize("dtype", [str, object, float, bool], ids=str)
+def test_labels_of_any_kind(dtype, digits, fitted):
+    X, y, Z, _ = digits
+    names = (
+        np.array([f"digit {i}" for i in range(10)]).astype(dtype)
+        if dtype in (str, object)
+        else None
+    )
+    names = np.arange(10).astype(dtype) * (1 if dtype is bool else 3) if names is None else names
+    classifier = VarProClassifier(**SMALL).fit(X, names[y])
+    assert_array_equal(classifier.classes_, np.unique(names))
+    found = classifier.predict(Z)
+    assert found.dtype == names.dtype
+    assert np.mean(found == names[fitted.predict(Z)]) > 0.9
+
+
+def test_two_classes(digits):
+    X, y, Z, z = digits
+    classifier = VarProClassifier(**SMALL).fit(X[y < 2], y[y < 2])
+    few = Z[z < 2]
+    margin = classifier.decision_function(few)
+    assert margin.shape == (len(few),)
+    assert_array_equal(classifier.predict(few), (margin > 0).astype(int))
+    assert_array_equal(classifier.predict_proba(few)[:, 1] > 0.5, margin > 0)
+
+
+# --- weights -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", ["ridge", "softmax", "hinge"])
+def test_weights_are_repetitions(layer, digits):
+    """Of the output layer; the drawing of images knows nothing of weights."""
+    X, y, _, _ = digits
+    times = np.random.default_rng(0).integers(0, 4, len(X))
+    settings = {
+        **SMALL, "max_nfev": 0, "draw": "gaussian", "output_layer": layer, "glue_ridge": 2.0,
+        "standardise": False,
+    }  # fmt: skip
+    weighted = VarProClassifier(**settings).fit(X, y, sample_weight=times)
+    from varpro_nn.output_layer import fit_output_layer
+
+    images = (X / X[times > 0].max()).reshape(-1, 8, 8).astype(np.float32)
+    network = weighted.network_
+    kept = times > 0
+    repeated = np.repeat(np.arange(len(X)), times)
+    layers = [
+        fit_output_layer(
+            layer, network.units, network.W, images[at], y[at], 10, penalty=2.0,
+            standardise=False, sample_weight=w,
+        ).A
+        for at, w in ((np.flatnonzero(kept), times[kept].astype(float)), (repeated, None))
+    ]  # fmt: skip
+    assert_allclose(layers[0], network.A, rtol=1e-4, atol=1e-4 * np.abs(network.A).max())
+    outputs = network.units.features(network.W, images) @ layers[1][:-1] + layers[1][-1]
+    expected = network.units.features(network.W, images) @ layers[0][:-1] + layers[0][-1]
+    scale = 1e-3 if layer == "ridge" else 0.05  # columns are standardised without weights there
+    assert_allclose(expected, outputs, atol=scale * np.abs(outputs).max())
+
+
+def test_weights_matter_in_training(digits, fitted):
+    X, y, Z, z = digits
+    heavy = np.where(y == 3, 50.0, 1.0)
+    weighted = VarProClassifier(**SMALL).fit(X, y, sample_weight=heavy)
+    assert not np.array_equal(weighted.network_.W, fitted.network_.W)
+    threes = z == 3
+    assert weighted.score(Z[threes], z[threes]) >= fitted.score(Z[threes], z[threes])
+    by_class = VarProClassifier(**SMALL, class_weight={3: 50.0}).fit(X, y)
+    assert_array_equal(by_class.network_.W, weighted.network_.W)
+    assert_allclose(by_class.network_.A, weighted.network_.A)
+
+
+def test_balanced_weights(digits):
+    X, y, _, _ = digits
+    balanced = VarProClassifier(**SMALL, class_weight="balanced").fit(X, y)
+    assert balanced.loo_error_ < 0.12
+
+
+# --- one batch after the other, warm start -----------------------------------------------
+
+
+def test_partial_fit_keeps_the_units_and_refits_the_layer_on_all(digits):
+    X, y, Z, z = digits
+    classifier = VarProClassifier(**SMALL, glue_ridge=1.0)
+    with pytest.raises(ValueError, match=r"classes must be given in the first call"):
+        classifier.partial_fit(X[:400], y[:400])
+    classifier.partial_fit(X[:400], y[:400], classes=np.arange(10))
+    W, first = classifier.network_.W, classifier.score(Z, z)
+    classifier.partial_fit(X[400:800], y[400:800]).partial_fit(X[800:], y[800:])
+    assert_array_equal(classifier.network_.W, W)
+    assert classifier.glue_state_.n_images == 1200
+    assert classifier.score(Z, z) > first
+    from varpro_nn.glue import RIDGES, glue
+
+    images = (X / X[:400].max()).reshape(-1, 8, 8).astype(np.float32)
+    layers = [glue(classifier.network_.units, W, images, y, 10, ridge=ridge).A for ridge in RIDGES]
+    assert min(np.abs(A - classifier.network_.A).max() for A in layers) < 0.02
+    with pytest.raises(ValueError, match=r"y must hold labels among classes"):
+        classifier.partial_fit(X[:5], y[:5] + 10)
+    with pytest.raises(ValueError, match=r"classes must be those of the first call"):
+        classifier.partial_fit(X[:5], y[:5], classes=[0, 1])
+
+
+def test_partial_fit_with_a_layer_that_has_no_sums(digits):
+    classifier = VarProClassifier(**SMALL, output_layer="softmax")
+    with pytest.raises(ValueError, match=r"output_layer must be 'ridge' here, got 'softmax'"):
+        classifier.partial_fit(*digits[:2], classes=np.arange(10))
+
+
+def test_warm_start_goes_on(digits):
+    X, y = digits[:2]
+    cold = VarProClassifier(**{**SMALL, "images_per_subnetwork": 1200}).fit(X, y)
+    warm = clone(cold).set_params(warm_start=True).fit(X, y)
+    assert_array_equal(warm.network_.W, cold.network_.W)
+    warm.fit(X, y)
+    for later, earlier in zip(warm.history_, cold.history_, strict=True):
+        assert later.history[0].cost == pytest.approx(earlier.cost, rel=1e-4)
+        assert later.cost < earlier.cost
+    with pytest.raises(ValueError, match=r"warm_start needs the same n_units as before, 30"):
+        warm.set_params(n_units=60).fit(X, y)
+
+
+# --- probabilities and sets --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", ["ridge", "softmax", "hinge"])
+def test_probabilities_are_calibrated(layer, digits):
+    X, y, Z, z = digits
+    classifier = VarProClassifier(**SMALL, output_layer=layer).fit(X, y)
+    shares = classifier.predict_proba(Z)
+    assert_allclose(shares.sum(axis=1), 1)
+    assert_array_equal(classifier.classes_[shares.argmax(axis=1)], classifier.predict(Z))
+    assert_allclose(classifier.predict_log_proba(Z), np.log(shares))
+    assert classifier.calibration_error_ < 0.06
+    sure, right = shares.max(axis=1), shares.argmax(axis=1) == z
+    assert abs(sure.mean() - right.mean()) < 0.06
+    # Better than no temperature.
+    from dataclasses import replace
+
+    plain = replace(classifier.network_, temperature=None)
+    images = (Z / classifier.intensity_).reshape(-1, 8, 8).astype(np.float32)
+    losses = [
+        -np.log(np.maximum(p[np.arange(len(z)), z], 1e-9)).mean()
+        for p in (shares, plain.predict_proba(images))
+    ]
+    assert losses[0] < losses[1] + 0.02
+
+
+@pytest.mark.parametrize("alpha", [0.02, 0.1, 0.3])
+def test_label_sets_cover(alpha, digits):
+    """On new images, within three standard errors and what the units know by heart."""
+    X, y, Z, z = digits
+    classifier = VarProClassifier(**SMALL, scheme="untrained").fit(X, y)
+    sets = classifier.predict_set(Z, alpha=alpha)
+    assert sets.dtype == bool
+    assert sets.any(axis=1).all()
+    covered = sets[np.arange(len(z)), z].mean()
+    assert covered >= 1 - alpha - 3 * np.sqrt(alpha * (1 - alpha) / len(z)) - 0.02
+    if alpha == 0.02:
+        assert sets.sum(axis=1).mean() > classifier.predict_set(Z, 0.3).sum(axis=1).mean()
+
+
+def test_label_sets_need_outputs_that_saw_not_their_image(digits):
+    classifier = VarProClassifier(**SMALL, output_layer="softmax", glue_ridge=1.0).fit(*digits[:2])
+    with pytest.raises(ValueError, match=r"glue_ridge must be left to the recipe for predict_set"):
+        classifier.predict_set(digits[2])
+    assert np.isnan(classifier.loo_error_)
+    good = VarProClassifier(**SMALL).fit(*digits[:2])
+    with pytest.raises(ValueError, match=r"alpha must be between 0 and 1, got 1"):
+        good.predict_set(digits[2], alpha=1)
+
+
+# --- among the tools of scikit-learn -----------------------------------------------------
+
+
+def test_unfitted():
+    with pytest.raises(NotFittedError):
+        VarProClassifier().predict(np.zeros((2, 4)))
+
+
+def test_pickled_it_predicts_the_same(digits, fitted):
+    again = pickle.loads(pickle.dumps(fitted))
+    assert_array_equal(again.predict_proba(digits[2]), fitted.predict_proba(digits[2]))
+
+
+def test_in_pipelines_and_searches(digits):
+    X, y, Z, z = digits
+    chain = make_pipeline(MinMaxScaler(), VarProClassifier(**SMALL))
+    assert chain.fit(X, y).score(Z, z) > 0.8
+    search = GridSearchCV(VarProClassifier(**SMALL), {"ridge": [0.1, 10.0]}, cv=2).fit(X, y)
+    assert search.best_params_["ridge"] in (0.1, 10.0)
+    assert cross_val_score(VarProClassifier(**SMALL), X, y, cv=3).min() > 0.7
+    calibrated = CalibratedClassifierCV(VarProClassifier(**SMALL), cv=2).fit(X, y)
+    assert calibrated.score(Z, z) > 0.8
+
+
+def test_metadata_routing(digits):
+    X, y, _, _ = digits
+    weights = np.where(y == 1, 0.0, 1.0)
+    with config_context(enable_metadata_routing=True):
+        classifier = (
+            VarProClassifier(**SMALL)
+            .set_fit_request(sample_weight=True)
+            .set_score_request(sample_weight=True)
+        )
+        scores = cross_val_score(classifier, X, y, cv=2, params={"sample_weight": weights})
+    assert scores.min() > 0.7
+
+
+def test_tables_with_names(digits):
+    pandas = pytest.importorskip("pandas")
+    X, y, _, _ = digits
+    table = pandas.DataFrame(X, columns=[f"pixel {i}" for i in range(64)])
+    classifier = VarProClassifier(**SMALL).fit(table, pandas.Series(y))
+    assert_array_equal(classifier.feature_names_in_, table.columns)
+    assert classifier.predict(table).shape == (1200,)
+    with pytest.raises(ValueError, match="feature names"):
+        classifier.predict(table.rename(columns={"pixel 0": "other"}))
+
+
+def test_callbacks_are_told_of_each_subnetwork(digits):
+    callback = pytest.importorskip("sklearn.callback")
+    X, y, _, _ = digits
+
+    class Told:
+        def __init__(self):
+            self.tasks, self.scores, self.torn_down = [], [], 0
+
+        def setup(self, estimator, context):
+            pass
+
+        def teardown(self, estimator, context):
+            self.torn_down += 1
+
+        def on_fit_task_begin(self, estimator, context):
+            pass
+
+        def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator):
+            self.tasks.append(context.task_name)
+            if context.task_name == "sub-network":
+                self.scores.append(fitted_estimator.score(X, y))
+
+    told = Told()
+    assert isinstance(told, callback.FitCallback)
+    classifier = VarProClassifier(**SMALL).set_callbacks(told).fit(X, y)
+    assert told.tasks == ["sub-network"] * 3 + ["fit"]
+    assert told.torn_down == 1
+    assert told.scores[0] < told.scores[-1] <= 1
+    assert classifier.score(X, y) == pytest.approx(told.scores[-1], abs=0.02)
+
+
+def test_monitor_of_scikit_learn(digits):
+    callback = pytest.importorskip("sklearn.callback")
+    monitor = callback.ScoringMonitor(scoring="accuracy")
+    VarProClassifier(**SMALL).set_callbacks(monitor).fit(*digits[:2])
+    assert monitor.get_logs() is not None
+
+
+def test_its_features_suit_others(digits):
+    from varpro_nn import VarProFeatures
+
+    X, y, Z, z = digits
+    settings = {k: v for k, v in SMALL.items() if k != "class_weight"}
+    chain = make_pipeline(VarProFeatures(**settings), LogisticRegression(max_iter=500))
+    assert chain.fit(X, y).score(Z, z) > 0.85
+    features = chain[0]
+    assert features.transform(Z).shape == (len(Z), 30)
+    assert list(features.get_feature_names_out())[:2] == ["varprofeatures0", "varprofeatures1"]
+    untrained = VarProFeatures(**settings).fit(X)
+    assert not np.array_equal(untrained.W_, features.W_)
+    assert untrained.history_ == []

@@ -1,0 +1,316 @@
+"""A scikit-learn classifier of images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn.calibration import (
+    conformal_threshold,
+    expected_calibration_error,
+    label_sets,
+)
+from varpro_nn.config import TrainConfig
+from varpro_nn.errors import DatasetError
+from varpro_nn.estimators.base import ImageEstimator, with_settings
+from varpro_nn.estimators.callbacks import Progress, with_callbacks
+from varpro_nn.glue_state import GlueState
+from varpro_nn.network import Network, probabilities
+from varpro_nn.output_layer import OutputLayer, fit_output_layer
+from varpro_nn.plan import make_units, streams
+from varpro_nn.subnetwork import Subnetwork
+from varpro_nn.training import train_network
+
+
+@with_settings(class_weight=None)
+class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
+    """Classifier of images whose units are trained by variable projection.
+
+    Parameters
+    ----------
+    recipe : str, default="auto"
+        A key of :data:`varpro_nn.recipes.RECIPES`, whose settings go by the kind of images.
+        ``"auto"``: ``"default"``, or ``"bilinear"`` for images of less than 8 pixels a side.
+    image_shape : tuple of int, default=None
+        (rows, columns) or (channels, rows, columns) of the images that rows of ``X`` hold. None:
+        the smallest square that holds a row, filled up with zeros.
+    n_jobs : int, default=None
+        Worker processes, then threads; -1 for all cores. No bit of the result depends on it.
+    random_state : int, RandomState or None, default=None
+    warm_start : bool, default=False
+        Go on from the unit weights of the last fit (schemes independent and untrained).
+    class_weight : dict, "balanced" or None, default=None
+    **settings
+        All fields of :class:`varpro_nn.TrainConfig` but ``seed``, ``n_train`` and those of the
+        bootstrap pass: ``n_units``, ``n_subnetworks``, ``max_nfev``, ``output_layer``, ... By
+        default ``"recipe"``: what the recipe says.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (k,)
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where ``X`` had names.
+    network_ : varpro_nn.Network
+        What was trained; it can be saved and exported. Its intensities are those of ``X`` divided
+        by ``intensity_``.
+    config_ : varpro_nn.TrainConfig
+        The settings that were used.
+    image_shape_ : tuple of int
+    intensity_ : float
+        What counts as intensity 1: 255 for bytes, else the largest absolute value in ``X``.
+    history_ : list of varpro_nn.history.FitReport
+        How the cost of each sub-network fell.
+    n_iter_ : int
+        Evaluations of the longest fit of a sub-network.
+    loo_error_ : float
+        Error rate of the output layer on images that it did not see: exact leave-one-out for
+        least squares, of the images put aside for other layers. The units have seen them.
+    calibration_error_ : float
+        Expected calibration error of ``predict_proba``, on the same outputs.
+    glue_state_ : varpro_nn.GlueState
+        Only after ``partial_fit``.
+
+    See Also
+    --------
+    varpro_nn.run : The same pipeline for data sets with a test set.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from varpro_nn import VarProClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> classifier = VarProClassifier(n_units=24, random_state=0).fit(X[:1500], y[:1500])
+    >>> classifier.score(X[1500:], y[1500:]) > 0.9
+    True
+    """
+
+    network_: Network
+    config_: TrainConfig
+
+    @with_callbacks
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
+        """Train on rows of pixels ``X`` (n, d) and labels ``y`` (n,).
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+            Bytes (0 to 255), or intensities on any scale.
+        y : array_like, shape (n,)
+        sample_weight : array_like, shape (n,), optional
+
+        Returns
+        -------
+        VarProClassifier
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            Fewer than two classes, images that are all alike, or settings that do not fit.
+        """
+        y = _check_y(self, y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        self.__dict__.pop("glue_state_", None)
+        return self._fit(X, codes, y, sample_weight, {})
+
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: Sequence[Any] | None = None,
+    ) -> Any:
+        """Train on the first batch; refit the output layer to this and all batches before.
+
+        The units stay as the first batch trained them. Needs ``output_layer="ridge"`` and no
+        distorted copies, which is what it sets where they are left to the recipe.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+        y : array_like, shape (n,)
+        classes : array_like, shape (k,), optional
+            All labels that will come; needed in the first call, unless ``fit`` has seen them
+            (what else ``fit`` has learnt is forgotten: it kept no sums).
+
+        Returns
+        -------
+        VarProClassifier
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            No classes in the first call, or labels that are not among them.
+        """
+        first = not hasattr(self, "glue_state_")
+        y = _check_y(self, y)
+        if first:
+            classes = getattr(self, "classes_", None) if classes is None else classes
+            if classes is None:
+                msg = "classes must be given in the first call of partial_fit, got None."
+                raise ValueError(msg)
+            self.classes_ = np.unique(np.asarray(classes))
+        elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
+            msg = f"classes must be those of the first call, {self.classes_}, got {classes}."
+            raise ValueError(msg)
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            msg = f"y must hold labels among classes, {self.classes_}, got {unknown} as well."
+            raise ValueError(msg)
+        codes = np.searchsorted(self.classes_, y)
+        if first:
+            self._fit(X, codes, y, None, {"output_layer": "ridge", "n_copies": 0})
+            state = GlueState(
+                self.network_.units, self.network_.W, len(self.classes_), n_jobs=self._n_jobs
+            )
+            state.add_images(self._images_of(X), codes)
+            self.glue_state_ = state
+            return self
+        self.glue_state_.add_images(self._images_of(X), codes)
+        A = self.glue_state_.solve(standardise=self.config_.standardise)
+        self.network_ = replace(self.network_, A=A)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Labels, (n,)."""
+        codes = self._outputs(X).argmax(axis=1)
+        return cast("NDArray[Any]", self.classes_[codes])
+
+    def decision_function(self, X: ArrayLike) -> FloatArray:
+        """Compute the outputs of the network, (n, k); for two classes their difference, (n,)."""
+        outputs = self._outputs(X)
+        return outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs
+
+    def predict_proba(self, X: ArrayLike) -> FloatArray:
+        """Probabilities of the classes, (n, k), calibrated on outputs that saw not their image."""
+        outputs = self._outputs(X)
+        return probabilities(outputs, self.network_.output_layer, self.network_.temperature)
+
+    def predict_log_proba(self, X: ArrayLike) -> FloatArray:
+        """Logarithms of :meth:`predict_proba`, (n, k)."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    def predict_set(self, X: ArrayLike, alpha: float = 0.1) -> NDArray[np.bool_]:
+        """Give sets of labels that miss the true one in a share ``alpha`` of images at most.
+
+        Conformal, from the probabilities that images have whose output did not see them: no
+        images are held back. The promise holds for images drawn like those of training, as far as
+        the units treat new images like those they were trained on.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+        alpha : float, default=0.1
+
+        Returns
+        -------
+        ndarray of bool, shape (n, k)
+            Which of ``classes_`` belong; one at least.
+
+        Raises
+        ------
+        ValueError
+            ``alpha`` out of (0, 1), or no such outputs: the penalty of a layer other than ridge
+            was given.
+        """
+        shares = self.predict_proba(X)
+        if self._left_out is None:
+            msg = "glue_ridge must be left to the recipe for predict_set, or output_layer='ridge'."
+            raise ValueError(msg)
+        return label_sets(shares, conformal_threshold(*self._left_out, alpha))
+
+    # --- how it is done --------------------------------------------------------------------
+
+    def _fit(
+        self, X: Any, codes: LabelArray, y: Any, sample_weight: Any, fixed: Mapping[str, Any]
+    ) -> Any:
+        rows = self._rows(X, reset=True)
+        if len(rows) != len(codes):
+            msg = f"X and y must have the same length, got {len(rows)} and {len(codes)}."
+            raise ValueError(msg)
+        weights = None
+        if sample_weight is not None or self.class_weight is not None:
+            weights = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+            weights = weights * compute_sample_weight(self.class_weight, y)
+            there = weights > 0
+            rows, codes, weights = rows[there], codes[there], weights[there]
+        self._set_images(rows)
+        images = self._images(rows)
+        config = self._config(len(rows), weights, fixed)
+        names = self.classes_ if self.classes_.dtype.kind in "iuU" else self.classes_.astype(str)
+        start = self._start(config)
+
+        def rebuild(there: list[Subnetwork]) -> dict[str, Any]:
+            return {"network_": _glued(config, there, images, codes, names, self._n_jobs)}
+
+        with Progress(self, config, X, y, rebuild) as progress:
+            try:
+                network, subnetworks, layer = train_network(
+                    config, images, codes, names, n_jobs=self._n_jobs, sample_weight=weights,
+                    start=start, keep=progress.landed,
+                )  # fmt: skip
+            except DatasetError as error:
+                raise ValueError(str(error)) from error
+        self.network_ = network
+        self.config_ = config
+        self.W_ = network.W
+        self._set_reports(subnetworks)
+        self._set_left_out(layer, codes, weights)
+        return self
+
+    def _set_left_out(
+        self, layer: OutputLayer, codes: LabelArray, weights: FloatArray | None
+    ) -> None:
+        self._left_out: tuple[FloatArray, LabelArray] | None = None
+        self.loo_error_ = self.calibration_error_ = np.nan
+        if layer.left_out is None:
+            return
+        known = np.isfinite(layer.left_out.outputs).all(axis=1)
+        rows = layer.left_out.rows[known]
+        outputs = layer.left_out.outputs[known].astype(np.float64)
+        if not len(rows):
+            return
+        shares = probabilities(outputs, layer.name, self.network_.temperature)
+        own = None if weights is None else weights[rows]
+        wrong = outputs.argmax(axis=1) != codes[rows]
+        self.loo_error_ = float(np.average(wrong, weights=own))
+        self.calibration_error_ = expected_calibration_error(shares, codes[rows], own)
+        self._left_out = shares, codes[rows]
+
+    def _outputs(self, X: Any) -> FloatArray:
+        check_is_fitted(self, "network_")
+        return self.network_.decision_function(self._images_of(X), n_jobs=self._n_jobs)
+
+
+def _check_y(estimator: Any, y: Any) -> NDArray[Any]:
+    if y is None:
+        name = type(estimator).__name__
+        msg = f"This {name} requires y to be passed, but the target y is None."
+        raise ValueError(msg)
+    column = column_or_1d(y, warn=True)
+    check_classification_targets(column)
+    return cast("NDArray[Any]", column)
+
+
+def _glued(
+    config: TrainConfig,
+    subnetworks: list[Subnetwork],
+    images: ImageArray,
+    codes: LabelArray,
+    classes: NDArray[Any],
+    n_jobs: int,
+) -> Network:
+    """Network of some sub-networks, with a ridge layer."""
+    units = make_units(config, images, np.random.default_rng(streams(config)["whitening"]))
+    W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
+    layer = fit_output_layer("ridge", units, W, images, codes, len(classes), n_jobs=n_jobs)
+    return Network(units, W, layer.A, classes, images.shape[1:])

@@ -1,0 +1,120 @@
+"""Outputs of trained units as features for other estimators."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import check_is_fitted
+
+from varpro_nn._typing import RealArray, TargetArray
+from varpro_nn.errors import DatasetError
+from varpro_nn.estimators.base import ImageEstimator, with_settings
+from varpro_nn.estimators.callbacks import Progress, with_callbacks
+from varpro_nn.features import block_features, block_slices, workers
+from varpro_nn.plan import make_units, streams
+from varpro_nn.subnetwork import Subnetwork
+from varpro_nn.training import train_units
+
+__all__ = ["VarProFeatures"]
+
+
+@with_settings()
+class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator):  # type: ignore[misc]
+    """Unit outputs of images, the units trained by variable projection.
+
+    Parameters
+    ----------
+    recipe, image_shape, n_jobs, random_state, warm_start, **settings
+        As for :class:`VarProClassifier`; those of the output layer mean nothing here.
+
+    Attributes
+    ----------
+    units_ : varpro_nn.units.PatchUnits or WholeImageUnits
+    W_ : ndarray of float32, shape (h, p)
+        Unit weights.
+    n_features_in_, feature_names_in_, config_, image_shape_, intensity_, history_, n_iter_
+        As for :class:`VarProClassifier`.
+    """
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    @with_callbacks
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
+        """Train units on rows of pixels ``X`` (n, d) and labels or numbers ``y``.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+        y : array_like, shape (n,) or (n, t), optional
+            Labels, or real numbers. None: the units stay as they are drawn.
+
+        Returns
+        -------
+        VarProFeatures
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            Images that are all alike, or settings that do not fit.
+        """
+        rows = self._rows(X, reset=True)
+        self._set_images(rows)
+        images = self._images(rows)
+        config = self._config(len(rows), None, {})
+        targets, k = _targets(y, len(rows))
+        if targets.ndim == 2 and config.loss != "squares":
+            config = replace(config, loss="squares")
+        if y is None:
+            config = replace(config, scheme="untrained", n_stages=1)
+
+        def rebuild(there: list[Subnetwork]) -> dict[str, Any]:
+            W = np.concatenate([s.W for s in there if s.W is not None], dtype=np.float32)
+            units = make_units(config, images, np.random.default_rng(streams(config)["whitening"]))
+            return {"units_": units, "W_": W}
+
+        with Progress(self, config, X, y, rebuild) as progress:
+            try:
+                trained = train_units(
+                    config, images, targets, k, n_jobs=self._n_jobs, start=self._start(config),
+                    keep=progress.landed,
+                )  # fmt: skip
+            except DatasetError as error:
+                raise ValueError(str(error)) from error
+        self.config_, self.units_, self.W_ = config, trained.units, trained.W
+        self._n_features_out = len(self.W_) * self.units_.n_cells
+        self._set_reports(trained.subnetworks)
+        return self
+
+    def transform(self, X: ArrayLike) -> RealArray:
+        """Compute the unit outputs, (n, h * m), in single precision: for each cell all units."""
+        check_is_fitted(self, "units_")
+        images = self._images_of(X)
+        with workers(self._n_jobs) as threads:
+            blocks = [
+                block_features(self.units_, self.W_, images[rows], threads)
+                for rows in block_slices(len(images), self._n_features_out)
+            ]
+        return np.concatenate(blocks)
+
+
+def _targets(y: Any, n: int) -> tuple[TargetArray, int]:
+    """Class numbers or real targets of ``y``, and how many classes or targets there are."""
+    if y is None:
+        return np.zeros((n, 1)), 1
+    array = np.asarray(y)
+    if len(array) != n:
+        msg = f"X and y must have the same length, got {n} and {len(array)}."
+        raise ValueError(msg)
+    if type_of_target(array, input_name="y") in ("binary", "multiclass"):
+        classes, codes = np.unique(array, return_inverse=True)
+        return codes, len(classes)
+    values = array.astype(np.float64).reshape(n, -1)
+    scale = values.std(axis=0)
+    return (values - values.mean(axis=0)) / np.where(scale > 0, scale, 1.0), values.shape[1]

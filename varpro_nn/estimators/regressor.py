@@ -1,0 +1,143 @@
+"""A scikit-learn regressor on images."""
+
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import RegressorMixin
+from sklearn.utils import check_array, column_or_1d
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from varpro_nn._typing import FloatArray
+from varpro_nn.errors import DatasetError
+from varpro_nn.estimators.base import ImageEstimator, with_settings
+from varpro_nn.estimators.callbacks import Progress, with_callbacks
+from varpro_nn.network import Network
+from varpro_nn.output_layer import fit_output_layer
+from varpro_nn.plan import make_units, streams
+from varpro_nn.subnetwork import Subnetwork
+from varpro_nn.training import train_layers
+
+__all__ = ["VarProRegressor"]
+
+
+_FIXED = {"loss": "squares", "output_layer": "ridge"}
+
+
+@with_settings()
+class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
+    """Regression of one or several numbers on images, by least squares in both layers.
+
+    Parameters
+    ----------
+    recipe, image_shape, n_jobs, random_state, warm_start, **settings
+        As for :class:`VarProClassifier`; ``loss`` and ``output_layer`` are those of least squares.
+
+    Attributes
+    ----------
+    network_ : varpro_nn.Network
+        Its outputs are the predictions.
+    loo_error_ : float
+        Mean squared error, in the squared units of ``y``, of the output layer on images that it
+        did not see (the units have seen them).
+    n_features_in_, feature_names_in_, config_, image_shape_, intensity_, history_, n_iter_
+        As for :class:`VarProClassifier`.
+    """
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    @with_callbacks
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
+        """Train on rows of pixels ``X`` (n, d) and numbers ``y`` (n,) or (n, t).
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+        y : array_like, shape (n,) or (n, t)
+        sample_weight : array_like, shape (n,), optional
+
+        Returns
+        -------
+        VarProRegressor
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            Images that are all alike, or settings that do not fit.
+        """
+        rows = self._rows(X, reset=True)
+        values = _numbers(self, y)
+        if len(rows) != len(values):
+            msg = f"X and y must have the same length, got {len(rows)} and {len(values)}."
+            raise ValueError(msg)
+        self._one_target = values.ndim == 1
+        targets = values.reshape(len(values), -1)
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+            there = weights > 0
+            rows, targets, weights = rows[there], targets[there], weights[there]
+        self._set_images(rows)
+        images = self._images(rows)
+        config = self._config(len(rows), weights, _FIXED)
+        # Penalties are for targets of about 1, as those of classes are.
+        mean = np.average(targets, axis=0, weights=weights)
+        scale = np.sqrt(np.average(np.square(targets - mean), axis=0, weights=weights))
+        scale[scale == 0] = 1.0
+        scaled, k = (targets - mean) / scale, targets.shape[1]
+
+        def network(units: Any, W: Any, A: FloatArray, largest: float) -> Network:
+            A = A * scale
+            A[-1] += mean
+            remembered = {"largest_intensity": largest}
+            return Network(
+                units, W, A, np.arange(k), images.shape[1:], "ridge", config.views, remembered
+            )
+
+        def rebuild(there: list[Subnetwork]) -> dict[str, Any]:
+            units = make_units(config, images, np.random.default_rng(streams(config)["whitening"]))
+            W = np.concatenate([s.W for s in there if s.W is not None], dtype=np.float32)
+            layer = fit_output_layer("ridge", units, W, images, scaled, k, n_jobs=self._n_jobs)
+            return {"network_": network(units, W, layer.A, np.inf)}
+
+        with Progress(self, config, X, y, rebuild) as progress:
+            try:
+                trained, layer = train_layers(
+                    config, images, scaled, k, n_jobs=self._n_jobs, sample_weight=weights,
+                    start=self._start(config), keep=progress.landed,
+                )  # fmt: skip
+            except DatasetError as error:
+                raise ValueError(str(error)) from error
+        self.config_, self.W_ = config, trained.W
+        self.network_ = network(trained.units, trained.W, layer.A, trained.largest_intensity)
+        self._set_reports(trained.subnetworks)
+        self.loo_error_ = np.nan
+        if layer.left_out is not None:
+            known = np.isfinite(layer.left_out.outputs).all(axis=1)
+            at = layer.left_out.rows[known]
+            errors = np.square((layer.left_out.outputs[known] - scaled[at]) * scale).mean(axis=1)
+            if len(at):
+                own = None if weights is None else weights[at]
+                self.loo_error_ = float(np.average(errors, weights=own))
+        return self
+
+    def predict(self, X: ArrayLike) -> FloatArray:
+        """Predictions, (n,) or (n, t) as ``y`` was."""
+        check_is_fitted(self, "network_")
+        outputs = self.network_.decision_function(self._images_of(X), n_jobs=self._n_jobs)
+        return outputs[:, 0] if self._one_target else outputs
+
+
+def _numbers(estimator: Any, y: Any) -> NDArray[Any]:
+    if y is None:
+        name = type(estimator).__name__
+        msg = f"This {name} requires y to be passed, but the target y is None."
+        raise ValueError(msg)
+    checked = check_array(y, ensure_2d=False, dtype="numeric", input_name="y", estimator=estimator)
+    if checked.ndim == 2 and checked.shape[1] == 1:
+        checked = column_or_1d(checked, warn=True)
+    return cast("NDArray[Any]", checked.astype(np.float64))

@@ -1,0 +1,380 @@
+/* An image classifier of varpro_nn, as one C99 file. It needs <math.h> (-lm) and <stdint.h>, takes
+ * no memory from the heap and changes nothing global: threads may call it at the same time.
+ *
+ * To call it from another file, declare there
+ *
+ *     int varpro_predict(const uint8_t *pixels, float *probabilities);
+ *     extern const char *const varpro_labels[];
+ *
+ * pixels: $n_pixels bytes, 0 to 255, in the order (channels, rows, columns) = $image_shape.
+ * probabilities: room for $n_classes numbers.
+ * Returns the number of the most probable class, a position in varpro_labels.
+ *
+ * Units: $n_units, each at $all_places places of a window of $window_rows x $window_columns pixels.
+ * Weights: $precision.
+ * Constants: $n_bytes bytes, and the labels. Stack: about $stack bytes.
+ *
+ * Classes:
+$class_list
+ *
+ * With -DVARPRO_MAIN it is a program: an image from standard input (its bytes in the order above,
+ * or a binary PGM or PPM file), label and probability to standard output.
+ */
+
+#include <math.h>
+#include <stdint.h>
+
+enum {
+    VARPRO_N_CLASSES = $n_classes,
+    VARPRO_N_CHANNELS = $channels,
+    VARPRO_N_ROWS = $rows,
+    VARPRO_N_COLUMNS = $columns,
+    VARPRO_N_PIXELS = $n_pixels
+};
+
+int varpro_predict(const uint8_t *pixels, float *probabilities);
+extern const char *const varpro_labels[];
+
+const char *const varpro_labels[VARPRO_N_CLASSES] = {
+$labels
+};
+
+enum {
+    N_VIEWS = $n_views,
+    N_SIDES = $n_sides,
+    N_UNITS = $n_units,
+    CELL_ROWS = $cell_rows,
+    CELL_COLUMNS = $cell_columns,
+    WINDOW_ROWS = $window_rows,
+    WINDOW_COLUMNS = $window_columns,
+    WINDOW_PIXELS = $window_pixels,
+    STRIDE = $stride,
+    /* Worked on at once: places of a window, units of a tile. */
+    PLACES = $places,
+    LANES = $lanes,
+    TILES = $tiles
+};
+
+/* First place of each cell, then the number of places. */
+static const int row_bounds[CELL_ROWS + 1] = {$row_bounds};
+static const int column_bounds[CELL_COLUMNS + 1] = {$column_bounds};
+
+/* By tile, pixel of the window, unit of the tile; units that fill the last tile are 0. */
+static const $weight filters[TILES * WINDOW_PIXELS * LANES] = {
+$filters
+};
+//: int8
+static const float filter_scale[TILES * LANES] = {
+$filter_scale
+};
+//:
+static const float bias[TILES * LANES] = {
+$bias
+};
+
+/* By side, cell, unit, class. */
+static const $weight linear[N_SIDES * CELL_ROWS * CELL_COLUMNS * N_UNITS * VARPRO_N_CLASSES] = {
+$linear
+};
+//: int8
+/* The scale of a row is that of its side and cell times the step of its unit there. */
+static const float linear_scale[N_SIDES * CELL_ROWS * CELL_COLUMNS] = {
+$linear_scale
+};
+static const uint8_t linear_step[N_SIDES * CELL_ROWS * CELL_COLUMNS * N_UNITS] = {
+$linear_step
+};
+//:
+static const float constant[VARPRO_N_CLASSES] = {
+$constant
+};
+
+//: flip, shifts
+/* One view of the image; what is beyond the border repeats it. */
+static void make_view(const uint8_t *pixels, int view, uint8_t *image)
+{
+//:
+//: shifts
+    static const int down[N_VIEWS] = {0, -1, 1, 0, 0};
+    static const int across[N_VIEWS] = {0, 0, 0, -1, 1};
+//:
+//: flip, shifts
+    for (int c = 0; c < VARPRO_N_CHANNELS; c++) {
+        for (int y = 0; y < VARPRO_N_ROWS; y++) {
+            for (int x = 0; x < VARPRO_N_COLUMNS; x++) {
+//:
+//: flip
+                int row = y;
+                int column = view == 0 ? x : VARPRO_N_COLUMNS - 1 - x;
+//:
+//: shifts
+                int row = y + down[view], column = x + across[view];
+                row = row < 0 ? 0 : row < VARPRO_N_ROWS ? row : VARPRO_N_ROWS - 1;
+                column = column < 0 ? 0 : column < VARPRO_N_COLUMNS ? column : VARPRO_N_COLUMNS - 1;
+//:
+//: flip, shifts
+                *image++ = pixels[(c * VARPRO_N_ROWS + row) * VARPRO_N_COLUMNS + column];
+            }
+        }
+    }
+}
+
+//:
+/* The pixels of a window as intensities, one column of P. */
+static void take_window(const uint8_t *image, int top, int left, float *P)
+{
+    for (int c = 0; c < VARPRO_N_CHANNELS; c++) {
+        for (int y = 0; y < WINDOW_ROWS; y++) {
+            const uint8_t *from =
+                image + (c * VARPRO_N_ROWS + top + y) * VARPRO_N_COLUMNS + left;
+            for (int x = 0; x < WINDOW_COLUMNS; x++) {
+                *P = (float)from[x] * (1.0f / 255.0f);
+                P += PLACES;
+            }
+        }
+    }
+}
+
+//: contrast
+/* Take mean and contrast out of each column of P. */
+static void normalise(float *P)
+{
+    float mean[PLACES] = {0}, variance[PLACES] = {0}, deviation[PLACES];
+    for (int p = 0; p < WINDOW_PIXELS; p++) {
+        for (int i = 0; i < PLACES; i++) {
+            mean[i] += P[p * PLACES + i];
+        }
+    }
+    for (int i = 0; i < PLACES; i++) {
+        mean[i] /= (float)WINDOW_PIXELS;
+    }
+    for (int p = 0; p < WINDOW_PIXELS; p++) {
+        for (int i = 0; i < PLACES; i++) {
+            P[p * PLACES + i] -= mean[i];
+            variance[i] += P[p * PLACES + i] * P[p * PLACES + i];
+        }
+    }
+    for (int i = 0; i < PLACES; i++) {
+        deviation[i] = sqrtf(variance[i] / (float)WINDOW_PIXELS + $contrast);
+    }
+    for (int p = 0; p < WINDOW_PIXELS; p++) {
+        for (int i = 0; i < PLACES; i++) {
+            P[p * PLACES + i] /= deviation[i];
+        }
+    }
+}
+
+//:
+//: logistic, tanh
+/* The hyperbolic tangent, a quotient of polynomials: 4e-7 off at most, and unlike that of <math.h>
+ * compilers make vectors of it. From 9 on the tangent is 1 in single precision. */
+static float tangent(float x)
+{
+    x = x < -9.0f ? -9.0f : x;
+    x = x > 9.0f ? 9.0f : x;
+    float t = x * x;
+    float above = 1.33545548e-8f * t + 2.06089953e-5f;
+    above = (above * t + 3.49558238e-3f) * t + 0.133810207f;
+    float below = 7.77651223e-7f * t + 3.28562601e-4f;
+    below = (below * t + 2.58769598e-2f) * t + 0.467143357f;
+    return x * (above * t + 1.0f) / (below * t + 1.0f);
+}
+
+//:
+//: int8
+/* The filters of a tile as floats. */
+static void scale_filters(int tile, float *restrict F)
+{
+    for (int p = 0; p < WINDOW_PIXELS; p++) {
+        for (int u = 0; u < LANES; u++) {
+            float f = (float)filters[(tile * WINDOW_PIXELS + p) * LANES + u];
+            F[p * LANES + u] = f * filter_scale[tile * LANES + u];
+        }
+    }
+}
+
+//:
+/* Products of the filters F of a tile with all columns of P. Compilers turn the loop over units
+ * into vectors, one sum for each place in a register. */
+static void respond(const float *restrict P, const float *restrict F, float *restrict z)
+{
+    for (int u = 0; u < LANES; u++) {
+        float $sums_start;
+        for (int p = 0; p < WINDOW_PIXELS; p++) {
+            float f = F[p * LANES + u];
+$sums_add
+        }
+$sums_store
+    }
+}
+
+/* Add the activations of one place to the sums of a tile. */
+static void add_activations(const float *z, float *sums)
+{
+    for (int u = 0; u < LANES; u++) {
+//: logistic
+        sums[u] += 0.5f * tangent(0.5f * z[u]) + 0.5f;
+//:
+//: tanh
+        sums[u] += tangent(z[u]);
+//:
+//: softplus
+        /* log(1 + exp(z)) without an exponential that could overflow. */
+        sums[u] += (z[u] > 0.0f ? z[u] : 0.0f) + log1pf(expf(-fabsf(z[u])));
+//:
+//: rectifier
+        sums[u] += z[u] > 0.0f ? z[u] : 0.0f;
+//:
+//: two-sided
+        float above = z[u] - $threshold, below = -z[u] - $threshold;
+        sums[u] += above > 0.0f ? above : 0.0f;
+        sums[TILES * LANES + u] += below > 0.0f ? below : 0.0f;
+//:
+    }
+}
+
+/* Add the part of one cell to the outputs. */
+static void add_cell(const uint8_t *image, int cell_row, int cell_column, double *outputs)
+{
+    float sums[N_SIDES * TILES * LANES] = {0}, P[WINDOW_PIXELS * PLACES];
+    int top = row_bounds[cell_row], left = column_bounds[cell_column];
+    int width = column_bounds[cell_column + 1] - left;
+    int n_places = (row_bounds[cell_row + 1] - top) * width;
+
+    for (int first = 0; first < n_places; first += PLACES) {
+        int n = n_places - first < PLACES ? n_places - first : PLACES;
+        for (int i = 0; i < PLACES; i++) {
+            int place = first + (i < n ? i : 0); /* columns without a place repeat one */
+            take_window(image, (top + place / width) * STRIDE, (left + place % width) * STRIDE,
+                        P + i);
+        }
+//: contrast
+        normalise(P);
+//:
+        for (int tile = 0; tile < TILES; tile++) {
+            float z[PLACES * LANES];
+//: float32
+            respond(P, filters + tile * WINDOW_PIXELS * LANES, z);
+//:
+//: int8
+            float F[WINDOW_PIXELS * LANES];
+            scale_filters(tile, F);
+            respond(P, F, z);
+//:
+            for (int i = 0; i < n; i++) {
+                for (int u = 0; u < LANES; u++) {
+                    z[i * LANES + u] += bias[tile * LANES + u];
+                }
+                add_activations(z + i * LANES, sums + tile * LANES);
+            }
+        }
+    }
+
+    for (int side = 0; side < N_SIDES; side++) {
+        int cell = (side * CELL_ROWS + cell_row) * CELL_COLUMNS + cell_column;
+        const $weight *A = linear + cell * N_UNITS * VARPRO_N_CLASSES;
+        float part[VARPRO_N_CLASSES] = {0};
+        for (int u = 0; u < N_UNITS; u++) {
+            float phi = sums[side * TILES * LANES + u] / (float)n_places;
+//: int8
+            phi *= linear_scale[cell] * (float)linear_step[cell * N_UNITS + u];
+//:
+            for (int k = 0; k < VARPRO_N_CLASSES; k++) {
+                part[k] += phi * (float)A[u * VARPRO_N_CLASSES + k];
+            }
+        }
+        /* Added up in double precision, cell by cell: rounding errors stay small. */
+        for (int k = 0; k < VARPRO_N_CLASSES; k++) {
+            outputs[k] += (double)part[k];
+        }
+    }
+}
+
+int varpro_predict(const uint8_t *pixels, float *probabilities)
+{
+    double outputs[VARPRO_N_CLASSES] = {0};
+    double total = 0.0;
+    int best = 0;
+
+    for (int view = 0; view < N_VIEWS; view++) {
+//: single
+        const uint8_t *image = pixels;
+//:
+//: flip, shifts
+        uint8_t image[VARPRO_N_PIXELS];
+        make_view(pixels, view, image);
+//:
+        for (int row = 0; row < CELL_ROWS; row++) {
+            for (int column = 0; column < CELL_COLUMNS; column++) {
+                add_cell(image, row, column, outputs);
+            }
+        }
+    }
+    for (int k = 0; k < VARPRO_N_CLASSES; k++) {
+        outputs[k] = outputs[k] / N_VIEWS + (double)constant[k];
+        best = outputs[k] > outputs[best] ? k : best;
+    }
+
+    double largest = outputs[best];
+    for (int k = 0; k < VARPRO_N_CLASSES; k++) {
+//: softmax
+        outputs[k] = exp((outputs[k] - largest) / $temperature);
+//:
+//: clip
+        /* Outputs estimate probabilities; if none is positive, all classes are equal. */
+        outputs[k] = largest <= 0.0 ? 1.0 : outputs[k] > 0.0 ? outputs[k] : 0.0;
+//:
+        total += outputs[k];
+    }
+    for (int k = 0; k < VARPRO_N_CLASSES; k++) {
+        probabilities[k] = (float)(outputs[k] / total);
+    }
+    return best;
+}
+
+#ifdef VARPRO_MAIN
+#include <ctype.h>
+#include <stdio.h>
+
+int main(void)
+{
+    uint8_t input[VARPRO_N_PIXELS + 1024], pixels[VARPRO_N_PIXELS];
+    float probabilities[VARPRO_N_CLASSES];
+    size_t size = fread(input, 1, sizeof input, stdin), at = 0;
+    int raw = size == VARPRO_N_PIXELS, fits = raw;
+    if (!raw && size > 2 && input[0] == 'P' && input[1] == (VARPRO_N_CHANNELS == 3 ? '6' : '5')) {
+        int numbers[3] = {0};
+        at = 2;
+        for (int i = 0; i < 3; i++) {
+            while (at < size && (isspace(input[at]) || input[at] == '#')) {
+                if (input[at] == '#') { /* a comment */
+                    while (at < size && input[at] != '\n') {
+                        at++;
+                    }
+                } else {
+                    at++;
+                }
+            }
+            while (at < size && isdigit(input[at]) && numbers[i] < 100000) {
+                numbers[i] = numbers[i] * 10 + (input[at++] - '0');
+            }
+        }
+        at++; /* one blank after the header */
+        fits = (VARPRO_N_CHANNELS == 1 || VARPRO_N_CHANNELS == 3) && numbers[0] == VARPRO_N_COLUMNS
+               && numbers[1] == VARPRO_N_ROWS && numbers[2] == 255 && size >= at + VARPRO_N_PIXELS;
+    }
+    if (!fits) {
+        fprintf(stderr, "no image of %d x %d x %d bytes, raw or PGM or PPM\n", VARPRO_N_CHANNELS,
+                VARPRO_N_ROWS, VARPRO_N_COLUMNS);
+        return 1;
+    }
+    for (int i = 0; i < VARPRO_N_PIXELS; i++) { /* the channels of a PPM file are innermost */
+        int plane = VARPRO_N_ROWS * VARPRO_N_COLUMNS;
+        int from = raw ? i : i % plane * VARPRO_N_CHANNELS + i / plane;
+        pixels[i] = input[at + (size_t)from];
+    }
+    int label = varpro_predict(pixels, probabilities);
+    printf("%s %.6f\n", varpro_labels[label], (double)probabilities[label]);
+    return 0;
+}
+#endif

@@ -1,0 +1,176 @@
+"use strict";
+
+// What a trained network computes, after varpro_nn/folded.py, whose docstring is the
+// specification. No dependencies; for the browser and for node.
+
+/** Decode base64 of little-endian float32, whatever the order of bytes here. */
+function varproFloats(text) {
+  const binary = atob(text);
+  const bytes = Uint8Array.from(binary, (letter) => letter.charCodeAt(0));
+  const view = new DataView(bytes.buffer);
+  return Float32Array.from({ length: bytes.length / 4 }, (_, i) => view.getFloat32(4 * i, true));
+}
+
+const varproActivations = {
+  "logistic": [(z) => 1 / (1 + Math.exp(-z))],
+  "tanh": [Math.tanh],
+  // Above 0 by the other branch, whose exponential cannot overflow.
+  "softplus": [(z) => (z > 0 ? z + Math.log1p(Math.exp(-z)) : Math.log1p(Math.exp(z)))],
+  "rectifier": [(z) => (z > 0 ? z : 0)],
+  "two-sided": [
+    (z, threshold) => (z > threshold ? z - threshold : 0),
+    (z, threshold) => (-z > threshold ? -z - threshold : 0),
+  ],
+};
+
+/**
+ * Make the functions of a network.
+ *
+ * `model` is what varpro_nn/page.py writes. `outputs(pixels)` and `predict(pixels)` take one image
+ * (channels, rows, columns): bytes 0 to 255, divided by 255, or floats, which are intensities
+ * already; they return outputs, and probabilities, of the classes.
+ */
+function varproNetwork(model) {
+  const [channels, rows, columns] = model.image_shape;
+  const [height, width] = model.window;
+  const { stride, contrast, threshold, temperature } = model;
+  const [down, across] = model.bounds;
+  const bias = varproFloats(model.bias);
+  const A = varproFloats(model.A);
+  const constant = model.constant;
+  const sides = varproActivations[model.activation];
+  const h = bias.length;
+  const k = constant.length;
+  const n = channels * height * width;
+  const nCells = (down.length - 1) * (across.length - 1);
+  const filters = transposed(varproFloats(model.filters));
+
+  // All that the loops write to: nothing is allocated for an image.
+  const image = new Float64Array(channels * rows * columns);
+  const view = new Float64Array(image.length);
+  const P = new Float64Array(n);
+  const z = new Float64Array(h);
+  const phi = new Float64Array(sides.length * nCells * h);
+
+  /** Put all units' weights of one pixel side by side. */
+  function transposed(weights) {
+    const result = new Float32Array(weights.length);
+    for (let unit = 0; unit < h; unit++) {
+      for (let pixel = 0; pixel < n; pixel++) result[pixel * h + unit] = weights[unit * n + pixel];
+    }
+    return result;
+  }
+
+  function takeWindow(top, left) {
+    let p = 0;
+    for (let channel = 0; channel < channels; channel++) {
+      for (let y = top; y < top + height; y++) {
+        const start = (channel * rows + y) * columns + left;
+        for (let x = start; x < start + width; x++) P[p++] = view[x];
+      }
+    }
+  }
+
+  function normalise() {
+    let mean = 0;
+    for (let p = 0; p < n; p++) mean += P[p];
+    mean /= n;
+    let variance = 0;
+    for (let p = 0; p < n; p++) variance += (P[p] - mean) * (P[p] - mean);
+    const scale = 1 / Math.sqrt(variance / n + contrast);
+    for (let p = 0; p < n; p++) P[p] = (P[p] - mean) * scale;
+  }
+
+  /** Pre-activations of the window in P. */
+  function scalarise() {
+    for (let unit = 0; unit < h; unit++) z[unit] = bias[unit];
+    for (let p = 0; p < n; p++) {
+      const pixel = P[p];
+      if (pixel === 0) continue; // most of a drawing is black
+      const start = p * h;
+      for (let unit = 0; unit < h; unit++) z[unit] += pixel * filters[start + unit];
+    }
+  }
+
+  /** Add the window's activations, each times `weight`, to the columns of a cell. */
+  function activate(cell, weight) {
+    for (let side = 0; side < sides.length; side++) {
+      const f = sides[side];
+      const start = (side * nCells + cell) * h;
+      for (let unit = 0; unit < h; unit++) phi[start + unit] += weight * f(z[unit], threshold);
+    }
+  }
+
+  /** Add the features of the image in `view`, each times `weight`, to phi. */
+  function addFeatures(weight) {
+    for (let r = 0; r + 1 < down.length; r++) {
+      for (let c = 0; c + 1 < across.length; c++) {
+        const nPlaces = (down[r + 1] - down[r]) * (across[c + 1] - across[c]);
+        for (let i = down[r]; i < down[r + 1]; i++) {
+          for (let j = across[c]; j < across[c + 1]; j++) {
+            takeWindow(i * stride, j * stride);
+            if (contrast !== null) normalise();
+            scalarise();
+            activate(r * (across.length - 1) + c, weight / nPlaces);
+          }
+        }
+      }
+    }
+  }
+
+  /** Copy the image to `view`, moved by a pixel (the border is repeated) or mirrored. */
+  function look(dy, dx, mirrored) {
+    let to = 0;
+    for (let channel = 0; channel < channels; channel++) {
+      for (let y = 0; y < rows; y++) {
+        const start = (channel * rows + Math.min(Math.max(y + dy, 0), rows - 1)) * columns;
+        for (let x = 0; x < columns; x++) {
+          const from = mirrored ? columns - 1 - x : Math.min(Math.max(x + dx, 0), columns - 1);
+          view[to++] = image[start + from];
+        }
+      }
+    }
+  }
+
+  function outputs(pixels) {
+    if (pixels.length !== image.length) {
+      throw new RangeError(`pixels must be ${image.length} numbers, got ${pixels.length}`);
+    }
+    const bytes = pixels instanceof Uint8Array || pixels instanceof Uint8ClampedArray;
+    for (let i = 0; i < image.length; i++) image[i] = bytes ? pixels[i] / 255 : pixels[i];
+    const views = {
+      single: [[0, 0, false]],
+      flip: [[0, 0, false], [0, 0, true]],
+      shifts: [[0, 0, false], [-1, 0, false], [1, 0, false], [0, -1, false], [0, 1, false]],
+    }[model.views];
+    // Outputs are linear in phi: the mean over the views may as well be taken there.
+    phi.fill(0);
+    for (const [dy, dx, mirrored] of views) {
+      look(dy, dx, mirrored);
+      addFeatures(1 / views.length);
+    }
+    const result = Float64Array.from(constant);
+    for (let column = 0; column < phi.length; column++) {
+      for (let j = 0; j < k; j++) result[j] += phi[column] * A[column * k + j];
+    }
+    return result;
+  }
+
+  function probabilities(values) {
+    let largest = -Infinity;
+    for (const value of values) largest = Math.max(largest, value);
+    const shares = values.map((value) =>
+      model.link === "softmax" ? Math.exp((value - largest) / temperature) : Math.max(value, 0));
+    const total = shares.reduce((sum, share) => sum + share, 0);
+    return shares.map((share) => (total > 0 ? share / total : 1 / k));
+  }
+
+  return {
+    classes: model.classes,
+    imageShape: model.image_shape,
+    outputs,
+    predict: (pixels) => probabilities(outputs(pixels)),
+  };
+}
+
+if (typeof module !== "undefined") module.exports = { varproNetwork };
