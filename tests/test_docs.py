@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -51,3 +52,20 @@ def test_glue(capsys, tmp_path, monkeypatch):
     exec(compile(example, "glue.md", "exec"), {"__name__": "glue"})
     printed = example.splitlines()[-1].split("#")[1].split(":")[0].strip()
     assert capsys.readouterr().out.strip() == printed
+
+
+@pytest.mark.parametrize("page", ["index.md", "start.md", "choose.md", "export.md"])
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {"__name__": "page"})
+
+
+@pytest.mark.parametrize("page", ["choose.md", "paper.md", "mathematics.md"])
+def test_accuracies_are_those_of_the_readme(page):
+    root = DOCS.parent
+    known = (root / "README.md").read_text() + (root / "experiments" / "README.md").read_text()
+    figures = re.findall(r"\b0\.\d{4}\b", (DOCS / page).read_text())
+    assert {figure for figure in figures if figure not in known} == set()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from varpro_nn import configure, load, pipeline, training, run, schemes
+from varpro_nn import configure, load, pipeline, run, schemes, training
 from varpro_nn.bootstrap import bootstrap
 from varpro_nn.datasets import Dataset, ImageSet
 from varpro_nn.errors import DatasetError

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn.files import write_atomically
-from varpro_nn.folded import FoldedNetwork, fold
-from varpro_nn.network import Network
+from varpro_nn.folded import FoldedNetwork, TrainedNetwork, fold
 
 _BLOCK = re.compile(r"^//: (.+)\n((?:.*\n)*?)//:\n", re.MULTILINE)
 _N_VIEWS = {"single": 1, "flip": 2, "shifts": 5}
@@ -27,7 +26,7 @@ _MOST_PLACES = 8
 """Places worked on at once: as many sums as the registers of most processors hold."""
 
 
-def to_c(network: Network, path: str | Path, *, int8: bool = False) -> None:
+def to_c(network: TrainedNetwork, path: str | Path, *, int8: bool = False) -> None:
     """Write a network as one C99 file, atomically; the same network gives the same bytes.
 
     The file defines ``int varpro_predict(const uint8_t *pixels, float *probabilities)``: one image
@@ -36,7 +35,7 @@ def to_c(network: Network, path: str | Path, *, int8: bool = False) -> None:
 
     Parameters
     ----------
-    network : Network
+    network : varpro_nn.Network
     path : str or Path
     int8 : bool
         Weights are kept as bytes with scales (of each unit; in the linear layer of each row), in

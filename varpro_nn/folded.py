@@ -16,15 +16,61 @@ Outputs are ``A' phi + constant``, the mean of them over the views, and probabil
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray
-from varpro_nn.network import Network
-from varpro_nn.units import PatchUnits, WholeImageUnits
+from varpro_nn.units import PatchUnits, Units, WholeImageUnits
 from varpro_nn.units.activations import sides
+
+
+class TrainedNetwork(Protocol):
+    """What an export reads of a :class:`varpro_nn.Network`, whose methods the exports are."""
+
+    @property
+    def units(self) -> Units:
+        """The layer of units."""
+
+    @property
+    def W(self) -> NDArray[np.float32]:  # noqa: N802
+        """Unit weights, (h, p)."""
+
+    @property
+    def A(self) -> FloatArray:  # noqa: N802
+        """Linear weights, (h * m + 1, k)."""
+
+    @property
+    def classes(self) -> NDArray[Any]:
+        """Labels, (k,)."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(rows, columns) or (channels, rows, columns)."""
+
+    @property
+    def output_layer(self) -> str:
+        """Name of the output layer."""
+
+    @property
+    def views(self) -> str:
+        """What outputs are averaged over."""
+
+    @property
+    def temperature(self) -> float | None:
+        """Divisor of the outputs."""
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How the network came about."""
+
+    @property
+    def n_parameters(self) -> int:
+        """All parameters."""
+
+    def summary(self) -> str:
+        """Tell what it consists of."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +130,7 @@ class FoldedNetwork:
         return len(self.bounds[0]) - 1, len(self.bounds[1]) - 1
 
 
-def fold(network: Network) -> FoldedNetwork:
+def fold(network: TrainedNetwork) -> FoldedNetwork:
     """Fold a network.
 
     Raises

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,34 @@ class Network:
         arrays: dict[str, NDArray[Any]] = {"W": self.W, "A": self.A, "classes": self.classes}
         arrays.update({f"units.{name}": array for name, array in self._learnt.items()})
         model_file.write(Path(path), header, arrays)
+
+    def to_onnx(self, path: str | Path) -> None:
+        """Write an ONNX graph; see :func:`varpro_nn.onnx_graph.to_onnx`."""
+        from varpro_nn.onnx_graph import to_onnx  # not at the top: few need it
+
+        to_onnx(self, path)
+
+    def to_c(self, path: str | Path, *, int8: bool = False) -> None:
+        """Write a program in C99; see :func:`varpro_nn.c_source.to_c`."""
+        from varpro_nn.c_source import to_c
+
+        to_c(self, path, int8=int8)
+
+    def to_html(self, path: str | Path) -> None:
+        """Write a page to draw on; see :func:`varpro_nn.page.to_html`."""
+        from varpro_nn.page import to_html
+
+        to_html(self, path)
+
+    def _repr_html_(self) -> str:
+        """Table of :meth:`summary` for notebooks."""
+        rows = (line.partition("  ") for line in self.summary().splitlines())
+        cells = "".join(
+            f"<tr><th style='text-align: left'>{escape(name)}</th>"
+            f"<td>{escape(value.strip())}</td></tr>"
+            for name, _, value in rows
+        )
+        return f"<table><caption>varpro_nn network</caption>{cells}</table>"
 
     @classmethod
     def load(cls, path: str | Path) -> "Network":

@@ -22,8 +22,7 @@ from varpro_nn import __version__
 from varpro_nn._typing import FloatArray
 from varpro_nn.errors import VarProError
 from varpro_nn.files import write_atomically
-from varpro_nn.folded import FoldedNetwork, fold
-from varpro_nn.network import Network
+from varpro_nn.folded import FoldedNetwork, TrainedNetwork, fold
 
 OPSET = 17
 IR_VERSION = 8
@@ -36,7 +35,7 @@ _CORNERS = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
 _MIDDLE = 128
 
 
-def to_onnx(network: Network, path: str | Path) -> None:
+def to_onnx(network: TrainedNetwork, path: str | Path) -> None:
     """Write a network to an ONNX file, atomically; the same network gives the same bytes.
 
     The graph takes ``images``, ``uint8`` of shape (n, *image_shape) for any n, and gives

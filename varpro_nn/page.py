@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from varpro_nn.files import write_atomically
-from varpro_nn.folded import FoldedNetwork, fold
-from varpro_nn.network import Network
+from varpro_nn.folded import FoldedNetwork, TrainedNetwork, fold
 
 _FILLED = {"digits": 1.0, "fashion-mnist": 1.0}
 """Part of the image's sides that things fill, by data set; of others, MNIST's."""
@@ -40,7 +39,7 @@ _MAX_NAMED = 12
 """So many classes are named in the heading."""
 
 
-def drawing(network: Network) -> str:
+def drawing(network: TrainedNetwork) -> str:
     """Make the part of a page that is drawn on: markup, style, script and the network.
 
     It can stand anywhere in the body of a page, once. A page with a Content-Security-Policy needs
@@ -59,16 +58,19 @@ def drawing(network: Network) -> str:
     if folded.image_shape[0] not in (1, 3):
         msg = f"images must have 1 or 3 channels to be drawn, got {folded.image_shape[0]}."
         raise ValueError(msg)
+    filled = _FILLED.get(_dataset(network), _FILLED_IN_MNIST)
     return Template(_template("draw.html")).substitute(
         style=_style(),
         script=_script(),
-        model=_json({**_model(folded), "filled": _FILLED.get(_dataset(network), _FILLED_IN_MNIST)}),
+        model=_json(
+            {**plain_values(folded), "filled": _FILLED.get(_dataset(network), _FILLED_IN_MNIST)}
+        ),
         classes=html.escape(_named(folded.classes)),
         how=_GREY if folded.image_shape[0] == 1 else _COLOUR,
     )
 
 
-def to_html(network: Network, path: str | Path) -> None:
+def to_html(network: TrainedNetwork, path: str | Path) -> None:
     """Write a page with the drawing and a table of what the network consists of, atomically.
 
     The same network gives the same bytes. The page forbids itself to load or send anything.
@@ -136,7 +138,7 @@ def _script() -> str:
     return "(() => {\n" + _template("predict.js") + _template("draw.js") + "})();\n"
 
 
-def _model(folded: FoldedNetwork) -> dict[str, Any]:
+def plain_values(folded: FoldedNetwork) -> dict[str, Any]:
     """Plain values for ``templates/predict.js``, big arrays as base64 of little-endian float32."""
     return {
         "image_shape": list(folded.image_shape),
@@ -166,7 +168,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _dataset(network: Network) -> str:
+def _dataset(network: TrainedNetwork) -> str:
     name = network.training.get("dataset")
     return name if isinstance(name, str) else ""
 
@@ -178,7 +180,7 @@ def _named(classes: Any) -> str:
     return f"{', '.join(names[:_MAX_NAMED])} and {len(names) - _MAX_NAMED} more"
 
 
-def _scale(network: Network) -> str:
+def _scale(network: TrainedNetwork) -> str:
     """Warn where pixels from 0 to 1 are not what the network was trained on."""
     largest = network.training.get("largest_intensity", 1.0)
     if not isinstance(largest, int | float) or 0.5 <= largest <= 2:

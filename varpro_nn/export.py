@@ -1,0 +1,63 @@
+"""Command line: ``python -m varpro_nn.export --model DIR|FILE --format onnx|c|html``."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from varpro_nn.command import run_command
+from varpro_nn.network import Network
+
+SUFFIXES = {"onnx": ".onnx", "c": ".c", "html": ".html"}
+"""Endings of the files that are written, by format."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m varpro_nn.export",
+        allow_abbrev=False,
+        description="Write a trained network for other programs; prints the name of the file.",
+        epilog="Exit status: 0 done; 1 a fault of the file; 2 usage; 130 interrupted.",
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="DIR|FILE", help="a run folder, or its model.npz"
+    )
+    parser.add_argument(
+        "--format", required=True, choices=tuple(SUFFIXES),
+        help="onnx: a graph for onnxruntime and others; c: one C99 file without dependencies; "
+        "html: a page to draw on, without a server",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", metavar="FILE", help="by default the model's name with another ending"
+    )
+    parser.add_argument(
+        "--int8", action="store_true", help="with c: weights of one byte, a quarter of the size"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.int8 and args.format != "c":
+        parser.error("--int8 needs --format c")
+    return run_command(lambda: _export(args))
+
+
+def _export(args: argparse.Namespace) -> Iterator[str]:
+    model = Path(args.model)
+    model = model / "model.npz" if model.is_dir() else model
+    network = Network.load(model)
+    path = Path(args.output) if args.output else model.with_suffix(SUFFIXES[args.format])
+    if args.format == "onnx":
+        network.to_onnx(path)
+    elif args.format == "c":
+        network.to_c(path, int8=args.int8)
+    else:
+        network.to_html(path)
+    yield str(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
