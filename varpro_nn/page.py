@@ -62,9 +62,7 @@ def drawing(network: TrainedNetwork) -> str:
     return Template(_template("draw.html")).substitute(
         style=_style(),
         script=_script(),
-        model=_json(
-            {**plain_values(folded), "filled": _FILLED.get(_dataset(network), _FILLED_IN_MNIST)}
-        ),
+        model=_json({**plain_values(folded), "filled": filled}),
         classes=html.escape(_named(folded.classes)),
         how=_GREY if folded.image_shape[0] == 1 else _COLOUR,
     )
