@@ -403,3 +403,20 @@ def test_fewer_rows_than_columns_and_missing_classes(loss, rng):
     assert_array_equal(outputs.argmax(axis=1), labels)
     one = fit_linear(loss, Phi[:1], labels[:1], np.zeros((21, 4)), 0.1)
     assert np.isfinite(one.A).all()
+
+
+# --- weights -----------------------------------------------------------------------------
+
+
+@EVERY_LOSS
+def test_a_row_of_weight_three_is_three_rows(loss, rng):
+    Phi, labels, start = problem(rng)
+    times = rng.integers(0, 4, len(Phi))
+    repeated = np.repeat(np.arange(len(Phi)), times)
+    weighted = fit_linear(
+        loss, Phi, labels, start, 2.0, rounds=20, tolerance=1e-24,
+        sample_weight=times.astype(np.float64),
+    )  # fmt: skip
+    plain = exactly(loss, Phi[repeated], labels[repeated], start, 2.0)
+    assert weighted.cost == pytest.approx(plain.cost, rel=1e-9)
+    assert_allclose(weighted.A, plain.A, rtol=1e-4, atol=1e-5 * np.abs(plain.A).max())

@@ -504,3 +504,59 @@ def test_a_constant_column_is_not_blown_up(dtype, rng):
     alone = ridge_path(np.delete(Phi, 3, axis=1), one_hot(labels, K)).solve(1e-3)
     assert_allclose(A[3], 0, atol=1e-4 * np.abs(alone).max())
     assert_allclose(np.delete(A, 3, axis=0), alone, rtol=1e-3, atol=1e-3 * np.abs(alone).max())
+
+
+# --- weights, real targets, what the layer did not see -----------------------------------
+
+
+@RIDGE_WAYS
+def test_a_ridge_layer_with_weights(way, monkeypatch, rng):
+    by_split(monkeypatch, way)
+    Phi, labels = problem(rng)
+    times = rng.integers(1, 4, len(Phi))
+    repeated = np.repeat(np.arange(len(Phi)), times)
+    options = {"penalty": 3.0, "standardise": False}
+    weighted = fit_columns("ridge", Phi, labels, sample_weight=times.astype(float), **options)
+    plain = fit_columns("ridge", Phi[repeated], labels[repeated], **options)
+    assert_allclose(weighted.A, plain.A, rtol=1e-3, atol=1e-4 * np.abs(plain.A).max())
+
+
+@RIDGE_WAYS
+def test_real_targets_are_regressed_on(way, monkeypatch, rng):
+    by_split(monkeypatch, way)
+    Phi, _ = problem(rng, n=400)
+    A = rng.standard_normal((6, 2))
+    tau = Phi @ A + 0.1 * rng.standard_normal((400, 2)) * np.abs(Phi @ A).mean() + 5
+    fitted = fit_columns("ridge", Phi, tau, k=2)
+    found = Phi @ fitted.A[:-1] + fitted.A[-1]
+    assert np.square(found - tau).sum() < 0.05 * np.square(tau - tau.mean(axis=0)).sum()
+    assert np.isnan(fitted.error_rate) or way == "leave-one-out"
+    with pytest.raises(ValueError, match=r"labels must be class numbers for the layer softmax"):
+        fit_columns("softmax", Phi, tau, k=2)
+
+
+@EVERY_LAYER
+def test_outputs_that_did_not_see_their_image_are_kept(name, rng):
+    Phi, labels = problem(rng)
+    fitted = fit_columns(name, Phi, labels)
+    rows, outputs = fitted.left_out.rows, fitted.left_out.outputs
+    assert len(rows) == (len(Phi) if name == "ridge" else len(Phi) // 6)
+    assert outputs.shape == (len(rows), K)
+    wrong = np.mean(outputs.argmax(axis=1) != labels[rows])
+    assert wrong == pytest.approx(fitted.error_rate)
+    given = fit_columns(name, Phi, labels, penalty=1.0)
+    assert (given.left_out is None) == (name != "ridge")
+
+
+@pytest.mark.parametrize(
+    ("weights", "match"),
+    [
+        (-np.ones(240), "sample_weight must be finite, not negative"),
+        (np.full(240, np.nan), "sample_weight must be finite"),
+        (np.ones(239), r"and \(240,\), got shape \(239,\)"),
+        (np.zeros(240), "sample_weight must be positive for one image at least"),
+    ],
+)
+def test_weights_that_are_none(weights, match, rng):
+    with pytest.raises(ValueError, match=match):
+        fit_columns("ridge", *problem(rng), sample_weight=weights)

@@ -30,3 +30,14 @@ def test_commands_make_their_own_environment(name):
 
 def test_docstring_example_of_the_package():
     assert doctest.testmod(varpro_nn).failed == 0
+
+
+def test_scikit_learn_example_runs():
+    from sklearn.datasets import load_digits
+
+    (example,) = re.findall(r"```py\n(.*?)```", README, flags=re.DOTALL)
+    X, y = load_digits(return_X_y=True)
+    names = {"X": X, "y": y}
+    exec(compile(example, "README.md", "exec"), names)
+    sets = names["classifier"].predict_set(X, alpha=0.1)
+    assert sets[range(len(y)), y].mean() > 0.88

@@ -414,3 +414,16 @@ def test_ridges_that_are_none_are_refused(ridge, rng):
     ):
         with pytest.raises(ValueError, match="ridge must be finite and not negative"):
             call()
+
+
+def test_left_out_outputs_are_those_of_the_primal_form(rng):
+    Phi, tau = rng.standard_normal((25, 8)) + 1, np.eye(3)[rng.integers(0, 3, 25)]
+    ridges = np.array([0.01, 1.0, 50.0])
+    sums = KernelAccumulator(25)
+    sums.add(Phi.copy())
+    dual = sums.path(tau).leave_one_out(ridges)
+    primal_sums = GramAccumulator(8, 3)
+    primal_sums.add(Phi.copy(), tau)
+    primal = primal_sums.path().leave_one_out([(Phi.copy(), tau, None)], ridges, every=1)
+    assert_array_equal(dual.rows, primal.rows)
+    assert_allclose(dual.outputs, primal.outputs, rtol=1e-5, atol=1e-6)

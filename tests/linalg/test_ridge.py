@@ -260,3 +260,33 @@ def test_a_small_group_is_found_behind_a_larger_one(rng):
     sums = GramAccumulator(3, 1)
     sums.add(Phi, rng.standard_normal((50, 1)))
     assert sums.path().redundant_groups(np.array([0, 1, 1])) == [0]
+
+
+@BLOCKS
+@WEIGHTED
+@pytest.mark.parametrize("every", [1, 4])
+def test_left_out_outputs_are_those_of_fits_without_the_row(every, weighted, block_size, rng):
+    Phi, tau, weights = problem(rng, weighted=weighted)
+    path = path_of(Phi, tau, weights, block_size)
+    found = path.leave_one_out(blocks(Phi, tau, weights, block_size), RIDGES, every=every)
+    assert_array_equal(found.rows, np.arange(0, 30, every))
+    assert found.outputs.dtype == np.float32
+    for number, i in enumerate(found.rows):
+        rest = np.arange(30) != i
+        for ridge, outputs in zip(RIDGES, found.outputs[number], strict=True):
+            A, _ = reference.ridge_fit(
+                with_constant(Phi[rest]), tau[rest], ridge_of_columns(6, ridge),
+                None if weights is None else weights[rest],
+            )  # fmt: skip
+            assert_allclose(outputs, np.append(Phi[i], 1) @ A, rtol=1e-5, atol=1e-6)
+    assert path.leave_one_out(blocks(Phi, tau, weights), RIDGES).outputs.shape == (0, 4, 3)
+
+
+def test_left_out_output_of_a_row_that_alone_fixes_a_direction_is_not_known(rng):
+    Phi, tau, _ = problem(rng)
+    Phi[:, 0] = 0
+    Phi[7, 0] = 1  # without this row the first column is zero
+    path = path_of(Phi, tau)
+    outputs = path.leave_one_out(blocks(Phi, tau, None), np.array([0.0]), every=1).outputs
+    assert np.isnan(outputs[7]).all()
+    assert np.isfinite(np.delete(outputs, 7, axis=0)).all()
