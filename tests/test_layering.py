@@ -19,6 +19,7 @@ EVERY_MODULE = pytest.mark.parametrize(
 RANK = {
     "_typing": 0,
     "errors": 0,
+    "tables": 0,
     "npy_header": 0,
     "images_on_disk": 0,
     "command": 1,
@@ -57,6 +58,7 @@ RANK = {
     "subnetworks": 10,
     "glue": 9,
     "glue_state": 10,
+    "linear_fits": 4,
     "output_layer": 10,
     "shards": 10,
     "schemes": 11,

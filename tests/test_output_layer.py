@@ -89,7 +89,7 @@ class Recorded:
 
 @pytest.mark.parametrize("penalty", [0.1, 10.0])
 def test_softmax_is_logistic_regression_on_scaled_columns(penalty, rng, monkeypatch):
-    monkeypatch.setattr(output_layer, "fit_linear", Recorded(tolerance=1e-12, rounds=10))
+    monkeypatch.setattr(linear_fits, "fit_linear", Recorded(tolerance=1e-12, rounds=10))
     Phi, labels = problem(rng)
     found = fit_columns("softmax", Phi, labels, penalty=penalty)
     Z, _, _ = scaled(Phi)
@@ -110,7 +110,7 @@ def test_softmax_is_logistic_regression_on_scaled_columns(penalty, rng, monkeypa
 @CONVEX
 def test_linear_weights_are_those_of_scaled_columns_folded(name, rng, monkeypatch):
     recorded = Recorded()
-    monkeypatch.setattr(output_layer, "fit_linear", recorded)
+    monkeypatch.setattr(linear_fits, "fit_linear", recorded)
     Phi, labels = problem(rng)
     found = fit_columns(name, Phi, labels)
     Z, _, _ = scaled(Phi)
@@ -212,7 +212,7 @@ def identified(rng, n, n_copies, q=5):
 def test_images_put_aside_are_never_fitted_nor_their_copies(name, n_copies, rng, monkeypatch):
     """And it is on them, not on their copies, that the errors are counted."""
     recorded = Recorded()
-    monkeypatch.setattr(output_layer, "fit_linear", recorded)
+    monkeypatch.setattr(linear_fits, "fit_linear", recorded)
     n = 90
     rows, labels = identified(rng, n, n_copies)
     found = fit_columns(name, rows, labels, n_copies=n_copies, rng=rng)
@@ -270,14 +270,14 @@ def test_a_penalty_is_not_chosen_on_one_image(name, rng):
 def test_along_the_grid_ridge_regression_sees_the_images_kept(rng, monkeypatch):
     by_split(monkeypatch, "split")
     recorded = []
-    fit = output_layer._Fits.fit
+    fit = linear_fits.LinearFits.fit
 
     def record(self, rows, penalty, start, **options):
         A, n_iterations = fit(self, rows, penalty, start, **options)
         recorded.append((self._Phi[rows].astype(np.float64), self._labels[rows], penalty, A.copy()))
         return A, n_iterations
 
-    monkeypatch.setattr(output_layer._Fits, "fit", record)
+    monkeypatch.setattr(linear_fits.LinearFits, "fit", record)
     Phi, labels = problem(rng, n=30)
     found = fit_columns("ridge", Phi, labels, rng=rng)
     assert [len(given) for given, *_ in recorded] == [25] * len(found.penalties) + [30]
@@ -338,7 +338,7 @@ def test_threads_change_no_bit(name, rng, monkeypatch):
 def test_features_in_a_file_change_no_bit(name, rng, monkeypatch):
     by_split(monkeypatch, "split")
     recorded = Recorded()
-    monkeypatch.setattr(output_layer, "fit_linear", recorded)
+    monkeypatch.setattr(linear_fits, "fit_linear", recorded)
     monkeypatch.setattr("varpro_nn.features.BLOCK_BYTES", 1)
     Phi, labels = problem(rng, n=600)
     one = fit_columns(name, Phi, labels)

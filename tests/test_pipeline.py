@@ -49,6 +49,15 @@ def assert_same_bits(one, other):
 # --- metrics -----------------------------------------------------------------------------
 
 
+def test_a_run_sums_itself_up(done):
+    text, page = done.summary(), done._repr_html_()
+    assert f"{done.metrics['test_accuracy']:.4f} ± " in text
+    assert f"{done.metrics['n_parameters']:,}" in text
+    assert len(text.splitlines()) == page.count("<tr>")
+    for line in text.splitlines():
+        assert line.split("  ")[-1].strip() in page
+
+
 def test_metrics_have_every_key_of_the_contract_and_are_strict_json(done):
     assert set(done.metrics) >= KEYS | {"bootstrap"}
     assert set(done.metrics["bootstrap"]) >= BOOTSTRAP_KEYS

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.errors import ModelFileError
 from varpro_nn.features import block_features, block_slices, workers
 from varpro_nn.images import check_images, largest_intensity
+from varpro_nn.tables import as_html, as_text
 from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
 
 
@@ -179,12 +179,18 @@ class Network:
 
     def summary(self) -> str:
         """Table of what the network consists of, every parameter counted."""
+        return as_text(self._rows())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._rows(), "varpro_nn network")
+
+    def _rows(self) -> list[tuple[str, str]]:
         h, p = self.W.shape
         kind = getattr(self.units, "kind", type(self.units).__name__)
         activation = getattr(self.units, "activation", "")
         side = getattr(self.units, "window", None)
         window = "" if side is None else f" of {side} x {side} windows"
-        rows = [
+        return [
             ("images", " x ".join(map(str, self.image_shape))),
             ("units", f"{h:,} {kind}{window} {activation}".rstrip()),
             ("cells of a unit", f"{self.units.n_cells:,}"),
@@ -195,8 +201,6 @@ class Network:
             ("all parameters", f"{self.n_parameters:,}"),
             ("classes", f"{len(self.classes):,}"),
         ]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
     def save(self, path: str | Path) -> None:
         """Write the network to one file, atomically; the same network gives the same bytes.
@@ -243,16 +247,6 @@ class Network:
         from varpro_nn.page import to_html
 
         to_html(self, path)
-
-    def _repr_html_(self) -> str:
-        """Table of :meth:`summary` for notebooks."""
-        rows = (line.partition("  ") for line in self.summary().splitlines())
-        cells = "".join(
-            f"<tr><th style='text-align: left'>{escape(name)}</th>"
-            f"<td>{escape(value.strip())}</td></tr>"
-            for name, _, value in rows
-        )
-        return f"<table><caption>varpro_nn network</caption>{cells}</table>"
 
     @classmethod
     def load(cls, path: str | Path) -> "Network":

@@ -29,15 +29,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import linalg
 
 from varpro_nn._typing import FloatArray, ImageArray, RealArray, TargetArray
-from varpro_nn.convex import LOSSES, ROWS_FOR_GRAM, fit_linear
+from varpro_nn.convex import LOSSES
 from varpro_nn.feature_store import FeatureStore, fill, standardise_columns
-from varpro_nn.features import block_slices, workers
+from varpro_nn.features import workers
 from varpro_nn.glue import RIDGES, GlueReport, LeftOut, dual_glue, glue
-from varpro_nn.images import check_targets, check_weights, targets_of
-from varpro_nn.linalg import add_gram
+from varpro_nn.images import check_targets, check_weights
+from varpro_nn.linear_fits import LinearFits
 from varpro_nn.training_data import DataReference
 from varpro_nn.units import Units
 
@@ -89,13 +88,14 @@ class OutputLayer:
     left_out: LeftOut | None = None
 
     @classmethod
-    def of_glue(cls, report: GlueReport) -> "OutputLayer":
-        """Take over what the glue found."""
+    def of_glue(cls, report: GlueReport, n_copies: int) -> "OutputLayer":
+        """Take over what the glue found; of copies an output that was left out is none."""
+        left_out = report.left_out if n_copies == 1 else None
         chosen = "leave-one-out" if len(report.ridges) > 1 else "given"
         return cls(
             report.A, "ridge", report.ridge, chosen, report.ridges, report.loo_mse,
             report.loo_error, 0, report.rank, report.degrees_of_freedom, report.redundant_units,
-            report.left_out,
+            left_out,
         )  # fmt: skip
 
     @property
@@ -196,13 +196,14 @@ def fit_output_layer(
             "n_jobs": n_jobs, "progress": progress,
         }  # fmt: skip
         if q > len(images) and weights is None:
-            return OutputLayer.of_glue(dual_glue(units, W, images, targets, n_classes, **options))
+            report = dual_glue(units, W, images, targets, n_classes, **options)
+            return OutputLayer.of_glue(report, n_copies)
         if q <= LARGEST_EIGENPROBLEM:
             report = glue(
                 units, W, images, targets, n_classes,
                 executor=executor, data=data, sample_weight=weights, **options,
             )  # fmt: skip
-            return OutputLayer.of_glue(report)
+            return OutputLayer.of_glue(report, n_copies)
     # Images that are put aside come first, with their copies: the rest is one view.
     n, rest = divmod(len(images), n_copies)
     if rest or (n < 2 and penalty is None):
@@ -217,7 +218,7 @@ def fit_output_layer(
         fill(Phi, units, W, images, order, threads, progress=progress)
         mean, deviation = standardise_columns(Phi, scale=standardise or name != "ridge")
         ordered = None if weights is None else weights[order]
-        fits = _Fits(name, Phi, targets[order], n_classes, threads, ordered)
+        fits = LinearFits(name, Phi, targets[order], n_classes, threads, ordered)
         grid: Sequence[float] = RIDGES[::-2] if name == "ridge" else PENALTIES
         rates: list[float] = []
         losses: list[float] = []
@@ -252,106 +253,3 @@ def fit_output_layer(
         A, name, float(best), chosen_by, tried, tuple(losses), tuple(rates), n_iterations,
         left_out=left_out,
     )  # fmt: skip
-
-
-class _Fits:
-    """Fits of one layer on some of the rows."""
-
-    def __init__(
-        self,
-        name: str,
-        Phi: RealArray,
-        labels: TargetArray,
-        n_classes: int,
-        executor: Executor | None,
-        sample_weight: FloatArray | None,
-    ) -> None:
-        self._name, self._Phi = name, Phi
-        self._labels: Any = labels
-        self._weights = sample_weight
-        self._n_classes = n_classes
-        self._executor = executor
-        self._rows: slice | None = None
-        self._preconditioner: FloatArray | None = None
-
-    def fit(
-        self, rows: slice, penalty: float, start: FloatArray | None, *, tolerance: float
-    ) -> tuple[FloatArray, int]:
-        """Linear weights (q + 1, k) and the iterations it took."""
-        if self._name == "ridge":
-            return self._ridge(rows, penalty), 0
-        Phi = self._Phi[rows]
-        if start is None:
-            # Some rows are enough to start from. Outputs of least squares lie in [0, 1], those of
-            # the others a few times further apart.
-            first = rows.start or 0
-            some = slice(first, first + min(len(Phi), max(20_000, ROWS_FOR_GRAM * Phi.shape[1])))
-            start = 4 * self._ridge(some, 1e-3 * (some.stop - some.start))
-        fitted = fit_linear(
-            self._name, Phi, self._labels[rows], start, penalty, tolerance=tolerance,
-            max_iterations=40, rounds=3, preconditioner=self._preconditioner,
-            executor=self._executor, sample_weight=self._weights_of(rows),
-        )  # fmt: skip
-        self._preconditioner = fitted.preconditioner
-        return fitted.A, fitted.n_iterations
-
-    def _ridge(self, rows: slice, penalty: float) -> FloatArray:
-        if self._rows != rows:
-            self._rows = rows
-            self._gram, self._moments, self._sums = self._accumulate(rows)
-        mean_Phi, mean_tau = self._sums[:-1] / self._sums[-1], self._moments[-1] / self._sums[-1]
-        gram = self._gram - np.outer(self._sums[:-1], mean_Phi)
-        moments = self._moments[:-1] - np.outer(self._sums[:-1], mean_tau)
-        # A penalty below rounding may leave a matrix of repeated columns indefinite.
-        noise = float(np.finfo(np.float32).eps) * np.trace(gram) / len(gram)
-        while True:
-            try:
-                penalised = gram + np.diag(np.full(len(gram), max(penalty, noise)))
-                R = linalg.cholesky(penalised, overwrite_a=True, check_finite=False)
-                break
-            except np.linalg.LinAlgError:
-                noise = 10 * max(noise, np.finfo(float).tiny)
-        slopes = linalg.cho_solve((R, False), moments, check_finite=False)
-        return np.vstack([slopes, mean_tau - mean_Phi @ slopes])
-
-    def _accumulate(self, rows: slice) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Gram matrix (upper tiles), moments with the constant's row last, sums and count."""
-        Phi, labels, weights = self._Phi[rows], self._labels[rows], self._weights_of(rows)
-        n, q = Phi.shape
-        gram, moments, sums = np.zeros((q, q)), np.zeros((q + 1, self._n_classes)), np.zeros(q + 1)
-        for block in block_slices(n, q):
-            tau = targets_of(labels[block], self._n_classes)
-            columns = Phi[block]
-            if weights is None:
-                sums[:-1] += columns.sum(axis=0, dtype=np.float64)
-                sums[-1] += len(tau)
-            else:
-                root = np.sqrt(weights[block])[:, None]
-                columns, tau = columns * root.astype(Phi.dtype), tau * root
-                sums[:-1] += columns.T @ root[:, 0].astype(Phi.dtype)
-                sums[-1] += float(weights[block].sum())
-            add_gram(gram, columns, self._executor)
-            moments[:-1] += columns.T @ tau.astype(Phi.dtype)
-            moments[-1] += tau.sum(axis=0) if weights is None else root[:, 0] @ tau
-        return gram, moments, sums
-
-    def _weights_of(self, rows: slice) -> FloatArray | None:
-        return None if self._weights is None else self._weights[rows]
-
-    def measure(self, rows: slice, A: FloatArray) -> tuple[float, float, FloatArray]:
-        """Mean loss, share of rows whose largest output is not their label's, and outputs."""
-        outputs = self._Phi[rows] @ A[:-1].astype(self._Phi.dtype) + A[-1]
-        labels = self._labels[rows]
-        if self._name == "ridge":
-            tau = targets_of(labels, self._n_classes)
-            losses = 0.5 * np.square(outputs - tau).sum(axis=1)
-        else:
-            losses = LOSSES[self._name](outputs, labels)[0]
-        wrong = (
-            outputs.argmax(axis=1) != labels if labels.ndim == 1 else np.full(len(losses), np.nan)
-        )
-        weights = self._weights_of(rows)
-        if weights is not None and not weights.any():
-            weights = None  # those that were put aside weigh nothing: any measure will do
-        loss, rate = (float(np.average(each, weights=weights)) for each in (losses, wrong))
-        return loss, rate, outputs

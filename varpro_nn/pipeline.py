@@ -23,6 +23,7 @@ from varpro_nn.plan import identity, streams, subnetwork_settings, training_part
 from varpro_nn.resources import Clock, peak_memory_mib, versions
 from varpro_nn.shards import Shards
 from varpro_nn.subnetwork import Subnetwork
+from varpro_nn.tables import as_html, as_text
 from varpro_nn.training import train_network
 from varpro_nn.training_data import DataReference, NamedImages, remove_left, stored
 
@@ -46,6 +47,38 @@ class Run:
     output_layer: OutputLayer
     metrics: dict[str, Any]
     bootstrap: BootstrapResult | None
+
+    def summary(self) -> str:
+        """Table of what came out; the network has a table of its own."""
+        return as_text(self._rows())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._rows(), "varpro_nn run")
+
+    def _rows(self) -> list[tuple[str, str]]:
+        m = self.metrics
+        costs = [s.report.cost for s in self.subnetworks if s.report is not None]
+        trained = f"{len(costs)} of {m['n_subnetworks']}"
+        if costs:
+            trained += f", cost {min(costs):.4g} at best, {np.median(costs):.4g} in the middle"
+        rows = [
+            ("data", f"{m['dataset']}: {m['n_train']:,} training images, {m['n_test']:,} test"),
+            ("recipe", f"{m['recipe']}, seed {m['seed']}"),
+            ("all parameters", f"{m['n_parameters']:,}"),
+            ("trained sub-networks", trained),
+            (
+                "output layer",
+                f"{m['output_layer']}, penalty {m['ridge']:.4g} ({m['ridge_chosen_by']})",
+            ),
+        ]
+        if "test_accuracy" in m:
+            spread = m["test_accuracy_standard_error"]
+            rows += [
+                ("test accuracy", f"{m['test_accuracy']:.4f} ± {spread:.4f}"),
+                ("calibration error", f"{m['test_calibration_error']:.4f}"),
+            ]
+        seconds = f"{m['training_wall_seconds']:.1f} s, {m['training_cpu_seconds']:.1f} CPU s"
+        return [*rows, ("training", seconds)]
 
 
 def run(
