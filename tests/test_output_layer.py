@@ -8,7 +8,7 @@ import reference
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import LogisticRegression
 
-from varpro_nn import feature_store, load, output_layer, whole_image_units
+from varpro_nn import feature_store, linear_fits, load, output_layer, whole_image_units
 from varpro_nn.convex import LOSSES, fit_linear
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.glue import RIDGES, glue
