@@ -90,6 +90,7 @@ def test_memory_does_not_depend_on_the_number_of_images(tmp_path, monkeypatch):
     """Sums, leave-one-out errors and outputs go block by block; labels alone are all there."""
     monkeypatch.setattr(features, "BLOCK_BYTES", 2**16)
     monkeypatch.setattr(images_on_disk, "BLOCK_BYTES", 2**16)
+    monkeypatch.setattr("varpro_nn.glue.MOST_LEFT_OUT", 500)
     rng = np.random.default_rng(0)
     units = whole_image_units("bilinear", (28, 28), 20)
     W = rng.standard_normal((20, 57)).astype(np.float32)

@@ -34,8 +34,10 @@ DUAL_BLOCK_BYTES = 2**26
 """Bytes of the columns that the dual form takes at a time."""
 
 
-MOST_LEFT_OUT = 100_000
-"""Images whose left-out outputs are kept, evenly spread over all."""
+MOST_LEFT_OUT = 20_000
+"""Images whose left-out outputs are kept at most, evenly spread over all."""
+LEFT_OUT_BYTES = 2**27
+"""Bytes that these outputs may take for all ridges together."""
 
 
 _logger = logging.getLogger(__name__)
@@ -173,7 +175,8 @@ def glue(
         )  # fmt: skip
         path = sums.path(standardise=standardise, keep=False)
         del sums
-        every = -(-len(images) // MOST_LEFT_OUT)
+        n_kept = min(MOST_LEFT_OUT, max(1, LEFT_OUT_BYTES // (4 * len(ridges) * n_classes)))
+        every = -(-len(images) // n_kept)
         errors = path.leave_one_out(blocks(), ridges, threads, every=every)
     for value, mse, error in zip(ridges, errors.mean_squared_error, errors.error_rate, strict=True):
         _logger.info("glue, ridge %.3g: left-out squared error %.5g, rate %.5f", value, mse, error)

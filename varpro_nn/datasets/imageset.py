@@ -141,6 +141,9 @@ class Dataset:
             msg = f"classes must be distinct, got {classes.tolist()}."
             raise ValueError(msg)
         for part, images in (("train", self.train), ("test", self.test)):
+            if images is not None and images.labels.ndim != 1:
+                msg = f"{part} labels must be class numbers, got {images.labels.dtype} targets."
+                raise ValueError(msg)
             if images is not None and int(images.labels.max()) >= len(classes):
                 msg = (
                     f"{part} labels must be 0 to {len(classes) - 1} for {len(classes)} classes, "

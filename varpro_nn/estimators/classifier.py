@@ -129,7 +129,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     ) -> Any:
         """Train on the first batch; refit the output layer to this and all batches before.
 
-        The units stay as the first batch trained them. Needs ``output_layer="ridge"`` and no
+        The units, the temperature and the threshold of label sets stay as the first batch made
+        them. Needs ``output_layer="ridge"`` and no
         distorted copies, which is what it sets where they are left to the recipe.
 
         Parameters
