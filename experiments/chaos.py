@@ -79,7 +79,7 @@ def _digest(path: Path) -> str:
 
 def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     """Start the run, or go on with it."""
-    command = [sys.executable, "-m", "varpro_nn.train", *PROBLEM, "--resume"]
+    command = [sys.executable, "-m", "varpro_nn.train", *PROBLEM, "--no-report", "--resume"]
     return subprocess.Popen(
         [*command, "--output", str(folder), *options],
         env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},

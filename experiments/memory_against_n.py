@@ -67,7 +67,7 @@ def main() -> None:
             folder = Path(text)
             write_images(folder, n, args.data_dir)
             done = subprocess.run(
-                [sys.executable, "-m", "varpro_nn.train", text, *SETTINGS,
+                [sys.executable, "-m", "varpro_nn.train", text, "--no-report", *SETTINGS,
                  "--output", str(folder / "run")],
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True,
                 preexec_fn=partial(resource.setrlimit, resource.RLIMIT_AS, (n_bytes, n_bytes)),

@@ -161,8 +161,8 @@ def run(missing: Sequence[Row], args: argparse.Namespace) -> list[dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         lines = child(
             ["varpro_nn.train", args.dataset, "--recipe", network.removesuffix(UNTRAINED),
-             "--n-jobs", str(args.threads), "--output", str(Path(folder) / "run"), "--quiet",
-             *untrained, *common], args.threads
+             "--no-report", "--n-jobs", str(args.threads), "--output", str(Path(folder) / "run"),
+             "--quiet", *untrained, *common], args.threads
         )  # fmt: skip
     return [json.loads(lines[-1])]
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from varpro_nn import train
+
 
 @pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
@@ -17,3 +19,10 @@ def _one_thread() -> Iterator[None]:
     """Small matrices: one thread of BLAS is the fastest, and what a worker of a run has."""
     with threadpool_limits(1, user_api="blas"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs write no report, which takes seconds, but for tests that are marked ``report``."""
+    if request.node.get_closest_marker("report") is None:
+        monkeypatch.setattr(train, "_wants_report", lambda args: False)

@@ -23,7 +23,7 @@ ENVIRONMENT = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
 
 def start(folder, *options, **more):
     return subprocess.Popen(
-        [sys.executable, "-m", "varpro_nn.train", *RUN, *options],
+        [sys.executable, "-m", "varpro_nn.train", *RUN, "--no-report", *options],
         cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, **more,
     )  # fmt: skip

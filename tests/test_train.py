@@ -219,7 +219,7 @@ def test_a_process_of_its_own(tmp_path):
     """Nothing of BLAS or of the workers strays into the output either."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "varpro_nn.train", "digits", *SMALL),
+            *(sys.executable, "-m", "varpro_nn.train", "digits", *SMALL, "--no-report"),
             *("--n-jobs", "2", "--output", "run", "--quiet"),
         ],
         cwd=tmp_path,
@@ -504,7 +504,7 @@ def on_a_terminal(*argv, folder):
     main_end, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 120))
     process = subprocess.Popen(
-        [sys.executable, "-m", "varpro_nn.train", *argv],
+        [sys.executable, "-m", "varpro_nn.train", "--no-report", *argv],
         cwd=folder,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -584,3 +584,32 @@ def test_control_c_ends_a_run_within_seconds_and_leaves_nothing(to, n_jobs, tmp_
         process.wait()
         process.stdout.close()
         os.close(main_end)
+
+
+# --- the report --------------------------------------------------------------------------
+
+
+@pytest.mark.report
+def test_a_report_is_written_where_it_can_be(tmp_path):
+    pytest.importorskip("matplotlib")
+    status, _, _ = call("digits", *SMALL, "--output", tmp_path / "run")
+    assert status == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    metrics = strict((tmp_path / "run" / "metrics.json").read_text())
+    assert f"{metrics['n_parameters']:,}" in page
+    assert (
+        call("digits", *SMALL, "--no-report", "--overwrite", "--output", tmp_path / "run")[0] == 0
+    )
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.report
+def test_without_matplotlib_there_is_no_report_and_a_word_of_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, _, err = call("digits", *SMALL, "--output", tmp_path / "run")
+    assert status == 0
+    assert "no report.html" in err
+    assert "varpro-nn[plot]" in err
+    assert not (tmp_path / "run" / "report.html").exists()
+    fault("digits", *SMALL, "--report", "--output", tmp_path / "other", match="varpro-nn[plot]")
+    assert not (tmp_path / "other").exists()

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,11 @@ def write_run(
     result: Run,
     metrics: dict[str, Any],
     glue: GlueState | None = None,
+    report: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a run folder, each file atomically and ``metrics.json`` last.
 
-    A folder that holds ``metrics.json`` is therefore complete.
+    A folder that holds ``metrics.json`` is therefore complete. ``report`` writes ``report.html``.
 
     Raises
     ------
@@ -65,6 +66,9 @@ def write_run(
     (folder / "glue.npz").unlink(missing_ok=True)
     if glue is not None:
         glue.save(folder / "glue.npz")
+    (folder / "report.html").unlink(missing_ok=True)
+    if report is not None:
+        report(folder / "report.html")
     write_atomically(folder / "metrics.json", strict_json(metrics))
 
 

@@ -7,13 +7,13 @@ Rows = Sequence[tuple[str, str]]
 
 
 def as_text(rows: Rows) -> str:
-    """Names and values, the values aligned."""
+    """Align names and values."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 def as_html(rows: Rows, caption: str) -> str:
-    """The same as a table with a caption."""
+    """Make the same a table with a caption."""
     cells = "".join(
         f"<tr><th style='text-align: left'>{escape(name)}</th>"
         f"<td style='text-align: left'>{escape(value)}</td></tr>"

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from varpro_nn.errors import VarProError
 from varpro_nn.files import locked, strict_json
 from varpro_nn.glue_state import GlueState
 from varpro_nn.jobs import effective_jobs
+from varpro_nn.pictures import check_matplotlib
 from varpro_nn.pipeline import Run, run
 from varpro_nn.plan import training_part
 from varpro_nn.recipes import DATA, RECIPES, configure
+from varpro_nn.report import write_report
 from varpro_nn.run_folder import check_same, choose_folder, look_for_earlier_run, write_run
 
 HELP = {
@@ -146,6 +149,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="write glue.npz too: the sums of a ridge layer, to which images and units can be "
         "added, and removed",
     )  # fmt: skip
+    parser.add_argument(
+        "--report", action=argparse.BooleanOptionalAction,
+        help="write report.html too: figures of the run, and a canvas on which the network "
+        "answers (written where Matplotlib is installed)",
+    )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("-v", "--verbose", action="count", default=0, help="more log")
     return parser
@@ -214,6 +222,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
             f"{config.output_layer} and {config.n_copies}"
         )
         raise VarProError(msg)
+    args.report = _wants_report(args)  # before the work
     if args.resume and not args.overwrite and (folder / "metrics.json").exists():
         check_same(folder, config, dataset)
         if (folder / "glue.npz").exists() or not args.keep_glue:
@@ -249,15 +258,33 @@ def _train_in(
         msg = f"add --resume --output {folder} to go on with {n_kept} sub-networks"
         raise KeyboardInterrupt(msg if n_kept else "nothing is kept yet") from None
     metrics = {**result.metrics, "output": str(folder)}
+    report = None
+    if args.report:
+        report = partial(write_report, run=result, dataset=dataset, n_jobs=args.n_jobs)
     glue = None
     if args.keep_glue:
         part, network = training_part(config, dataset), result.network
         glue = GlueState(network.units, network.W, len(network.classes), n_jobs=args.n_jobs)
         glue.add_images(part.images, part.labels)
-    write_run(folder, config, result, metrics, glue)
+    write_run(folder, config, result, metrics, glue, report)
     if not args.quiet:
         print(_in_words(metrics, result), file=sys.stderr)
     return strict_json(metrics).decode().strip()
+
+
+def _wants_report(args: argparse.Namespace) -> bool:
+    """Whether there is to be a report; by default where it can be made."""
+    if args.report is False:
+        return False
+    try:
+        check_matplotlib()
+    except VarProError as error:
+        if args.report:
+            raise
+        if not args.quiet:
+            print(f"no report.html: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _in_words(metrics: dict[str, Any], result: Run) -> str:
