@@ -49,6 +49,22 @@ def assert_same_bits(one, other):
 # --- metrics -----------------------------------------------------------------------------
 
 
+def test_weights_of_a_data_set_count_with_any_number_of_jobs():
+    digits = load("digits")
+    weights = np.where(digits.train.labels == 3, 20.0, 0.5)
+    heavy = ImageSet(digits.train.images, digits.train.labels, weights)
+    dataset = Dataset("heavy", digits.classes, heavy, digits.test)
+    config = configure("bilinear", n_units=12, n_subnetworks=2, images_per_subnetwork=300)
+    one, two, plain = (
+        run(config, data, n_jobs=n_jobs).network
+        for data, n_jobs in ((dataset, 1), (dataset, 2), (digits, 1))
+    )
+    np.testing.assert_array_equal(one.A, two.A)
+    np.testing.assert_array_equal(one.W, two.W)
+    assert not np.array_equal(one.W, plain.W)
+    assert dataset.digest != replace(dataset, train=digits.train).digest
+
+
 def test_a_run_sums_itself_up(done):
     text, page = done.summary(), done._repr_html_()
     assert f"{done.metrics['test_accuracy']:.4f} ± " in text

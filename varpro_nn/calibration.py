@@ -6,6 +6,7 @@ far as they know it by heart, probabilities come out a little too sure.
 
 References
 ----------
+J. Platt, Probabilistic outputs for support vector machines (1999).
 C. Guo, G. Pleiss, Y. Sun and K. Weinberger, On calibration of modern neural networks, ICML (2017).
 V. Vovk, A. Gammerman and G. Shafer, Algorithmic learning in a random world (2005).
 """
@@ -28,6 +29,9 @@ def fit_temperature(
 ) -> float | None:
     """Find the temperature ``T`` whose ``softmax(outputs / T)`` makes the labels most likely.
 
+    As in Platt's scaling each label counts ``(n + 1) / (n + 2)`` and the others share the rest, so
+    that images which are all right give no probability of 1.
+
     Parameters
     ----------
     outputs : ndarray, shape (n, k)
@@ -47,11 +51,15 @@ def fit_temperature(
     spread = float(z.std()) if len(z) else 0.0
     if spread == 0:
         return None
-    own = z[np.arange(len(z)), codes]
+    # z'(targets), of smoothed targets: that much for the label, the rest for the others alike.
+    own, all_of_them = z[np.arange(len(z)), codes], z.sum(axis=1)
+    n, k = len(z), z.shape[1]
+    rest = 1 / ((n + 2) * max(k - 1, 1))
+    aimed = own * (1 - rest * (k - 1)) + (all_of_them - own) * rest
 
     def loss(log_slope: float) -> float:
         slope = np.exp(log_slope) / spread  # convex in the slope 1 / T: one minimum
-        return float(weights @ (special.logsumexp(slope * z, axis=1) - slope * own))
+        return float(weights @ (special.logsumexp(slope * z, axis=1) - slope * aimed))
 
     found = minimize_scalar(loss, bounds=(-np.log(_RANGE), np.log(_RANGE)), method="bounded")
     return float(spread / np.exp(found.x))

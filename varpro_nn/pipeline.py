@@ -141,14 +141,14 @@ def run(
         done = {} if shards is None else shards.read()
         data: DataReference | None = None
         elsewhere = executor is not None or isinstance(part.images, ImagesOnDisk)
-        if elsewhere and (source := dataset.loadable) is not None:
+        if elsewhere and part.weights is None and (source := dataset.loadable) is not None:
             data = NamedImages(source.name, source.data_dir, config.n_train, part.digest)
         elif executor is not None or effective_jobs(n_jobs) > 1:
             data = stack.enter_context(stored(part, shard_folder))
         network, subnetworks, layer = train_network(
             config, part.images, part.labels, dataset.classes,
             n_jobs=n_jobs, executor=executor, data=data, folder=shard_folder,
-            progress=progress, training=origin, done=done,
+            sample_weight=part.weights, progress=progress, training=origin, done=done,
             keep=None if shards is None else shards.write,
         )  # fmt: skip
     metrics: dict[str, Any] = {

@@ -155,6 +155,8 @@ def train_layers(
 
     Parameters, errors and the units are those of :func:`train_units`.
     """
+    if sample_weight is not None:
+        data = None  # what workers find by name has no weights
     with ExitStack() as stack:
         if data is None and (executor is not None or effective_jobs(n_jobs) > 1):
             here: Any = labels

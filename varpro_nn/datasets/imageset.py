@@ -171,8 +171,12 @@ class Dataset:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the arrays, their types and shapes; the name does not count."""
-        test = () if self.test is None else (self.test.images, self.test.labels)
-        return _sha256(self.classes, self.train.images, self.train.labels, *test)
+        arrays: list[Any] = [self.classes]
+        for part in (self.train, self.test):
+            if part is not None:
+                arrays += [part.images, part.labels]
+                arrays += [] if part.weights is None else [part.weights]
+        return _sha256(*arrays)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from varpro_nn._typing import FloatArray, ImageArray
 from varpro_nn.config import TrainConfig
 from varpro_nn.estimators.callbacks import CallbackSupportMixin
 from varpro_nn.history import FitReport
+from varpro_nn.images import check_weights
 from varpro_nn.recipes import configure, kind_of_data
 from varpro_nn.subnetwork import Subnetwork
 
@@ -89,7 +90,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
                     f"{d} pixels in all, got {self.image_shape}."
                 )
                 raise ValueError(msg)
-        largest = 255.0 if rows.dtype == np.uint8 else float(np.abs(rows).max())
+        largest = float(np.abs(rows).max())
         self.intensity_ = largest if largest > 0 else 1.0
 
     def _images(self, rows: NDArray[Any]) -> ImageArray:
@@ -108,9 +109,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
 
     # --- settings --------------------------------------------------------------------------
 
-    def _config(
-        self, n_rows: int, sample_weight: FloatArray | None, fixed: Mapping[str, Any]
-    ) -> TrainConfig:
+    def _config(self, n_rows: int, fixed: Mapping[str, Any]) -> TrainConfig:
         """Make the settings for so many rows; those ``fixed`` may not be anything else."""
         recipe = self.recipe
         if recipe == "auto":
@@ -126,8 +125,9 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
         if recipe == "bilinear" and self.recipe == "auto":
             # As many units as so few numbers can use.
             overrides.setdefault("n_units", max(10, min(2000, n_rows // 2) // 10 * 10))
-        if sample_weight is not None and given["loss"] == AS_RECIPE:
-            overrides.setdefault("loss", "squares")
+        if self.warm_start and given["scheme"] == AS_RECIPE:
+            # Others train sub-networks beside columns that were not there the last time.
+            overrides = {"n_stages": 1, **overrides, "scheme": "independent"}
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         kind, overrides = kind_of_data("", self.image_shape_), {"seed": seed, **overrides}
         # Of a whitening; without one it means nothing (scikit-learn sets it where it is there).
@@ -153,6 +153,20 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
             )
             raise ValueError(msg)
         return W.reshape(config.n_subnetworks, h, -1).astype(np.float64)
+
+    def _weights(
+        self, sample_weight: Any, rows: NDArray[Any]
+    ) -> tuple[FloatArray | None, NDArray[np.bool_]]:
+        """Weights of mean 1 of the rows that have any, and which these are.
+
+        Penalties are for rows of weight about 1: weights on any scale mean the same.
+        """
+        if sample_weight is None:
+            return None, np.ones(len(rows), dtype=bool)
+        weights = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+        check_weights(weights, len(rows))
+        there = weights > 0
+        return weights[there] / weights[there].mean(), there
 
     # --- callbacks and reports -------------------------------------------------------------
 

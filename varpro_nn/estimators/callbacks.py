@@ -30,8 +30,8 @@ class Progress:
     """Tells callbacks of the fit and of each sub-network that lands.
 
     A sub-network is a task of the fit. A callback that asks for an estimator as if the fit had
-    ended there (``ScoringMonitor``) gets one, its output layer fitted to the sub-networks that
-    have landed: that costs as much as it says.
+    ended there (``ScoringMonitor``) gets one: the sub-networks that have landed and a ridge layer
+    on their units, whatever layer the end will have. Each costs the fit of that layer.
 
     Parameters
     ----------

@@ -67,17 +67,16 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         rows = self._rows(X, reset=True)
         self._set_images(rows)
         images = self._images(rows)
-        config = self._config(len(rows), None, {})
+        config = self._config(len(rows), {})
         targets, k = _targets(y, len(rows))
-        if targets.ndim == 2 and config.loss != "squares":
-            config = replace(config, loss="squares")
         if y is None:
             config = replace(config, scheme="untrained", n_stages=1)
 
         def rebuild(there: list[Subnetwork]) -> dict[str, Any]:
             W = np.concatenate([s.W for s in there if s.W is not None], dtype=np.float32)
             units = make_units(config, images, np.random.default_rng(streams(config)["whitening"]))
-            return {"units_": units, "W_": W}
+            n_columns = len(W) * units.n_cells
+            return {"units_": units, "W_": W, "config_": config, "_n_features_out": n_columns}
 
         with Progress(self, config, X, y, rebuild) as progress:
             try:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 from sklearn.utils import check_array, column_or_1d
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.errors import DatasetError
@@ -76,14 +76,11 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
             raise ValueError(msg)
         self._one_target = values.ndim == 1
         targets = values.reshape(len(values), -1)
-        weights = None
-        if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, rows, dtype=np.float64)
-            there = weights > 0
-            rows, targets, weights = rows[there], targets[there], weights[there]
+        weights, there = self._weights(sample_weight, rows)
+        rows, targets = rows[there], targets[there]
         self._set_images(rows)
         images = self._images(rows)
-        config = self._config(len(rows), weights, _FIXED)
+        config = self._config(len(rows), _FIXED)
         # Penalties are for targets of about 1, as those of classes are.
         mean = np.average(targets, axis=0, weights=weights)
         scale = np.sqrt(np.average(np.square(targets - mean), axis=0, weights=weights))
@@ -101,8 +98,11 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         def rebuild(there: list[Subnetwork]) -> dict[str, Any]:
             units = make_units(config, images, np.random.default_rng(streams(config)["whitening"]))
             W = np.concatenate([s.W for s in there if s.W is not None], dtype=np.float32)
-            layer = fit_output_layer("ridge", units, W, images, scaled, k, n_jobs=self._n_jobs)
-            return {"network_": network(units, W, layer.A, np.inf)}
+            layer = fit_output_layer(
+                "ridge", units, W, images, scaled, k, sample_weight=weights, n_jobs=self._n_jobs
+            )
+            made = network(units, W, layer.A, np.inf)
+            return {"network_": made, "config_": config, "W_": W}
 
         with Progress(self, config, X, y, rebuild) as progress:
             try:
