@@ -54,7 +54,7 @@ def test_glue(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out.strip() == printed
 
 
-@pytest.mark.parametrize("page", ["index.md", "start.md", "choose.md", "export.md"])
+@pytest.mark.parametrize("page", ["index.md", "start.md", "choose.md", "export.md", "sklearn.md"])
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)

@@ -127,7 +127,7 @@ def random_network(shape, classes=("a", "b", "c"), training=None):
 
 
 def test_the_file(tmp_path):
-    network = random_network((28, 28), HOSTILE, {"dataset": "<i>mine", "largest_intensity": 16.0})
+    network = random_network((28, 28), HOSTILE, {"dataset": "<i>mine", "largest_intensity": 6.0})
     paths = [tmp_path / "a.html", tmp_path / "b.html"]
     for path in paths:
         to_html(network, path)
@@ -138,7 +138,7 @@ def test_the_file(tmp_path):
         assert word not in text, word
     assert text.count("<script") == text.count("</script>") == 2
     assert "&lt;i&gt;mine" in text
-    assert "intensities up to 16;" in text
+    assert "intensities up to 6;" in text
     assert text.count("<tr>") == len(network.summary().splitlines())
     rules = policy()
     assert rules.startswith("default-src 'none'; ")

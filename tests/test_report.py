@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -410,6 +411,7 @@ def test_in_a_browser(browser, run, digits, tmp_path):
     label = browser.evaluate("document.querySelector('[data-show=label]').textContent")
     assert label == str(run.network.predict(pixels[None])[0]) == "1"
 
+    time.sleep(0.5)  # bars move to where they belong
     screenshot = Path(os.environ.get("VARPRO_NN_SCREENSHOT") or tmp_path / "report.png")
     browser.evaluate("document.documentElement.style.scrollbarWidth = 'none'")
     browser.screenshot(screenshot, 1100, 1420)

@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(args: argparse.Namespace) -> Iterator[str]:
     model = Path(args.model)
-    model = model / "model.npz" if model.is_dir() else model
     network = Network.load(model)
+    model = model / "model.npz" if model.is_dir() else model
     path = Path(args.output) if args.output else model.with_suffix(SUFFIXES[args.format])
     if args.format == "onnx":
         network.to_onnx(path)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray
+from varpro_nn.images import BRIGHT
 from varpro_nn.units import PatchUnits, Units, WholeImageUnits
 from varpro_nn.units.activations import sides
 
@@ -136,7 +137,10 @@ def fold(network: TrainedNetwork) -> FoldedNetwork:
     Raises
     ------
     TypeError
-        Its units are a class of your own, or its images have other than two or three axes.
+        Its units are a class of your own, its images have other than two or three axes, or it
+        does regression.
+    ValueError
+        It was trained on intensities far from 0 to 1.
     """
     units = network.units
     # A subclass may compute something else.
@@ -147,6 +151,13 @@ def fold(network: TrainedNetwork) -> FoldedNetwork:
         )
         raise TypeError(msg)
     assert isinstance(units, WholeImageUnits | PatchUnits)
+    largest = network.training.get("largest_intensity", 1.0)
+    if BRIGHT < largest < np.inf:
+        msg = f"network must be one for bytes or intensities from 0 to 1, got up to {largest:.4g}."
+        raise ValueError(msg)
+    if network.training.get("regression"):
+        msg = "network must be a classifier: one that gives numbers cannot be exported."
+        raise TypeError(msg)
     rows, columns = network.image_shape[-2:]
     channels = prod(network.image_shape[:-2])
     window, stride = (rows, columns), 1

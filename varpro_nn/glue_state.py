@@ -196,7 +196,11 @@ class GlueState:
             No unit would be left.
         """
         kept = np.ones(len(self.W), dtype=bool)
-        kept[np.asarray(index, dtype=np.int64)] = False
+        try:
+            kept[np.asarray(index, dtype=np.int64)] = False
+        except IndexError as error:
+            msg = f"index must be positions of the {len(self.W)} units, got {index!r}."
+            raise IndexError(msg) from error
         if not kept.any():
             msg = f"one unit at least must be left of the {len(self.W)}."
             raise ValueError(msg)

@@ -93,6 +93,10 @@ def blocks_of(images: ImageArray) -> Iterator[ImageArray]:
         yield images
 
 
+BRIGHT = 10.0
+"""Intensities beyond this are no such: bytes that were handed over as floats, say."""
+
+
 def largest_intensity(images: ImageArray) -> float:
     """Largest absolute value of the intensities of floating-point images; 1 for ``uint8``."""
     if images.dtype == np.uint8:

@@ -13,7 +13,7 @@ from varpro_nn import model_file
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.errors import ModelFileError
 from varpro_nn.features import block_features, block_slices, workers
-from varpro_nn.images import check_images, largest_intensity
+from varpro_nn.images import BRIGHT, check_images, largest_intensity
 from varpro_nn.tables import as_html, as_text
 from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
 
@@ -147,6 +147,12 @@ class Network:
             msg = f"images must have shape (n, *{self.image_shape}), got {checked.shape}."
             raise ValueError(msg)
         allowed = self.training.get("largest_intensity", np.inf)
+        if checked.dtype == np.uint8 and BRIGHT < allowed < np.inf:
+            msg = (
+                f"images must be floating point, up to {allowed:.4g} as in training, got uint8, "
+                "which is divided by 255; train on uint8, or on intensities from 0 to 1."
+            )
+            raise ValueError(msg)
         largest = largest_intensity(checked)
         if checked.dtype != np.uint8 and largest > 10 * allowed:
             msg = (
@@ -250,7 +256,7 @@ class Network:
 
     @classmethod
     def load(cls, path: str | Path) -> "Network":
-        """Read a network that :meth:`save` wrote.
+        """Read a network that :meth:`save` wrote, or that of a run folder.
 
         Raises
         ------
@@ -259,7 +265,12 @@ class Network:
         FileNotFoundError
             There is none.
         """
-        header, arrays = model_file.read(Path(path))
+        path = Path(path)
+        path = path / "model.npz" if path.is_dir() else path
+        if not path.exists():
+            msg = f"{path}: there is no model; a run has none before it is finished."
+            raise FileNotFoundError(msg)
+        header, arrays = model_file.read(path)
         try:
             learnt = {name: array for name, array in arrays.items() if name.startswith("units.")}
             units = units_from_spec(

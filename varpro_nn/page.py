@@ -5,9 +5,9 @@ The network is folded (:mod:`varpro_nn.folded`) and computed by plain JavaScript
 as follows; the page says so too, and shows the image.
 
 A picture file of the size of the images is taken pixel by pixel, as :mod:`varpro_nn.predict` takes
-a PNG file: grey by Pillow's weights, nothing inverted, scaled or moved. Pictures of other sizes,
-which Python refuses, are scaled: grey ones whole, and inverted if their border is light; the middle
-of coloured ones fills the image. What is transparent, which Python refuses too, lies on white.
+a picture: grey by Pillow's weights, nothing inverted, scaled or moved. Pictures of other sizes are
+scaled, as with ``--prepare`` there: grey ones whole, and inverted if their border is light; the
+middle of coloured ones fills the image. What is transparent, which Python refuses too, lies on white.
 Drawings, and grey pictures of other sizes, are then prepared as MNIST was: the bounding box is
 scaled by area averaging to the part of the image that things fill in the training images, and the
 centre of mass moved to the middle. A box on the page turns that off.
@@ -27,12 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from varpro_nn.datasets.preparation import FILLED, FILLED_IN_MNIST
 from varpro_nn.files import write_atomically
 from varpro_nn.folded import FoldedNetwork, TrainedNetwork, fold
 
-_FILLED = {"digits": 1.0, "fashion-mnist": 1.0}
-"""Part of the image's sides that things fill, by data set; of others, MNIST's."""
-_FILLED_IN_MNIST = 20 / 28
 _GREY = "Draw it with mouse, pen or finger; or drop, paste or choose a picture."
 _COLOUR = "Drop, paste or choose a picture; or draw with mouse, pen or finger."
 _MAX_NAMED = 12
@@ -58,7 +56,7 @@ def drawing(network: TrainedNetwork) -> str:
     if folded.image_shape[0] not in (1, 3):
         msg = f"images must have 1 or 3 channels to be drawn, got {folded.image_shape[0]}."
         raise ValueError(msg)
-    filled = _FILLED.get(_dataset(network), _FILLED_IN_MNIST)
+    filled = FILLED.get(_dataset(network), FILLED_IN_MNIST)
     return Template(_template("draw.html")).substitute(
         style=_style(),
         script=_script(),

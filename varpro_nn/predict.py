@@ -10,6 +10,7 @@ from pathlib import Path
 
 from varpro_nn import datasets
 from varpro_nn.command import run_command
+from varpro_nn.datasets.preparation import FILLED, FILLED_IN_MNIST
 from varpro_nn.network import Network, probabilities
 
 
@@ -28,9 +29,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--n-jobs", type=int, default=1, metavar="N", help="threads, -1 for all cores (1)"
     )
     parser.add_argument(
+        "--prepare", action="store_true",
+        help="scale and centre what pictures show, as MNIST was made: for pictures of any size",
+    )  # fmt: skip
+    parser.add_argument(
         "images",
-        help="npz (array x_test, else images, else the only one), npy, IDX (.gz as well) or PNG "
-        "file, or a folder of PNG files",
+        help="npz (array x_test, else images, else the only one), npy, IDX (.gz as well) or "
+        "picture file (PNG, JPEG, PGM, PPM, BMP), or a folder of pictures",
     )
     return parser
 
@@ -38,18 +43,24 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = build_parser().parse_args(argv)
-    return run_command(lambda: _lines(Path(args.model), args.images, args.n_jobs))
+    return run_command(
+        lambda: _lines(Path(args.model), args.images, args.n_jobs, prepared=args.prepare)
+    )
 
 
-def _lines(model: Path, images: str, n_jobs: int) -> Iterator[str]:
-    network = Network.load(model / "model.npz" if model.is_dir() else model)
+def _lines(model: Path, images: str, n_jobs: int, *, prepared: bool) -> Iterator[str]:
+    network = Network.load(model)
+    filled = None
+    if prepared:
+        name = network.training.get("dataset")
+        filled = FILLED.get(name if isinstance(name, str) else "", FILLED_IN_MNIST)
     outputs = network.decision_function(
-        datasets.read_images(images, network.image_shape), n_jobs=n_jobs
+        datasets.read_images(images, network.image_shape, prepared=filled), n_jobs=n_jobs
     )
     names = [str(name) for name in network.classes.tolist()]
     labels = network.classes[outputs.argmax(axis=1)].tolist()
     source = Path(images)
-    pictures = datasets.png_files(source) if source.is_dir() else [source] * len(outputs)
+    pictures = datasets.picture_files(source) if source.is_dir() else [source] * len(outputs)
     shares = probabilities(outputs, network.output_layer, network.temperature).round(6).tolist()
     for number, row in enumerate(shares):
         line = {

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 from varpro_nn.augmentation import Augmentation
@@ -173,7 +174,9 @@ def configure(
         raise ValueError(msg)
     unknown = set(overrides) - {field.name for field in fields(TrainConfig)}
     if unknown:
-        msg = f"unknown settings {', '.join(sorted(unknown))}."
+        near = get_close_matches(min(unknown), [field.name for field in fields(TrainConfig)], n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        msg = f"unknown settings {', '.join(sorted(unknown))}{hint}"
         raise ValueError(msg)
     base = replace(RECIPES[recipe], **VARIANTS.get(data, {}).get(recipe, {}))
     if overrides.get("units", "patch") != "patch" and base.units == "patch":

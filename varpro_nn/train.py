@@ -295,6 +295,9 @@ def _in_words(metrics: dict[str, Any], result: Run) -> str:
             f"test accuracy {metrics['test_accuracy']:.4f} "
             f"± {metrics['test_accuracy_standard_error']:.4f}; {said}"
         )
+    said += (
+        f"\nlabel images with it: python -m varpro_nn.predict --model {metrics['output']} my.png"
+    )
     n_missing = sum(subnetwork.n_missing_classes > 0 for subnetwork in result.subnetworks)
     if n_missing:
         said += f"\n{n_missing} sub-networks drew no image of some class: give them more images"

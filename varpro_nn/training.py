@@ -17,7 +17,14 @@ from varpro_nn.calibration import fit_temperature
 from varpro_nn.config import TrainConfig
 from varpro_nn.datasets import ImageSet
 from varpro_nn.errors import DatasetError
-from varpro_nn.images import blocks_of, check_images, check_labels, check_targets, largest_intensity
+from varpro_nn.images import (
+    BRIGHT,
+    blocks_of,
+    check_images,
+    check_labels,
+    check_targets,
+    largest_intensity,
+)
 from varpro_nn.images_on_disk import ImagesOnDisk
 from varpro_nn.jobs import effective_jobs, single_threaded_blas
 from varpro_nn.network import Network
@@ -28,9 +35,6 @@ from varpro_nn.schemes import train_by_scheme
 from varpro_nn.subnetwork import Subnetwork
 from varpro_nn.training_data import DataReference, stored
 from varpro_nn.units import PatchUnits, WholeImageUnits, units_from_spec
-
-_BRIGHT = 10.0
-"""Intensities beyond this are remarked on: bytes that were handed over as floats, say."""
 
 _logger = logging.getLogger(__name__)
 
@@ -112,8 +116,12 @@ def train_units(
     if start is not None and config.scheme not in ("independent", "untrained"):
         msg = f"start needs the scheme independent or untrained, got {config.scheme}."
         raise ValueError(msg)
-    if (largest := largest_intensity(images)) > _BRIGHT:
-        _logger.warning("intensities reach %.3g; the settings are for 0 to 1, or bytes", largest)
+    if (largest := largest_intensity(images)) > BRIGHT:
+        _logger.warning(
+            "intensities reach %.3g; the settings are for 0 to 1, or bytes as uint8: pictures and "
+            "bytes will be refused by this network",
+            largest,
+        )
     if all((block == images[:1]).all() for block in blocks_of(images)):
         msg = "training needs images that differ, got the same pixels in all of them."
         raise DatasetError(msg)

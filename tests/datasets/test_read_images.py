@@ -61,7 +61,9 @@ def test_not_images(tmp_path):
         read_images(tmp_path / "some.txt", (4, 5))
     with pytest.raises(DatasetError, match="absent: cannot be read: No such file"):
         read_images(tmp_path / "absent", (4, 5))
-    with pytest.raises(DatasetError, match="must contain PNG files, got a folder without any"):
+    with pytest.raises(
+        DatasetError, match="must contain PNG or other pictures, got a folder without any"
+    ):
         read_images(tmp_path, (4, 5))
 
 
@@ -122,7 +124,7 @@ def test_unsuitable_png(tmp_path):
     content = path.read_bytes()
     for length in range(4, len(content) - 30, 3):
         path.write_bytes(content[:length])
-        with pytest.raises(DatasetError, match=r"some.png: cannot be read as PNG"):
+        with pytest.raises(DatasetError, match=r"some.png: cannot be read as a picture"):
             read_images(path, (4, 5))
     save_png(path, IMAGES[0].astype(np.uint16))
     with pytest.raises(DatasetError, match="must have 8 bits a channel, got 16"):

@@ -4,14 +4,14 @@ from varpro_nn.datasets.cifar import read_cifar_binary
 from varpro_nn.datasets.idx import read_idx
 from varpro_nn.datasets.imageset import Dataset, ImageSet
 from varpro_nn.datasets.loading import NAMES, load
-from varpro_nn.datasets.pictures import png_files, read_images
+from varpro_nn.datasets.pictures import picture_files, read_images
 
 __all__ = [
     "NAMES",
     "Dataset",
     "ImageSet",
     "load",
-    "png_files",
+    "picture_files",
     "read_cifar_binary",
     "read_idx",
     "read_images",

@@ -1,8 +1,10 @@
 """What the estimators share: parameters, rows of pixels as images, callbacks."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from math import isqrt, prod
 from typing import Any
 
@@ -52,7 +54,9 @@ def with_settings(**more: Any) -> Callable[[type], type]:
         def __init__(self: Any, **given: Any) -> None:  # noqa: N807
             unknown = sorted(set(given) - set(defaults))
             if unknown:
-                msg = f"{cls.__name__} has no parameters {', '.join(unknown)}."
+                near = get_close_matches(unknown[0], defaults, n=1)
+                hint = f"; did you mean {near[0]}?" if near else "."
+                msg = f"{cls.__name__} has no parameters {', '.join(unknown)}{hint}"
                 raise TypeError(msg)
             for name, value in {**defaults, **given}.items():
                 setattr(self, name, value)
@@ -81,9 +85,17 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
         d = rows.shape[1]
         if self.image_shape is None:
             side = isqrt(d - 1) + 1
+            third = isqrt(d // 3)
+            if side**2 != d and 3 * third**2 == d and third > 2:
+                msg = f"rows of {d} numbers are filled up to {side} x {side} images; for colour "
+                msg += f"images give image_shape=(3, {third}, {third})."
+                warnings.warn(msg, UserWarning, stacklevel=3)
             self.image_shape_: tuple[int, ...] = (side, side)
         else:
-            self.image_shape_ = tuple(int(length) for length in self.image_shape)
+            try:
+                self.image_shape_ = tuple(int(length) for length in self.image_shape)
+            except TypeError:
+                self.image_shape_ = ()
             if len(self.image_shape_) not in (2, 3) or prod(self.image_shape_) != d:
                 msg = (
                     "image_shape must be (rows, columns) or (channels, rows, columns) of "
@@ -105,7 +117,14 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
         return images.astype(np.float32) / np.float32(self.intensity_)
 
     def _images_of(self, X: Any) -> ImageArray:
-        return self._images(self._rows(X, reset=False))
+        rows = self._rows(X, reset=False)
+        if (largest := float(np.abs(rows).max())) > 10 * self.intensity_:
+            msg = (
+                f"X must be on the scale of training, which reached {self.intensity_:.4g}, "
+                f"got {largest:.4g}."
+            )
+            raise ValueError(msg)
+        return self._images(rows)
 
     # --- settings --------------------------------------------------------------------------
 

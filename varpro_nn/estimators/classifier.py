@@ -1,5 +1,6 @@
 """A scikit-learn classifier of images."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -167,6 +168,11 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
                 msg = "classes must be given in the first call of partial_fit, got None."
                 raise ValueError(msg)
             known = np.unique(np.asarray(classes))
+            if hasattr(self, "network_"):
+                msg = (
+                    "partial_fit begins anew with its first batch: fit kept no sums of its images."
+                )
+                warnings.warn(msg, UserWarning, stacklevel=4)
         elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
             msg = f"classes must be those of the first call, {self.classes_}, got {classes}."
             raise ValueError(msg)

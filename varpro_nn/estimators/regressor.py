@@ -36,7 +36,7 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
     Attributes
     ----------
     network_ : varpro_nn.Network
-        Its outputs are the predictions.
+        Its ``decision_function`` gives the predictions; it cannot be exported.
     loo_error_ : float
         Mean squared error, in the squared units of ``y``, of the output layer on images that it
         did not see (the units have seen them).
@@ -90,7 +90,7 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         def network(units: Any, W: Any, A: FloatArray, largest: float) -> Network:
             A = A * scale
             A[-1] += mean
-            remembered = {"largest_intensity": largest}
+            remembered = {"largest_intensity": largest, "regression": True}
             return Network(
                 units, W, A, np.arange(k), images.shape[1:], "ridge", config.views, remembered
             )
