@@ -7,7 +7,7 @@ as follows; the page says so too, and shows the image.
 A picture file of the size of the images is taken pixel by pixel, as :mod:`varpro_nn.predict` takes
 a picture: grey by Pillow's weights, nothing inverted, scaled or moved. Pictures of other sizes are
 scaled, as with ``--prepare`` there: grey ones whole, and inverted if their border is light; the
-middle of coloured ones fills the image. What is transparent, which Python refuses too, lies on white.
+middle of coloured ones fills the image. What is transparent, which Python refuses, lies on white.
 Drawings, and grey pictures of other sizes, are then prepared as MNIST was: the bounding box is
 scaled by area averaging to the part of the image that things fill in the training images, and the
 centre of mass moved to the middle. A box on the page turns that off.
