@@ -57,6 +57,7 @@ RANK = {
     "subnetwork": 9,
     "subnetworks": 10,
     "glue": 9,
+    "glue_file": 9,
     "glue_state": 10,
     "linear_fits": 4,
     "output_layer": 10,

@@ -10,23 +10,18 @@ equations take their place, for good: rows do not come back from sums.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from varpro_nn import model_file
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
 from varpro_nn.accumulation import accumulate
-from varpro_nn.errors import ModelFileError
 from varpro_nn.features import block_features, block_slices, check_finite, workers
 from varpro_nn.glue import RIDGES
+from varpro_nn.glue_file import Kept, form_of, read_glue, unit_weights, write_glue
 from varpro_nn.images import check_images, check_labels, one_hot
 from varpro_nn.linalg import GramAccumulator, RidgePath, RowStore
-from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
-
-KIND = "glue"
-_FORMS: dict[str, type[GramAccumulator | RowStore]] = {"rows": RowStore, "sums": GramAccumulator}
+from varpro_nn.units import Units
 
 
 class GlueState:
@@ -53,10 +48,10 @@ class GlueState:
 
     def __init__(self, units: Units, W: ArrayLike, n_classes: int, *, n_jobs: int = 1) -> None:
         self.units = units
-        self.W: RealArray = _weights(W, units.n_weights)
+        self.W: RealArray = unit_weights(W, units.n_weights)
         self.n_jobs = n_jobs
         Phi = np.zeros((0, len(self.W) * units.n_cells), dtype=self.W.dtype)
-        self._kept: GramAccumulator | RowStore = RowStore(Phi, np.zeros((0, n_classes)))
+        self._kept: Kept = RowStore(Phi, np.zeros((0, n_classes)))
         self._paths: dict[bool, RidgePath] = {}
 
     @property
@@ -72,7 +67,7 @@ class GlueState:
     @property
     def form(self) -> str:
         """What is kept: ``"rows"`` or ``"sums"``."""
-        return next(form for form, kind in _FORMS.items() if isinstance(self._kept, kind))
+        return form_of(self._kept)
 
     def add_images(self, images: ArrayLike, labels: ArrayLike) -> "GlueState":
         """Take images in.
@@ -152,7 +147,7 @@ class GlueState:
             Weights of another shape; other images than those taken in, as far as their number in
             each class tells (from rows: each of them).
         """
-        new = _weights(W, self.units.n_weights).astype(self.W.dtype, copy=False)
+        new = unit_weights(W, self.units.n_weights).astype(self.W.dtype, copy=False)
         checked, codes = self._check(images, labels)
         if self._counts(codes) != self._counts():
             msg = (
@@ -259,14 +254,7 @@ class GlueState:
         TypeError
             Units that are not of this package.
         """
-        if not isinstance(self.units, PatchUnits | WholeImageUnits):
-            msg = f"units must be of this package to be saved, got {type(self.units).__name__}."
-            raise TypeError(msg)
-        learnt = getattr(self.units, "arrays", {})
-        header = {"kind": KIND, "units": self.units.spec(), "form": self.form}
-        arrays = {f"units.{name}": array for name, array in learnt.items()}
-        kept = {f"{self.form}.{name}": array for name, array in self._kept.arrays().items()}
-        model_file.write(Path(path), header, {"W": self.W, **arrays, **kept})
+        write_glue(Path(path), self.units, self.W, self._kept)
 
     @classmethod
     def load(cls, path: str | Path, *, n_jobs: int = 1) -> "GlueState":
@@ -278,23 +266,8 @@ class GlueState:
             The file is damaged, is no glue, or its arrays do not go together.
         FileNotFoundError
         """
-        header, arrays = model_file.read(Path(path))
-        if header.get("kind") != KIND:
-            msg = f"{path}: the file holds a {header.get('kind')}, not a {KIND}."
-            raise ModelFileError(msg)
-        parts: dict[str, dict[str, Any]] = {"units": {}, **{form: {} for form in _FORMS}}
-        for name, array in arrays.items():
-            group, _, own = name.partition(".")
-            parts.get(group, {})[own] = array
-        try:
-            units = units_from_spec(header["units"], parts["units"])
-            W = _weights(arrays["W"], units.n_weights)
-            form = header["form"]
-            kept = _FORMS[form].of_arrays(parts[form], len(W) * units.n_cells, W.dtype)
-            state = cls(units, W, kept.n_targets, n_jobs=n_jobs)
-        except (KeyError, TypeError, ValueError) as error:
-            msg = f"{path}: the arrays do not describe a glue: {error}."
-            raise ModelFileError(msg) from error
+        units, W, kept = read_glue(Path(path))
+        state = cls(units, W, kept.n_targets, n_jobs=n_jobs)
         state._kept = kept
         return state
 
@@ -308,7 +281,7 @@ class GlueState:
             return [round(count) for count in self._kept.sum_tau.tolist()]
         return np.bincount(labels, minlength=self.n_classes).tolist()
 
-    def _as_sums(self, kept: GramAccumulator | RowStore) -> GramAccumulator:
+    def _as_sums(self, kept: Kept) -> GramAccumulator:
         if isinstance(kept, GramAccumulator):
             return kept
         with workers(self.n_jobs) as threads:
@@ -336,18 +309,3 @@ class GlueState:
         """Positions of images among the rows that are kept."""
         assert isinstance(self._kept, RowStore)
         return self._kept.find(self._features(self.W, images), one_hot(labels, self.n_classes))
-
-
-def _weights(W: ArrayLike, n_weights: int) -> RealArray:
-    array = np.array(W)
-    fitting = array.ndim == 2 and array.shape[1] == n_weights and len(array) > 0
-    if not fitting or array.dtype not in (np.float32, np.float64):
-        msg = (
-            f"W must have shape (h, {n_weights}) and a type of 32 or 64 bits, got {array.shape} of "
-            f"{array.dtype}."
-        )
-        raise ValueError(msg)
-    if not np.isfinite(array).all():
-        msg = "W must be finite, got NaN or infinity."
-        raise ValueError(msg)
-    return array
