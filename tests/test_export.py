@@ -33,8 +33,8 @@ def test_every_format_is_written_beside_the_model(format_, run_folder):
     if format_ == "onnx":
         pytest.importorskip("onnx")
     status, out, err = call("--model", run_folder, "--format", format_)
-    assert (status, err) == (0, "")
     path = run_folder / f"model.{format_}"
+    assert (status, err) == (0, f"{path.stat().st_size:,} bytes\n")
     assert out == f"{path}\n"
     network, direct = NETWORKS[NAME], run_folder / "direct"
     {"c": network.to_c, "html": network.to_html, "onnx": network.to_onnx}[format_](direct)

@@ -1,6 +1,7 @@
 """Command line: ``python -m varpro_nn.export --model DIR|FILE --format onnx|c|html``."""
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m varpro_nn.export",
         allow_abbrev=False,
-        description="Write a trained network for other programs; prints the name of the file.",
+        description="Write a trained network for other programs; prints the name of the file, and its size on standard error.",
         epilog="Exit status: 0 done; 1 a fault of the file; 2 usage; 130 interrupted.",
     )
     parser.add_argument(
@@ -56,6 +57,7 @@ def _export(args: argparse.Namespace) -> Iterator[str]:
         network.to_c(path, int8=args.int8)
     else:
         network.to_html(path)
+    print(f"{path.stat().st_size:,} bytes", file=sys.stderr)
     yield str(path)
 
 
