@@ -17,7 +17,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m varpro_nn.export",
         allow_abbrev=False,
-        description="Write a trained network for other programs; prints the name of the file, and its size on standard error.",
+        description="Write a trained network for other programs; prints the name of the file "
+        "(and its size on standard error).",
         epilog="Exit status: 0 done; 1 a fault of the file; 2 usage; 130 interrupted.",
     )
     parser.add_argument(
