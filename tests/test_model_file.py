@@ -331,7 +331,14 @@ def test_what_is_no_archive_is_refused(content, path):
     refused(path, "is damaged or is no model file")
 
 
-def test_a_folder_is_refused(tmp_path):
+def test_a_run_folder_stands_for_its_model(tmp_path):
+    network = make()
+    with pytest.raises(FileNotFoundError, match=r"there is no model; a run has none before"):
+        Network.load(tmp_path)
+    network.save(tmp_path / "model.npz")
+    np.testing.assert_array_equal(Network.load(tmp_path).A, network.A)
+    (tmp_path / "model.npz").unlink()
+    (tmp_path / "model.npz").mkdir()
     refused(tmp_path)
 
 

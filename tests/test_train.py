@@ -105,7 +105,9 @@ def tiny(tmp_path):
 def test_standard_output_is_one_json_object_on_one_line(done):
     folder, status, out, err = done
     assert status == 0
-    assert re.fullmatch(r"test accuracy 0\.\d{4} ± .*; network of 550 parameters in .*\n", err)
+    said, how = err.splitlines()
+    assert re.fullmatch(r"test accuracy 0\.\d{4} ± .*; network of 550 parameters in .*", said)
+    assert f"python -m varpro_nn.predict --model {folder} " in how
     assert out.count("\n") == 1
     metrics = strict(out)
     assert metrics == strict((folder / "metrics.json").read_text())
