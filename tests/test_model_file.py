@@ -339,7 +339,8 @@ def test_a_run_folder_stands_for_its_model(tmp_path):
     np.testing.assert_array_equal(Network.load(tmp_path).A, network.A)
     (tmp_path / "model.npz").unlink()
     (tmp_path / "model.npz").mkdir()
-    refused(tmp_path)
+    with pytest.raises(ModelFileError, match=r"model\.npz: "):
+        Network.load(tmp_path)
 
 
 def test_a_missing_file_is_said_to_be_missing(path):
