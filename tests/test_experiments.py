@@ -11,6 +11,7 @@ from experiments import (
     bench_features,
     bench_subnetwork,
     glue_memory,
+    matrix_equality,
     time_to_accuracy,
 )
 from varpro_nn import load
@@ -170,3 +171,23 @@ def test_accuracy_table_takes_rows_from_the_file(tmp_path, monkeypatch, capsys):
     accuracy_table.main()
     assert capsys.readouterr().out == printed
     assert len(file.read_text(encoding="utf-8").splitlines()) == 10
+
+
+def test_matrix_equality(tmp_path, monkeypatch, capsys):
+    """Both forms give the same outputs; rows in the file are not measured again."""
+    file = tmp_path / "rows.jsonl"
+    small = ["--quick", "--output", str(file)]
+    result = last_line(matrix_equality, small, monkeypatch, capsys)
+    at = {(row["form"], row["n_images"], row["n_layers"]): row for row in result["rows"]}
+    assert set(at) == {
+        ("primal", 1500, 0), ("primal", 1500, 1), ("dual", 400, 0), ("primal", 400, 0),
+        *(("dual", 400, k) for k in (1, 2, 4)), *(("primal", 400, k) for k in (1, 2)),
+    }  # fmt: skip
+    assert at["primal", 400, 0]["largest_difference"] < 1e-10
+    assert at["primal", 400, 2]["largest_difference"] < 1e-2
+    assert [at["dual", 400, k]["predicted_cheaper"] for k in (1, 2)] == ["primal", "dual"]
+    assert at["dual", 400, 2]["n_parameters"] == 2 * 64 * 10 + (512 + 1) * 10
+    text = file.read_text(encoding="utf-8")
+    again = last_line(matrix_equality, small, monkeypatch, capsys)
+    assert again["rows"] == result["rows"]
+    assert file.read_text(encoding="utf-8") == text
