@@ -11,6 +11,7 @@ from experiments import (
     bench_features,
     bench_subnetwork,
     glue_memory,
+    linear_classifiers,
     matrix_equality,
     time_to_accuracy,
 )
@@ -191,3 +192,19 @@ def test_matrix_equality(tmp_path, monkeypatch, capsys):
     again = last_line(matrix_equality, small, monkeypatch, capsys)
     assert again["rows"] == result["rows"]
     assert file.read_text(encoding="utf-8") == text
+
+
+def test_linear_classifiers_go_on_where_they_stopped(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("torch")
+    file = tmp_path / "rows.jsonl"
+    arguments = ["--quick", "--output", str(file)]
+    first = last_line(linear_classifiers, arguments, monkeypatch, capsys)
+    assert len(first["rows"]) == 16
+    assert {row["n_parameters"] for row in first["rows"]} == {650}
+    by_name = {(row["name"], row["centred"]): row["test_accuracy"] for row in first["rows"]}
+    for name in ("LinearDiscriminantAnalysis", "fit_linear softmax", "RidgeClassifierCV"):
+        assert by_name[name, False] == pytest.approx(by_name[name, True], abs=0.01)
+        assert by_name[name, False] > 0.8
+    written = file.read_text(encoding="utf-8")
+    assert last_line(linear_classifiers, arguments, monkeypatch, capsys) == first
+    assert file.read_text(encoding="utf-8") == written

@@ -1,0 +1,352 @@
+"""Linear classifiers of the raw pixels of CIFAR-10, beside figures that two texts claim.
+
+``python -m experiments.linear_classifiers --output FILE`` measures softmax regression by gradient
+descent on mini-batches of PyTorch (a grid of batch sizes and learning rates, 10,000 updates each,
+then a long run), linear discriminant analysis, a linear support vector machine and ridge of
+scikit-learn, and the softmax and squared hinge fits of this package, with and without the mean
+image taken off. Settings are chosen on the last fifth of the training images, or by leave-one-out;
+each row sees the test images once, at its end. ``--quick`` takes the digits of scikit-learn.
+FILE keeps what is done, so that a stopped run goes on. The last line is JSON.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import RidgeClassifierCV, SGDClassifier
+
+from varpro_nn import load
+from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn.convex import fit_linear
+from varpro_nn.images import intensities
+from varpro_nn.resources import versions
+
+BATCHES = (4, 8, 16, 32, 64, 128, 256, 512)
+CLAIMED_GRID = {
+    1e-1: (0.20, 0.16, 0.28, 0.31, 0.26, 0.29, 0.22, 0.28),
+    1e-2: (0.22, 0.29, 0.35, 0.38, 0.38, 0.39, 0.40, 0.40),
+    1e-3: (0.33, 0.34, 0.36, 0.36, 0.37, 0.37, 0.37, 0.37),
+    1e-4: (0.29, 0.30, 0.30, 0.30, 0.31, 0.30, 0.30, 0.30),
+    1e-5: (0.18, 0.19, 0.18, 0.19, 0.19, 0.19, 0.19, 0.17),
+}
+"""For each learning rate the claimed accuracy on images held out, by batch size."""
+CLAIMED_CELL = (256, 1e-2)
+"""Batch size and learning rate that the text went on with."""
+CLAIMS = {"softmax by": 0.3805, "LinearDisc": 0.3785}
+"""Claimed test accuracies by the first ten letters of a row."""
+FORMS = (False, True)
+"""Pixels as they are, and with the mean image taken off."""
+HEAD = ["classifier", "mean off", "images", "parameters, all", "held out", "test", "claimed",
+        "CPU s"]  # fmt: skip
+METHODS = ("LinearDiscriminantAnalysis", "fit_linear softmax", "fit_linear hinge",
+           "SGDClassifier hinge", "RidgeClassifierCV")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that numbers depend on beside the versions."""
+
+    data: str
+    grid_updates: int
+    penalties: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4)
+    ridge_penalties: tuple[float, ...] = (10.0, 100.0, 1e3, 1e4)
+    sgd_penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    sgd_passes: int = 10
+    seed: int = 0
+
+
+class Ledger:
+    """Results in a file of JSON lines. It is read anew each time: two runs may share it."""
+
+    def __init__(self, path: Path | None, settings: Settings, used: dict[str, str]) -> None:
+        self._path, self._settings, self._used = path, asdict(settings), used
+
+    def get(self, entry: str, make: Callable[[], Any]) -> Any:
+        """Take the entry from the file, or make it and write it there."""
+        by_torch = entry.startswith(("grid", "softmax by"))
+        used = {name: v for name, v in self._used.items() if by_torch or name != "torch"}
+        key = json.loads(json.dumps({"entry": entry, **self._settings, "versions": used}))
+        if self._path and self._path.exists():
+            for text in self._path.read_text(encoding="utf-8").splitlines():
+                line = json.loads(text)
+                if line["key"] == key:
+                    return line["result"]
+        print(f"{entry} ...", flush=True)
+        text = json.dumps({"key": key, "result": make()})
+        if self._path:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        return json.loads(text)["result"]
+
+
+def descend(
+    X: RealArray, labels: LabelArray, batch: int, models: Sequence[tuple[float, bool]],
+    stops: Sequence[int], seed: int,
+) -> Iterator[tuple[int, RealArray]]:  # fmt: skip
+    """Descend from small random weights; at each stop give the weights (models, d + 1, k).
+
+    All models, a learning rate and whether the mean is taken off, see the same batches. The
+    gradient of a sum is the gradients of its terms, so that a model's loss times its learning
+    rate is minimised with the rate 1. Each pass shuffles; images that fill no batch are left out.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy, linear
+
+    generator = torch.Generator().manual_seed(seed)
+    images, classes = torch.from_numpy(X), torch.from_numpy(labels)
+    (n, d), k, m = X.shape, int(labels.max()) + 1, len(models)
+    rates = torch.tensor([rate for rate, _ in models])
+    off = torch.tensor([float(centred) for _, centred in models]).repeat_interleave(k)
+    mean = images.mean(dim=0)
+    start = torch.empty(k, d).uniform_(-(d**-0.5), d**-0.5, generator=generator)
+    W = start.repeat(m, 1).requires_grad_()
+    b = torch.zeros(m * k, requires_grad=True)
+    optimizer = torch.optim.SGD([W, b], lr=1.0)
+    position = n
+    for update in range(1, max(stops) + 1):
+        if position + batch > n:
+            order, position = torch.randperm(n, generator=generator), 0
+        rows = order[position : position + batch]
+        position += batch
+        z = linear(images[rows], W, b - off * (W @ mean))
+        wanted = classes[rows].repeat_interleave(m)
+        losses = cross_entropy(z.view(batch * m, k), wanted, reduction="none")
+        optimizer.zero_grad()
+        (losses.view(batch, m).mean(dim=0) @ rates).backward()
+        optimizer.step()
+        if update in stops:
+            with torch.no_grad():
+                constants = (b - off * (W @ mean)).view(m, 1, k)
+                slopes = W.view(m, k, d).transpose(1, 2)
+                yield update, torch.cat([slopes, constants], dim=1).numpy()
+
+
+def accuracy(A: RealArray, X: RealArray, labels: LabelArray) -> float:
+    """Share of labels that the largest output gives."""
+    return float(((X @ A[:-1].astype(X.dtype) + A[-1]).argmax(axis=1) == labels).mean())
+
+
+def fit(
+    name: str, centred: bool, X: RealArray, labels: LabelArray, penalty: float, s: Settings
+) -> tuple[FloatArray, float]:
+    """Fit one of the methods; give weights (d + 1, k) for raw pixels, and the penalty."""
+    mean = X.mean(axis=0, dtype=np.float64) * centred
+    X = X - mean.astype(X.dtype)
+    if name.startswith("fit_linear"):
+        start = np.zeros((X.shape[1] + 1, int(labels.max()) + 1))
+        A = fit_linear(name.split()[1], X, labels, start, penalty).A
+    else:
+        model: Any = SGDClassifier(
+            loss="hinge", alpha=penalty, max_iter=s.sgd_passes, tol=None, average=True,
+            random_state=s.seed,
+        )  # fmt: skip
+        if name == "LinearDiscriminantAnalysis":
+            # Without shrinkage the solvers give one rule, this one sooner.
+            model, X = LinearDiscriminantAnalysis(solver="lsqr"), X.astype(np.float64)
+        elif name == "RidgeClassifierCV":
+            model, X = RidgeClassifierCV(s.ridge_penalties), X.astype(np.float64)
+        model.fit(X, labels)
+        A = np.vstack([model.coef_.T, model.intercept_]).astype(np.float64)
+        penalty = float(getattr(model, "alpha_", penalty))
+    A[-1] -= mean @ A[:-1]
+    return A, penalty
+
+
+class Measurement:
+    """The images, and one method after the other on them."""
+
+    def __init__(self, settings: Settings) -> None:
+        dataset = load(settings.data)
+        assert dataset.test is not None
+        parts = (dataset.train, dataset.test)
+        self.X, self._Z = (intensities(part.images).reshape(len(part), -1) for part in parts)
+        self.X = np.require(self.X, requirements=["C", "W"])  # as PyTorch wants it
+        self.y, self._z = (part.labels.astype(np.int64) for part in parts)
+        self.n, self.s = len(self.X) - len(self.X) // 5, settings
+        self.shape = dataset.train.images.shape[1:]
+
+    def held_out(self, A: RealArray) -> float:
+        """Accuracy on the images held out."""
+        return accuracy(A, self.X[self.n :], self.y[self.n :])
+
+    def row(
+        self, name: str, centred: bool, A: RealArray, n_images: int, seconds: float, **more: Any
+    ) -> dict[str, Any]:
+        """Make a row of the table; here alone the test images are opened."""
+        test = accuracy(A, self._Z, self._z)
+        return {
+            "name": name, "centred": centred, "n_images": n_images, "n_parameters": A.size,
+            "cpu_seconds": seconds, "test_accuracy": test,
+            "standard_error": (test * (1 - test) / len(self._z)) ** 0.5,
+            "training_accuracy": accuracy(A, self.X[:n_images], self.y[:n_images]), **more,
+        }  # fmt: skip
+
+    def grid(self, batch: int) -> list[list[float]]:
+        """Accuracy on the images held out by form and learning rate, one batch size."""
+        models = [(rate, centred) for centred in FORMS for rate in CLAIMED_GRID]
+        X, y, stop = self.X[: self.n], self.y[: self.n], [self.s.grid_updates]
+        ((_, A),) = descend(X, y, batch, models, stop, self.s.seed)
+        shares = [self.held_out(each) for each in A]
+        return [shares[: len(CLAIMED_GRID)], shares[len(CLAIMED_GRID) :]]
+
+    def long_run(self, name: str, most: int) -> list[dict[str, Any]]:
+        """Run the text's batch size and learning rate on the images that are not held out."""
+        stops = {self.s.grid_updates * c * 10**e for c in (1, 2, 5) for e in range(4)} | {most}
+        (batch, rate), start = CLAIMED_CELL, time.process_time()
+        curves: list[dict[int, float]] = [{} for _ in FORMS]
+        models = [(rate, centred) for centred in FORMS]
+        X, y = self.X[: self.n], self.y[: self.n]
+        for stop, A in descend(X, y, batch, models, [s for s in stops if s <= most], self.s.seed):
+            for curve, each in zip(curves, A, strict=True):
+                curve[stop] = self.held_out(each)
+            print(f"  {stop:,} updates: held out {[c[stop] for c in curves]}", flush=True)
+        seconds = (time.process_time() - start) / len(FORMS)
+        return [
+            self.row(name, c, A[i], self.n, seconds, batch=batch, rate=rate, updates=most,
+                     held_out_accuracy=curves[i][most], held_out_curve=curves[i])
+            for i, c in enumerate(FORMS)
+        ]  # fmt: skip
+
+    def by_batches(self, centred: bool, cell: dict[str, Any]) -> RealArray:
+        """Fit all training images with the batch size, rate and number of updates of a cell."""
+        models, stops = [(cell["rate"], centred)], [cell["updates"]]
+        return next(descend(self.X, self.y, cell["batch"], models, stops, self.s.seed))[1][0]
+
+    def chosen(self, name: str, centred: bool, cell: dict[str, Any]) -> dict[str, Any]:
+        """Fit all training images with settings that the images held out chose."""
+        start = time.process_time()
+        A = self.by_batches(centred, cell)
+        seconds = time.process_time() - start
+        return self.row(name, centred, A, len(self.X), seconds, **cell)
+
+    def other(self, name: str, centred: bool) -> dict[str, Any]:
+        """Choose the penalty of one of the methods, then fit all training images."""
+        penalties = {"fit_linear": self.s.penalties, "SGDClassif": self.s.sgd_penalties}
+        start, shares = time.process_time(), {}
+        for p in penalties.get(name[:10], ()):
+            A, _ = fit(name, centred, self.X[: self.n], self.y[: self.n], p, self.s)
+            shares[p] = self.held_out(A)
+            print(f"  {p:g}: {shares[p]:.4f} of the images held out", flush=True)
+        best = max(shares, key=lambda p: shares[p], default=0.0)
+        middle = time.process_time()
+        A, used = fit(name, centred, self.X, self.y, best, self.s)
+        end = time.process_time()
+        return self.row(
+            name, centred, A, len(self.X), end - middle, cpu_seconds_of_choice=middle - start,
+            penalty=used, held_out_accuracy=shares.get(best),
+        )  # fmt: skip
+
+
+def print_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    print()
+    for cells in (head, ["---"] * len(head), *lines):
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def print_grid(shares: list[list[float]], centred: bool, quick: bool) -> None:
+    print(f"\nMean image taken off: {centred}. Measured{'' if quick else ' (claimed)'}:")
+    lines = []
+    for i, (rate, claims) in enumerate(CLAIMED_GRID.items()):
+        cells = [f"{share[i]:.2f}" for share in shares]
+        if not quick:
+            cells = [f"{cell} ({claim:.2f})" for cell, claim in zip(cells, claims, strict=True)]
+        lines.append([f"{rate:g}", *cells])
+    print_table(["learning rate", *map(str, BATCHES)], lines)
+
+
+def line_of(row: dict[str, Any]) -> list[str]:
+    """Cells of a row of the table."""
+    shares = (row.get("held_out_accuracy"), row["claimed"])
+    held_out, claimed = ("" if share is None else f"{share:.4f}" for share in shares)
+    return [
+        row["name"], "yes" if row["centred"] else "no", f"{row['n_images']:,}",
+        f"{row['n_parameters']:,}", held_out,
+        f"{row['test_accuracy']:.4f} ± {row['standard_error']:.4f}", claimed,
+        f"{row['cpu_seconds']:.0f}",
+    ]  # fmt: skip
+
+
+def draw_templates(A: RealArray, shape: tuple[int, ...], path: Path) -> None:
+    """Draw the weights of each class as a picture, each stretched to its own range."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    for number, (panel, w) in enumerate(zip(figure.subplots(2, 5).flat, A[:-1].T, strict=True)):
+        picture = np.moveaxis(w.reshape(shape), 0, -1) if len(shape) == 3 else w.reshape(shape)
+        panel.imshow((picture - w.min()) / np.ptp(w), cmap="gray")
+        panel.set(title=f"class {number}", xticks=[], yticks=[])
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="digits, a few updates")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON lines")
+    parser.add_argument("--templates", type=Path, metavar="FILE", help="a PNG")
+    parser.add_argument("--updates", type=int, default=1_000_000, help="of the long run")
+    names = ("grid", "long", "all", *METHODS)
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME",
+                        help=f"these rows alone: {', '.join(names)}")  # fmt: skip
+    args = parser.parse_args()
+    settings = Settings("cifar10", grid_updates=10_000)
+    if args.quick:
+        settings = Settings("digits", 100, (1.0, 10.0), (1.0, 10.0), (1e-3,))
+        args.updates = min(args.updates, 1000)
+    used = versions() | {"scikit-learn": importlib.metadata.version("scikit-learn")}
+    if not {"grid", "long", "all"}.isdisjoint(args.only):
+        used["torch"] = importlib.metadata.version("torch")
+    measurement = Measurement(settings)
+    made, rows = Ledger(args.output, settings, used), list[dict[str, Any]]()
+    cells: list[dict[str, Any]] = []
+    if "grid" in args.only:
+        shares = [made.get(f"grid, batches of {b}", partial(measurement.grid, b)) for b in BATCHES]
+        for centred in FORMS:
+            forms = [share[centred] for share in shares]
+            print_grid(forms, centred, args.quick)
+            cells.append(max(
+                ({"batch": b, "rate": rate, "updates": settings.grid_updates,
+                  "held_out_accuracy": forms[j][i]}
+                 for i, rate in enumerate(CLAIMED_GRID) for j, b in enumerate(BATCHES)),
+                key=lambda cell: float(cell["held_out_accuracy"]),
+            ))  # fmt: skip
+            what = "softmax by mini-batches, best of the grid"
+            make = partial(measurement.chosen, what, centred, cells[-1])
+            rows.append(made.get(f"{what}, centred {centred}", make))
+    if not {"long", "all"}.isdisjoint(args.only):
+        what = f"softmax by mini-batches, {args.updates:,} updates"
+        long = made.get(what, partial(measurement.long_run, what, args.updates))
+        rows += long
+        what += " at most"
+        for centred, row in zip(FORMS, long if "all" in args.only else (), strict=False):
+            curve = row["held_out_curve"]
+            cell = {key: row[key] for key in ("batch", "rate")}
+            cell["updates"] = int(max(curve, key=lambda stop: float(curve[stop])))
+            cell["held_out_accuracy"] = curve[str(cell["updates"])]
+            make = partial(measurement.chosen, what, centred, cell)
+            rows.append(made.get(f"{what}, centred {centred}", make))
+    for name in METHODS:
+        for centred in FORMS if name in args.only else ():
+            make = partial(measurement.other, name, centred)
+            rows.append(made.get(f"{name}, centred {centred}", make))
+    for row in rows:
+        row["claimed"] = None if args.quick else CLAIMS.get(row["name"][:10])
+    if args.templates:
+        cell = cells[1] if cells else {"batch": 256, "rate": 0.01, "updates": settings.grid_updates}
+        draw_templates(measurement.by_batches(True, cell), measurement.shape, args.templates)
+    print_table(HEAD, [line_of(row) for row in rows])
+    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "system": platform.platform()}
+    print(json.dumps({"rows": rows, "versions": used, "machine": machine}))
+
+
+if __name__ == "__main__":
+    main()
