@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from varpro_nn.datasets.preparation import FILLED, FILLED_IN_MNIST
+from varpro_nn.datasets.preparation import filled_by
 from varpro_nn.files import write_atomically
 from varpro_nn.folded import FoldedNetwork, TrainedNetwork, fold
 
@@ -56,7 +56,7 @@ def drawing(network: TrainedNetwork) -> str:
     if folded.image_shape[0] not in (1, 3):
         msg = f"images must have 1 or 3 channels to be drawn, got {folded.image_shape[0]}."
         raise ValueError(msg)
-    filled = FILLED.get(_dataset(network), FILLED_IN_MNIST)
+    filled = filled_by(network.training)
     return Template(_template("draw.html")).substitute(
         style=_style(),
         script=_script(),

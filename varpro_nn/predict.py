@@ -10,7 +10,7 @@ from pathlib import Path
 
 from varpro_nn import datasets
 from varpro_nn.command import run_command
-from varpro_nn.datasets.preparation import FILLED, FILLED_IN_MNIST
+from varpro_nn.datasets.preparation import filled_by
 from varpro_nn.network import Network, probabilities
 
 
@@ -50,10 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _lines(model: Path, images: str, n_jobs: int, *, prepared: bool) -> Iterator[str]:
     network = Network.load(model)
-    filled = None
-    if prepared:
-        name = network.training.get("dataset")
-        filled = FILLED.get(name if isinstance(name, str) else "", FILLED_IN_MNIST)
+    filled = filled_by(network.training) if prepared else None
     outputs = network.decision_function(
         datasets.read_images(images, network.image_shape, prepared=filled), n_jobs=n_jobs
     )

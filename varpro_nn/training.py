@@ -33,7 +33,7 @@ from varpro_nn.plan import make_units, streams, subnetwork_settings
 from varpro_nn.pool import executor_for
 from varpro_nn.schemes import train_by_scheme
 from varpro_nn.subnetwork import Subnetwork
-from varpro_nn.training_data import DataReference, stored
+from varpro_nn.training_data import DataReference, NamedImages, stored
 from varpro_nn.units import PatchUnits, WholeImageUnits, units_from_spec
 
 _logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def train_layers(
 
     Parameters, errors and the units are those of :func:`train_units`.
     """
-    if sample_weight is not None:
+    if sample_weight is not None and isinstance(data, NamedImages):
         data = None  # what workers find by name has no weights
     with ExitStack() as stack:
         if data is None and (executor is not None or effective_jobs(n_jobs) > 1):

@@ -1,17 +1,26 @@
 """Pictures of any size made into images like those a network was trained on."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-FILLED = {"digits": 1.0, "fashion-mnist": 1.0}
+_FILLED = {"digits": 1.0, "fashion-mnist": 1.0}
 """Part of the image's sides that things fill, by data set; of others, MNIST's."""
-FILLED_IN_MNIST = 20 / 28
+_FILLED_IN_MNIST = 20 / 28
 _FAINT = 24
 """Ink below this is none, and a picture whose ink all is, empty."""
 
 
+def filled_by(training: Mapping[str, Any]) -> float:
+    """Part of the image that things fill, by what a network remembers of its training."""
+    name = training.get("dataset")
+    return _FILLED.get(name, _FILLED_IN_MNIST) if isinstance(name, str) else _FILLED_IN_MNIST
+
+
 def prepare(
-    pixels: NDArray[np.uint8], shape: tuple[int, ...], filled: float = FILLED_IN_MNIST
+    pixels: NDArray[np.uint8], shape: tuple[int, ...], filled: float = _FILLED_IN_MNIST
 ) -> NDArray[np.uint8]:
     """Scale and place what a picture shows.
 

@@ -19,8 +19,11 @@ from varpro_nn.config import TrainConfig
 from varpro_nn.estimators.callbacks import CallbackSupportMixin
 from varpro_nn.history import FitReport
 from varpro_nn.images import check_weights
+from varpro_nn.jobs import single_threaded_blas
+from varpro_nn.plan import make_units, streams
 from varpro_nn.recipes import configure, kind_of_data
 from varpro_nn.subnetwork import Subnetwork
+from varpro_nn.units import PatchUnits, WholeImageUnits
 
 AS_RECIPE = "recipe"
 """Value of a setting that is left to the recipe."""
@@ -66,6 +69,16 @@ def with_settings(**more: Any) -> Callable[[type], type]:
         return cls
 
     return decorate
+
+
+def units_so_far(
+    config: TrainConfig, images: ImageArray, subnetworks: list[Subnetwork]
+) -> tuple[PatchUnits | WholeImageUnits, NDArray[np.float32]]:
+    """Make the units of some sub-networks, and their weights, as a finished training has them."""
+    with single_threaded_blas():
+        units = make_units(config, images, np.random.default_rng(streams(config)["whitening"]))
+    W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
+    return units, W
 
 
 class ImageEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]

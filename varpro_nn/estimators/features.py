@@ -11,10 +11,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from varpro_nn._typing import RealArray, TargetArray
 from varpro_nn.errors import DatasetError
-from varpro_nn.estimators.base import ImageEstimator, with_settings
+from varpro_nn.estimators.base import ImageEstimator, units_so_far, with_settings
 from varpro_nn.estimators.callbacks import Progress, with_callbacks
 from varpro_nn.features import block_features, block_slices, workers
-from varpro_nn.plan import make_units, streams
 from varpro_nn.subnetwork import Subnetwork
 from varpro_nn.training import train_units
 
@@ -73,8 +72,7 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
             config = replace(config, scheme="untrained", n_stages=1)
 
         def rebuild(there: list[Subnetwork]) -> dict[str, Any]:
-            W = np.concatenate([s.W for s in there if s.W is not None], dtype=np.float32)
-            units = make_units(config, images, np.random.default_rng(streams(config)["whitening"]))
+            units, W = units_so_far(config, images, there)
             n_columns = len(W) * units.n_cells
             return {"units_": units, "W_": W, "config_": config, "_n_features_out": n_columns}
 

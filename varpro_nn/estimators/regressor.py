@@ -10,11 +10,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.errors import DatasetError
-from varpro_nn.estimators.base import ImageEstimator, with_settings
+from varpro_nn.estimators.base import ImageEstimator, units_so_far, with_settings
 from varpro_nn.estimators.callbacks import Progress, with_callbacks
 from varpro_nn.network import Network
 from varpro_nn.output_layer import fit_output_layer
-from varpro_nn.plan import make_units, streams
 from varpro_nn.subnetwork import Subnetwork
 from varpro_nn.training import train_layers
 
@@ -96,8 +95,7 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
             )
 
         def rebuild(there: list[Subnetwork]) -> dict[str, Any]:
-            units = make_units(config, images, np.random.default_rng(streams(config)["whitening"]))
-            W = np.concatenate([s.W for s in there if s.W is not None], dtype=np.float32)
+            units, W = units_so_far(config, images, there)
             layer = fit_output_layer(
                 "ridge", units, W, images, scaled, k, sample_weight=weights, n_jobs=self._n_jobs
             )
