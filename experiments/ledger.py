@@ -1,0 +1,230 @@
+"""What the tables share: options, results kept in a file, Markdown, and the last line of JSON.
+
+A table is a list of rows; a row comes from an *entry*, what is measured under which settings.
+:class:`Ledger` keeps each entry in a file of JSON lines as soon as it is there, so that a stopped
+table goes on, and takes it from there when settings, data and versions are the same.
+"""
+
+import argparse
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from varpro_nn import configure, resources, run
+from varpro_nn.datasets import Dataset
+
+ROOT = Path(__file__).parents[1]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Make the options that all tables have; the first line of a docstring describes them."""
+    made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    made.add_argument("--output", type=Path, metavar="FILE", help="keep results here: JSON lines")
+    made.add_argument("--quick", action="store_true", help="small data, a minute at most")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--n-jobs", type=int, default=1)
+    made.add_argument("--data-dir")
+    return made
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, this package, and what it and the named ``packages`` compute with."""
+    named = {name: importlib.metadata.version(name) for name in packages}
+    return resources.versions() | named
+
+
+class Ledger:
+    """Results in a file of JSON lines, which is read anew each time: two runs may share it.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file. None: nothing is kept.
+    settings : dict
+        What all entries depend on: the digest of the data, the seed.
+    """
+
+    def __init__(self, path: Path | None, **settings: Any) -> None:
+        self.path, self.settings = path, settings
+
+    def get(
+        self, entry: Any, make: Callable[[], Any], packages: Sequence[str] = (), **more: Any
+    ) -> Any:
+        """Take the result of an entry from the file, or make it and write it there.
+
+        Parameters
+        ----------
+        entry : str or dict
+            What is measured.
+        make : callable
+            Gives the result, which JSON can hold.
+        packages : sequence of str
+            Whose versions count too, beside those that the package itself computes with.
+        more : dict
+            Settings of this entry.
+        """
+        (result,) = self.get_all([entry], lambda _: [make()], packages, **more)
+        return result
+
+    def get_all(
+        self,
+        entries: Sequence[Any],
+        make: Callable[[list[Any]], Any],
+        packages: Sequence[str] = (),
+        **more: Any,
+    ) -> list[Any]:
+        """Take results of entries that are measured in one go; ``make`` those that are missing.
+
+        ``make`` has a list of the missing entries, and gives (or yields) their results in turn.
+        """
+        depends = {**self.settings, **more, "versions": versions(*packages)}
+        keys = [_text({"entry": entry, **depends}) for entry in entries]
+        done = self._read()
+        missing = [i for i, key in enumerate(keys) if key not in done]
+        if missing:
+            print(f"{entries[missing[0]]} ...", file=sys.stderr, flush=True)
+            results = make([entries[i] for i in missing])
+            for i, result in zip(missing, results, strict=True):
+                line = {"key": json.loads(keys[i]), "result": result, **occasion()}
+                done[keys[i]] = json.loads(json.dumps(result))
+                if self.path is not None:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    with open(self.path, "a", encoding="utf-8") as file:
+                        file.write(json.dumps(line) + "\n")
+        return [done[key] for key in keys]
+
+    def _read(self) -> dict[str, Any]:
+        if self.path is None or not self.path.exists():
+            return {}
+        lines = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
+        return {_text(line["key"]): line["result"] for line in lines}
+
+
+def _text(key: Any) -> str:
+    return json.dumps(key, sort_keys=True)
+
+
+def run_rows(
+    rows: Mapping[str, Mapping[str, Any]],
+    dataset: Dataset,
+    args: argparse.Namespace,
+    data: str | Dataset | None = None,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Train each row by its settings, once, and give its metrics.
+
+    ``data`` is the kind of data that recipes are to suit, if not ``dataset``.
+    """
+    ledger = Ledger(args.output, data=dataset.digest)
+    for name, settings in rows.items():
+        config = configure(data=data or dataset, **{"seed": args.seed, **settings})
+        # Two names of the same settings are one entry.
+        train = functools.partial(run, config, dataset, n_jobs=args.n_jobs, progress=True)
+        yield name, ledger.get(asdict(config), lambda train=train: train().metrics)
+
+
+def child(command: Sequence[str], threads: int = 1) -> list[str]:
+    """Run ``python -m`` with a module and its options in a process of its own.
+
+    It has a memory, a clock and ``threads`` threads of its own.
+
+    Returns
+    -------
+    list of str
+        The lines that it prints.
+
+    Raises
+    ------
+    SystemExit
+        It ended with another status than 0.
+    """
+    libraries = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    limits = {name: str(threads) for name in libraries}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], env=os.environ | limits, stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        msg = f"error: python -m {' '.join(command)} ended with status {done.returncode}"
+        raise SystemExit(msg)
+    return done.stdout.splitlines()
+
+
+def mean_and_error(shares: Sequence[float], n_test: int) -> tuple[float, float]:
+    """Mean over seeds, and its standard error; of one seed the binomial one of ``n_test`` images.
+
+    The error of several seeds is that of the mean of networks; that the test images are a sample
+    too is not in it.
+    """
+    mean = float(np.mean(shares))
+    if len(shares) == 1:
+        return mean, float((mean * (1 - mean) / n_test) ** 0.5)
+    return mean, float(np.std(shares, ddof=1) / len(shares) ** 0.5)
+
+
+def print_table(rows: Sequence[Mapping[str, str]], title: str = "") -> None:
+    """Print a Markdown table; its columns are the keys of the first row."""
+    print(f"\n**{title}**\n" if title else "")
+    for cells in (rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)):
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def print_last_line(result: Mapping[str, Any], packages: Sequence[str] = ()) -> None:
+    """Print ``result`` as JSON with what the figures depend on: versions, machine, commit."""
+    told = {"versions": versions(*packages), "machine": machine(), **occasion()}
+    print(json.dumps({**result, **told}))
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    name = platform.processor()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            models = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+        name = models[0]
+    except (OSError, IndexError):  # not Linux
+        pass
+    return {"cpu": name or platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
+
+
+def occasion() -> dict[str, Any]:
+    """When a figure was measured, at which commit, and how busy the machine was (a minute's load).
+
+    ``commit`` ends with ``+`` where files that git tracks differ from it, and is None outside git.
+    """
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+@functools.cache
+def _commit() -> str | None:
+    """Of the code that runs: the tree may change while it does."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def slice_of(dataset: Dataset, n_train: int, n_test: int) -> Dataset:
+    """Take the first images of a data set: what ``--quick`` works on."""
+    assert dataset.test is not None
+    return Dataset(
+        f"{dataset.name}, first {n_train} and {n_test}",
+        dataset.classes,
+        dataset.train.take(slice(n_train)),
+        dataset.test.take(slice(n_test)),
+    )
