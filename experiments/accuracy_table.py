@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.rows import parser, run_rows
+from experiments.ledger import parser, run_rows
 from varpro_nn import load
 
 UNTRAINED = {"scheme": "untrained", "n_stages": 1}

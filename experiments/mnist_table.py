@@ -8,7 +8,7 @@ drawn from the same seeds, left as they were drawn; only its linear weights are 
 
 from typing import Any
 
-from experiments.rows import parser, run_rows
+from experiments.ledger import parser, run_rows
 from varpro_nn import load
 
 PAPER = {"recipe": "paper"}

@@ -7,7 +7,7 @@ not read. Prints a Markdown table. The rows differ from the first in what their 
 
 from typing import Any
 
-from experiments.rows import parser, run_rows
+from experiments.ledger import parser, run_rows
 from varpro_nn import load
 from varpro_nn.datasets import Dataset
 
