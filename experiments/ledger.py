@@ -185,7 +185,7 @@ def print_last_line(result: Mapping[str, Any], packages: Sequence[str] = ()) -> 
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Tell what the figures were measured on."""
     name = platform.processor()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
