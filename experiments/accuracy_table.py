@@ -1,17 +1,17 @@
 """The recipes on MNIST, Fashion-MNIST and CIFAR-10, beside untrained units of the same number.
 
 ``python -m experiments.accuracy_table DATASET --output FILE [--only NAME ...]`` trains each row on
-all training images, measures on the test images once, appends its metrics to FILE and prints a
-Markdown table: mean over seeds with its standard error (five seeds for the small networks, one
-for the others, whose ± is the binomial standard error). *Untrained* is the same network, its
-units left as they were drawn and its output layer fitted in the same way.
+all training images, measures on the test images once, and prints a Markdown table: mean over seeds
+with its standard error (five seeds for the small networks, one for the others, whose ± is the
+binomial standard error). *Untrained* is the same network, its units left as they were drawn and
+its output layer fitted in the same way. ``--quick`` takes the digits of scikit-learn.
 """
 
 from typing import Any
 
 import numpy as np
 
-from experiments.ledger import parser, run_rows
+from experiments.ledger import mean_and_error, parser, print_last_line, print_table, run_rows
 from varpro_nn import load
 
 UNTRAINED = {"scheme": "untrained", "n_stages": 1}
@@ -37,6 +37,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "default": {"recipe": "default"},
         "accurate": {"recipe": "accurate"},
     },
+    "digits": {"tiny": {"recipe": "tiny"}, "default": {"recipe": "default"}},
     "cifar10": {
         "tiny": {"recipe": "tiny"},
         "default": {"recipe": "default"},
@@ -56,10 +57,7 @@ def summary(metrics: list[dict[str, Any]]) -> str:
     if not metrics:
         return ""
     shares = [m["test_accuracy"] for m in metrics]
-    error = metrics[0]["test_accuracy_standard_error"]
-    if len(shares) > 1:
-        error = float(np.std(shares, ddof=1)) / len(shares) ** 0.5
-    return f"{np.mean(shares):.4f} ± {error:.4f}"
+    return "{:.4f} ± {:.4f}".format(*mean_and_error(shares, metrics[0]["n_test"]))
 
 
 def mean(metrics: list[dict[str, Any]], key: str) -> str:
@@ -68,37 +66,41 @@ def mean(metrics: list[dict[str, Any]], key: str) -> str:
 
 
 def main() -> None:
-    made = parser(__doc__.splitlines()[0])
-    made.add_argument("dataset", choices=tuple(ROWS))
-    made.add_argument("--only", nargs="+", metavar="NAME", help="these rows alone")
-    args = made.parse_args()
-    dataset = load(args.dataset, args.data_dir)
-    print("| network | parameters, all | test accuracy | untrained | CPU s | untrained | wall s |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, settings in ROWS[args.dataset].items():
+    options = parser(__doc__)
+    options.add_argument("dataset", choices=tuple(ROWS))
+    options.add_argument("--only", nargs="+", metavar="NAME", help="these rows alone")
+    args = options.parse_args()
+    name_of_data = "digits" if args.quick else args.dataset
+    dataset = load(name_of_data, args.data_dir)
+    rows, cells = [], []
+    for name, settings in ROWS[name_of_data].items():
         if args.only and name not in args.only:
             continue
-        seeds = range(args.seed, args.seed + (5 if name in FIVE_SEEDS else 1))
+        n_seeds = 5 if name in FIVE_SEEDS and not args.quick else 1
         runs: dict[str, list[dict[str, Any]]] = {"trained": [], "untrained": []}
         kinds: dict[str, dict[str, Any]] = {"trained": {}, "untrained": UNTRAINED}
         if UNTRAINED.items() <= settings.items():
             del kinds["trained"]
-        for seed in seeds:
+        for seed in range(args.seed, args.seed + n_seeds):
             for kind, changes in kinds.items():
                 row = {f"{name}, {kind}": {**settings, **changes, "seed": seed}}
-                for _, metrics in run_rows(row, dataset, args, args.dataset):
-                    runs[kind].append(metrics)
+                runs[kind] += [metrics for _, metrics in run_rows(row, dataset, args)]
         trained, untrained = runs["trained"], runs["untrained"]
-        cells = [
-            name,
-            f"{untrained[0]['n_parameters']:,}",
-            summary(trained),
-            summary(untrained),
-            mean(trained, "training_cpu_seconds"),
-            mean(untrained, "training_cpu_seconds"),
-            mean(trained, "training_wall_seconds"),
-        ]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        rows.append({"name": name, **runs})
+        cells.append(
+            {
+                "network": name,
+                "parameters, all": f"{untrained[0]['n_parameters']:,}",
+                "seeds": f"{n_seeds}",
+                "test accuracy": summary(trained),
+                "untrained": summary(untrained),
+                "CPU s": mean(trained, "training_cpu_seconds"),
+                "CPU s, untrained": mean(untrained, "training_cpu_seconds"),
+                "wall s": mean(trained, "training_wall_seconds"),
+            }
+        )
+    print_table(cells, f"{dataset.name}: recipes, trained and untrained")
+    print_last_line({"rows": rows, "data": dataset.digest})
 
 
 if __name__ == "__main__":

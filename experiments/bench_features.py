@@ -7,14 +7,13 @@ is JSON. The count: 484 places x 320 units x 50 numbers x 2 operations, 0.93 Tfl
 """
 
 import argparse
-import json
 import time
 
 import numpy as np
 
+from experiments.ledger import print_last_line, print_table
 from varpro_nn import load, patch_units
 from varpro_nn.features import block_features, block_slices, workers
-from varpro_nn.resources import versions
 from varpro_nn.units import ACTIVATIONS
 from varpro_nn.units.patches import IMAGES, TILE, PatchUnits
 
@@ -53,12 +52,17 @@ def main() -> None:
                 block_features(units, W, images[rows], executor)
             features = time.process_time() - start
         found[activation] = {"features": features, "products": alone, "ratio": features / alone}
-        print(
-            f"{activation:<10} features {features:6.1f} CPU s, products alone {alone:6.1f}, "
-            f"ratio {features / alone:.2f}",
-            flush=True,
-        )
-    print(json.dumps({"n_images": len(images), "activations": found, "versions": versions()}))
+    cells = [
+        {
+            "activation": activation,
+            "features, CPU s": f"{row['features']:.2f}",
+            "products alone": f"{row['products']:.2f}",
+            "ratio": f"{row['ratio']:.2f}",
+        }
+        for activation, row in found.items()
+    ]
+    print_table(cells, f"Features of {len(images):,} images by {args.n_units} patch units")
+    print_last_line({"n_images": len(images), "activations": found})
 
 
 if __name__ == "__main__":

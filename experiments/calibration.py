@@ -8,12 +8,12 @@ label. The last line is JSON.
 """
 
 import argparse
-import json
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from experiments.ledger import print_last_line, print_table
 from varpro_nn import VarProClassifier, load
 from varpro_nn.calibration import expected_calibration_error
 
@@ -47,22 +47,29 @@ def main() -> None:
             "calibration_error_left_out": classifier.calibration_error_,
             "sets": [],
         }
-        print(
-            f"{recipe}: accuracy {row['test_accuracy']:.4f}, calibration error "
-            f"{row['calibration_error']:.4f} (without temperature "
-            f"{row['calibration_error_without']:.4f}, left out "
-            f"{row['calibration_error_left_out']:.4f})"
-        )
         for alpha in ALPHAS:
             sets = classifier.predict_set(Z, alpha=alpha)
             missed = float(1 - sets[np.arange(len(z)), z].mean())
             size = float(sets.sum(axis=1).mean())
             row["sets"].append({"alpha": alpha, "missed": missed, "mean_size": size})
-            print(
-                f"  alpha {alpha:g}: {missed:.4f} missed, {size:.3f} labels in the mean", flush=True
-            )
         rows.append(row)
-    print(json.dumps({"rows": rows}))
+    cells = [
+        {
+            "recipe": row["recipe"],
+            "test accuracy": f"{row['test_accuracy']:.4f}",
+            "calibration error": f"{row['calibration_error']:.4f}",
+            "without temperature": f"{row['calibration_error_without']:.4f}",
+            "as estimated in training": f"{row['calibration_error_left_out']:.4f}",
+            **{
+                f"missed, labels in a set, alpha {s['alpha']:g}": f"{s['missed']:.4f}, "
+                f"{s['mean_size']:.3f}"
+                for s in row["sets"]
+            },
+        }
+        for row in rows
+    ]
+    print_table(cells, f"Probabilities and label sets, {len(z):,} test images of {dataset.name}")
+    print_last_line({"rows": rows})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ were kept and are gone or changed), ``repeated`` (kept, and written once more), 
 import argparse
 import hashlib
 import importlib
-import json
 import os
 import random
 import signal
@@ -25,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.ledger import print_last_line
 from varpro_nn.cluster import BACKENDS
 
 PROBLEM = (
@@ -163,7 +163,7 @@ def main() -> None:
         "repeated": sum(tally.repeated for tally in tallies.values()),
         "digests_equal": all(tally.digests_equal for tally in tallies.values()),
     }
-    print(json.dumps({**summed, "backends": {b: asdict(tally) for b, tally in tallies.items()}}))
+    print_last_line({**summed, "backends": {b: asdict(tally) for b, tally in tallies.items()}})
 
 
 def _cluster(stack: ExitStack) -> tuple[list[str], Callable[[int], list[int]]]:

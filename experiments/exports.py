@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.ledger import print_last_line
 from varpro_nn import Network, configure, load, train_network
 from varpro_nn.folded import fold
 from varpro_nn.page import plain_values
@@ -144,7 +145,7 @@ def main() -> None:
             f"{row['labels_that_differ']} labels differ, accuracy {row['test_accuracy']:.4f}, "
             f"{row['images_per_cpu_second']:,.0f} images a CPU second"
         )
-    print(json.dumps({"rows": rows, "bytes": sizes, "n_parameters": network.n_parameters}))
+    print_last_line({"rows": rows, "bytes": sizes, "n_parameters": network.n_parameters})
 
 
 if __name__ == "__main__":

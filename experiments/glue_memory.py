@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 
+from experiments.ledger import print_last_line
 from varpro_nn.datasets import load
 from varpro_nn.glue import glue
 from varpro_nn.units import whole_image_units
@@ -59,7 +60,7 @@ def main() -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(f"{n_images:>8}{rows[-1]['before_mib']:>14.0f}{rows[-1]['peak_mib']:>12.0f}")
-    print(json.dumps({"rows": rows, "ratio": rows[-1]["peak_mib"] / rows[0]["peak_mib"]}))
+    print_last_line({"rows": rows, "ratio": rows[-1]["peak_mib"] / rows[0]["peak_mib"]})
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ class Ledger:
         """
         depends = {**self.settings, **more, "versions": versions(*packages)}
         keys = [_text({"entry": entry, **depends}) for entry in entries]
-        done = self._read()
+        lines = self._read()
+        done = {key: line["result"] for key, line in lines.items()}
         missing = [i for i, key in enumerate(keys) if key not in done]
         if missing:
             print(f"{entries[missing[0]]} ...", file=sys.stderr, flush=True)
@@ -102,13 +103,19 @@ class Ledger:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     with open(self.path, "a", encoding="utf-8") as file:
                         file.write(json.dumps(line) + "\n")
+                lines[keys[i]] = line
+        _handed_out.extend({name: lines[key][name] for name in occasion()} for key in keys)
         return [done[key] for key in keys]
 
     def _read(self) -> dict[str, Any]:
         if self.path is None or not self.path.exists():
             return {}
         lines = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
-        return {_text(line["key"]): line["result"] for line in lines}
+        return {_text(line["key"]): line for line in lines}
+
+
+_handed_out: list[dict[str, Any]] = []
+"""When the results that this process was given by ledgers were measured."""
 
 
 def _text(key: Any) -> str:
@@ -134,14 +141,25 @@ def run_rows(
 
 
 def child(command: Sequence[str], threads: int = 1) -> list[str]:
-    """Run ``python -m`` with a module and its options in a process of its own.
-
-    It has a memory, a clock and ``threads`` threads of its own.
+    """Run ``python -m`` with a module and its options in a process of its own, to its end.
 
     Returns
     -------
     list of str
-        The lines that it prints.
+        The lines that it prints; see :func:`child_lines`.
+    """
+    return list(child_lines(command, threads))
+
+
+def child_lines(command: Sequence[str], threads: int = 1) -> Iterator[str]:
+    """Run ``python -m`` with a module and its options in a process of its own.
+
+    It has a memory, a clock and ``threads`` threads of its own.
+
+    Yields
+    ------
+    str
+        Each line that it prints, as it comes.
 
     Raises
     ------
@@ -150,13 +168,16 @@ def child(command: Sequence[str], threads: int = 1) -> list[str]:
     """
     libraries = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     limits = {name: str(threads) for name in libraries}
-    done = subprocess.run(
-        [sys.executable, "-m", *command], env=os.environ | limits, stdout=subprocess.PIPE, text=True
-    )
-    if done.returncode:
-        msg = f"error: python -m {' '.join(command)} ended with status {done.returncode}"
+    arguments = [sys.executable, "-m", *command]
+    with subprocess.Popen(
+        arguments, env=os.environ | limits, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None  # a pipe
+        for line in process.stdout:
+            yield line.rstrip("\n")
+    if process.returncode:
+        msg = f"error: python -m {' '.join(command)} ended with status {process.returncode}"
         raise SystemExit(msg)
-    return done.stdout.splitlines()
 
 
 def mean_and_error(shares: Sequence[float], n_test: int) -> tuple[float, float]:
@@ -179,8 +200,13 @@ def print_table(rows: Sequence[Mapping[str, str]], title: str = "") -> None:
 
 
 def print_last_line(result: Mapping[str, Any], packages: Sequence[str] = ()) -> None:
-    """Print ``result`` as JSON with what the figures depend on: versions, machine, commit."""
-    told = {"versions": versions(*packages), "machine": machine(), **occasion()}
+    """Print ``result`` as JSON with what its figures depend on, and when they were measured."""
+    measured = _handed_out or [occasion()]
+    told = {
+        "versions": versions(*packages),
+        "machine": machine(),
+        **{name: sorted({row[name] for row in measured}, key=str) for name in occasion()},
+    }
     print(json.dumps({**result, **told}))
 
 

@@ -9,13 +9,10 @@ each row sees the test images once, at its end. ``--quick`` takes the digits of 
 FILE keeps what is done, so that a stopped run goes on. The last line is JSON.
 """
 
-import argparse
-import importlib.metadata
-import json
-import os
-import platform
+import importlib.util
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,11 +22,11 @@ import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import RidgeClassifierCV, SGDClassifier
 
+from experiments.ledger import Ledger, parser, print_last_line, print_table
 from varpro_nn import load
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.convex import fit_linear
 from varpro_nn.images import intensities
-from varpro_nn.resources import versions
 
 BATCHES = (4, 8, 16, 32, 64, 128, 256, 512)
 CLAIMED_GRID = {
@@ -44,10 +41,10 @@ CLAIMED_CELL = (256, 1e-2)
 """Batch size and learning rate that the text went on with."""
 CLAIMS = {"softmax by": 0.3805, "LinearDisc": 0.3785}
 """Claimed test accuracies by the first ten letters of a row."""
+BY_TORCH = ("grid", "long", "all")
+"""Rows of softmax by mini-batches, which need PyTorch."""
 FORMS = (False, True)
 """Pixels as they are, and with the mean image taken off."""
-HEAD = ["classifier", "mean off", "images", "parameters, all", "held out", "test", "claimed",
-        "CPU s"]  # fmt: skip
 METHODS = ("LinearDiscriminantAnalysis", "fit_linear softmax", "fit_linear hinge",
            "SGDClassifier hinge", "RidgeClassifierCV")  # fmt: skip
 
@@ -63,30 +60,6 @@ class Settings:
     sgd_penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
     sgd_passes: int = 10
     seed: int = 0
-
-
-class Ledger:
-    """Results in a file of JSON lines. It is read anew each time: two runs may share it."""
-
-    def __init__(self, path: Path | None, settings: Settings, used: dict[str, str]) -> None:
-        self._path, self._settings, self._used = path, asdict(settings), used
-
-    def get(self, entry: str, make: Callable[[], Any]) -> Any:
-        """Take the entry from the file, or make it and write it there."""
-        by_torch = entry.startswith(("grid", "softmax by"))
-        used = {name: v for name, v in self._used.items() if by_torch or name != "torch"}
-        key = json.loads(json.dumps({"entry": entry, **self._settings, "versions": used}))
-        if self._path and self._path.exists():
-            for text in self._path.read_text(encoding="utf-8").splitlines():
-                line = json.loads(text)
-                if line["key"] == key:
-                    return line["result"]
-        print(f"{entry} ...", flush=True)
-        text = json.dumps({"key": key, "result": make()})
-        if self._path:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(text + "\n")
-        return json.loads(text)["result"]
 
 
 def descend(
@@ -165,8 +138,8 @@ def fit(
 class Measurement:
     """The images, and one method after the other on them."""
 
-    def __init__(self, settings: Settings) -> None:
-        dataset = load(settings.data)
+    def __init__(self, settings: Settings, data_dir: str | None = None) -> None:
+        dataset = load(settings.data, data_dir)
         assert dataset.test is not None
         parts = (dataset.train, dataset.test)
         self.X, self._Z = (intensities(part.images).reshape(len(part), -1) for part in parts)
@@ -209,7 +182,7 @@ class Measurement:
         for stop, A in descend(X, y, batch, models, [s for s in stops if s <= most], self.s.seed):
             for curve, each in zip(curves, A, strict=True):
                 curve[stop] = self.held_out(each)
-            print(f"  {stop:,} updates: held out {[c[stop] for c in curves]}", flush=True)
+            print(f"  {stop:,} updates: held out {[c[stop] for c in curves]}", file=sys.stderr)
         seconds = (time.process_time() - start) / len(FORMS)
         return [
             self.row(name, c, A[i], self.n, seconds, batch=batch, rate=rate, updates=most,
@@ -236,7 +209,7 @@ class Measurement:
         for p in penalties.get(name[:10], ()):
             A, _ = fit(name, centred, self.X[: self.n], self.y[: self.n], p, self.s)
             shares[p] = self.held_out(A)
-            print(f"  {p:g}: {shares[p]:.4f} of the images held out", flush=True)
+            print(f"  {p:g}: {shares[p]:.4f} of the images held out", file=sys.stderr)
         best = max(shares, key=lambda p: shares[p], default=0.0)
         middle = time.process_time()
         A, used = fit(name, centred, self.X, self.y, best, self.s)
@@ -247,33 +220,33 @@ class Measurement:
         )  # fmt: skip
 
 
-def print_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    print()
-    for cells in (head, ["---"] * len(head), *lines):
-        print(f"| {' | '.join(cells)} |", flush=True)
-
-
 def print_grid(shares: list[list[float]], centred: bool, quick: bool) -> None:
-    print(f"\nMean image taken off: {centred}. Measured{'' if quick else ' (claimed)'}:")
-    lines = []
+    """Print accuracies on the images held out by learning rate and batch size."""
+    rows = []
     for i, (rate, claims) in enumerate(CLAIMED_GRID.items()):
         cells = [f"{share[i]:.2f}" for share in shares]
         if not quick:
             cells = [f"{cell} ({claim:.2f})" for cell, claim in zip(cells, claims, strict=True)]
-        lines.append([f"{rate:g}", *cells])
-    print_table(["learning rate", *map(str, BATCHES)], lines)
+        heads = ["learning rate", *(f"batch {batch}" for batch in BATCHES)]
+        rows.append(dict(zip(heads, [f"{rate:g}", *cells], strict=True)))
+    form = "mean image taken off" if centred else "pixels as they are"
+    print_table(rows, f"Softmax by mini-batches, {form}{'' if quick else ' (claimed)'}")
 
 
-def line_of(row: dict[str, Any]) -> list[str]:
+def cells_of(row: dict[str, Any]) -> dict[str, str]:
     """Cells of a row of the table."""
     shares = (row.get("held_out_accuracy"), row["claimed"])
     held_out, claimed = ("" if share is None else f"{share:.4f}" for share in shares)
-    return [
-        row["name"], "yes" if row["centred"] else "no", f"{row['n_images']:,}",
-        f"{row['n_parameters']:,}", held_out,
-        f"{row['test_accuracy']:.4f} ± {row['standard_error']:.4f}", claimed,
-        f"{row['cpu_seconds']:.0f}",
-    ]  # fmt: skip
+    return {
+        "classifier": row["name"],
+        "mean off": "yes" if row["centred"] else "no",
+        "images": f"{row['n_images']:,}",
+        "parameters, all": f"{row['n_parameters']:,}",
+        "held out": held_out,
+        "test": f"{row['test_accuracy']:.4f} ± {row['standard_error']:.4f}",
+        "claimed": claimed,
+        "CPU s": f"{row['cpu_seconds']:.0f}",
+    }
 
 
 def draw_templates(A: RealArray, shape: tuple[int, ...], path: Path) -> None:
@@ -289,27 +262,34 @@ def draw_templates(A: RealArray, shape: tuple[int, ...], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="digits, a few updates")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON lines")
-    parser.add_argument("--templates", type=Path, metavar="FILE", help="a PNG")
-    parser.add_argument("--updates", type=int, default=1_000_000, help="of the long run")
-    names = ("grid", "long", "all", *METHODS)
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME",
-                        help=f"these rows alone: {', '.join(names)}")  # fmt: skip
-    args = parser.parse_args()
-    settings = Settings("cifar10", grid_updates=10_000)
+    options = parser(__doc__)
+    options.add_argument("--templates", type=Path, metavar="FILE", help="a PNG")
+    options.add_argument("--updates", type=int, default=1_000_000, help="of the long run")
+    names = (*BY_TORCH, *METHODS)
+    options.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME",
+                         help=f"these rows alone: {', '.join(names)}")  # fmt: skip
+    args = options.parse_args()
+    settings = Settings("cifar10", grid_updates=10_000, seed=args.seed)
     if args.quick:
-        settings = Settings("digits", 100, (1.0, 10.0), (1.0, 10.0), (1e-3,))
+        settings = Settings("digits", 100, (1.0, 10.0), (1.0, 10.0), (1e-3,), seed=args.seed)
         args.updates = min(args.updates, 1000)
-    used = versions() | {"scikit-learn": importlib.metadata.version("scikit-learn")}
-    if not {"grid", "long", "all"}.isdisjoint(args.only):
-        used["torch"] = importlib.metadata.version("torch")
-    measurement = Measurement(settings)
-    made, rows = Ledger(args.output, settings, used), list[dict[str, Any]]()
+    used: tuple[str, ...] = ("scikit-learn",)
+    if not set(BY_TORCH).isdisjoint(args.only):
+        if importlib.util.find_spec("torch") is not None:
+            used += ("torch",)
+        elif args.quick:
+            print("PyTorch is missing: its rows are left out", file=sys.stderr)
+            args.only = METHODS
+        else:
+            options.error("PyTorch is missing: pip install -e '.[experiments]', or --only others")
+    measurement = Measurement(settings, args.data_dir)
+    ledger = Ledger(args.output, **asdict(settings))
+    rows: list[dict[str, Any]] = []
     cells: list[dict[str, Any]] = []
     if "grid" in args.only:
-        shares = [made.get(f"grid, batches of {b}", partial(measurement.grid, b)) for b in BATCHES]
+        shares = [
+            ledger.get(f"grid, batches of {b}", partial(measurement.grid, b), used) for b in BATCHES
+        ]
         for centred in FORMS:
             forms = [share[centred] for share in shares]
             print_grid(forms, centred, args.quick)
@@ -321,10 +301,10 @@ def main() -> None:
             ))  # fmt: skip
             what = "softmax by mini-batches, best of the grid"
             make = partial(measurement.chosen, what, centred, cells[-1])
-            rows.append(made.get(f"{what}, centred {centred}", make))
+            rows.append(ledger.get(f"{what}, centred {centred}", make, used))
     if not {"long", "all"}.isdisjoint(args.only):
         what = f"softmax by mini-batches, {args.updates:,} updates"
-        long = made.get(what, partial(measurement.long_run, what, args.updates))
+        long = ledger.get(what, partial(measurement.long_run, what, args.updates), used)
         rows += long
         what += " at most"
         for centred, row in zip(FORMS, long if "all" in args.only else (), strict=False):
@@ -333,19 +313,18 @@ def main() -> None:
             cell["updates"] = int(max(curve, key=lambda stop: float(curve[stop])))
             cell["held_out_accuracy"] = curve[str(cell["updates"])]
             make = partial(measurement.chosen, what, centred, cell)
-            rows.append(made.get(f"{what}, centred {centred}", make))
+            rows.append(ledger.get(f"{what}, centred {centred}", make, used))
     for name in METHODS:
         for centred in FORMS if name in args.only else ():
             make = partial(measurement.other, name, centred)
-            rows.append(made.get(f"{name}, centred {centred}", make))
+            rows.append(ledger.get(f"{name}, centred {centred}", make, used[:1]))
     for row in rows:
         row["claimed"] = None if args.quick else CLAIMS.get(row["name"][:10])
     if args.templates:
         cell = cells[1] if cells else {"batch": 256, "rate": 0.01, "updates": settings.grid_updates}
         draw_templates(measurement.by_batches(True, cell), measurement.shape, args.templates)
-    print_table(HEAD, [line_of(row) for row in rows])
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "system": platform.platform()}
-    print(json.dumps({"rows": rows, "versions": used, "machine": machine}))
+    print_table([cells_of(row) for row in rows], "Linear classifiers")
+    print_last_line({"rows": rows, "settings": asdict(settings)}, used)
 
 
 if __name__ == "__main__":

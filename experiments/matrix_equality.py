@@ -27,9 +27,6 @@ takes the digits of scikit-learn, seconds in all. The last line is JSON.
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -42,6 +39,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.ledger import Ledger, child_lines, parser, print_last_line, print_table
 from varpro_nn import load, patch_units
 from varpro_nn._typing import FloatArray, ImageArray, RealArray
 from varpro_nn.datasets import Dataset
@@ -49,7 +47,7 @@ from varpro_nn.features import block_features, block_slices, workers
 from varpro_nn.images import intensities, one_hot
 from varpro_nn.linalg import GramAccumulator, KernelAccumulator, column_tiles, run_tiles
 from varpro_nn.linalg.ridge import LeaveOneOut
-from varpro_nn.resources import peak_memory_mib, versions
+from varpro_nn.resources import peak_memory_mib
 
 RAW = 0
 """The number of layers that stands for raw pixels."""
@@ -238,64 +236,40 @@ def dual(problem: Problem, ks: list[int], n_jobs: int) -> Iterator[dict[str, Any
             }
 
 
-def measured(task: Task, folder: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a task as they come, from a process of its own."""
-    command = [sys.executable, "-m", "experiments.matrix_equality", *sys.argv[1:]]
-    command += ["--task", json.dumps(task), "--folder", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            yield json.loads(line)
-    if child.returncode:
-        msg = f"{task}: the process ended with status {child.returncode}"
-        raise SystemExit(msg)
-
-
-def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of a Markdown table."""
-    for i, row in enumerate(rows):
-        k, difference = row["n_layers"], row.get("largest_difference")
-        claimed = CLAIMED.get(k) if row["data"] == "cifar10" else None
-        cells = {
-            "columns of": f"layers, {k}" if k else "raw pixels",
-            "images": f"{row['n_images']:,}",
-            "columns": f"{row['n_columns']:,}",
-            "form": row["form"],
-            "cheaper form, predicted": row["predicted_cheaper"],
-            "ridge": f"{row['ridge']:.3g}",
-            "left-out error (ridge 0.1)": f"{row['loo_error']:.4f} "
-            f"({row['loo_error_at_claimed_ridge']:.4f})",
-            "test accuracy": f"{row['test_accuracy']:.4f} "
-            f"± {row['test_accuracy_standard_error']:.4f}",
-            "claimed, of 50,000 images": "" if claimed is None else f"{claimed:g}",
-            "CPU s, fit (factorisation)": f"{row['cpu_seconds']:.1f} "
-            f"({row['cpu_seconds_factorisation']:.1f})",
-            "CPU s, test images": f"{row['cpu_seconds_test']:.1f}",
-            "peak MiB": f"{row['peak_memory_mib']:.0f}",
-            "parameters": f"{row['n_parameters']:,}",
-            "difference from dual": "" if difference is None else f"{difference:.1e}",
-        }
-        if i == 0:
-            yield f"| {' | '.join(cells)} |"
-            yield f"|{' --- |' * len(cells)}"
-        yield f"| {' | '.join(cells.values())} |"
+def cells_of(row: dict[str, Any]) -> dict[str, str]:
+    """Cells of a row of the table."""
+    k, difference = row["n_layers"], row.get("largest_difference")
+    claimed = CLAIMED.get(k) if row["data"] == "cifar10" else None
+    return {
+        "columns of": f"layers, {k}" if k else "raw pixels",
+        "images": f"{row['n_images']:,}",
+        "columns": f"{row['n_columns']:,}",
+        "form": row["form"],
+        "cheaper form, predicted": row["predicted_cheaper"],
+        "ridge": f"{row['ridge']:.3g}",
+        "left-out error (ridge 0.1)": f"{row['loo_error']:.4f} "
+        f"({row['loo_error_at_claimed_ridge']:.4f})",
+        "test accuracy": f"{row['test_accuracy']:.4f} ± {row['test_accuracy_standard_error']:.4f}",
+        "claimed, of 50,000 images": "" if claimed is None else f"{claimed:g}",
+        "CPU s, fit (factorisation)": f"{row['cpu_seconds']:.1f} "
+        f"({row['cpu_seconds_factorisation']:.1f})",
+        "CPU s, test images": f"{row['cpu_seconds_test']:.1f}",
+        "peak MiB": f"{row['peak_memory_mib']:.0f}",
+        "parameters": f"{row['n_parameters']:,}",
+        "difference from dual": "" if difference is None else f"{difference:.1e}",
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=10_000, help="of both forms; 16,384 at most")
-    parser.add_argument("--test-images", type=int, help="the first ones; all if not given")
-    parser.add_argument("--ks", type=int, nargs="*", default=[1, 2, 4, 8, 16, 25], metavar="K")
-    parser.add_argument("--primal-columns", type=int, default=8192, help="more: dual form alone")
-    parser.add_argument("--skip-all-images", action="store_true", help="leave those rows out")
-    parser.add_argument("--quick", action="store_true", help="digits, a few small layers")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON lines")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n-jobs", type=int, default=1)
-    parser.add_argument("--data-dir")
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--task", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=10_000, help="of both forms; 16,384 at most")
+    options.add_argument("--test-images", type=int, help="the first ones; all if not given")
+    options.add_argument("--ks", type=int, nargs="*", default=[1, 2, 4, 8, 16, 25], metavar="K")
+    options.add_argument("--primal-columns", type=int, default=8192, help="more: dual form alone")
+    options.add_argument("--skip-all-images", action="store_true", help="leave those rows out")
+    options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--task", help=argparse.SUPPRESS)
+    args = options.parse_args()
     args.filters, args.window = 1024, 6
     if args.quick:
         args.filters, args.window, args.images, args.ks = 64, 3, 400, [1, 2, 4]
@@ -306,12 +280,13 @@ def main() -> None:
         problem = Problem(dataset, task.n, args)
         solve = primal if task.form == "primal" else dual
         for row in solve(problem, task.ks, args.n_jobs):
-            print(json.dumps(row), flush=True)
+            figures = {"form": task.form, "data": dataset.name, **row}
+            print(json.dumps(figures), flush=True)
         return
 
     names = ("filters", "window", "seed", "test_images")
     settings = {name: getattr(args, name) for name in names}
-    settings |= {"data": dataset.digest, "versions": versions()}
+    ledger = Ledger(args.output, data=dataset.digest, **settings)
     n_all, n = len(dataset.train), min(args.images, len(dataset.train))
     per_layer = Problem(dataset, n, args).n_columns(1)
     ks = sorted(set(args.ks))
@@ -320,30 +295,24 @@ def main() -> None:
     tasks += [Task("dual", n, [RAW]), Task("primal", n, [RAW])]
     tasks += [Task("dual", n, ks)] if ks else []
     tasks += [Task("primal", n, [k]) for k in possible]
-    machine = {"kind": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         # Outputs of the dual form wait beside the rows for the primal form.
         kept = Path(folder) if args.output is None else args.output.with_suffix(".outputs")
         kept.mkdir(parents=True, exist_ok=True)
-        done: list[dict[str, Any]] = []
-        if args.output is not None and args.output.exists():
-            lines = args.output.read_text(encoding="utf-8").splitlines()
-            done = [json.loads(line) for line in lines]
+
+        def measure(missing: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+            """Rows of a task as they come, from a process of its own."""
+            task = Task(missing[0]["form"], missing[0]["n"], [entry["k"] for entry in missing])
+            told = ["--task", json.dumps(task), "--folder", str(kept)]
+            command = ["experiments.matrix_equality", *sys.argv[1:], *told]
+            yield from map(json.loads, child_lines(command, args.n_jobs))
+
         for task in tasks:
-            keys = {k: {**settings, "form": task.form, "n": task.n, "k": k} for k in task.ks}
-            found = [entry["row"] for entry in done if entry["key"] in keys.values()]
-            missing = sorted(set(keys) - {row["n_layers"] for row in found})
-            for figures in measured(task._replace(ks=missing), kept) if missing else ():
-                row = {"form": task.form, "data": dataset.name, **figures}
-                found.append(row)
-                if args.output is not None:
-                    with open(args.output, "a", encoding="utf-8") as file:
-                        file.write(json.dumps({"key": keys[row["n_layers"]], "row": row}) + "\n")
-                print(task.form, row["n_layers"], row["cpu_seconds"], file=sys.stderr)
-            rows += sorted(found, key=lambda row: row["n_layers"])
-    print("\n".join(table(rows)))
-    print(json.dumps({"rows": rows, "versions": versions(), "machine": machine}))
+            entries = [{"form": task.form, "n": task.n, "k": k} for k in task.ks]
+            rows += ledger.get_all(entries, measure)
+    print_table([cells_of(row) for row in rows], "Ridge regression by the primal and dual form")
+    print_last_line({"rows": rows, "settings": settings})
 
 
 if __name__ == "__main__":

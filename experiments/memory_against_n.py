@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from experiments.ledger import print_last_line
 from varpro_nn import load
-from varpro_nn.resources import versions
 
 SETTINGS = (
     "--recipe", "bilinear", "--n-units", "400", "--n-subnetworks", "2", "--max-nfev", "5",
@@ -84,7 +84,7 @@ def main() -> None:
             flush=True,
         )
     peaks = [row["peak_memory_mib"] for row in rows]
-    print(json.dumps({"runs": rows, "ratio": max(peaks) / min(peaks), "versions": versions()}))
+    print_last_line({"runs": rows, "ratio": max(peaks) / min(peaks)})
 
 
 if __name__ == "__main__":

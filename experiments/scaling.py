@@ -7,7 +7,6 @@ processes of the pool start too. All must give the same bits. The last line is J
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -16,9 +15,9 @@ from functools import partial
 
 import numpy as np
 
+from experiments.ledger import print_last_line
 from varpro_nn import cluster, load, whole_image_units
 from varpro_nn.pool import executor_for
-from varpro_nn.resources import versions
 from varpro_nn.subnetwork import SubnetworkSettings
 from varpro_nn.subnetworks import train_subnetworks
 from varpro_nn.training_data import NamedImages
@@ -71,7 +70,7 @@ def main() -> None:
         "Dask / 2 jobs": best["2 workers of Dask"] / best["2 jobs"],
     }
     print(ratios)
-    print(json.dumps({"seconds": seconds, "ratios": ratios, "versions": versions()}))
+    print_last_line({"seconds": seconds, "ratios": ratios})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ not read. Prints a Markdown table. The rows differ from the first in what their 
 
 from typing import Any
 
-from experiments.ledger import parser, run_rows
+from experiments.ledger import parser, print_last_line, print_table, run_rows
 from varpro_nn import load
 from varpro_nn.datasets import Dataset
 
@@ -47,29 +47,38 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """For each data set the rows, by name."""
+QUICK = {"n_units": 8, "n_subnetworks": 2, "images_per_subnetwork": 400}
 
 
 def main() -> None:
-    made = parser(__doc__.splitlines()[0])
-    made.add_argument("dataset", choices=tuple(ROWS))
-    args = made.parse_args()
-    whole = load(args.dataset, args.data_dir)
-    n = len(whole.train) - 10_000
+    options = parser(__doc__)
+    options.add_argument("dataset", choices=tuple(ROWS))
+    args = options.parse_args()
+    whole = load("mnist" if args.quick else args.dataset, args.data_dir)
+    train = whole.train.take(slice(1500 if args.quick else None))
+    n = len(train) - min(10_000, len(train) // 3)
     split = Dataset(
-        f"{args.dataset}, last 10,000 training images held out",
+        f"{whole.name}, last {len(train) - n:,} training images held out",
         whole.classes,
-        whole.train.take(slice(n)),
-        whole.train.take(slice(n, None)),
+        train.take(slice(n)),
+        train.take(slice(n, None)),
     )
-    print("| settings | accuracy on held-out training images | CPU s | wall s |")
-    print("| --- | --- | --- | --- |")
-    for name, metrics in run_rows(ROWS[args.dataset], split, args, args.dataset):
-        print(
-            f"| {name} | {metrics['test_accuracy']:.4f} ± "
-            f"{metrics['test_accuracy_standard_error']:.4f} | "
-            f"{metrics['training_cpu_seconds']:.0f} | {metrics['training_wall_seconds']:.0f} |",
-            flush=True,
-        )
+    chosen = ROWS[args.dataset]
+    if args.quick:
+        chosen = {name: chosen[name] | QUICK for name in list(chosen)[:2]}
+    rows = dict(run_rows(chosen, split, args, whole.name))
+    cells = [
+        {
+            "settings": name,
+            "accuracy on held-out training images": f"{metrics['test_accuracy']:.4f} ± "
+            f"{metrics['test_accuracy_standard_error']:.4f}",
+            "CPU s": f"{metrics['training_cpu_seconds']:.0f}",
+            "wall s": f"{metrics['training_wall_seconds']:.0f}",
+        }
+        for name, metrics in rows.items()
+    ]
+    print_table(cells, split.name)
+    print_last_line({"rows": rows, "data": split.digest})
 
 
 if __name__ == "__main__":

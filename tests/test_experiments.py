@@ -165,7 +165,7 @@ def test_accuracy_table_takes_rows_from_the_file(tmp_path, monkeypatch, capsys):
     accuracy_table.main()
     printed = capsys.readouterr().out
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    trained = [r["metrics"] for r in rows if r["metrics"]["scheme"] == "independent"]
+    trained = [r["result"] for r in rows if r["result"]["scheme"] == "independent"]
     assert len(rows) == 10
     assert len(trained) == 5
     assert f"{np.mean([m['test_accuracy'] for m in trained]):.4f} ±" in printed

@@ -1,0 +1,141 @@
+"""All tables, one after the other: ``python -m experiments.all [--quick] [--only NAME ...]``.
+
+Each table runs in a process of its own with one thread, so that it has memory and clock to itself.
+Its results go to ``NAME.jsonl`` in ``--output`` as they come, so that a stopped run goes on, and
+what it prints to ``NAME.md``, headed by the command, the days and commits of the measurements, the
+machine and the versions. A table that fails does not stop the others; the exit status tells.
+
+``--quick`` measures digits and slices of MNIST, minutes in all, and keeps nothing unless
+``--output`` is given. The full run takes a night on two cores.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from experiments.ledger import child
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Table(NamedTuple):
+    """A script with its options.
+
+    Attributes
+    ----------
+    module : str
+        In ``experiments``.
+    options : sequence of str
+        Of the full run.
+    quick : sequence of str or None
+        Of the quick run; None where another table of the same script stands for it.
+    keeps : bool
+        Whether it keeps its results in a file (``--output``).
+    """
+
+    module: str
+    options: Sequence[str] = ()
+    quick: Sequence[str] | None = ("--quick",)
+    keeps: bool = True
+
+
+TABLES: dict[str, Table] = {
+    "paper": Table("paper"),
+    "projection": Table("projection"),
+    "iteration": Table(
+        "bench_subnetwork",
+        quick=("--n-images", "150", "--n-units", "4", "--max-nfev", "4"),
+        keeps=False,
+    ),
+    "bootstrap": Table("bootstrap"),
+    "random_units": Table("random_units"),
+    "matrix_equality": Table("matrix_equality", ("--images", "4000", "--test-images", "4000")),
+    "linear_classifiers": Table("linear_classifiers", ("--updates", "50000")),
+    "regularisation": Table("regularisation"),
+    "patch_operator": Table("patch_operator"),
+    "accuracy_mnist": Table("accuracy_table", ("mnist",), ("mnist", "--quick")),
+    "accuracy_fashion-mnist": Table("accuracy_table", ("fashion-mnist",), None),
+    "accuracy_cifar10": Table("accuracy_table", ("cifar10",), None),
+    "validation_mnist": Table("validation_split", ("mnist",), ("mnist", "--quick")),
+    "validation_cifar10": Table("validation_split", ("cifar10",), None),
+    "field_mnist": Table("field", ("mnist",), ("mnist", "--quick")),
+    "field_fashion-mnist": Table("field", ("fashion-mnist",), None),
+    "field_cifar10": Table("field", ("cifar10",), None),
+    "scaling_laws": Table("scaling_laws"),
+    "features": Table("bench_features", quick=("--n-images", "64", "--n-units", "3"), keeps=False),
+    "calibration": Table(
+        "calibration", quick=("--data", "digits", "--recipes", "default"), keeps=False
+    ),
+}
+"""The tables by name; what is about survival and speed of a whole run stands in the README."""
+
+
+def page(name: str, command: Sequence[str], lines: Sequence[str]) -> str:
+    """Make the Markdown page of a table from what its script printed."""
+    *printed, last = lines
+    told = json.loads(last)
+    machine = told["machine"]
+    days = " to ".join(dict.fromkeys((told["date"][0], told["date"][-1])))
+    commits = ", ".join(map(str, told["commit"]))
+    versions = ", ".join(f"{package} {version}" for package, version in told["versions"].items())
+    head = [
+        f"# {name}",
+        "",
+        f"`{shlex.join(command)}`, {days}, commit {commits}. "
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; "
+        f"load of the machine {min(told['load'])} to {max(told['load'])}. {versions}.",
+    ]
+    return "\n".join([*head, *printed]).rstrip() + "\n"
+
+
+def measure(names: Sequence[str], folder: Path, quick: bool) -> Iterator[tuple[str, str | None]]:
+    """Run tables; give the name of each, and what went wrong."""
+    for name in tqdm(names, desc="tables", unit="table"):
+        table = TABLES[name]
+        options = (table.quick or ()) if quick else table.options
+        command = [f"experiments.{table.module}", *options]
+        kept = ["--output", str(folder / f"{name}.jsonl")] if table.keeps else []
+        start = time.perf_counter()
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        try:
+            lines = child([*command, *kept])
+        except SystemExit as error:
+            yield name, str(error)
+            continue
+        text = page(name, ["python", "-m", *command], lines)
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+        print(f"{text}\n{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
+        yield name, None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="digits and slices of MNIST")
+    parser.add_argument("--only", nargs="+", choices=tuple(TABLES), metavar="NAME",
+                        help=f"these alone: {', '.join(TABLES)}")  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="DIR",
+                        help="of the results (experiments/results; none with --quick)")  # fmt: skip
+    args = parser.parse_args()
+    names = [
+        name
+        for name, table in TABLES.items()
+        if name in (args.only or TABLES) and not (args.quick and table.quick is None)
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.output or (Path(scratch) if args.quick else RESULTS)
+        folder.mkdir(parents=True, exist_ok=True)
+        failed = [text for _, text in measure(names, folder, args.quick) if text is not None]
+    if failed:
+        raise SystemExit("\n".join(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+import importlib
+import json
+import sys
+
+import pytest
+
+from experiments import all as all_tables
+
+
+def last_line(**told):
+    machine = {"cpu": "X", "cores": 2, "system": "Y"}
+    versions = {"numpy": "1.2"}
+    occasion = {"date": ["2001-02-03"], "commit": ["abc"], "load": [0.5, 1.5]}
+    return json.dumps({"versions": versions, "machine": machine, **occasion, **told})
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["all", *arguments])
+    all_tables.main()
+
+
+def test_every_script_is_there():
+    for table in all_tables.TABLES.values():
+        module = importlib.util.find_spec(f"experiments.{table.module}")
+        assert module is not None, table.module
+
+
+def test_every_script_has_a_quick_form():
+    scripts = {table.module for table in all_tables.TABLES.values()}
+    quick = {t.module for t in all_tables.TABLES.values() if t.quick is not None}
+    assert scripts == quick
+
+
+def test_a_table_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    commands = []
+
+    def child(command):
+        commands.append(command)
+        if "bootstrap" in command[0]:
+            msg = "bootstrap went wrong"
+            raise SystemExit(msg)
+        return ["| a |", "| --- |", "| 1 |", last_line()]
+
+    monkeypatch.setattr(all_tables, "child", child)
+    names = ["bootstrap", "random_units", "features"]
+    with pytest.raises(SystemExit, match="bootstrap went wrong"):
+        run(monkeypatch, "--quick", "--output", str(tmp_path), "--only", *names)
+    assert [command[0] for command in commands] == [
+        "experiments.bootstrap", "experiments.random_units", "experiments.bench_features",
+    ]  # fmt: skip
+    assert commands[1][1:] == ["--quick", "--output", str(tmp_path / "random_units.jsonl")]
+    assert "--output" not in commands[2]
+    assert not (tmp_path / "bootstrap.md").exists()
+    page = (tmp_path / "random_units.md").read_text(encoding="utf-8")
+    assert page.startswith(
+        "# random_units\n\n`python -m experiments.random_units --quick`, 2001-02-03"
+    )
+    assert "commit abc" in page
+    assert "load of the machine 0.5 to 1.5" in page
+    assert page.endswith("| 1 |\n")
+    assert page in capsys.readouterr().out
+
+
+def test_all_of_them_quickly(tmp_path, monkeypatch, capsys):
+    """Each script once; the full run keeps its results in the folder of results."""
+    commands = []
+    monkeypatch.setattr(all_tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(all_tables, "child", lambda c: commands.append(c) or [last_line()])
+    run(monkeypatch, "--quick")
+    assert len(commands) == len({command[0] for command in commands})
+    commands.clear()
+    run(monkeypatch, "--only", "features")
+    assert [command[0] for command in commands] == ["experiments.bench_features"]
+    assert [path.name for path in tmp_path.iterdir()] == ["features.md"]
