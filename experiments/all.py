@@ -59,6 +59,7 @@ TABLES: dict[str, Table] = {
     "random_units": Table("random_units"),
     "matrix_equality": Table("matrix_equality", ("--images", "4000", "--test-images", "4000")),
     "linear_classifiers": Table("linear_classifiers", ("--updates", "50000")),
+    "templates": Table("templates", ("--figure", "docs/templates.png"), keeps=False),
     "regularisation": Table("regularisation"),
     "patch_operator": Table("patch_operator"),
     "accuracy_mnist": Table("accuracy_table", ("mnist",), ("mnist", "--quick")),

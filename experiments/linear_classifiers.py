@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,7 +145,6 @@ class Measurement:
         self.X = np.require(self.X, requirements=["C", "W"])  # as PyTorch wants it
         self.y, self._z = (part.labels.astype(np.int64) for part in parts)
         self.n, self.s = len(self.X) - len(self.X) // 5, settings
-        self.shape = dataset.train.images.shape[1:]
 
     def held_out(self, A: RealArray) -> float:
         """Accuracy on the images held out."""
@@ -249,21 +247,8 @@ def cells_of(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def draw_templates(A: RealArray, shape: tuple[int, ...], path: Path) -> None:
-    """Draw the weights of each class as a picture, each stretched to its own range."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    for number, (panel, w) in enumerate(zip(figure.subplots(2, 5).flat, A[:-1].T, strict=True)):
-        picture = np.moveaxis(w.reshape(shape), 0, -1) if len(shape) == 3 else w.reshape(shape)
-        panel.imshow((picture - w.min()) / np.ptp(w), cmap="gray")
-        panel.set(title=f"class {number}", xticks=[], yticks=[])
-    figure.savefig(path, dpi=120)
-
-
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--templates", type=Path, metavar="FILE", help="a PNG")
     options.add_argument("--updates", type=int, default=1_000_000, help="of the long run")
     names = (*BY_TORCH, *METHODS)
     options.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME",
@@ -320,9 +305,6 @@ def main() -> None:
             rows.append(ledger.get(f"{name}, centred {centred}", make, used[:1]))
     for row in rows:
         row["claimed"] = None if args.quick else CLAIMS.get(row["name"][:10])
-    if args.templates:
-        cell = cells[1] if cells else {"batch": 256, "rate": 0.01, "updates": settings.grid_updates}
-        draw_templates(measurement.by_batches(True, cell), measurement.shape, args.templates)
     print_table([cells_of(row) for row in rows], "Linear classifiers")
     print_last_line({"rows": rows, "settings": asdict(settings)}, used)
 

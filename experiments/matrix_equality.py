@@ -73,7 +73,8 @@ class Problem:
     def __init__(self, dataset: Dataset, n: int, args: argparse.Namespace) -> None:
         assert dataset.test is not None
         self.train: ImageArray = dataset.train.images[:n]
-        self.test = dataset.test.take(slice(args.test_images))
+        every = n == len(dataset.train)
+        self.test = dataset.test.take(slice(None if every else args.test_images))
         self.tau = one_hot(dataset.train.labels[:n], len(dataset.classes))
         self.seed, self.folder = args.seed, args.folder
         self.units = patch_units(
@@ -263,7 +264,7 @@ def cells_of(row: dict[str, Any]) -> dict[str, str]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=10_000, help="of both forms; 16,384 at most")
-    options.add_argument("--test-images", type=int, help="the first ones; all if not given")
+    options.add_argument("--test-images", type=int, help="the first ones, of --images (all)")
     options.add_argument("--ks", type=int, nargs="*", default=[1, 2, 4, 8, 16, 25], metavar="K")
     options.add_argument("--primal-columns", type=int, default=8192, help="more: dual form alone")
     options.add_argument("--skip-all-images", action="store_true", help="leave those rows out")
@@ -284,8 +285,7 @@ def main() -> None:
             print(json.dumps(figures), flush=True)
         return
 
-    names = ("filters", "window", "seed", "test_images")
-    settings = {name: getattr(args, name) for name in names}
+    settings = {name: getattr(args, name) for name in ("filters", "window", "seed")}
     ledger = Ledger(args.output, data=dataset.digest, **settings)
     n_all, n = len(dataset.train), min(args.images, len(dataset.train))
     per_layer = Problem(dataset, n, args).n_columns(1)
@@ -310,7 +310,8 @@ def main() -> None:
 
         for task in tasks:
             entries = [{"form": task.form, "n": task.n, "k": k} for k in task.ks]
-            rows += ledger.get_all(entries, measure)
+            n_test = args.test_images if task.n < n_all else None
+            rows += ledger.get_all(entries, measure, test_images=n_test)
     print_table([cells_of(row) for row in rows], "Ridge regression by the primal and dual form")
     print_last_line({"rows": rows, "settings": settings})
 
