@@ -49,7 +49,9 @@ class Table(NamedTuple):
 
 TABLES: dict[str, Table] = {
     "paper": Table("paper"),
+    "iterations": Table("iterations"),
     "projection": Table("projection"),
+    "search_methods": Table("search_methods"),
     "iteration": Table(
         "bench_subnetwork",
         quick=("--n-images", "150", "--n-units", "4", "--max-nfev", "4"),
@@ -85,6 +87,7 @@ def page(name: str, command: Sequence[str], lines: Sequence[str]) -> str:
     told = json.loads(last)
     machine = told["machine"]
     days = " to ".join(dict.fromkeys((told["date"][0], told["date"][-1])))
+    loads = [load for load in told["load"] if load is not None] or ["unknown"]
     commits = ", ".join(map(str, told["commit"]))
     versions = ", ".join(f"{package} {version}" for package, version in told["versions"].items())
     head = [
@@ -92,7 +95,7 @@ def page(name: str, command: Sequence[str], lines: Sequence[str]) -> str:
         "",
         f"`{shlex.join(command)}`, {days}, commit {commits}. "
         f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; "
-        f"load of the machine {min(told['load'])} to {max(told['load'])}. {versions}.",
+        f"load of the machine {min(loads)} to {max(loads)}. {versions}.",
     ]
     return "\n".join([*head, *printed]).rstrip() + "\n"
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from varpro_nn import configure, resources, run
+from varpro_nn import TrainConfig, configure, resources, run
 from varpro_nn.datasets import Dataset
 
 ROOT = Path(__file__).parents[1]
@@ -135,9 +135,11 @@ def run_rows(
     ledger = Ledger(args.output, data=dataset.digest)
     for name, settings in rows.items():
         config = configure(data=data or dataset, **{"seed": args.seed, **settings})
-        # Two names of the same settings are one entry.
-        train = functools.partial(run, config, dataset, n_jobs=args.n_jobs, progress=True)
-        yield name, ledger.get(asdict(config), lambda train=train: train().metrics)
+        yield name, ledger.get(asdict(config), functools.partial(_metrics, config, dataset, args))
+
+
+def _metrics(config: TrainConfig, dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
+    return run(config, dataset, n_jobs=args.n_jobs, progress=True).metrics
 
 
 def child(command: Sequence[str], threads: int = 1) -> list[str]:
