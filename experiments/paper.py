@@ -16,8 +16,8 @@ hold, and its peak, while this project's functional and its Jacobian are evaluat
 paper as it states them, beside rows of this project on the test images, looked at once. The
 paper counts unit weights alone and leaves out linear ones; both counts are printed. Its 0.12 %
 comes after a training pass over the test images with labels that the network guessed itself
-(``experiments.bootstrap`` repeats that); before it the paper states 90.15 %, an error of 9.85 %. Its first 50,000 images train the
-quadratic units here too, all 60,000 the others.
+(``experiments.bootstrap`` repeats that); before it the paper states 90.15 %, an error of 9.85 %.
+Its first 50,000 images train the quadratic units here too, all 60,000 the others.
 
 *Colour* (section 6.2): quadratic units with a weight for each colour plane on CIFAR-10, and
 bilinear ones, 1,000 units in 20 sub-networks of 2,500 images. The paper's abstract says 93.7 %;
@@ -236,7 +236,7 @@ def print_mnist(rows: list[dict[str, Any]], n_test: int) -> None:
     )
     print(
         "\nThe paper calls 0.12 % against 0.21 % an improvement of 57 %; it is one of 43 % "
-        "(57 % is what is left). The 0.12 % follows a training pass on guessed labels of the test set."
+        "(57 % is what is left). The 0.12 % follows training on guessed labels of the test set."
     )
 
 

@@ -13,12 +13,10 @@ from experiments import (
     glue_memory,
     linear_classifiers,
     matrix_equality,
-    time_to_accuracy,
 )
 from varpro_nn import load
 from varpro_nn.errors import DatasetError
 from varpro_nn.units import ACTIVATIONS
-from varpro_nn.units.patches import PatchUnits
 
 
 @pytest.fixture(autouse=True)
@@ -51,100 +49,6 @@ def test_glue_memory(monkeypatch, capsys):
     result = last_line(glue_memory, small, monkeypatch, capsys)
     assert [row["n_images"] for row in result["rows"]] == [400, 800]
     assert result["ratio"] == result["rows"][1]["peak_mib"] / result["rows"][0]["peak_mib"]
-
-
-def torch_networks():
-    """Import the networks; a test that asks for them is left out where PyTorch is missing."""
-    pytest.importorskip("torch")
-    from experiments import torch_networks
-
-    return torch_networks
-
-
-def test_networks_have_the_parameters_that_they_are_said_to_have():
-    networks = torch_networks()
-    counts = {name: networks.n_parameters(make()) for name, make in networks.NETWORKS.items()}
-    assert counts == {
-        "LeNet-5": 61_706,
-        "MLP-800": 636_010,
-        "patches-logistic": 3_370,
-        "patches-rectifier": 3_370,
-        "CNN-3": 66_570,
-    }
-    listed = {name for names in time_to_accuracy.NETWORKS.values() for name in names}
-    assert listed == set(counts)
-
-
-@pytest.mark.parametrize("activation", ["logistic", "rectifier"])
-def test_patch_network_has_the_features_of_the_patch_units(activation):
-    networks = torch_networks()
-    import torch
-
-    function = {"logistic": torch.nn.Sigmoid, "rectifier": torch.nn.ReLU}[activation]()
-    layers = networks.patch_units(function)
-    units = PatchUnits("dense", (28, 28), 16, window=7, grid=4, activation=activation)
-    W = np.random.default_rng(0).standard_normal((16, 50)).astype(np.float32)
-    images = load("mnist").test.images[:5]
-    with torch.no_grad():
-        layers[0].weight.copy_(torch.tensor(W[:, :-1].reshape(16, 1, 7, 7)))
-        layers[0].bias.copy_(torch.tensor(W[:, -1]))
-        pooled = torch.nn.Sequential(*layers)(torch.tensor(images[:, None] / np.float32(255)))
-    theirs = pooled.numpy().swapaxes(1, 2).reshape(5, -1)
-    np.testing.assert_allclose(theirs, units.features(W, images), rtol=1e-5, atol=1e-5)
-
-
-def test_networks_are_measured_at_the_epochs_asked_for():
-    networks = torch_networks()
-    from varpro_nn.datasets import Dataset
-
-    mnist = load("mnist")
-    part = mnist.train.take(slice(300))
-    small = Dataset("small", mnist.classes, part, mnist.test.take(slice(1100)))
-    first, last = networks.train("LeNet-5", small, [1, 3])
-    assert (first["epochs"], last["epochs"]) == (1, 3)
-    assert 0 < first["training_cpu_seconds"] < last["training_cpu_seconds"]
-    (alone,) = networks.train("LeNet-5", small, [3])
-    assert alone["test_accuracy"] == last["test_accuracy"]
-
-
-def test_rows_in_the_file_are_not_run_again(monkeypatch, capsys, tmp_path):
-    commands = []
-
-    def child(command, threads):
-        commands.append(command)
-        epochs = [1, 3] if command[0] == "experiments.torch_networks" else [None]
-        metrics = dict.fromkeys(time_to_accuracy.METRICS, 0.5) | {"n_parameters": 1000}
-        return [json.dumps(metrics | {"epochs": n, "threads": threads}) for n in epochs]
-
-    def table(*names):
-        arguments = ["mnist", "--output", str(tmp_path / "rows.jsonl"), "--epochs", "1", "3"]
-        monkeypatch.setattr(sys, "argv", ["experiment", *arguments, "--only", *names])
-        time_to_accuracy.main()
-        return capsys.readouterr().out.splitlines()
-
-    monkeypatch.setattr(time_to_accuracy, "child", child)
-    monkeypatch.setattr(time_to_accuracy, "torch_version", lambda: "2.0")
-    first = table("default", "default-untrained", "LeNet-5")
-    assert [line.split("|")[1].strip() for line in first[2:]] == [
-        "default", "default-untrained", "LeNet-5, 1 epoch", "LeNet-5, 3 epochs",
-    ]  # fmt: skip
-    assert [command[0].split(".")[0] for command in commands] == ["varpro_nn"] * 2 + ["experiments"]
-    assert ["--max-nfev" in command for command in commands] == [False, True, False]
-    assert table("default", "default-untrained", "LeNet-5") == first
-    assert len(commands) == 3
-    table("LeNet-5", "MLP-800")
-    assert [command[1] for command in commands[3:]] == ["MLP-800"]
-    monkeypatch.setattr(time_to_accuracy, "torch_version", lambda: "2.1")
-    table("default", "LeNet-5")
-    assert [command[1] for command in commands[4:]] == ["LeNet-5"]
-
-
-def test_figure_of_time_to_accuracy(tmp_path):
-    pytest.importorskip("matplotlib")
-    metrics = dict.fromkeys(time_to_accuracy.METRICS, 0.9) | {"n_parameters": 1000}
-    rows = time_to_accuracy.rows("mnist", [1, 3], 0)
-    time_to_accuracy.draw([(row, metrics) for row in rows], "title", tmp_path / "a.svg")
-    assert "<svg" in (tmp_path / "a.svg").read_text(encoding="utf-8")
 
 
 def test_bench_features(monkeypatch, capsys):
