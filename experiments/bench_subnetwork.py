@@ -21,7 +21,7 @@ line is one JSON object.
 """
 
 import argparse
-import json
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,11 +30,11 @@ import numpy as np
 from scipy.optimize import least_squares
 from threadpoolctl import threadpool_limits
 
+from experiments.ledger import print_last_line, print_table
 from varpro_nn.datasets import load
 from varpro_nn.fit import fit
 from varpro_nn.functional import VarProFunctional
 from varpro_nn.images import one_hot
-from varpro_nn.resources import versions
 from varpro_nn.units import WholeImageUnits, whole_image_units
 
 RIDGE, WEIGHT_DECAY, INNER = 1.0, 0.1, 20
@@ -138,57 +138,55 @@ def main() -> None:
         "exact": {"solver": "exact"},
         "minpack": {"solver": "lm", "form": "array", "max_nfev": 2},
     }
-    seconds: dict[str, float] = {}
-    costs: dict[str, float] = {}
-    per_jacobian: dict[str, float] = {}
+    rows: dict[str, dict[str, float]] = {}
     with threadpool_limits(1, user_api="blas"):
         functional = problem()
         p = functional.n_weights
         products = products_alone(functional, w0.ravel())
         megabytes = args.n_images * p * 4 / 1e6
         print(
-            f"{args.n_images} images, {args.n_units} units, {p} weights, "
-            f"{functional.n_residuals} rows"
-        )
-        print(
-            f"one default iteration: {4 * (INNER + 2) * args.n_images * p / 1e9:.2f} Gflop with "
+            f"\nOne default iteration: {4 * (INNER + 2) * args.n_images * p / 1e9:.2f} Gflop with "
             f"dPhi, {megabytes:.1f} MB, read {2 * (INNER + 2)} times; a dense J has "
-            f"{functional.n_residuals * p * 8 / 1e6:.0f} MB"
-        )
-        for name, value in products.items():
-            print(f"  {name:<26}{value:10.4f} CPU s")
-        print(
-            f"{'path':<12}{'evaluations':>12}{'CPU s/iteration':>17}{'start':>9}{'cost':>9}"
-            f"{'CPU s/Jacobian':>16}"
+            f"{functional.n_residuals * p * 8 / 1e6:.0f} MB. Its matrix products alone, CPU s: "
+            + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in products.items())
+            + "."
         )
         for name, options in paths.items():
+            print(f"{name} ...", file=sys.stderr, flush=True)
             report = fit(problem(), w0, **{"max_nfev": args.max_nfev, **options})
-            seconds[name] = report.cpu_seconds / max(report.n_evaluations - 1, 1)
-            costs[name] = report.cost
             n_jacobians = sum(not np.isnan(record.optimality) for record in report.history)
-            per_jacobian[name] = report.cpu_seconds / n_jacobians
-            print(
-                f"{name:<12}{report.n_evaluations:>12}{seconds[name]:>17.4f}"
-                f"{report.history[0].cost:>9.1f}{costs[name]:>9.1f}{per_jacobian[name]:>16.4f}",
-                flush=True,
-            )
-        total, costs["joint"], nfev = joint_fit(units, problem(), w0, args.max_nfev)
-        seconds["joint"] = total / max(nfev - 1, 1)
-        print(f"{'joint':<12}{nfev:>12}{seconds['joint']:>17.4f}{'':>9}{costs['joint']:>9.1f}")
-    print(
-        json.dumps(
-            {
-                "seconds_per_iteration": seconds,
-                "cost": costs,
-                "seconds_per_jacobian": per_jacobian,
-                "ratio_minpack_to_default": seconds["minpack"] / seconds["default"],
-                "products_alone": products,
-                "max_nfev": args.max_nfev,
-                "seed": args.seed,
-                "versions": versions(),
+            rows[name] = {
+                "evaluations": report.n_evaluations,
+                "seconds_per_iteration": report.cpu_seconds / max(report.n_evaluations - 1, 1),
+                "seconds_per_jacobian": report.cpu_seconds / n_jacobians,
+                "start": report.history[0].cost,
+                "cost": report.cost,
             }
-        )
+        print("joint ...", file=sys.stderr, flush=True)
+        total, cost, nfev = joint_fit(units, problem(), w0, args.max_nfev)
+        seconds = total / max(nfev - 1, 1)
+        rows["joint"] = {"evaluations": nfev, "seconds_per_iteration": seconds, "cost": cost}
+    print_table(
+        [
+            {
+                "path": name,
+                "evaluations": str(row["evaluations"]),
+                "CPU s an iteration": f"{row['seconds_per_iteration']:.4f}",
+                "CPU s a Jacobian": f"{row['seconds_per_jacobian']:.4f}"
+                if "seconds_per_jacobian" in row
+                else "",
+                "cost": f"{row['cost']:.1f}",
+            }
+            for name, row in rows.items()
+        ],
+        f"{args.n_images:,} images, {args.n_units} units, {p:,} weights, "
+        f"{functional.n_residuals:,} rows; cost at the start {rows['default']['start']:.1f}",
     )
+    ratio = rows["minpack"]["seconds_per_iteration"] / rows["default"]["seconds_per_iteration"]
+    print(f"\nMINPACK's iteration takes {ratio:.0f} times the default's.")
+    settings = {"max_nfev": args.max_nfev, "seed": args.seed}
+    told = {"rows": rows, "ratio_minpack_to_default": ratio, "products_alone": products}
+    print_last_line({**told, **settings})
 
 
 if __name__ == "__main__":
