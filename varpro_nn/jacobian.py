@@ -165,17 +165,16 @@ class NormalSums:
             dPhi = block.root[:, None, None, None].astype(dtype) * dPhi
         if self._full or self._by_cells:
             D = np.ascontiguousarray(dPhi).reshape(b, -1)
-            self._S = self._S + (D.T @ r).reshape(m, h, p, k).astype(np.float64)
+            self._S = _added(self._S, (D.T @ r).reshape(m, h, p, k))
         if not self._by_cells:
             D = by_classes(dPhi, self._A)
-            self._gradient = self._gradient - (r.ravel() @ D.reshape(b * k, -1)).astype(np.float64)
+            self._gradient = _added(self._gradient, -(r.ravel() @ D.reshape(b * k, -1)))
         if not matrix:
             return
-        cross = block.Phi.astype(dtype).T @ D.reshape(b, -1)
-        self._cross = self._cross + cross.astype(np.float64)
+        self._cross = _added(self._cross, block.Phi.astype(dtype).T @ D.reshape(b, -1))
         if not self._by_cells:
             D = D.reshape(b * k, h * p)
-        self._gram = self._gram + (D.T @ D).astype(np.float64)
+        self._gram = _added(self._gram, D.T @ D)
 
     def merge(self, other: "NormalSums") -> None:
         """Take in what another has summed up, of the same solution."""
@@ -210,6 +209,13 @@ class NormalSums:
             second = second_term(self._solution, self._S).reshape(-1, len(H))
             H += second.T @ second
         return H
+
+
+def _added(total: FloatArray | float, term: RealArray) -> FloatArray:
+    """Add in double precision, in place: large sums are bound by memory."""
+    if isinstance(total, float):
+        return term.astype(np.float64)
+    return np.add(total, term, out=total)
 
 
 def by_classes(dPhi: RealArray, A: FloatArray) -> RealArray:

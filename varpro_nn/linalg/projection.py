@@ -173,7 +173,8 @@ def small_equivalent(
     p = g.size
     rho = np.sqrt(sum_of_squares)
     last = g / rho if rho > 0 else np.zeros(p)
-    remainder = H - np.outer(last, last)
+    remainder = np.outer(last, last)
+    np.subtract(H, remainder, out=remainder)
     largest = float(np.max(np.diag(remainder), initial=0.0))
     J = np.zeros((p + 1, p))
     if largest > 0:
