@@ -57,7 +57,7 @@ TABLES: dict[str, Table] = {
         quick=("--n-images", "150", "--n-units", "4", "--max-nfev", "4"),
         keeps=False,
     ),
-    "bootstrap": Table("bootstrap"),
+    "bootstrap": Table("bootstrap", ("--large",)),
     "random_units": Table("random_units"),
     "matrix_equality": Table("matrix_equality", ("--images", "4000", "--test-images", "4000")),
     "linear_classifiers": Table("linear_classifiers", ("--updates", "50000")),
@@ -69,10 +69,15 @@ TABLES: dict[str, Table] = {
     "accuracy_cifar10": Table("accuracy_table", ("cifar10",), None),
     "validation_mnist": Table("validation_split", ("mnist",), ("mnist", "--quick")),
     "validation_cifar10": Table("validation_split", ("cifar10",), None),
-    "field_mnist": Table("field", ("mnist",), ("mnist", "--quick")),
-    "field_fashion-mnist": Table("field", ("fashion-mnist",), None),
-    "field_cifar10": Table("field", ("cifar10",), None),
-    "scaling_laws": Table("scaling_laws"),
+    **{
+        f"field_{data}": Table(
+            "field",
+            (data, "--figure", f"docs/field_{data}.svg"),
+            ("--quick",) if data == "mnist" else None,
+        )
+        for data in ("mnist", "fashion-mnist", "cifar10")
+    },
+    "scaling_laws": Table("scaling_laws", ("--figure", "docs/scaling_laws.svg")),
     "features": Table("bench_features", quick=("--n-images", "64", "--n-units", "3"), keeps=False),
     "calibration": Table(
         "calibration", quick=("--data", "digits", "--recipes", "default"), keeps=False
