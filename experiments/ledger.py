@@ -94,7 +94,7 @@ class Ledger:
         done = {key: line["result"] for key, line in lines.items()}
         missing = [i for i, key in enumerate(keys) if key not in done]
         if missing:
-            print(f"{entries[missing[0]]} ...", file=sys.stderr, flush=True)
+            print(f"{str(entries[missing[0]])[:100]} ...", file=sys.stderr, flush=True)
             results = make([entries[i] for i in missing])
             for i, result in zip(missing, results, strict=True):
                 line = {"key": json.loads(keys[i]), "result": result, **occasion()}
