@@ -94,6 +94,7 @@ def main() -> None:
                 "seeds": f"{n_seeds}",
                 "test accuracy": summary(trained),
                 "untrained": summary(untrained),
+                "jobs": "/".join(map(str, sorted({m["n_jobs"] for m in trained + untrained}))),
                 "CPU s": mean(trained, "training_cpu_seconds"),
                 "CPU s, untrained": mean(untrained, "training_cpu_seconds"),
                 "wall s": mean(trained, "training_wall_seconds"),

@@ -1,6 +1,6 @@
 """All tables, one after the other: ``python -m experiments.all [--quick] [--only NAME ...]``.
 
-Each table runs in a process of its own with one thread, so that it has memory and clock to itself.
+Each table runs in a process of its own, one thread of BLAS, so that memory and clock are its own.
 Its results go to ``NAME.jsonl`` in ``--output`` as they come, so that a stopped run goes on, and
 what it prints to ``NAME.md``, headed by the command, the days and commits of the measurements, the
 machine and the versions. A table that fails does not stop the others; the exit status tells.
@@ -61,7 +61,7 @@ TABLES: dict[str, Table] = {
     "random_units": Table("random_units"),
     "matrix_equality": Table("matrix_equality", ("--images", "4000", "--test-images", "4000")),
     "linear_classifiers": Table("linear_classifiers", ("--updates", "50000")),
-    "templates": Table("templates", ("--figure", "docs/templates.png"), keeps=False),
+    "templates": Table("templates", ("--figure", "docs/templates.png")),
     "regularisation": Table("regularisation"),
     "patch_operator": Table("patch_operator"),
     "accuracy_mnist": Table("accuracy_table", ("mnist",), ("mnist", "--quick")),
@@ -90,7 +90,6 @@ def page(name: str, command: Sequence[str], lines: Sequence[str]) -> str:
     """Make the Markdown page of a table from what its script printed."""
     *printed, last = lines
     told = json.loads(last)
-    machine = told["machine"]
     days = " to ".join(dict.fromkeys((told["date"][0], told["date"][-1])))
     loads = [load for load in told["load"] if load is not None] or ["unknown"]
     commits = ", ".join(map(str, told["commit"]))
@@ -99,7 +98,7 @@ def page(name: str, command: Sequence[str], lines: Sequence[str]) -> str:
         f"# {name}",
         "",
         f"`{shlex.join(command)}`, {days}, commit {commits}. "
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; "
+        f"{', '.join(map(str, told['machine']))}; "
         f"load of the machine {min(loads)} to {max(loads)}. {versions}.",
     ]
     return "\n".join([*head, *printed]).rstrip() + "\n"

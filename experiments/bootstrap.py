@@ -12,6 +12,7 @@ output layer alone: to the plain guesses, and to classes drawn at random for all
 ``repeated``: five passes, each from the network that the one before left.
 ``starts``: from better networks; one seed. Patch units train on as in their recipe, but at every
 place, and get a ridge layer, as with ``--bootstrap``.
+CPU seconds are those after the first network; self-training trains it anew, in its own seconds.
 ``self-training``: scikit-learn's ``SelfTrainingClassifier`` keeps images with true labels and adds
 guesses that are sure enough; the pass forgets the former. 5,000 images with labels; one seed.
 """
@@ -278,7 +279,7 @@ def main() -> None:
     made.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     args = made.parse_args()
     dataset = load("digits" if args.quick else "mnist", args.data_dir)
-    ledger = Ledger(args.output, data=dataset.digest)
+    ledger = Ledger(args.output, data=dataset.digest, n_jobs=args.n_jobs)
     seeds = range(args.seed, args.seed + (2 if args.quick else args.seeds))
     bench = Bench(dataset, ledger, args, QUICK if args.quick else FULL, seeds)
     result = {}

@@ -1,10 +1,11 @@
 """Two runs of a table: ``python -m experiments.compare FIRST.jsonl SECOND.jsonl``.
 
-Compares the results of entries that both files of a table hold, versions and seed left aside:
-accuracies with the binomial standard error of their difference, and CPU seconds by ratio. Exit
-status 1 if an accuracy differs by more than ``--most`` (3) standard errors, which two runs of one
-seed on one machine never do: they are to be the same. Run the second one elsewhere, on another
-day, or with another ``--seed``.
+Pairs the entries of two files of a table, versions left aside: those of one seed first, then those
+that differ in the seed alone. Compares all shares (accuracies, agreements: ``SHARES``) by the
+binomial standard error of their difference, and CPU seconds by their ratio. Exit status 1 if a
+share differs by more than ``--most`` (4) standard errors, which of a thousand shares one may by
+chance in twenty tables. Two runs of one seed on one machine are to be the same; run the second
+elsewhere, on another day, or with another ``--seed``.
 """
 
 import argparse
@@ -17,22 +18,40 @@ import numpy as np
 
 from experiments.ledger import print_table
 
-LEFT_ASIDE = ("versions", "seed")
+LEFT_ASIDE = ["versions", "seed", "repetition"]
+SHARES = ("accuracy", "agreement", "held out", "test", "true_before", "true_after", "true_guesses")
+"""How names of shares end."""
+Entries = dict[str, list[tuple[str, Any]]]
+"""Whole keys and results by keys without seeds."""
 
 
-def entries(path: Path) -> dict[str, Any]:
+def entries(path: Path) -> Entries:
     """Results of a file by what was measured."""
-    found = {}
+    found: Entries = {}
     for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        found[json.dumps(_plain(line["key"]), sort_keys=True)] = line["result"]
+        whole, plain = (_without(line["key"], names) for names in (["versions"], LEFT_ASIDE))
+        found.setdefault(plain, []).append((whole, line["result"]))
     return found
 
 
-def _plain(key: Any) -> Any:
-    """Leave versions and seeds aside, at any depth."""
-    if isinstance(key, dict):
-        return {name: _plain(value) for name, value in key.items() if name not in LEFT_ASIDE}
-    return [_plain(value) for value in key] if isinstance(key, list) else key
+def _without(key: Any, names: list[str]) -> str:
+    """Write a key without some names, at any depth."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: kept(each) for name, each in value.items() if name not in names}
+        return [kept(each) for each in value] if isinstance(value, list) else value
+
+    return json.dumps(kept(key), sort_keys=True)
+
+
+def pairs(first: Entries, second: Entries) -> Iterator[tuple[Any, Any]]:
+    """Pair results: the same seed where both have it, then other seeds in their order."""
+    for plain, ours in first.items():
+        theirs = dict(second.get(plain, []))
+        yield from ((result, theirs.pop(key)) for key, result in ours if key in theirs)
+        rest = [result for key, result in ours if key not in dict(second.get(plain, []))]
+        yield from zip(rest, theirs.values(), strict=False)
 
 
 def leaves(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
@@ -48,12 +67,12 @@ def leaves(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def compare(first: Any, second: Any, n_test: int) -> Iterator[tuple[str, float, float]]:
-    """Compare the accuracies and CPU seconds of two results of one entry.
+    """Compare the shares and CPU seconds of two results of one entry.
 
     Yields
     ------
     name, difference, ratio : str, float, float
-        Of accuracies, the difference by its standard error; of CPU seconds, the ratio; the other
+        Of shares, the difference by its standard error; of CPU seconds, the ratio; the other
         one is nan.
     """
     other = dict(leaves(second))
@@ -61,7 +80,7 @@ def compare(first: Any, second: Any, n_test: int) -> Iterator[tuple[str, float, 
         if name not in other:
             continue
         last = name.rsplit(".", 1)[-1]
-        if last.endswith("accuracy") and 0 <= value <= 1:
+        if last.endswith(SHARES) and 0 <= value <= 1:
             share = (value + other[name]) / 2
             error = (2 * share * (1 - share) / n_test) ** 0.5
             difference = other[name] - value
@@ -74,19 +93,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
-    parser.add_argument("--most", type=float, default=3.0, help="standard errors (%(default)s)")
-    parser.add_argument("--n-test", type=int, default=10_000, help="test images (%(default)s)")
+    parser.add_argument("--most", type=float, default=4.0, help="standard errors (%(default)s)")
+    parser.add_argument("--n-test", type=int, default=10_000, help="images (%(default)s)")
     args = parser.parse_args()
-    first, second = entries(args.first), entries(args.second)
-    both = [key for key in first if key in second]
+    both = list(pairs(entries(args.first), entries(args.second)))
     if not both:
         parser.error(f"{args.first} and {args.second} have no entry in common")
-    found = [row for key in both for row in compare(first[key], second[key], args.n_test)]
+    found = [row for ours, theirs in both for row in compare(ours, theirs, args.n_test)]
     distances = np.array([abs(distance) for _, distance, _ in found if not np.isnan(distance)])
     ratios = np.array([ratio for _, _, ratio in found if not np.isnan(ratio)])
-    cells = {"entries in both": f"{len(both)} of {len(first)} and {len(second)}"}
+    cells = {"entries in both": f"{len(both)}", "shares": f"{len(distances)}"}
     if len(distances):
-        cells["accuracies"] = f"{len(distances)}"
         cells["the same"] = f"{int((distances == 0).sum())}"
         cells["largest difference, standard errors"] = f"{distances.max():.2f}"
     if len(ratios):

@@ -11,14 +11,15 @@
 Each is trained alone, in a process of its own with one thread, one after the other; the whole list
 ``--repeats`` times, with seeds ``--seed``, ``--seed`` + 1 and so on. Nothing was tuned for the
 peers beyond what their modules say; the settings of the recipes were chosen on training images,
-which is an advantage of this project in the table. The test set says nothing but how good a row is
-in the end: rows of several epochs are all told, none is chosen.
+which is an advantage of this project in the table. So are the distorted copies of training images
+that recipes of patch units see; the peers see the images as they are. The test set says nothing
+but how good a row is in the end: rows of several epochs are all told, none is chosen.
 
 The table gives the accuracies of all repetitions and their mean with the binomial standard error
 of one test set; how far networks differ, the repetitions tell. Parameters are all numbers that
-must be stored to label an image. CPU seconds are those of the training, of choosing settings on
-training images where a row does so itself, and of labelling all test images, which lie in memory.
-Rows of packages that are not installed are left out.
+the fitted model stores to label an image. CPU seconds are those of the training, of choosing
+settings on training images where a row does so itself, and of labelling all test images, which lie
+in memory. Rows of packages that are not installed are left out.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from experiments.accuracy_table import UNTRAINED
 from experiments.field_figure import ADAM, DRAWN, LIBRARY, LM, TRAINED, Point, draw
 from experiments.field_peers import peers
 from experiments.ledger import (
@@ -52,7 +54,6 @@ from varpro_nn.datasets import Dataset
 from varpro_nn.recipes import RECIPES
 
 DATA = ("mnist", "fashion-mnist", "cifar10")
-UNTRAINED = {"scheme": "untrained", "n_stages": 1}
 EPOCHS = (1, 3, 10)
 OF_ADAM = {"optimiser": "adam", "batch": 64, "learning-rate": 1e-3}
 """The usual batch, and the default rate of Adam."""

@@ -4,12 +4,14 @@
 many first ones as it says) in this process, labels the test images and prints one JSON line. It
 is a child process of ``experiments.field``.
 
-Settings are the libraries' own, untuned, but for what :func:`peers` names: a grid, of which the
+Settings are the libraries' own, untuned, but for what :func:`peers` names: batches of 256 and ten
+epochs of the perceptrons, and a grid, of which the
 last 10,000 training images choose (the last fifth where there are fewer than 50,000). The CPU
 seconds of that choice are counted apart from those of the training with the chosen settings. Images
 are intensities from 0 to 1, one row each.
 
-All that must be stored to label an image counts as a parameter; see :func:`n_parameters`. Loading
+All that the fitted model stores to label an image counts as a parameter, folded or pruned or not,
+as it does for this project; see :func:`n_parameters`. Loading
 the data is in no figure. Numbers of epochs, trees, columns and neurons were set for their cost, not
 by accuracy.
 """

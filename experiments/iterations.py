@@ -10,8 +10,9 @@ tolerance. An iteration is an accepted step; at most 100 evaluations each. By ro
   step that lowers it by less than 1 %;
 * the first 6 until 1e-6, the default tolerance of ``fit``, and without penalties (the paper has
   none);
-* the first by MINPACK's Levenberg-Marquardt, the paper's optimiser, on the reduced problem, whose
-  steps are those on the whole Jacobian;
+* the first by MINPACK's Levenberg-Marquardt on the reduced problem, whose steps are those on the
+  whole Jacobian. It is the paper's optimiser, but for the scale of the weights: ``leastsq`` takes
+  the lengths of the columns of J by default, this project's ``lm`` the weights as they are;
 * sub-networks of 500 images and 10 units by the default and by MINPACK.
 
 ``--quick`` takes the digits of scikit-learn and few units.

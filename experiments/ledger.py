@@ -23,6 +23,7 @@ import numpy as np
 
 from varpro_nn import TrainConfig, configure, resources, run
 from varpro_nn.datasets import Dataset
+from varpro_nn.metrics import standard_error
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,6 +58,7 @@ class Ledger:
 
     def __init__(self, path: Path | None, **settings: Any) -> None:
         self.path, self.settings = path, settings
+        _commit()  # of the code as it is now, not at the end of the first measurement
 
     def get(
         self, entry: Any, make: Callable[[], Any], packages: Sequence[str] = (), **more: Any
@@ -104,14 +106,17 @@ class Ledger:
                     with open(self.path, "a", encoding="utf-8") as file:
                         file.write(json.dumps(line) + "\n")
                 lines[keys[i]] = line
-        _handed_out.extend({name: lines[key][name] for name in occasion()} for key in keys)
+        _handed_out.extend({name: lines[key].get(name) for name in occasion()} for key in keys)
         return [done[key] for key in keys]
 
     def _read(self) -> dict[str, Any]:
         if self.path is None or not self.path.exists():
             return {}
-        lines = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
-        return {_text(line["key"]): line for line in lines}
+        text = self.path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:  # a write was cut off
+            os.truncate(self.path, len(whole.encode()))
+        return {_text(line["key"]): line for line in map(json.loads, whole.splitlines())}
 
 
 _handed_out: list[dict[str, Any]] = []
@@ -183,15 +188,14 @@ def child_lines(command: Sequence[str], threads: int = 1) -> Iterator[str]:
 
 
 def mean_and_error(shares: Sequence[float], n_test: int) -> tuple[float, float]:
-    """Mean over seeds, and its standard error; of one seed the binomial one of ``n_test`` images.
+    """Mean over seeds, and its standard error: that of a sample of images and of seeds.
 
-    The error of several seeds is that of the mean of networks; that the test images are a sample
-    too is not in it.
+    All seeds are measured on the same ``n_test`` images, so the binomial error does not shrink with
+    their number; the spread of several seeds comes to it in squares.
     """
     mean = float(np.mean(shares))
-    if len(shares) == 1:
-        return mean, float((mean * (1 - mean) / n_test) ** 0.5)
-    return mean, float(np.std(shares, ddof=1) / len(shares) ** 0.5)
+    of_seeds = float(np.var(shares, ddof=1)) / len(shares) if len(shares) > 1 else 0.0
+    return mean, (standard_error(mean, n_test) ** 2 + of_seeds) ** 0.5
 
 
 def print_table(rows: Sequence[Mapping[str, str]], title: str = "") -> None:
@@ -206,14 +210,13 @@ def print_last_line(result: Mapping[str, Any], packages: Sequence[str] = ()) -> 
     measured = _handed_out or [occasion()]
     told = {
         "versions": versions(*packages),
-        "machine": machine(),
         **{name: sorted({row[name] for row in measured}, key=str) for name in occasion()},
     }
     print(json.dumps({**result, **told}))
 
 
-def machine() -> dict[str, Any]:
-    """Tell what the figures were measured on."""
+def machine() -> str:
+    """Tell what the figures are measured on."""
     name = platform.processor()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -221,17 +224,18 @@ def machine() -> dict[str, Any]:
         name = models[0]
     except (OSError, IndexError):  # not Linux
         pass
-    return {"cpu": name or platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
+    return f"{name or platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def occasion() -> dict[str, Any]:
-    """When a figure was measured, at which commit, and how busy the machine was (a minute's load).
+    """Tell when and where a figure was measured, and how busy the machine was (a minute's load).
 
     ``commit`` ends with ``+`` where files that git tracks differ from it, and is None outside git.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
+        "machine": machine(),
         "load": round(os.getloadavg()[0], 1),
     }
 

@@ -286,7 +286,7 @@ def main() -> None:
         return
 
     settings = {name: getattr(args, name) for name in ("filters", "window", "seed")}
-    ledger = Ledger(args.output, data=dataset.digest, **settings)
+    ledger = Ledger(args.output, data=dataset.digest, n_jobs=args.n_jobs, **settings)
     n_all, n = len(dataset.train), min(args.images, len(dataset.train))
     per_layer = Problem(dataset, n, args).n_columns(1)
     ks = sorted(set(args.ks))

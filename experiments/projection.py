@@ -9,11 +9,13 @@ Both have Jacobians that store dPhi once and are applied as operators, and the s
 at 20 inner iterations. The small problem has exact inner solves too, both on equivalent problems
 of as many rows as weights and one; *scaled* takes the lengths of the columns of J as units, as
 MINPACK does. Told are iterations (accepted steps) and CPU seconds until within 10, 1 and 0.1 % of
-the lowest cost that any fit found for this seed. Both end in local minima, which differ.
+the lowest cost that any fit found for this seed. Both end in local minima, which differ. *Scaled*
+is a help to the joint fit alone, and in no verdict.
 
 *Condition* of the Gauss-Newton matrix J'J of both (2-norm, from eigenvalues in double precision,
 numbers beyond 1e15 are rounding). Weights of rows that are blank in all drawn images move
-nothing: where there is no penalty, they are left out of both. Kaufman's J'J is the Schur
+nothing: where there is no penalty, they are left out of both; the linear weights stay those of the
+penalised problem. Kaufman's J'J is the Schur
 complement of the joint one, so at the same weights its condition number is never larger: that is
 a theorem; the table says by how much, and what is left once columns of J have length 1.
 

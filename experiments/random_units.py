@@ -185,7 +185,7 @@ def main() -> None:
     args = made.parse_args()
     dataset = load("digits" if args.quick else "mnist", args.data_dir)
     seeds = QUICK_SEEDS if args.quick else SEEDS
-    ledger = Ledger(args.output, data=dataset.digest)
+    ledger = Ledger(args.output, data=dataset.digest, n_jobs=args.n_jobs)
     rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
     started = time.process_time()
     with threadpool_limits(1, user_api="blas"):

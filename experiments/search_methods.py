@@ -124,8 +124,9 @@ def by_this_project(Phi: FloatArray, tau: FloatArray) -> Factors:
     sums = RowSums(Phi.shape[1] + tau.shape[1])
     sums.add(np.concatenate([Phi, tau], axis=1))
     solution = least_squares_with_ridge(sums, np.zeros(Phi.shape[1]), RANK_TOLERANCE)
-    # Q1 is Phi T: nothing of the length of the images is kept but Phi itself.
-    return solution.A, solution.rank, sums.factor.size + Phi.shape[1] * solution.rank
+    # Q1 is Phi T: Phi itself and what makes Q1 of it.
+    kept = Phi.size + sums.factor.size + Phi.shape[1] * solution.rank
+    return solution.A, solution.rank, kept
 
 
 SOLVES: dict[str, Callable[[FloatArray, FloatArray], Factors]] = {

@@ -11,13 +11,14 @@ The network is one layer of 1,000 trained quadratic units, 36 weights each. Prin
 test accuracy of both classifiers; the last line is JSON. ``--quick`` takes digits.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.ledger import Ledger, parser, print_last_line, print_table
-from varpro_nn import configure, load, run
+from varpro_nn import TrainConfig, configure, load, run
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.convex import fit_linear
 from varpro_nn.datasets import Dataset
@@ -36,7 +37,13 @@ def softmax_templates(dataset: Dataset) -> dict[str, Any]:
     k = len(dataset.classes)
     A = fit_linear("softmax", X, dataset.train.labels, np.zeros((X.shape[1] + 1, k)), PENALTY).A
     share = accuracy((Z @ A[:-1] + A[-1]).argmax(axis=1), dataset.test.labels)
-    return {"n_parameters": A.size, "test_accuracy": share, "weights": A[:-1].T.tolist()}
+    return {"n_parameters": A.size, "test_accuracy": share, "weights": rounded(A[:-1].T)}
+
+
+def rounded(pictures: RealArray) -> list[list[float]]:
+    """Round to a thousandth of the range: enough to draw, and short to keep."""
+    scaled = pictures / np.maximum(np.abs(pictures).max(axis=1, keepdims=True), 1e-300)
+    return np.round(scaled.astype(np.float64), 3).tolist()
 
 
 def class_derivatives(network: Network, images: RealArray) -> FloatArray:
@@ -48,12 +55,8 @@ def class_derivatives(network: Network, images: RealArray) -> FloatArray:
     return (network.A[:-1].T * slope) @ filters[:, :-1]
 
 
-def quadratic_units(dataset: Dataset, n_units: int, seed: int) -> dict[str, Any]:
+def quadratic_units(dataset: Dataset, config: TrainConfig) -> dict[str, Any]:
     """Train quadratic units; figures of the network, its filters and derivatives by class."""
-    config = configure(
-        "paper", data=dataset, n_units=n_units, n_train=None, seed=seed, max_nfev=10,
-        n_subnetworks=n_units // 50, images_per_subnetwork=min(2500, len(dataset.train)),
-    )  # fmt: skip
     result = run(config, dataset, n_jobs=1, progress=True)
     network, units = result.network, result.network.units
     assert hasattr(units, "effective_filters")
@@ -62,8 +65,8 @@ def quadratic_units(dataset: Dataset, n_units: int, seed: int) -> dict[str, Any]
     return {
         "n_parameters": network.n_parameters,
         "test_accuracy": result.metrics["test_accuracy"],
-        "derivatives": class_derivatives(network, intensities(dataset.train.images)).tolist(),
-        "filters": np.asarray(strongest, dtype=float).tolist(),
+        "derivatives": rounded(class_derivatives(network, intensities(dataset.train.images))),
+        "filters": rounded(strongest),
     }
 
 
@@ -96,10 +99,14 @@ def main() -> None:
     dataset = load("digits" if args.quick else "cifar10", args.data_dir)
     assert dataset.test is not None
     n_units = 50 if args.quick else args.n_units
-    ledger = Ledger(args.output, data=dataset.digest, seed=args.seed)
+    config = configure(
+        "paper", data=dataset, n_units=n_units, n_train=None, seed=args.seed, max_nfev=10,
+        n_subnetworks=n_units // 50, images_per_subnetwork=min(2500, len(dataset.train)),
+    )  # fmt: skip
+    ledger = Ledger(args.output, data=dataset.digest)
     linear = ledger.get("softmax", lambda: softmax_templates(dataset), penalty=PENALTY)
     quadratic = ledger.get(
-        "quadratic units", lambda: quadratic_units(dataset, n_units, args.seed), n_units=n_units
+        "quadratic units", lambda: quadratic_units(dataset, config), config=asdict(config)
     )
     rows = {"softmax regression on pixels": linear, f"{n_units:,} quadratic units": quadratic}
     n_test = len(dataset.test)

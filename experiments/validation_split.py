@@ -72,6 +72,7 @@ def main() -> None:
             "settings": name,
             "accuracy on held-out training images": f"{metrics['test_accuracy']:.4f} ± "
             f"{metrics['test_accuracy_standard_error']:.4f}",
+            "jobs": f"{metrics['n_jobs']}",
             "CPU s": f"{metrics['training_cpu_seconds']:.0f}",
             "wall s": f"{metrics['training_wall_seconds']:.0f}",
         }

@@ -8,10 +8,9 @@ from experiments import all as all_tables
 
 
 def last_line(**told):
-    machine = {"cpu": "X", "cores": 2, "system": "Y"}
     versions = {"numpy": "1.2"}
-    occasion = {"date": ["2001-02-03"], "commit": ["abc"], "load": [0.5, 1.5]}
-    return json.dumps({"versions": versions, "machine": machine, **occasion, **told})
+    occasion = {"date": ["2001-02-03"], "commit": ["abc"], "load": [0.5, 1.5], "machine": ["X"]}
+    return json.dumps({"versions": versions, **occasion, **told})
 
 
 def run(monkeypatch, *arguments):

@@ -6,15 +6,35 @@ import pytest
 from experiments import compare
 
 
-def lines(path, *pairs):
+def lines(path, *rows):
     text = [
         json.dumps(
-            {"key": {"entry": name, "seed": seed, "versions": {"numpy": str(seed)}}, "result": r}
+            {"key": {"entry": name, "seed": seed, "versions": {"numpy": path.name}}, "result": r}
         )
-        for seed, (name, r) in enumerate(pairs)
+        for name, seed, r in rows
     ]
     path.write_text("\n".join(text) + "\n", encoding="utf-8")
-    return str(path)
+    return path
+
+
+def test_seeds_are_paired(tmp_path):
+    """Each with its own, and only then with another one."""
+    first = compare.entries(
+        lines(tmp_path / "a", *(("one", s, s) for s in (0, 1, 2, 3)), ("x", 0, 9))
+    )
+    second = compare.entries(
+        lines(tmp_path / "b", *(("one", s, s) for s in (7, 2, 0)), ("y", 0, 9))
+    )
+    assert list(compare.pairs(first, second)) == [(0, 0), (2, 2), (1, 7)]
+
+
+def test_shares_have_other_names_too():
+    first = {"one C": {"held out": 0.9, "training": 0.5}, "true_after": 0.8, "grid": [0.5]}
+    second = {"one C": {"held out": 0.91, "training": 0.6}, "true_after": 0.8, "grid": [0.6]}
+    found = {name: d for name, d, _ in compare.compare(first, second, 10_000)}
+    assert set(found) == {"one C.held out", "true_after"}
+    assert found["true_after"] == 0
+    assert found["one C.held out"] > 2
 
 
 def test_difference_is_told_by_its_standard_error():
@@ -29,21 +49,21 @@ def test_difference_is_told_by_its_standard_error():
 
 @pytest.mark.parametrize(("accuracy", "status"), [(0.9, None), (0.903, None), (0.92, 1)])
 def test_runs_that_disagree(accuracy, status, tmp_path, monkeypatch, capsys):
-    first = lines(tmp_path / "a", ("one", {"test_accuracy": 0.9}), ("two", 1))
-    second = lines(tmp_path / "b", ("three", 2), ("one", {"test_accuracy": accuracy}))
-    monkeypatch.setattr(sys, "argv", ["compare", first, second])
+    first = lines(tmp_path / "a", ("one", 0, {"test_accuracy": 0.9}), ("two", 0, 1))
+    second = lines(tmp_path / "b", ("three", 0, 2), ("one", 1, {"test_accuracy": accuracy}))
+    monkeypatch.setattr(sys, "argv", ["compare", str(first), str(second)])
     if status is None:
         compare.main()
     else:
         with pytest.raises(SystemExit) as ended:
             compare.main()
         assert ended.value.code == status
-    assert "| 1 of 2 and 2 | 1 |" in capsys.readouterr().out
+    assert "| 1 | 1 |" in capsys.readouterr().out
 
 
 def test_nothing_in_common(tmp_path, monkeypatch):
-    first = lines(tmp_path / "a", ("one", 1))
-    second = lines(tmp_path / "b", ("two", 1))
-    monkeypatch.setattr(sys, "argv", ["compare", first, second])
+    first = lines(tmp_path / "a", ("one", 0, 1))
+    second = lines(tmp_path / "b", ("two", 0, 1))
+    monkeypatch.setattr(sys, "argv", ["compare", str(first), str(second)])
     with pytest.raises(SystemExit, match="2"):
         compare.main()
