@@ -91,7 +91,8 @@ def page(name: str, command: Sequence[str], lines: Sequence[str]) -> str:
     *printed, last = lines
     told = json.loads(last)
     days = " to ".join(dict.fromkeys((told["date"][0], told["date"][-1])))
-    loads = [load for load in told["load"] if load is not None] or ["unknown"]
+    loads = [load for load in told["load"] if load is not None]
+    load = f"load of the machine {min(loads)} to {max(loads)}" if loads else "load not recorded"
     commits = ", ".join(map(str, told["commit"]))
     versions = ", ".join(f"{package} {version}" for package, version in told["versions"].items())
     head = [
@@ -99,7 +100,7 @@ def page(name: str, command: Sequence[str], lines: Sequence[str]) -> str:
         "",
         f"`{shlex.join(command)}`, {days}, commit {commits}. "
         f"{', '.join(map(str, told['machine']))}; "
-        f"load of the machine {min(loads)} to {max(loads)}. {versions}.",
+        f"{load}. {versions}.",
     ]
     return "\n".join([*head, *printed]).rstrip() + "\n"
 
