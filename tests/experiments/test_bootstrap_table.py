@@ -61,7 +61,7 @@ def test_a_mean_is_of_the_seeds_that_have_the_figure():
     rows = [{"a": None, "n": 0}, {"a": 0.5, "n": 25}]
     assert mean(rows, "a", "n") == "0.5000 ± 0.1000"
     assert mean(rows[:1], "a", "n") == ""
-    assert mean([{"a": 0.4, "n": 9}, {"a": 0.6, "n": 9}], "a", "n") == "0.5000 ± 0.1000"
+    assert mean([{"a": 0.4, "n": 9}, {"a": 0.6, "n": 9}], "a", "n") == "0.5000 ± 0.1944"
 
 
 def test_one_pass_is_the_pass_of_the_package(network, config, digits):
