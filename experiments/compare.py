@@ -89,23 +89,31 @@ def compare(first: Any, second: Any, n_test: int) -> Iterator[tuple[str, float, 
             yield name, np.nan, other[name] / value
 
 
+def n_of(result: Any, otherwise: int) -> int:
+    """Look up of how many images the shares of a result are."""
+    told = result.get("n_test", otherwise) if isinstance(result, dict) else otherwise
+    return int(told)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
     parser.add_argument("--most", type=float, default=4.0, help="standard errors (%(default)s)")
-    parser.add_argument("--n-test", type=int, default=10_000, help="images (%(default)s)")
+    parser.add_argument("--n-test", type=int, default=10_000,
+                        help="images, where a result does not tell (%(default)s)")  # fmt: skip
     args = parser.parse_args()
     both = list(pairs(entries(args.first), entries(args.second)))
     if not both:
         parser.error(f"{args.first} and {args.second} have no entry in common")
-    found = [row for ours, theirs in both for row in compare(ours, theirs, args.n_test)]
+    found = [row for ours, theirs in both for row in compare(ours, theirs, n_of(ours, args.n_test))]
     distances = np.array([abs(distance) for _, distance, _ in found if not np.isnan(distance)])
     ratios = np.array([ratio for _, _, ratio in found if not np.isnan(ratio)])
     cells = {"entries in both": f"{len(both)}", "shares": f"{len(distances)}"}
     if len(distances):
         cells["the same"] = f"{int((distances == 0).sum())}"
-        cells["largest difference, standard errors"] = f"{distances.max():.2f}"
+        worst = max(found, key=lambda row: 0.0 if np.isnan(row[1]) else abs(row[1]))
+        cells["largest difference, standard errors"] = f"{distances.max():.2f} ({worst[0]})"
     if len(ratios):
         low, middle, high = np.quantile(ratios, [0, 0.5, 1])
         cells["CPU seconds, second by first"] = f"{middle:.2f} ({low:.2f} to {high:.2f})"

@@ -61,6 +61,11 @@ def test_runs_that_disagree(accuracy, status, tmp_path, monkeypatch, capsys):
     assert "| 1 | 1 |" in capsys.readouterr().out
 
 
+def test_a_result_tells_its_number_of_images():
+    assert compare.n_of({"n_test": 297}, 10_000) == 297
+    assert compare.n_of({"test_accuracy": 0.5}, 10_000) == compare.n_of([1.0], 10_000) == 10_000
+
+
 def test_nothing_in_common(tmp_path, monkeypatch):
     first = lines(tmp_path / "a", ("one", 0, 1))
     second = lines(tmp_path / "b", ("two", 0, 1))
