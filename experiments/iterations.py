@@ -26,8 +26,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from experiments.ledger import Ledger, parser, print_last_line, print_table
-from experiments.projection import path_of, subnetwork
-from varpro_nn import load
+from experiments.projection import images_to_draw_from, path_of, subnetwork
 from varpro_nn.datasets import ImageSet
 from varpro_nn.fit import fit
 
@@ -94,8 +93,7 @@ def histogram(
 def main() -> None:
     args = parser(__doc__).parse_args()
     quick = args.quick
-    train = load("digits" if quick else "mnist", args.data_dir).train
-    part = train.take(slice(min(50_000, len(train))))
+    part = images_to_draw_from(args)
     paper, small = ((150, 5), (100, 3)) if quick else ((2000, 50), (500, 10))
     many, few, one = (4, 3, 1) if quick else (104, 6, 1)
     minpack = DEFAULT | {"solver": "lm"}

@@ -249,14 +249,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def slice_of(dataset: Dataset, n_train: int, n_test: int) -> Dataset:
-    """Take the first images of a data set: what ``--quick`` works on."""
-    assert dataset.test is not None
-    return Dataset(
-        f"{dataset.name}, first {n_train} and {n_test}",
-        dataset.classes,
-        dataset.train.take(slice(n_train)),
-        dataset.test.take(slice(n_test)),
-    )

@@ -27,6 +27,7 @@ from varpro_nn import load
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.convex import fit_linear
 from varpro_nn.images import intensities
+from varpro_nn.metrics import standard_error
 
 BATCHES = (4, 8, 16, 32, 64, 128, 256, 512)
 CLAIMED_GRID = {
@@ -162,7 +163,7 @@ class Measurement:
         return {
             "name": name, "centred": centred, "n_images": n_images, "n_parameters": A.size,
             "cpu_seconds": seconds, "test_accuracy": test,
-            "standard_error": (test * (1 - test) / len(self._z)) ** 0.5,
+            "standard_error": standard_error(test, len(self._z)),
             "training_accuracy": accuracy(A, self.X[:n_images], self.y[:n_images]), **more,
         }  # fmt: skip
 

@@ -47,6 +47,7 @@ from varpro_nn.features import block_features, block_slices, workers
 from varpro_nn.images import intensities, one_hot
 from varpro_nn.linalg import GramAccumulator, KernelAccumulator, column_tiles, run_tiles
 from varpro_nn.linalg.ridge import LeaveOneOut
+from varpro_nn.metrics import standard_error
 from varpro_nn.resources import peak_memory_mib
 
 RAW = 0
@@ -130,7 +131,7 @@ class Problem:
             "loo_error": float(errors.error_rate[best]),
             "loo_error_at_claimed_ridge": float(errors.error_rate[RIDGES.index(CLAIMED_RIDGE)]),
             "test_accuracy": accuracy,
-            "test_accuracy_standard_error": (accuracy * (1 - accuracy) / len(outputs)) ** 0.5,
+            "test_accuracy_standard_error": standard_error(accuracy, len(outputs)),
             "peak_memory_mib": peak_memory_mib(),
             "predicted_cheaper": "primal" if self.n_columns(k) < len(self.train) else "dual",
         }

@@ -22,6 +22,7 @@ a theorem; the table says by how much, and what is left once columns of J have l
 ``--quick`` takes the digits of scikit-learn and few units.
 """
 
+import argparse
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -41,6 +42,12 @@ from varpro_nn.images import one_hot
 
 RIDGE, WEIGHT_DECAY = 1.0, 0.1
 WITHIN = (0.1, 0.01, 0.001)
+
+
+def images_to_draw_from(args: argparse.Namespace) -> ImageSet:
+    """Load what the paper draws from: the first 50,000 images of MNIST; digits for ``--quick``."""
+    train = load("digits" if args.quick else "mnist", args.data_dir).train
+    return train.take(slice(min(50_000, len(train))))
 
 
 def subnetwork(
@@ -205,8 +212,7 @@ def table_of_conditions(results: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 def main() -> None:
     args = parser(__doc__).parse_args()
     quick = args.quick
-    train = load("digits" if quick else "mnist", args.data_dir).train
-    part = train.take(slice(min(50_000, len(train))))
+    part = images_to_draw_from(args)
     inner = {"ridge": RIDGE, "weight_decay": WEIGHT_DECAY, "inner_iterations": INNER, **TIGHT}
     ledger = Ledger(args.output, data=part.digest, **inner)
     small = {"lsmr": 40, "exact": 20} if quick else {"lsmr": 400, "exact": 100}

@@ -33,8 +33,15 @@ from threadpoolctl import threadpool_limits
 
 from experiments.joint import INNER, TIGHT, Path
 from experiments.ledger import Ledger, parser, print_last_line, print_table
-from experiments.projection import RIDGE, WEIGHT_DECAY, path_of, spread, subnetwork
-from varpro_nn import VarProFunctional, load
+from experiments.projection import (
+    RIDGE,
+    WEIGHT_DECAY,
+    images_to_draw_from,
+    path_of,
+    spread,
+    subnetwork,
+)
+from varpro_nn import VarProFunctional
 from varpro_nn._typing import FloatArray
 from varpro_nn.datasets import ImageSet
 from varpro_nn.fit import fit
@@ -261,8 +268,7 @@ def table_of_searches(results: Sequence[Mapping[str, Any]]) -> list[dict[str, st
 def main() -> None:
     args = parser(__doc__).parse_args()
     quick = args.quick
-    train = load("digits" if quick else "mnist", args.data_dir).train
-    part = train.take(slice(min(50_000, len(train))))
+    part = images_to_draw_from(args)
     settings = {"ridge": RIDGE, "weight_decay": WEIGHT_DECAY, "inner_iterations": INNER, **TIGHT}
     ledger = Ledger(args.output, data=part.digest, rank_tolerance=RANK_TOLERANCE, **settings)
     seeds = range(args.seed, args.seed + (2 if quick else 3))
