@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from sklearn.svm import SVC
 
 from experiments import field, field_figure, ledger
 from experiments.field_peers import ExtremeLearningMachine, Peer, measure, n_parameters, peers
-from experiments.ledger import slice_of
 from varpro_nn import configure, load
 from varpro_nn.images import intensities
 from varpro_nn.units.patches import PatchUnits
@@ -35,6 +35,12 @@ def networks():
     from experiments import torch_networks
 
     return torch_networks
+
+
+def slice_of(dataset, n_train, n_test):
+    """Take its first images."""
+    train, test = dataset.train.take(slice(n_train)), dataset.test.take(slice(n_test))
+    return replace(dataset, train=train, test=test)
 
 
 def rows_of(dataset):
