@@ -1,1 +1,1 @@
-"""Measurements: one module a table, each run with ``python -m experiments.NAME``."""
+"""Measurements: modules of one table each, run by ``python -m experiments.NAME``; their parts."""

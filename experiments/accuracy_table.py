@@ -71,9 +71,12 @@ def main() -> None:
     options.add_argument("--only", nargs="+", metavar="NAME", help="these rows alone")
     args = options.parse_args()
     name_of_data = "digits" if args.quick else args.dataset
+    known = ROWS[name_of_data]
+    if unknown := sorted(set(args.only or []) - set(known)):
+        options.error(f"--only: no {', '.join(unknown)} among {', '.join(known)}")
     dataset = load(name_of_data, args.data_dir)
     rows, cells = [], []
-    for name, settings in ROWS[name_of_data].items():
+    for name, settings in known.items():
         if args.only and name not in args.only:
             continue
         n_seeds = 5 if name in FIVE_SEEDS and not args.quick else 1

@@ -10,13 +10,13 @@ MNIST, 50 quadratic units: 1,450 weights, 20,000 residuals) from the same start 
 * ``dense_lsmr``: LSMR, capped, on the dense Jacobian;
 * ``minpack``: MINPACK's Levenberg-Marquardt on the dense Jacobian, the paper's way, two
   evaluations only;
-* ``joint``: all weights at once, linear ones included, no projection: LSMR, capped, on the dense
-  Jacobian of 1,960 columns, from the same unit weights and the linear weights that fit them.
+* ``joint``: all 1,960 weights at once, linear ones included, no projection: LSMR, capped, on an
+  operator too, from the same unit weights and the linear weights that fit them.
 
 An iteration is one step: the CPU time of the fit divided by its evaluations less the first. Every
 path also takes the Jacobian at its last point (MINPACK's two evaluations need two Jacobians),
 which the last column counts. BLAS has one thread. Above the figures stand the operations and
-bytes of one iteration of the default path and the time of its matrix products alone. The last
+bytes of one iteration of the default path and the time of its parts. The last
 line is one JSON object.
 """
 
@@ -27,68 +27,21 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 from threadpoolctl import threadpool_limits
 
+from experiments.joint import Joint
 from experiments.ledger import print_last_line, print_table
 from varpro_nn.datasets import load
 from varpro_nn.fit import fit
 from varpro_nn.functional import VarProFunctional
 from varpro_nn.images import one_hot
-from varpro_nn.units import WholeImageUnits, whole_image_units
+from varpro_nn.units import whole_image_units
 
 RIDGE, WEIGHT_DECAY, INNER = 1.0, 0.1, 20
 
 
-def joint_fit(
-    units: WholeImageUnits, functional: VarProFunctional, w0: np.ndarray, max_nfev: int
-) -> tuple[float, float, int]:
-    """Minimise the same cost over unit and linear weights together; no projection.
-
-    Returns
-    -------
-    cpu_seconds, cost, evaluations
-    """
-    n, k = functional.tau.shape
-    h, p = units.n_units, units.n_weights
-    X = functional.design.inputs
-
-    def split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return x[: h * p].reshape(h, p), x[h * p :].reshape(h + 1, k)
-
-    def residual(x: np.ndarray) -> np.ndarray:
-        W, A = split(x)
-        Phi = units.features(W.astype(np.float32), X)
-        fit_error = functional.tau - Phi @ A[:-1] - A[-1]
-        penalties = np.sqrt(RIDGE) * A[:-1].ravel(), np.sqrt(WEIGHT_DECAY) * x[: h * p]
-        return np.concatenate([fit_error.ravel(), *penalties])
-
-    def jacobian(x: np.ndarray) -> np.ndarray:
-        W, A = split(x)
-        Phi, dPhi = units.features_and_derivative(W.astype(np.float32), X)
-        J = np.zeros((n * k + h * k + h * p, x.size))
-        B = dPhi[:, 0, None] * A[:-1].T[None, :, :, None]
-        J[: n * k, : h * p] = -B.reshape(n * k, h * p)
-        full_Phi = np.concatenate([Phi, np.ones((n, 1))], axis=1)
-        rows = J[: n * k, h * p :].reshape(n, k, h + 1, k)
-        for c in range(k):
-            rows[:, c, :, c] = -full_Phi
-        J[n * k : n * k + h * k, h * p : h * p + h * k] = np.sqrt(RIDGE) * np.eye(h * k)
-        J[n * k + h * k :, : h * p] = np.sqrt(WEIGHT_DECAY) * np.eye(h * p)
-        return J
-
-    start = time.process_time()
-    A0 = functional.evaluate(w0.ravel()).A
-    result = least_squares(
-        residual, np.concatenate([w0.ravel(), A0.ravel()]), jacobian, method="trf",
-        tr_solver="lsmr", tr_options={"maxiter": INNER}, x_scale=1.0, max_nfev=max_nfev,
-        ftol=1e-6, xtol=1e-6, gtol=1e-6,
-    )  # fmt: skip
-    return time.process_time() - start, float(result.cost), int(result.nfev)
-
-
 def products_alone(functional: VarProFunctional, w: np.ndarray) -> dict[str, float]:
-    """CPU seconds of the products of one default iteration, by themselves."""
+    """CPU seconds of the parts of one default iteration, and of its bare matrix products."""
     units, X = functional.units, functional.design.inputs
     W = w.reshape(units.n_units, units.n_weights).astype(np.float32)
     operator = functional.jacobian(w)
@@ -107,8 +60,8 @@ def products_alone(functional: VarProFunctional, w: np.ndarray) -> dict[str, flo
     x, y = np.ones(operator.shape[1]), np.ones(operator.shape[0])
     return {
         "features_and_derivative": seconds(lambda: units.features_and_derivative(W, X)),
-        "derivative_times_vectors": passes * seconds(lambda: (D @ v, u @ D)),
         "operator_times_vectors": passes * seconds(lambda: (operator @ x, operator.T @ y)),
+        "products_of_dPhi_alone": passes * seconds(lambda: (D @ v, u @ D)),
     }
 
 
@@ -147,7 +100,8 @@ def main() -> None:
         print(
             f"\nOne default iteration: {4 * (INNER + 2) * args.n_images * p / 1e9:.2f} Gflop with "
             f"dPhi, {megabytes:.1f} MB, read {2 * (INNER + 2)} times; a dense J has "
-            f"{functional.n_residuals * p * 8 / 1e6:.0f} MB. Its matrix products alone, CPU s: "
+            f"{functional.n_residuals * p * 8 / 1e6:.0f} MB. Its parts by themselves, CPU s "
+            "(the last is in the one before it): "
             + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in products.items())
             + "."
         )
@@ -163,16 +117,20 @@ def main() -> None:
                 "cost": report.cost,
             }
         print("joint ...", file=sys.stderr, flush=True)
-        total, cost, nfev = joint_fit(units, problem(), w0, args.max_nfev)
-        seconds = total / max(nfev - 1, 1)
-        rows["joint"] = {"evaluations": nfev, "seconds_per_iteration": seconds, "cost": cost}
+        joint = Joint(problem())
+        x0, start = joint.start(w0.ravel()), time.process_time()
+        _, path = joint.minimise(x0, "lsmr", args.max_nfev)
+        seconds = (time.process_time() - start) / max(args.max_nfev - 1, 1)
+        rows["joint"] = {
+            "evaluations": args.max_nfev, "seconds_per_iteration": seconds, "cost": path[-1][0],
+        }  # fmt: skip
     print_table(
         [
             {
                 "path": name,
                 "evaluations": str(row["evaluations"]),
                 "CPU s an iteration": f"{row['seconds_per_iteration']:.4f}",
-                "CPU s a Jacobian": f"{row['seconds_per_jacobian']:.4f}"
+                "CPU s of the fit, by Jacobian": f"{row['seconds_per_jacobian']:.4f}"
                 if "seconds_per_jacobian" in row
                 else "",
                 "cost": f"{row['cost']:.1f}",

@@ -12,7 +12,8 @@ output layer alone: to the plain guesses, and to classes drawn at random for all
 ``repeated``: five passes, each from the network that the one before left.
 ``starts``: from better networks; one seed. Patch units train on as in their recipe, but at every
 place, and get a ridge layer, as with ``--bootstrap``.
-CPU seconds are those after the first network; self-training trains it anew, in its own seconds.
+CPU seconds are those of the passes, not of the first network; self-training trains that anew, and
+its seconds are counted (those of the features under logistic regression are not).
 ``self-training``: scikit-learn's ``SelfTrainingClassifier`` keeps images with true labels and adds
 guesses that are sure enough; the pass forgets the former. 5,000 images with labels; one seed.
 """
@@ -30,10 +31,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import SelfTrainingClassifier
 from threadpoolctl import threadpool_limits
 
-from experiments.ledger import Ledger, mean_and_error, parser, print_last_line, print_table
+from experiments.ledger import Ledger, parser, print_last_line, print_table
 from varpro_nn import Network, TrainConfig, VarProClassifier, VarProFeatures, configure, load
 from varpro_nn.bootstrap import Rule, bootstrap
 from varpro_nn.datasets import Dataset, ImageSet
+from varpro_nn.metrics import standard_error
 from varpro_nn.plan import streams, subnetwork_settings, training_part
 from varpro_nn.resources import Clock
 from varpro_nn.training import train_network
@@ -237,10 +239,18 @@ class Bench:
 
 
 def mean(rows: Sequence[Row], key: str, of: str = "n_test") -> str:
-    """Mean over seeds with its standard error; of one seed the binomial one. Empty if missing."""
+    """Mean over seeds with its standard error; of one seed the binomial one. Empty if missing.
+
+    The images may be as many as each seed says, and are largely the same: their part of the error
+    does not shrink with the number of seeds.
+    """
     there = [(row[key], row[of]) for row in rows if row[key] is not None]
-    shares = [share for share, _ in there]
-    return "{:.4f} ± {:.4f}".format(*mean_and_error(shares, there[0][1])) if there else ""
+    if not there:
+        return ""
+    shares = np.array([share for share, _ in there])
+    of_images = np.mean([standard_error(share, n) ** 2 for share, n in there])
+    of_seeds = np.var(shares, ddof=1) / len(shares) if len(shares) > 1 else 0.0
+    return f"{shares.mean():.4f} ± {np.sqrt(of_images + of_seeds):.4f}"
 
 
 def cells(rows: Sequence[Row]) -> dict[str, str]:

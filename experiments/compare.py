@@ -1,11 +1,11 @@
 """Two runs of a table: ``python -m experiments.compare FIRST.jsonl SECOND.jsonl``.
 
 Pairs the entries of two files of a table, versions left aside: those of one seed first, then those
-that differ in the seed alone. Compares all shares (accuracies, agreements: ``SHARES``) by the
-binomial standard error of their difference, and CPU seconds by their ratio. Exit status 1 if a
-share differs by more than ``--most`` (4) standard errors, which of a thousand shares one may by
-chance in twenty tables. Two runs of one seed on one machine are to be the same; run the second
-elsewhere, on another day, or with another ``--seed``.
+that differ in the seed alone. Compares shares of images that are no training images (``SHARES``)
+by the binomial standard error of the difference of two samples, and CPU seconds by their ratio.
+Both runs have the same images, so that differences are smaller than that by chance. Exit status 1
+if a share differs by more than ``--most`` (4) standard errors. Two runs of one seed on one machine
+are to be the same; run the second elsewhere, on another day, or with another ``--seed``.
 """
 
 import argparse
@@ -19,8 +19,12 @@ import numpy as np
 from experiments.ledger import print_table
 
 LEFT_ASIDE = ["versions", "seed", "repetition"]
-SHARES = ("accuracy", "agreement", "held out", "test", "true_before", "true_after", "true_guesses")
-"""How names of shares end."""
+SHARES = {
+    "test_accuracy", "test", "held_out_accuracy", "held out",
+    "agreement", "agreement_with_guesses", "true_guesses",
+    "true_before", "true_after", "true_accuracy_before", "true_accuracy_after",
+}  # fmt: skip
+"""Names of shares of images that are no training images."""
 Entries = dict[str, list[tuple[str, Any]]]
 """Whole keys and results by keys without seeds."""
 
@@ -80,7 +84,7 @@ def compare(first: Any, second: Any, n_test: int) -> Iterator[tuple[str, float, 
         if name not in other:
             continue
         last = name.rsplit(".", 1)[-1]
-        if last.endswith(SHARES) and 0 <= value <= 1:
+        if last in SHARES:
             share = (value + other[name]) / 2
             error = (2 * share * (1 - share) / n_test) ** 0.5
             difference = other[name] - value

@@ -13,10 +13,10 @@ Each is trained alone, in a process of its own with one thread, one after the ot
 peers beyond what their modules say; the settings of the recipes were chosen on training images,
 which is an advantage of this project in the table. So are the distorted copies of training images
 that recipes of patch units see; the peers see the images as they are. The test set says nothing
-but how good a row is in the end: rows of several epochs are all told, none is chosen.
+but how good a row is in the end: all epochs are listed, none is picked by its test accuracy.
 
-The table gives the accuracies of all repetitions and their mean with the binomial standard error
-of one test set; how far networks differ, the repetitions tell. Parameters are all numbers that
+The table gives the accuracies of all repetitions, and their mean with the standard error of the
+test images and of the seeds. Parameters are all numbers that
 the fitted model stores to label an image. CPU seconds are those of the training, of choosing
 settings on training images where a row does so itself, and of labelling all test images, which lie
 in memory. Rows of packages that are not installed are left out.
@@ -222,13 +222,13 @@ def values(row: dict[str, Any], key: str) -> list[float]:
 def cells(row: dict[str, Any], n_test: int) -> dict[str, str]:
     """Cells of a row of the table."""
     shares, parameters = values(row, "test_accuracy"), values(row, "n_parameters")
-    mean = float(np.mean(shares))
+    mean, error = mean_and_error(shares, n_test)
     choosing = values(row, "choice_cpu_seconds")
     return {
         "network": row["name"],
         "parameters": " / ".join(f"{n:,.0f}" for n in dict.fromkeys(parameters)),
         "test accuracy, each seed": " / ".join(f"{share:.4f}" for share in shares),
-        "mean": f"{mean:.4f} ± {mean_and_error([mean], n_test)[1]:.4f}",
+        "mean": f"{mean:.4f} ± {error:.4f}",
         "CPU s": _seconds(values(row, "training_cpu_seconds")),
         "CPU s of choosing": _seconds(choosing) if any(choosing) else "",
         "CPU s of labelling": _seconds(values(row, "labelling_cpu_seconds")),

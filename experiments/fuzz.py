@@ -62,6 +62,7 @@ def main() -> None:
     args.keep.mkdir(parents=True, exist_ok=True)
     found = {}
     for name in args.readers:
+        before = set(args.keep.glob(f"{name}-*"))
         done = subprocess.run(
             [sys.executable, "-m", "experiments.fuzz", "--one", name, f"-runs={args.inputs}",
              f"-max_total_time={args.seconds}", f"-rss_limit_mb={args.memory}", "-max_len=16384",
@@ -72,7 +73,7 @@ def main() -> None:
         count = _STATISTIC.search(done.stderr)
         if count is None:
             raise SystemExit(done.stderr[-2000:])
-        crashes = len(list(args.keep.glob(f"{name}-*")))
+        crashes = len(set(args.keep.glob(f"{name}-*")) - before)
         found[name] = {"inputs": int(count[1]), "crashes": crashes}
         print(f"{name:<6} {found[name]['inputs']:>10,} inputs, {crashes} crashes", flush=True)
         if crashes:

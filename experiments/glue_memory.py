@@ -8,21 +8,14 @@ last line is one JSON object.
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 
 import numpy as np
 
-from experiments.ledger import print_last_line
+from experiments.ledger import child, print_last_line
 from varpro_nn.datasets import load
 from varpro_nn.glue import glue
+from varpro_nn.resources import peak_memory_mib
 from varpro_nn.units import whole_image_units
-
-
-def peak_mib() -> float:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def measure(n_images: int, n_units: int, n_jobs: int) -> dict[str, float]:
@@ -30,12 +23,12 @@ def measure(n_images: int, n_units: int, n_jobs: int) -> dict[str, float]:
     train = load("mnist").train
     units = whole_image_units("bilinear", train.images.shape[1:], n_units)
     W = units.init(train.images[:2000], np.random.default_rng(0)).astype(np.float32)
-    before = peak_mib()
+    before = peak_memory_mib()
     report = glue(units, W, train.images[:n_images], train.labels[:n_images], 10, n_jobs=n_jobs)
     return {
         "n_images": n_images,
         "before_mib": before,
-        "peak_mib": peak_mib(),
+        "peak_mib": peak_memory_mib(),
         "ridge": report.ridge,
         "loo_error": min(report.loo_error),
     }
@@ -54,11 +47,10 @@ def main() -> None:
     print(f"{'images':>8}{'before, MiB':>14}{'peak, MiB':>12}")
     for n_images in args.images:
         command = [
-            sys.executable, "-m", "experiments.glue_memory", "--images", str(n_images),
+            "experiments.glue_memory", "--images", str(n_images),
             "--n-units", str(args.n_units), "--n-jobs", str(args.n_jobs),
         ]  # fmt: skip
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        rows.append(json.loads(child(command)[-1]))
         print(f"{n_images:>8}{rows[-1]['before_mib']:>14.0f}{rows[-1]['peak_mib']:>12.0f}")
     print_last_line({"rows": rows, "ratio": rows[-1]["peak_mib"] / rows[0]["peak_mib"]})
 

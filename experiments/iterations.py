@@ -26,7 +26,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from experiments.ledger import Ledger, parser, print_last_line, print_table
-from experiments.projection import images_to_draw_from, path_of, subnetwork
+from experiments.projection import images_to_draw_from, path_of, spread, subnetwork
 from varpro_nn.datasets import ImageSet
 from varpro_nn.fit import fit
 
@@ -86,7 +86,7 @@ def histogram(
         "not within 100 evaluations": str(len(counts) - ended.size),
         "median of the others": f"{np.median(ended):.0f}" if ended.size else "",
         "fall of cost in the first 15": f"{np.mean([row['fall_by_15'] for row in rows]):.0%}",
-        "CPU s each": f"{np.mean(seconds):.1f} ± {np.std(seconds):.1f}",
+        "CPU s each": spread(seconds, "{:.1f}"),
     }
 
 

@@ -20,7 +20,7 @@ INNER = 20
 """Inner iterations of LSMR at most."""
 TIGHT: dict[str, Any] = dict.fromkeys(("ftol", "xtol", "gtol"), 1e-10)
 """Tolerances that leave the end to the limit of evaluations."""
-Path = list[tuple[float, float]]
+CostPath = list[tuple[float, float]]
 """Cost and CPU seconds at the start and after each accepted step."""
 
 
@@ -104,9 +104,9 @@ class Joint:
 
     def minimise(
         self, x0: FloatArray, solver: str, max_nfev: int, x_scale: float | str = 1.0
-    ) -> tuple[FloatArray, Path]:
+    ) -> tuple[FloatArray, CostPath]:
         """Search over all weights; the best ones and the path."""
-        path: Path = []
+        path: CostPath = []
         latest = [np.zeros(0)]  # the Jacobian is asked for where the residual was taken last
         start = time.process_time()
 

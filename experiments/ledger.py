@@ -135,7 +135,8 @@ def run_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Train each row by its settings, once, and give its metrics.
 
-    ``data`` is the kind of data that recipes are to suit, if not ``dataset``.
+    ``data`` is the kind of data that recipes are to suit, if not ``dataset``. Rows are the same for
+    any number of jobs but for seconds: they tell the number, and none is trained anew for another.
     """
     ledger = Ledger(args.output, data=dataset.digest)
     for name, settings in rows.items():
@@ -144,7 +145,9 @@ def run_rows(
 
 
 def _metrics(config: TrainConfig, dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
-    return run(config, dataset, n_jobs=args.n_jobs, progress=True).metrics
+    metrics = run(config, dataset, n_jobs=args.n_jobs, progress=True).metrics
+    del metrics["peak_memory_mib"]  # of all rows that this process has trained
+    return metrics
 
 
 def child(command: Sequence[str], threads: int = 1) -> list[str]:
@@ -188,7 +191,7 @@ def child_lines(command: Sequence[str], threads: int = 1) -> Iterator[str]:
 
 
 def mean_and_error(shares: Sequence[float], n_test: int) -> tuple[float, float]:
-    """Mean over seeds, and its standard error: that of a sample of images and of seeds.
+    """Mean over seeds, and its standard error from both the test images and the spread of seeds.
 
     All seeds are measured on the same ``n_test`` images, so the binomial error does not shrink with
     their number; the spread of several seeds comes to it in squares.

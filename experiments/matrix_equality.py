@@ -124,7 +124,7 @@ class Problem:
         return {
             "n_layers": k,
             "n_images": len(self.train),
-            "n_test_images": len(outputs),
+            "n_test": len(outputs),
             "n_columns": self.n_columns(k),
             "n_parameters": self.n_parameters(k),
             "ridge": RIDGES[best],

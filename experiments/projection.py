@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 from threadpoolctl import threadpool_limits
 
-from experiments.joint import INNER, TIGHT, Joint, Path, schur_complement
+from experiments.joint import INNER, TIGHT, CostPath, Joint, schur_complement
 from experiments.ledger import Ledger, parser, print_last_line, print_table
 from varpro_nn import VarProFunctional, load, whole_image_units
 from varpro_nn._typing import FloatArray
@@ -67,7 +67,7 @@ def subnetwork(
     return functional, w0
 
 
-def path_of(report: FitReport) -> Path:
+def path_of(report: FitReport) -> CostPath:
     """Start and accepted steps: where the fit took a derivative."""
     return [(r.cost, r.cpu_seconds) for r in report.history if not np.isnan(r.optimality)]
 
@@ -100,7 +100,7 @@ def conditions(joint: Joint, at: Mapping[str, FloatArray]) -> list[dict[str, Any
     return rows
 
 
-def reached(path: Path, lowest: float) -> dict[str, Any]:
+def reached(path: CostPath, lowest: float) -> dict[str, Any]:
     """Tell when a path came near to the lowest cost: [iterations, CPU seconds], or None."""
     told: dict[str, Any] = {}
     for share in WITHIN:
@@ -118,7 +118,7 @@ def compare(
     functional, w0 = subnetwork(part, *size, (seed, 0), dtype)
     joint = Joint(functional)
     x0 = joint.start(w0)
-    paths: dict[str, Path] = {}
+    paths: dict[str, CostPath] = {}
     at = {"start": x0}
     for solver, max_nfev in solvers.items():
         options: dict[str, Any] = {
@@ -132,7 +132,10 @@ def compare(
         if solver == "exact":
             paths["joint, exact, scaled"] = joint.minimise(x0, solver, max_nfev, "jac")[1]
         else:
-            at |= {"end of the projected fit": joint.start(report.w), "end of the joint fit": x}
+            at |= {
+                "end of the projected fit": joint.start(report.w),
+                "end of the joint fit": joint.start(x[: joint.hp]),
+            }
     lowest = min(cost for path in paths.values() for cost, _ in path)
     fits = {name: reached(path, lowest) for name, path in paths.items()}
     return {"fits": fits, "conditions": conditions(joint, at)}

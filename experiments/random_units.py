@@ -16,7 +16,6 @@ units take the longest: 2 CPU minutes a pair at 250 at most, a quarter of an hou
 """
 
 import functools
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -187,7 +186,6 @@ def main() -> None:
     seeds = QUICK_SEEDS if args.quick else SEEDS
     ledger = Ledger(args.output, data=dataset.digest, n_jobs=args.n_jobs)
     rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    started = time.process_time()
     with threadpool_limits(1, user_api="blas"):
         for kind, columns in chosen(args.only, seeds):
             rows[kind, columns] = []
@@ -211,7 +209,7 @@ def main() -> None:
         {"kind": kind, "columns": columns, "seed": args.seed + i, **row}
         for (kind, columns), each in rows.items() for i, row in enumerate(each)
     ]  # fmt: skip
-    print_last_line({"rows": raw, "cpu_seconds": time.process_time() - started})
+    print_last_line({"rows": raw})
 
 
 if __name__ == "__main__":

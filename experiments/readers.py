@@ -88,11 +88,14 @@ def reader(name: str, folder: Path) -> tuple[Callable[[bytes], Any], type[Except
             state = GlueState.load(path)
             if state.n_images:
                 state.solve(1.0)  # what can be read can be used
-    else:
+    elif name == "shard":
         shards = Shards(folder, {"seed": 0})
         settings = SubnetworkSettings(1, 12, 1.0, 0.1, fit_options={"max_nfev": 2})
         shards.write(train_subnetworks(units, images, np.arange(12) % 3, 3, settings)[0])
         read = shards.read
+    else:
+        msg = f"name must be that of a reader, got {name!r}"
+        raise ValueError(msg)
     valid = path.read_bytes()
 
     def read_bytes(data: bytes) -> None:

@@ -52,15 +52,6 @@ REPEATS, LONG_ENOUGH = 3, 0.2
 Row = dict[str, Any]
 
 
-def peak_mib() -> float:
-    """Peak resident memory of this process alone, whatever started it."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return peak_memory_mib()
-    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
-
-
 def smallest(once: Callable[[], float], long_enough: float) -> float:
     """Repeat what tells its seconds; the smallest of them."""
     start, times = time.process_time(), [once() for _ in range(REPEATS)]
@@ -73,11 +64,11 @@ def measure(name: str, point: Point, seed: int, long_enough: float) -> Row:
     """Run a phase and its products at one point."""
     phase = PHASES[name]
     images, labels = made_data(point, seed)
-    before = peak_mib()
+    before = peak_memory_mib()
     with threadpool_limits(1, user_api="blas"):
         once = phase.prepare(point, images, labels)
         seconds = smallest(once, long_enough)
-        extra = peak_mib() - before
+        extra = peak_memory_mib() - before
         products = phase.products(point)
         alone = smallest(lambda: sum(product.cpu_seconds() for product in products), long_enough)
     return {

@@ -233,7 +233,7 @@ PHASES = {
         WHOLE, _N | _COLUMNS | _K | _SIDE, "2 n h s² + 2 n h k", predict, products_of_predict
     ),
 }  # fmt: skip
-"""The phases by name."""
+"""The phases by name, with the leading terms of their operation counts."""
 
 QUICK = {
     "n": (100, 200, 400, 800), "h": (4, 8, 16), "k": (2, 5, 10), "side": (8, 12, 16)

@@ -31,7 +31,7 @@ from scipy import linalg
 from scipy.optimize import least_squares
 from threadpoolctl import threadpool_limits
 
-from experiments.joint import INNER, TIGHT, Path
+from experiments.joint import INNER, TIGHT, CostPath
 from experiments.ledger import Ledger, parser, print_last_line, print_table
 from experiments.projection import (
     RIDGE,
@@ -77,11 +77,11 @@ def jacobians(
 
 def finite_differences(
     functional: VarProFunctional, w0: FloatArray, max_nfev: int
-) -> tuple[Path, int]:
+) -> tuple[CostPath, int]:
     """Fit by SciPy's two-point differences; all evaluations count, those of differences too."""
     evaluations = 0
     start = time.process_time()
-    path: Path = [(functional.cost(w0), 0.0)]
+    path: CostPath = [(functional.cost(w0), 0.0)]
 
     def residual(w: FloatArray) -> FloatArray:
         nonlocal evaluations
@@ -172,20 +172,26 @@ def linear_solves(
     return results
 
 
-def steepest_descent(functional: VarProFunctional, w: FloatArray, budget: float) -> Path:
-    """Follow the gradient, halving the step until the cost falls enough (Armijo)."""
+def steepest_descent(functional: VarProFunctional, w: FloatArray, budget: float) -> CostPath:
+    """Follow the gradient, halving the step until the cost falls enough (Armijo).
+
+    The path has each evaluation of the cost, rejected steps too, as those of the other searches do.
+    """
     start = time.process_time()
     cost, step = functional.cost(w), 1.0
-    path: Path = [(cost, time.process_time() - start)]
+    path: CostPath = [(cost, time.process_time() - start)]
     while path[-1][1] < budget:
         g = functional.gradient(w)
         step *= 4  # what backtracking took back may be wanted again
-        while (trial := functional.cost(w - step * g)) > cost - 1e-4 * step * float(g @ g):
-            step /= 2
+        accepted = False
+        while not accepted:
+            trial = functional.cost(w - step * g)
+            path.append((trial, time.process_time() - start))
+            accepted = trial <= cost - 1e-4 * step * float(g @ g)
+            step = step if accepted else step / 2
             if step < 1e-12:
                 return path
         w, cost = w - step * g, trial
-        path.append((cost, time.process_time() - start))
     return path
 
 

@@ -5,6 +5,7 @@ import platform
 import resource
 import sys
 import time
+from pathlib import Path
 
 from varpro_nn import __version__
 
@@ -27,10 +28,16 @@ class Clock:
 
 
 def peak_memory_mib() -> float:
-    """Largest resident memory that any single process of the run had."""
-    usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    """Largest resident memory that any single process of the run had so far."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    return max(u.ru_maxrss for u in usage) / unit
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, children)
+    # Linux hands ru_maxrss on to what a process starts: there it may be that of the parent.
+    own = next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
+    return max(own, children)
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from experiments import bootstrap as table
 from experiments.bootstrap import REFITS, cells, figures, mean, one_pass
 from varpro_nn import configure, load, train_network
 from varpro_nn.bootstrap import bootstrap
-from varpro_nn.plan import subnetwork_settings
+from varpro_nn.plan import streams, subnetwork_settings, training_part
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,12 @@ def test_a_mean_is_of_the_seeds_that_have_the_figure():
     rows = [{"a": None, "n": 0}, {"a": 0.5, "n": 25}]
     assert mean(rows, "a", "n") == "0.5000 ± 0.1000"
     assert mean(rows[:1], "a", "n") == ""
-    assert mean([{"a": 0.4, "n": 9}, {"a": 0.6, "n": 9}], "a", "n") == "0.5000 ± 0.1944"
+    assert mean([{"a": 0.4, "n": 9}, {"a": 0.6, "n": 9}], "a", "n") == "0.5000 ± 0.1915"
+    # Of as many images as each says: 0.09 / 10 and 0.25 / 1000, and the spread.
+    unequal = [{"a": 0.1, "n": 10}, {"a": 0.5, "n": 1000}]
+    error = np.sqrt((0.009 + 0.00025) / 2 + 0.08 / 2)
+    for rows in (unequal, unequal[::-1]):
+        assert mean(rows, "a", "n") == f"0.3000 ± {error:.4f}"
 
 
 def test_one_pass_is_the_pass_of_the_package(network, config, digits):
@@ -113,6 +118,20 @@ def test_cells_never_call_agreement_accuracy(network, config, digits):
             assert "±" in cell
 
 
+def without_time(row):
+    return {key: value for key, value in row.items() if key != "cpu_seconds"}
+
+
+def alone(guesses, seed):
+    """Run the pass of the quick table by itself."""
+    digits = load("digits")
+    config = configure("paper", data=digits, n_units=40, n_subnetworks=2, seed=seed, **table.SMALL)
+    part = training_part(config, digits)
+    start = train_network(config, part.images, part.labels, digits.classes)[0]
+    row, _ = one_pass(start, digits.test, config, guesses, streams(config)["bootstrap"])
+    return without_time(row)
+
+
 def test_quick_tables(tmp_path, monkeypatch, capsys):
     """Passes are shared by the parts; the first of several is the single one; rows are kept."""
     file = tmp_path / "rows.jsonl"
@@ -127,6 +146,8 @@ def test_quick_tables(tmp_path, monkeypatch, capsys):
     assert len(rules) == 2 * len(table.GUESSES)
     first = {each["guesses"]: each["rows"] for each in result["repeated"] if each["pass"] == "1"}
     assert first == {name: rules["40", name] for name in ("argmax", "margin")}
+    for name, rows in first.items():
+        assert [alone(name, seed) for seed in (0, 1)] == [without_time(row) for row in rows]
     second = {each["guesses"]: each["rows"] for each in result["repeated"] if each["pass"] == "2"}
     for name, rows in second.items():
         assert [r["true_before"] for r in rows] == [r["true_after"] for r in first[name]]

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from experiments import compare
+from experiments.all import RESULTS
 
 
 def lines(path, *rows):
@@ -29,12 +30,34 @@ def test_seeds_are_paired(tmp_path):
 
 
 def test_shares_have_other_names_too():
+    """And what is no share of images held back is none, whatever its name ends with."""
     first = {"one C": {"held out": 0.9, "training": 0.5}, "true_after": 0.8, "grid": [0.5]}
     second = {"one C": {"held out": 0.91, "training": 0.6}, "true_after": 0.8, "grid": [0.6]}
-    found = {name: d for name, d, _ in compare.compare(first, second, 10_000)}
-    assert set(found) == {"one C.held out", "true_after"}
-    assert found["true_after"] == 0
-    assert found["one C.held out"] > 2
+    first |= {"cpu_seconds_test": 0.2, "train_accuracy": 0.9}
+    second |= {"cpu_seconds_test": 0.3, "train_accuracy": 0.8}
+    found = {name: (d, r) for name, d, r in compare.compare(first, second, 10_000)}
+    assert set(found) == {"one C.held out", "true_after", "cpu_seconds_test"}
+    assert found["true_after"][0] == 0
+    assert found["one C.held out"][0] > 2
+    assert found["cpu_seconds_test"][1] == pytest.approx(1.5)
+
+
+OTHERS = {
+    "train_accuracy", "training_accuracy", "split_accuracy", "linear_layer_loo_accuracy",
+    "test_accuracy_standard_error", "agreement_where_drawn", "n_test", "cpu_seconds_test",
+    "test_calibration_error",
+}  # fmt: skip
+"""Shares of training images, or of a part of the test images; no shares."""
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_shares_in_the_results_have_known_names(path):
+    words = ("accuracy", "agreement", "true_", "test", "held_out", "held out")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        for name, _ in compare.leaves(json.loads(line)["result"]):
+            last = name.rsplit(".", 1)[-1]
+            if any(word in last for word in words):
+                assert last in compare.SHARES | OTHERS, name
 
 
 def test_difference_is_told_by_its_standard_error():

@@ -286,7 +286,7 @@ def test_entrants(dataset):
     for name in ("tiny", "default", "accurate", "bilinear"):
         trained, drawn = by_name[name], by_name[f"{name}-untrained"]
         different = {key for key, v in trained.settings.items() if drawn.settings[key] != v}
-        assert different <= {"scheme", "n_stages"}
+        assert {"scheme"} <= different <= {"scheme", "n_stages"}
         assert drawn.command[4:] == ("--scheme", "untrained", "--n-stages", "1")
 
 

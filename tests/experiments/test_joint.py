@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from experiments import bench_subnetwork
 from experiments.joint import Joint, schur_complement
 from experiments.projection import subnetwork
 from varpro_nn import load
@@ -62,16 +61,6 @@ def test_kaufman_is_the_schur_complement_of_the_joint_matrix(problem, joint):
     functional, w0 = problem
     H = joint.gauss_newton(joint.start(w0))
     assert_allclose(schur_complement(H, joint.hp), functional.normal_equations(w0)[0], atol=1e-8)
-
-
-def test_operator_and_dense_jacobian_give_the_same_fit(problem, joint):
-    functional, w0 = problem
-    units = functional.units
-    W = w0.reshape(units.n_units, -1)
-    _, cost, _ = bench_subnetwork.joint_fit(units, functional, W, 6)
-    _, path = joint.minimise(joint.start(w0), "lsmr", 6)
-    # The other computes features in single precision.
-    assert path[-1][0] == pytest.approx(cost, rel=1e-4)
 
 
 @pytest.mark.parametrize("x_scale", [1.0, "jac"])

@@ -1,10 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments import ledger
 from experiments.ledger import Ledger, child, mean_and_error, print_last_line, print_table
+from varpro_nn import load
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +102,28 @@ def test_last_line_tells_when_each_result_was_measured(tmp_path, capsys):
     assert 0.5 in told["load"]
     assert {"numpy", "scikit-learn"} <= set(told["versions"])
     assert "cores" in told["machine"][0]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_child_has_so_many_threads(threads):
+    pools = json.loads("".join(child(["threadpoolctl", "-i", "numpy"], threads)))
+    assert {pool["num_threads"] for pool in pools} == {threads}
+
+
+def test_rows_are_trained_once_whatever_the_jobs(tmp_path, monkeypatch):
+    dataset, trained = load("digits", progress=False), []
+
+    def run(config, dataset, n_jobs, progress):
+        trained.append((config.seed, config.n_units, n_jobs))
+        return SimpleNamespace(metrics={"n_jobs": n_jobs, "peak_memory_mib": 1.0})
+
+    monkeypatch.setattr(ledger, "run", run)
+    rows = {"a": {"recipe": "tiny", "n_units": 3}, "b": {"recipe": "tiny", "n_units": 3, "seed": 5}}
+    for n_jobs in (2, 1):
+        args = SimpleNamespace(output=tmp_path / "rows.jsonl", seed=4, n_jobs=n_jobs)
+        found = dict(ledger.run_rows(rows, dataset, args))
+        assert found == {"a": {"n_jobs": 2}, "b": {"n_jobs": 2}}
+    assert trained == [(4, 3, 2), (5, 3, 2)]
 
 
 def test_child_tells_of_its_end():

@@ -1,6 +1,7 @@
 """Slopes of known laws, counts against their formulas, and what a phase's clock leaves out."""
 
 import json
+import re
 import sys
 import time
 
@@ -82,6 +83,22 @@ def test_counts_are_those_of_the_formulas():
     windows += n * k * P * (P + 2 * q + 2 * m + 2) + q * k * P * (P + q) + P**3 / 3 + 82 * P**2
     found = flop(products_of_subnetwork(True, "reduced", point))
     assert found == pytest.approx(windows, rel=0.01)  # places are cut into cells of equal size
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_printed_counts_are_those_of_the_products(name):
+    """Evaluate the text at the base point of the phase."""
+    phase = PHASES[name]
+    n, h, k, s = phase.base
+    P, q = h * (2 * s + 1), h
+    if name.startswith("sub-network"):
+        q = h + 1
+    if "windows" in name:
+        P, q = h * 26, 16 * h + 1
+    text = phase.count.split(";")[0].replace("²", "**2").replace("³", "**3")
+    formula = re.sub(r"(?<=[\w)])\s+(?=[\w(])", " * ", text)
+    told = eval(formula, {"n": n, "h": h, "k": k, "s": s, "P": P, "q": q, "m": 16, "g": 15})
+    assert told == pytest.approx(flop(phase.products(phase.base)), rel=0.03)
 
 
 def test_made_images_depend_on_their_class():

@@ -52,13 +52,18 @@ def test_differences_follow_the_full_jacobian():
     assert differences["evaluations"] == full["evaluations"] + 18 * n_jacobians
 
 
-def test_steepest_descent_goes_down():
+def test_steepest_descent_goes_down(monkeypatch):
     functional, w0 = subnetwork(load("digits").train, 60, 2, (0, 0), np.float64)
+    cost, evaluated, from_here = functional.cost, [], []
+    gradient = functional.gradient
+    monkeypatch.setattr(functional, "cost", lambda w: evaluated.append(cost(w)) or evaluated[-1])
+    monkeypatch.setattr(functional, "gradient", lambda w: from_here.append(cost(w)) or gradient(w))
     path = search_methods.steepest_descent(functional, w0, 0.05)
-    costs = np.array([cost for cost, _ in path])
-    assert costs[0] == functional.cost(w0)
-    assert (np.diff(costs) < 0).all()
-    assert costs[-1] < 0.99 * costs[0]
+    assert [cost for cost, _ in path] == evaluated  # each of them, rejected steps too
+    assert len(evaluated) > len(from_here)
+    assert from_here[0] == cost(w0)
+    assert (np.diff(from_here) < 0).all()
+    assert min(evaluated) < 0.99 * from_here[0]
 
 
 def test_searches_tell_lowest_costs_so_far():
