@@ -131,6 +131,20 @@ def test_matrix_equality(tmp_path, monkeypatch, capsys):
     assert file.read_text(encoding="utf-8") == text
 
 
+@pytest.mark.parametrize("name", linear_classifiers.METHODS)
+def test_test_labels_choose_no_linear_classifier(name):
+    """With others nothing changes but what is measured by them."""
+    settings = linear_classifiers.Settings("digits", 100, (1.0, 10.0), (1.0, 10.0), (1e-3, 1e-2))
+    rows = []
+    for shift in (0, 1):
+        measurement = linear_classifiers.Measurement(settings)
+        measurement._z = np.roll(measurement._z, shift)
+        rows.append(measurement.other(name, False))
+    one, two = rows
+    different = {key for key in one if one[key] != two[key] and "seconds" not in key}
+    assert different == {"test_accuracy", "standard_error"}
+
+
 def test_linear_classifiers_go_on_where_they_stopped(monkeypatch, capsys, tmp_path):
     pytest.importorskip("torch")
     file = tmp_path / "rows.jsonl"
