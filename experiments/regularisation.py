@@ -151,6 +151,17 @@ def effects(found: dict[tuple[float, float], list[Row]], layer: str, none: bool)
     return {"W": float(np.ptp(grid, axis=0).mean()), "A": float(np.ptp(grid, axis=1).mean())}
 
 
+def chosen(found: dict[tuple[float, float], list[Row]]) -> dict[str, tuple[Any, str]]:
+    """Pairs (None: no training) and layers that meet the test images, by why."""
+    diagonal = {pair: rows for pair, rows in found.items() if pair[0] == pair[1]}
+    return {
+        "highest held-out accuracy": best_pair(found, LAYERS),
+        "best of one C for all": best_pair(diagonal, LAYERS[:1]),
+        "default": (DEFAULT, LAYERS[1]),
+        "untrained": (None, LAYERS[1]),
+    }
+
+
 def named(penalty: float, n_images: int) -> str:
     """Penalty, and the C that it stands for."""
     return f"{penalty:g} (C = {c_of(penalty, n_images):,.0f})" if penalty else "none"
@@ -222,35 +233,28 @@ def main() -> None:
             for nu in penalties
             for lam in penalties
         }
-        drawn = replace(base, scheme="untrained", weight_decay=DEFAULT[0], ridge=DEFAULT[1])
         print_case(case, n, n_held_out, found)
         for layer in LAYERS:
             for none in (True, False):
                 by = effects(found, layer, none)
-                moved.append(
-                    {"network": case, "output layer": layer,
-                     "penalties": "all" if none else "without none",
-                     "along C of W": f"{by['W']:.4f}", "along C of A": f"{by['A']:.4f}"}
-                )  # fmt: skip
-        diagonal = {pair: rows for pair, rows in found.items() if pair[0] == pair[1]}
-        chosen = {
-            "highest held-out accuracy": best_pair(found, LAYERS),
-            "best of one C for all": best_pair(diagonal, LAYERS[:1]),
-            "default": (DEFAULT, LAYERS[1]),
-            "untrained": (None, LAYERS[1]),
-        }
+                moved.append({
+                    "network": case, "output layer": layer,
+                    "penalties": "all" if none else "without none",
+                    "along C of W": f"{by['W']:.4f}", "along C of A": f"{by['A']:.4f}",
+                })  # fmt: skip
         tested = {}
-        for name, (pair, layer) in chosen.items():
-            config = replace(base, weight_decay=pair[0], ridge=pair[1]) if pair else drawn
-            rows = rows_of(config, on_test)
+        for name, (pair, layer) in chosen(found).items():
+            nu, lam = pair or DEFAULT
+            config = replace(base, weight_decay=nu, ridge=lam)
+            rows = rows_of(config if pair else replace(config, scheme="untrained"), on_test)
             tested[name] = {"pair": pair, "layer": layer, "rows": rows}
             mean, error = mean_and_error([row[layer]["test"] for row in rows], len(data.test))
-            told.append(
-                {"network": case, "setting": name,
-                 "nu": named(pair[0], n) if pair else "", "lam": named(pair[1], n) if pair else "",
-                 "output layer": layer, "test accuracy": f"{mean:.4f} ± {error:.4f}",
-                 "parameters": f"{rows[0][layer]['n_parameters']:,}"}
-            )  # fmt: skip
+            told.append({
+                "network": case, "setting": name,
+                "nu": named(nu, n) if pair else "", "lam": named(lam, n) if pair else "",
+                "output layer": layer, "test accuracy": f"{mean:.4f} ± {error:.4f}",
+                "parameters": f"{rows[0][layer]['n_parameters']:,}",
+            })  # fmt: skip
         result[case] = {
             "grid": [{"nu": nu, "lam": lam, "rows": rows} for (nu, lam), rows in found.items()],
             "test": tested,
