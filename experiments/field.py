@@ -120,6 +120,8 @@ def entrants(dataset: str) -> list[Entrant]:
         command = ("experiments.field_peers", name, dataset)
         packages = ("scikit-learn", *(["hpelm"] if name.startswith("ELM") else []))
         made.append(Entrant(name, LIBRARY, command, peer.settings(), packages))
+    tiny = configure("tiny", data=dataset)
+    windows = [tiny.n_units, tiny.window, tiny.grid]  # the one network that a recipe describes
     for kind, networks, settings, packages in (
         (ADAM, BY_ADAM, OF_ADAM, ("torch",)),
         (LM, BY_LM, OF_LM, ("torch", "torch-levenberg-marquardt")),
@@ -127,7 +129,8 @@ def entrants(dataset: str) -> list[Entrant]:
         for network in networks[dataset]:
             name = f"{network}-LM" if kind == LM else network
             command = ("experiments.torch_networks", network, dataset, *_options(settings))
-            made.append(Entrant(name, kind, command, dict(settings), packages, EPOCHS))
+            built = {"units": windows} if network == "patches-logistic" else {}
+            made.append(Entrant(name, kind, command, settings | built, packages, EPOCHS))
     return made
 
 

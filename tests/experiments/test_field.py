@@ -283,6 +283,11 @@ def test_entrants(dataset):
     assert len({entrant.name for entrant in found}) == len(found)
     assert {entrant.kind for entrant in found} == set(field_figure.STYLES)
     by_name = {entrant.name: entrant for entrant in found}
+    tiny = configure("tiny", data=dataset)
+    windows = [tiny.n_units, tiny.window, tiny.grid]
+    for name in ("patches-logistic", "patches-logistic-LM"):
+        assert by_name[name].settings["units"] == windows
+    assert "units" not in by_name["LeNet-5"].settings
     for name in ("tiny", "default", "accurate", "bilinear"):
         trained, drawn = by_name[name], by_name[f"{name}-untrained"]
         different = {key for key, v in trained.settings.items() if drawn.settings[key] != v}
