@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from experiments.ledger import child
+from experiments.ledger import child, end_quietly
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -92,7 +92,8 @@ def page(name: str, command: Sequence[str], lines: Sequence[str]) -> str:
     told = json.loads(last)
     days = " to ".join(dict.fromkeys((told["date"][0], told["date"][-1])))
     loads = [load for load in told["load"] if load is not None]
-    load = f"load of the machine {min(loads)} to {max(loads)}" if loads else "load not recorded"
+    span = " to ".join(dict.fromkeys(str(f(loads)) for f in (min, max))) if loads else ""
+    load = f"load of the machine {span}" if loads else "load not recorded"
     commits = ", ".join(map(str, told["commit"]))
     versions = ", ".join(f"{package} {version}" for package, version in told["versions"].items())
     head = [
@@ -109,7 +110,9 @@ def measure(names: Sequence[str], folder: Path, quick: bool) -> Iterator[tuple[s
     """Run tables; give the name of each, and what went wrong."""
     for name in tqdm(names, desc="tables", unit="table"):
         table = TABLES[name]
-        options = (table.quick or ()) if quick else table.options
+        options = list((table.quick or ()) if quick else table.options)
+        if folder != RESULTS:  # figures go there too
+            options = [str(folder / o[5:]) if o.startswith("docs/") else o for o in options]
         command = [f"experiments.{table.module}", *options]
         kept = ["--output", str(folder / f"{name}.jsonl")] if table.keeps else []
         start = time.perf_counter()
@@ -133,11 +136,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="of the results (experiments/results; none with --quick)")  # fmt: skip
     args = parser.parse_args()
-    names = [
-        name
-        for name, table in TABLES.items()
-        if name in (args.only or TABLES) and not (args.quick and table.quick is None)
-    ]
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output must be a folder, got the file {args.output}")
+    known = [name for name, table in TABLES.items() if not args.quick or table.quick is not None]
+    if without := sorted(set(args.only or []) - set(known)):
+        among = f"{', '.join(known)} have: theirs stand for these"
+        parser.error(f"--only: {', '.join(without)} has no quick form; {among}")
+    names = [name for name in known if name in (args.only or known)]
+    end_quietly()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.output or (Path(scratch) if args.quick else RESULTS)
         folder.mkdir(parents=True, exist_ok=True)

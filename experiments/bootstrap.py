@@ -248,6 +248,8 @@ def mean(rows: Sequence[Row], key: str, of: str = "n_test") -> str:
     if not there:
         return ""
     shares = np.array([share for share, _ in there])
+    if set(shares) <= {0.0, 1.0} and len(set(shares)) == 1:  # no error can be told from these
+        return f"{shares[0]:.4f} ({'all' if shares[0] else 'none'} of {max(n for _, n in there):,})"
     of_images = np.mean([standard_error(share, n) ** 2 for share, n in there])
     of_seeds = np.var(shares, ddof=1) / len(shares) if len(shares) > 1 else 0.0
     return f"{shares.mean():.4f} ± {np.sqrt(of_images + of_seeds):.4f}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.ledger import print_table
+from experiments.ledger import described, print_table
 
 LEFT_ASIDE = ["versions", "seed", "repetition"]
 SHARES = {
@@ -49,28 +49,31 @@ def _without(key: Any, names: list[str]) -> str:
     return json.dumps(kept(key), sort_keys=True)
 
 
-def pairs(first: Entries, second: Entries) -> Iterator[tuple[Any, Any]]:
-    """Pair results: the same seed where both have it, then other seeds in their order."""
+def pairs(first: Entries, second: Entries) -> Iterator[tuple[str, Any, Any]]:
+    """Pair results of what is named: the same seed where both have it, then others in order."""
     for plain, ours in first.items():
         theirs = dict(second.get(plain, []))
-        yield from ((result, theirs.pop(key)) for key, result in ours if key in theirs)
+        yield from ((plain, result, theirs.pop(key)) for key, result in ours if key in theirs)
         rest = [result for key, result in ours if key not in dict(second.get(plain, []))]
-        yield from zip(rest, theirs.values(), strict=False)
+        yield from ((plain, *both) for both in zip(rest, theirs.values(), strict=False))
 
 
-def leaves(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Give the numbers of a result, each with the names that lead to it."""
+def leaves(result: Any, name: str = "", n: int | None = None) -> Iterator[tuple[str, float, Any]]:
+    """Give the numbers of a result: the names that lead to it, value, and of how many images."""
     if isinstance(result, dict):
+        n = result.get("n_test", n)
         for key, value in result.items():
-            yield from leaves(value, f"{name}.{key}" if name else key)
+            yield from leaves(value, f"{name}.{key}" if name else key, n)
     elif isinstance(result, list):
         for i, value in enumerate(result):
-            yield from leaves(value, f"{name}.{i}")
+            yield from leaves(value, f"{name}.{i}", n)
     elif isinstance(result, int | float) and not isinstance(result, bool):
-        yield name, float(result)
+        yield name, float(result), n
 
 
-def compare(first: Any, second: Any, n_test: int) -> Iterator[tuple[str, float, float]]:
+def compare(
+    first: Any, second: Any, n_test: int | None = None
+) -> Iterator[tuple[str, float, float]]:
     """Compare the shares and CPU seconds of two results of one entry.
 
     Yields
@@ -78,25 +81,27 @@ def compare(first: Any, second: Any, n_test: int) -> Iterator[tuple[str, float, 
     name, difference, ratio : str, float, float
         Of shares, the difference by its standard error; of CPU seconds, the ratio; the other
         one is nan.
+
+    Raises
+    ------
+    ValueError
+        A result does not tell of how many images it is, and neither does ``n_test``.
     """
-    other = dict(leaves(second))
-    for name, value in leaves(first):
+    other = {name: value for name, value, _ in leaves(second)}
+    for name, value, n in leaves(first, n=n_test):
         if name not in other:
             continue
         last = name.rsplit(".", 1)[-1]
         if last in SHARES:
+            if n is None:
+                msg = f"a result with {name} does not tell of how many images: give --n-test"
+                raise ValueError(msg)
             share = (value + other[name]) / 2
-            error = (2 * share * (1 - share) / n_test) ** 0.5
+            error = (2 * share * (1 - share) / n) ** 0.5
             difference = other[name] - value
             yield name, difference / error if difference else 0.0, np.nan
         elif "cpu_seconds" in last and value > 0:
             yield name, np.nan, other[name] / value
-
-
-def n_of(result: Any, otherwise: int) -> int:
-    """Look up of how many images the shares of a result are."""
-    told = result.get("n_test", otherwise) if isinstance(result, dict) else otherwise
-    return int(told)
 
 
 def main() -> None:
@@ -104,25 +109,40 @@ def main() -> None:
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
     parser.add_argument("--most", type=float, default=4.0, help="standard errors (%(default)s)")
-    parser.add_argument("--n-test", type=int, default=10_000,
-                        help="images, where a result does not tell (%(default)s)")  # fmt: skip
+    parser.add_argument("--n-test", type=int, help="images, where a result does not tell")
     args = parser.parse_args()
-    both = list(pairs(entries(args.first), entries(args.second)))
+    try:
+        first, second = entries(args.first), entries(args.second)
+        both = list(pairs(first, second))
+        found = [
+            (distance, f"{described(json.loads(plain))}: {name}", ratio)
+            for plain, ours, theirs in both
+            for name, distance, ratio in compare(ours, theirs, args.n_test)
+        ]
+    except json.JSONDecodeError as error:
+        parser.error(f"a file must be rows of JSON, one a line: {error}")
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     if not both:
         parser.error(f"{args.first} and {args.second} have no entry in common")
-    found = [row for ours, theirs in both for row in compare(ours, theirs, n_of(ours, args.n_test))]
-    distances = np.array([abs(distance) for _, distance, _ in found if not np.isnan(distance)])
-    ratios = np.array([ratio for _, _, ratio in found if not np.isnan(ratio)])
-    cells = {"entries in both": f"{len(both)}", "shares": f"{len(distances)}"}
-    if len(distances):
-        cells["the same"] = f"{int((distances == 0).sum())}"
-        worst = max(found, key=lambda row: 0.0 if np.isnan(row[1]) else abs(row[1]))
-        cells["largest difference, standard errors"] = f"{distances.max():.2f} ({worst[0]})"
-    if len(ratios):
+    shares = [row for row in found if not np.isnan(row[0])]
+    ratios = [ratio for *_, ratio in found if not np.isnan(ratio)]
+    alone = [sum(map(len, each.values())) - len(both) for each in (first, second)]
+    cells = {
+        "entries in both": f"{len(both)}",
+        "in one alone": " / ".join(map(str, alone)),
+        "shares": f"{len(shares)}",
+    }
+    distance = 0.0
+    if shares:
+        distance, where, _ = max(shares, key=lambda row: abs(row[0]))
+        cells["the same"] = f"{sum(row[0] == 0 for row in shares)}"
+        cells["largest difference, standard errors"] = f"{abs(distance):.2f} ({where})"
+    if ratios:
         low, middle, high = np.quantile(ratios, [0, 0.5, 1])
         cells["CPU seconds, second by first"] = f"{middle:.2f} ({low:.2f} to {high:.2f})"
     print_table([cells])
-    if len(distances) and distances.max() > args.most:
+    if abs(distance) > args.most:
         raise SystemExit(1)
 
 

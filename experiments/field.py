@@ -25,7 +25,6 @@ in memory. Rows of packages that are not installed are left out.
 import argparse
 import functools
 import importlib.metadata
-import importlib.util
 import json
 import sys
 import tempfile
@@ -44,6 +43,7 @@ from experiments.field_peers import peers
 from experiments.ledger import (
     Ledger,
     child,
+    figure_file,
     mean_and_error,
     parser,
     print_last_line,
@@ -170,8 +170,10 @@ def train(
         command += ["--data-dir", data_dir]
     if entrant.epochs:
         command += ["--epochs", *(str(entry["epochs"]) for entry in missing)]
+    assert dataset.test is not None  # the data sets here have one
+    told = {"n_test": len(dataset.test)}
     if entrant.kind not in (TRAINED, DRAWN):
-        return [json.loads(line) for line in child(command)]
+        return [json.loads(line) | told for line in child(command)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = str(Path(scratch) / "run")
         lines = child([*command, "--n-jobs", "1", "--no-report", "--quiet", "--output", folder])
@@ -179,7 +181,7 @@ def train(
         kept = {key: metrics[key] for key in ("n_parameters", "test_accuracy")}
         kept["training_cpu_seconds"] = metrics["training_cpu_seconds"]
         kept["labelling_cpu_seconds"] = labelling(Network.load(Path(folder)), dataset)
-    return [kept]
+    return [kept | told]
 
 
 def labelling(network: Network, dataset: Dataset) -> float:
@@ -256,22 +258,27 @@ def points(rows: Sequence[dict[str, Any]]) -> list[Point]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("dataset", nargs="?", default="mnist", choices=DATA)
-    options.add_argument("--figure", type=Path, metavar="FILE", help="draw it: .svg, .png, .pdf")
+    options.add_argument("dataset", nargs="?", choices=DATA, help="mnist; none with --quick")
+    options.add_argument(
+        "--figure", type=figure_file, metavar="FILE", help="draw it: .svg, .png, .pdf"
+    )
     options.add_argument("--only", nargs="+", metavar="NAME", help="these alone")
     options.add_argument("--repeats", type=int, metavar="N", help="of the whole list (2; quick: 1)")
     args = options.parse_args()
     n_repeats = args.repeats if args.repeats is not None else 1 if args.quick else 2
-    if n_repeats < 1 or args.n_jobs != 1:
-        options.error("--repeats must be at least 1, and each row has one thread: --n-jobs 1")
-    if args.figure and importlib.util.find_spec("matplotlib") is None:
-        options.error("--figure needs matplotlib: pip install -e '.[experiments]'")
-    name = "digits" if args.quick else args.dataset
+    if n_repeats < 1:
+        options.error(f"--repeats must be at least 1, got {n_repeats}")
+    if args.n_jobs != 1:
+        options.error(f"--n-jobs must be 1, for each row has one thread, got {args.n_jobs}")
+    if args.quick and args.dataset is not None:
+        options.error(f"--quick measures digits, not {args.dataset}: leave the name away")
+    name = "digits" if args.quick else args.dataset or "mnist"
     found = [entrant for entrant in entrants(name) if not args.quick or entrant.name in QUICK]
     names = [entrant.name for entrant in found]
     unknown = sorted(set(args.only or []) - set(names))
     if unknown:
-        options.error(f"--only: no {', '.join(unknown)} among {', '.join(names)}")
+        among = f"{', '.join(names)}{' (--quick)' if args.quick else ''}"
+        options.error(f"--only: no {', '.join(unknown)} among {among}")
     chosen = installed([e for e in found if not args.only or e.name in args.only])
     if not chosen:
         options.error("nothing is left to measure")

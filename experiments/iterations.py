@@ -77,14 +77,14 @@ def histogram(
     """Count iterations by bins; None: not within the limit."""
     ended = np.array([count for count in counts if count is not None], dtype=np.int64)
     places = np.searchsorted(BINS, ended)
-    names = [f"{a + 1}-{b}" for a, b in zip((0, *BINS), BINS, strict=False)]
+    names = [f"ended in {a + 1}-{b}" for a, b in zip((0, *BINS), BINS, strict=False)]
     seconds = [row["cpu_seconds"] for row in rows]
     return {
         "until": name,
         "sub-networks": str(len(counts)),
         **{text: str(np.count_nonzero(places == i)) for i, text in enumerate(names)},
         "not within 100 evaluations": str(len(counts) - ended.size),
-        "median of the others": f"{np.median(ended):.0f}" if ended.size else "",
+        "median, where ended": f"{np.median(ended):.0f}" if ended.size else "",
         "fall of cost in the first 15": f"{np.mean([row['fall_by_15'] for row in rows]):.0%}",
         "CPU s each": spread(seconds, "{:.1f}"),
     }

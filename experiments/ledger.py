@@ -9,6 +9,7 @@ import argparse
 import datetime
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -31,12 +32,51 @@ ROOT = Path(__file__).parents[1]
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Make the options that all tables have; the first line of a docstring describes them."""
     made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    made.add_argument("--output", type=Path, metavar="FILE", help="keep results here: JSON lines")
+    made.add_argument("--output", type=_file, metavar="FILE", help="keep results here: JSON lines")
     made.add_argument("--quick", action="store_true", help="small data, a minute at most")
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--n-jobs", type=int, default=1)
+    made.add_argument("--seed", type=functools.partial(_at_least, 0), default=0)
+    made.add_argument("--n-jobs", type=functools.partial(_at_least, 1), default=1)
     made.add_argument("--data-dir")
+    end_quietly()
     return made
+
+
+def end_quietly() -> None:
+    """Say one line where Ctrl-C ends this process, in the place of a traceback."""
+    otherwise = sys.excepthook
+
+    def told(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if kind is KeyboardInterrupt:
+            print("interrupted: rows that are kept in a file stay there", file=sys.stderr)
+        else:
+            otherwise(kind, error, trace)
+
+    sys.excepthook = told
+
+
+def figure_file(text: str) -> Path:
+    """Name of a figure: refused before anything is measured, if it cannot be drawn."""
+    if Path(text).suffix not in (".svg", ".png", ".pdf"):
+        msg = f"must end with .svg, .png or .pdf, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    if importlib.util.find_spec("matplotlib") is None:
+        msg = "a figure needs matplotlib: pip install -e '.[experiments]'"
+        raise argparse.ArgumentTypeError(msg)
+    return _file(text)
+
+
+def _file(text: str) -> Path:
+    if Path(text).is_dir():
+        msg = f"must be a file, got the folder {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return Path(text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.lstrip("-").isdecimal() or int(text) < least:
+        msg = f"must be a whole number of {least} or more, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -96,7 +136,8 @@ class Ledger:
         done = {key: line["result"] for key, line in lines.items()}
         missing = [i for i, key in enumerate(keys) if key not in done]
         if missing:
-            print(f"{str(entries[missing[0]])[:100]} ...", file=sys.stderr, flush=True)
+            named = described(json.loads(keys[missing[0]]))
+            print(f"row {len(lines) + 1}: {named} ...", file=sys.stderr, flush=True)
             results = make([entries[i] for i in missing])
             for i, result in zip(missing, results, strict=True):
                 line = {"key": json.loads(keys[i]), "result": result, **occasion()}
@@ -125,6 +166,23 @@ _handed_out: list[dict[str, Any]] = []
 
 def _text(key: Any) -> str:
     return json.dumps(key, sort_keys=True)
+
+
+TOLD = ("recipe", "units", "n_units", "scheme", "output_layer", "weight_decay", "ridge")
+"""Settings by which a row of the table is known while it is measured."""
+
+
+def described(key: dict[str, Any]) -> str:
+    """Name what a key stands for, on a line."""
+    entry = key["entry"]
+    parts = [str(entry)] if not isinstance(entry, dict) else []
+    for found in (entry, key.get("config"), key):
+        if isinstance(found, dict):
+            settings = {**found, **found.get("config", {})} if found is entry else found
+            many = len(settings) > 12 or found is not entry
+            names = (*TOLD, "seed") if many else settings
+            parts += [f"{n} {settings[n]}" for n in names if n in settings and n != "config"]
+    return ", ".join(dict.fromkeys(parts))[:150]
 
 
 def run_rows(

@@ -164,7 +164,7 @@ class Measurement:
         test = accuracy(A, self._Z, self._z)
         return {
             "name": name, "centred": centred, "n_images": n_images, "n_parameters": A.size,
-            "cpu_seconds": seconds, "test_accuracy": test,
+            "cpu_seconds": seconds, "test_accuracy": test, "n_test": len(self._z),
             "standard_error": standard_error(test, len(self._z)),
             "training_accuracy": accuracy(A, self.X[:n_images], self.y[:n_images]), **more,
         }  # fmt: skip
@@ -279,7 +279,8 @@ def main() -> None:
         if importlib.util.find_spec("torch") is not None:
             used += ("torch",)
         elif args.quick:
-            print("PyTorch is missing: its rows are left out", file=sys.stderr)
+            missing = "PyTorch is missing: its rows are left out: pip install -e '.[experiments]'"
+            print(missing, file=sys.stderr)
             args.only = METHODS
         else:
             options.error("PyTorch is missing: pip install -e '.[experiments]', or --only others")

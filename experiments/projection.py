@@ -158,7 +158,7 @@ def table_of_fits(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             text = f"{spread(steps, '{:.0f}')} it., {spread(seconds, '{:.2f}')} s" if there else ""
             missing = len(told) - len(there)
             text += f"{'; ' if there else ''}not reached: {missing} of {len(told)}" * bool(missing)
-            cells[f"within {share:.1%}"] = text
+            cells[f"within {100 * share:g} % of the lowest cost"] = text
         table.append(cells)
     return table
 

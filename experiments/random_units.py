@@ -151,8 +151,9 @@ def more_random_units(rows: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]
                 mean(other, "untrained", "training_cpu_seconds"),
             ]
             named.append(
-                f"{LABELS.get(kind, kind)}, {columns:,} trained ({seconds[0]:.3g} CPU s) by "
-                f"{min(larger):,} untrained ({seconds[1]:.3g} CPU s)"
+                f"{LABELS.get(kind, kind)}, {mean(one, 'trained', 'n_units'):,.0f} trained "
+                f"({seconds[0]:.3g} CPU s) by {mean(other, 'untrained', 'n_units'):,.0f} untrained "
+                f"({seconds[1]:.3g} CPU s)"
             )
     return named
 
@@ -199,7 +200,7 @@ def main() -> None:
         f"Random units beside trained ones, {dataset.name}",
     )
     lost = [
-        f"{LABELS.get(kind, kind)}, {columns:,}"
+        f"{LABELS.get(kind, kind)}, {columns:,} columns"
         for (kind, columns), each in rows.items() if verdict(each) != "yes"
     ]  # fmt: skip
     print(f"\nTraining does not win by two standard errors in: {'; '.join(lost) or 'no row'}.")

@@ -91,8 +91,8 @@ def measure(config: TrainConfig, parts: dict[str, ImageSet], n_glue: int, k: int
     Returns
     -------
     dict
-        CPU seconds, and for each layer its ridge, norms, and the accuracy on each of ``parts`` but
-        ``train``.
+        CPU seconds, the number of images held out or of the test; for each layer its ridge, norms,
+        and the accuracy on each of ``parts`` but ``train``.
     """
     images = parts["train"]
     with threadpool_limits(1, user_api="blas"):
@@ -118,6 +118,8 @@ def measure(config: TrainConfig, parts: dict[str, ImageSet], n_glue: int, k: int
                 "norm_A": float(np.linalg.norm(report.A[:-1])),
             }
         for part, measured in parts.items():
+            if part not in ("train", "glue"):
+                row["n_test"] = len(measured)
             if part != "train":
                 outputs = np.split(both.decision_function(measured.images), len(LAYERS), axis=1)
                 for name, own in zip(LAYERS, outputs, strict=True):

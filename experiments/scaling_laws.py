@@ -39,7 +39,7 @@ import numpy as np
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from experiments.ledger import Ledger, child, parser, print_last_line, print_table
+from experiments.ledger import Ledger, child, figure_file, parser, print_last_line, print_table
 from experiments.scaling_counts import Point
 from experiments.scaling_phases import PHASES, QUICK, QUICK_BASE, made_data, units_of
 from varpro_nn.resources import Clock, peak_memory_mib
@@ -216,7 +216,9 @@ def draw(rows: list[Row], fits: list[Row], path: Path) -> None:
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--figure", type=Path, metavar="FILE", help="draw it: .svg, .png, .pdf")
+    made.add_argument(
+        "--figure", type=figure_file, metavar="FILE", help="draw it: .svg, .png, .pdf"
+    )
     made.add_argument("--only", nargs="+", choices=tuple(PHASES), metavar="PHASE")
     made.add_argument("--task", help=argparse.SUPPRESS)
     args = made.parse_args()

@@ -252,8 +252,10 @@ def table_of_solves(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]
     for name in results[0]:
         rows = [result[name] for result in results]
         forms = {"cpu_ms": "{:.2f}", "residual": "{:.6f}", "rank": "{:.0f}"}
-        cells = {"Phi: solve": name, "columns": str(rows[0]["columns"])}
-        cells |= {key: spread([r[key] for r in rows], form) for key, form in forms.items()}
+        cells = {"matrix: solve": name, "columns": str(rows[0]["columns"])}
+        for key, form in forms.items():
+            title = "CPU ms" if key == "cpu_ms" else key
+            cells[title] = spread([r[key] for r in rows], form)
         cells["largest weight"] = spread([r["largest_weight"] for r in rows], "{:.1e}")
         table.append(cells | {"numbers kept": f"{rows[0]['numbers_kept']:,}"})
     return table

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.ledger import Ledger, parser, print_last_line, print_table
+from experiments.ledger import Ledger, figure_file, parser, print_last_line, print_table
 from varpro_nn import TrainConfig, configure, load, run
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.convex import fit_linear
@@ -39,7 +39,8 @@ def softmax_templates(dataset: Dataset) -> dict[str, Any]:
     k = len(dataset.classes)
     A = fit_linear("softmax", X, dataset.train.labels, np.zeros((X.shape[1] + 1, k)), PENALTY).A
     share = accuracy((Z @ A[:-1] + A[-1]).argmax(axis=1), dataset.test.labels)
-    return {"n_parameters": A.size, "test_accuracy": share, "weights": rounded(A[:-1].T)}
+    told = {"n_parameters": A.size, "test_accuracy": share, "n_test": len(Z)}
+    return {**told, "weights": rounded(A[:-1].T)}
 
 
 def rounded(pictures: RealArray) -> list[list[float]]:
@@ -67,6 +68,7 @@ def quadratic_units(dataset: Dataset, config: TrainConfig) -> dict[str, Any]:
     return {
         "n_parameters": network.n_parameters,
         "test_accuracy": result.metrics["test_accuracy"],
+        "n_test": result.metrics["n_test"],
         "derivatives": rounded(class_derivatives(network, intensities(dataset.train.images))),
         "filters": rounded(strongest),
     }
@@ -95,7 +97,9 @@ def draw(
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--figure", type=Path, metavar="FILE", help="draw it: .png, .svg, .pdf")
+    options.add_argument(
+        "--figure", type=figure_file, metavar="FILE", help="draw it: .png, .svg, .pdf"
+    )
     options.add_argument("--n-units", type=int, default=1000, help="a multiple of 50")
     args = options.parse_args()
     dataset = load("digits" if args.quick else "cifar10", args.data_dir)

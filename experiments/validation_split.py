@@ -26,7 +26,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "refine": MNIST | {"scheme": "refine", "n_stages": 4},
         "growing subsets": MNIST | {"n_rounds": 3, "max_nfev": 3},
         "cross-entropy": MNIST | CROSS_ENTROPY,
-        "twice the images": MNIST | {"images_per_subnetwork": 6000},
+        "6,000 images a sub-network": MNIST | {"images_per_subnetwork": 6000},
         "output layer softmax": MNIST | {"output_layer": "softmax"},
         "output layer ridge": MNIST | {"output_layer": "ridge"},
         "output layer ridge, untrained": MNIST | {"output_layer": "ridge", "scheme": "untrained"},

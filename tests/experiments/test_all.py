@@ -60,6 +60,19 @@ def test_a_table_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, caps
     assert page in capsys.readouterr().out
 
 
+def test_figures_of_another_folder_go_there(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(all_tables, "child", lambda c: commands.append(c) or [last_line()])
+    run(monkeypatch, "--only", "scaling_laws", "--output", str(tmp_path))
+    assert commands[0][1:3] == ["--figure", str(tmp_path / "scaling_laws.svg")]
+
+
+def test_a_table_without_a_quick_form(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, "--quick", "--only", "field_cifar10", "features")
+    assert "field_cifar10 has no quick form" in capsys.readouterr().err
+
+
 def test_all_of_them_quickly(tmp_path, monkeypatch, capsys):
     """Each script once; the full run keeps its results in the folder of results."""
     commands = []

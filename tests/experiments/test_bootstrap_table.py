@@ -62,6 +62,7 @@ def test_a_mean_is_of_the_seeds_that_have_the_figure():
     assert mean(rows, "a", "n") == "0.5000 ± 0.1000"
     assert mean(rows[:1], "a", "n") == ""
     assert mean([{"a": 0.4, "n": 9}, {"a": 0.6, "n": 9}], "a", "n") == "0.5000 ± 0.1915"
+    assert mean([{"a": 1.0, "n": 9}, {"a": 1.0, "n": 8}], "a", "n") == "1.0000 (all of 9)"
     # Of as many images as each says: 0.09 / 10 and 0.25 / 1000, and the spread.
     unequal = [{"a": 0.1, "n": 10}, {"a": 0.5, "n": 1000}]
     error = np.sqrt((0.009 + 0.00025) / 2 + 0.08 / 2)

@@ -26,7 +26,7 @@ def test_seeds_are_paired(tmp_path):
     second = compare.entries(
         lines(tmp_path / "b", *(("one", s, s) for s in (7, 2, 0)), ("y", 0, 9))
     )
-    assert list(compare.pairs(first, second)) == [(0, 0), (2, 2), (1, 7)]
+    assert [(a, b) for _, a, b in compare.pairs(first, second)] == [(0, 0), (2, 2), (1, 7)]
 
 
 def test_shares_have_other_names_too():
@@ -54,7 +54,7 @@ OTHERS = {
 def test_shares_in_the_results_have_known_names(path):
     words = ("accuracy", "agreement", "true_", "test", "held_out", "held out")
     for line in path.read_text(encoding="utf-8").splitlines():
-        for name, _ in compare.leaves(json.loads(line)["result"]):
+        for name, *_ in compare.leaves(json.loads(line)["result"]):
             last = name.rsplit(".", 1)[-1]
             if any(word in last for word in words):
                 assert last in compare.SHARES | OTHERS, name
@@ -74,19 +74,42 @@ def test_difference_is_told_by_its_standard_error():
 def test_runs_that_disagree(accuracy, status, tmp_path, monkeypatch, capsys):
     first = lines(tmp_path / "a", ("one", 0, {"test_accuracy": 0.9}), ("two", 0, 1))
     second = lines(tmp_path / "b", ("three", 0, 2), ("one", 1, {"test_accuracy": accuracy}))
-    monkeypatch.setattr(sys, "argv", ["compare", str(first), str(second)])
+    arguments = ["compare", str(first), str(second), "--n-test", "10000"]
+    monkeypatch.setattr(sys, "argv", arguments)
     if status is None:
         compare.main()
     else:
         with pytest.raises(SystemExit) as ended:
             compare.main()
         assert ended.value.code == status
-    assert "| 1 | 1 |" in capsys.readouterr().out
+    assert "| 1 | 1 / 1 | 1 |" in capsys.readouterr().out
 
 
-def test_a_result_tells_its_number_of_images():
-    assert compare.n_of({"n_test": 297}, 10_000) == 297
-    assert compare.n_of({"test_accuracy": 0.5}, 10_000) == compare.n_of([1.0], 10_000) == 10_000
+def test_a_result_tells_its_number_of_images(tmp_path, monkeypatch, capsys):
+    """The innermost number counts; without any there is no verdict."""
+    first, second = ({"n_test": 100, "a": [{"test": x, "n_test": 25}]} for x in (0.5, 0.7))
+    ((_, distance, _),) = compare.compare(first, second, 10_000)
+    assert distance == pytest.approx(0.2 / (2 * 0.6 * 0.4 / 25) ** 0.5)
+    ((_, of_all, _),) = compare.compare({"test": 0.5}, {"test": 0.7}, 100)
+    assert of_all == pytest.approx(2 * distance)
+    with pytest.raises(ValueError, match="--n-test"):
+        list(compare.compare({"test": 0.5}, {"test": 0.7}))
+    files = [lines(tmp_path / name, ("one", 0, {"test": 0.5})) for name in "ab"]
+    monkeypatch.setattr(sys, "argv", ["compare", *map(str, files)])
+    with pytest.raises(SystemExit, match="2"):
+        compare.main()
+    assert "give --n-test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", [None, "# a page\n", "[1, 2"])
+def test_files_that_are_none(text, tmp_path, monkeypatch, capsys):
+    first = lines(tmp_path / "a", ("one", 0, 1))
+    if text is not None:
+        (tmp_path / "b").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["compare", str(first), str(tmp_path / "b")])
+    with pytest.raises(SystemExit, match="2"):
+        compare.main()
+    assert "error: " in capsys.readouterr().err
 
 
 def test_nothing_in_common(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import argparse
 import json
 from types import SimpleNamespace
 
@@ -124,6 +125,32 @@ def test_rows_are_trained_once_whatever_the_jobs(tmp_path, monkeypatch):
         found = dict(ledger.run_rows(rows, dataset, args))
         assert found == {"a": {"n_jobs": 2}, "b": {"n_jobs": 2}}
     assert trained == [(4, 3, 2), (5, 3, 2)]
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--seed", "-1"], ["--n-jobs", "0"], ["--n-jobs", "two"], ["--output", "."]]
+)
+def test_options_are_refused_before_anything_is_measured(wrong, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        ledger.parser("A table.").parse_args(wrong)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert wrong[0] in said
+    assert "must be" in said
+    assert repr(wrong[1]) in said
+
+
+def test_figures_that_cannot_be_drawn():
+    with pytest.raises(argparse.ArgumentTypeError, match=r"\.svg, \.png or \.pdf, got 'a.xyz'"):
+        ledger.figure_file("a.xyz")
+
+
+def test_rows_are_named_by_what_makes_them():
+    config = {"recipe": "bilinear", "n_units": 20, "seed": 3, **dict.fromkeys("abcdefghijkl", 0)}
+    assert ledger.described({"entry": config, "data": "x"}) == "recipe bilinear, n_units 20, seed 3"
+    assert ledger.described({"entry": {"units": "dense", "columns": 9}, "config": config}) == (
+        "units dense, columns 9, recipe bilinear, n_units 20, seed 3"
+    )
+    assert ledger.described({"entry": "softmax", "seed": 0}) == "softmax, seed 0"
 
 
 def test_child_tells_of_its_end():
