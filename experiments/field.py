@@ -48,6 +48,7 @@ from experiments.ledger import (
     parser,
     print_last_line,
     print_table,
+    rounded_seconds,
 )
 from varpro_nn import Network, configure, load
 from varpro_nn.datasets import Dataset
@@ -241,7 +242,7 @@ def cells(row: dict[str, Any], n_test: int) -> dict[str, str]:
 
 
 def _seconds(found: Sequence[float]) -> str:
-    return " / ".join(f"{s:.0f}" if s >= 10 else f"{s:.2g}" for s in found)
+    return " / ".join(map(rounded_seconds, found))
 
 
 def points(rows: Sequence[dict[str, Any]]) -> list[Point]:

@@ -260,6 +260,11 @@ def mean_and_error(shares: Sequence[float], n_test: int) -> tuple[float, float]:
     return mean, (standard_error(mean, n_test) ** 2 + of_seeds) ** 0.5
 
 
+def rounded_seconds(value: float) -> str:
+    """Write seconds with two digits at least."""
+    return f"{value:,.0f}" if value >= 9.5 else f"{value:.2g}"
+
+
 def print_table(rows: Sequence[Mapping[str, str]], title: str = "") -> None:
     """Print a Markdown table; its columns are the keys of the first row."""
     print(f"\n**{title}**\n" if title else "")

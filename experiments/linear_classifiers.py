@@ -24,7 +24,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import RidgeClassifierCV, SGDClassifier
 from threadpoolctl import threadpool_limits
 
-from experiments.ledger import Ledger, parser, print_last_line, print_table
+from experiments.ledger import Ledger, parser, print_last_line, print_table, rounded_seconds
 from varpro_nn import load
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.convex import fit_linear
@@ -258,8 +258,8 @@ def cells_of(row: dict[str, Any]) -> dict[str, str]:
         "held out": "" if share is None else f"{share:.4f}",
         "test": f"{row['test_accuracy']:.4f} ± {row['standard_error']:.4f}",
         "claimed": row["claimed"] or "",
-        "CPU s": f"{row['cpu_seconds']:.0f}",
-        "CPU s of choosing": f"{choosing:.0f}" if choosing >= 0.5 else "",
+        "CPU s": rounded_seconds(row["cpu_seconds"]),
+        "CPU s of choosing": rounded_seconds(choosing) if choosing >= 0.05 else "",
     }
 
 

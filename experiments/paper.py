@@ -38,7 +38,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from experiments.ledger import Ledger, parser, print_last_line, print_table, run_rows
+from experiments.ledger import (
+    Ledger,
+    parser,
+    print_last_line,
+    print_table,
+    rounded_seconds,
+    run_rows,
+)
 from varpro_nn import VarProFunctional, configure, load, whole_image_units
 from varpro_nn.datasets import Dataset, ImageSet
 from varpro_nn.images import one_hot
@@ -230,7 +237,7 @@ def print_mnist(rows: list[dict[str, Any]], n_test: int) -> None:
             "all parameters": f"{m['n_parameters']:,}",
             "test error %": f"{100 * (1 - m['test_accuracy']):.2f} ± "
             f"{100 * m['test_accuracy_standard_error']:.2f}",
-            "CPU s": f"{m['training_cpu_seconds']:.0f}",
+            "CPU s": rounded_seconds(m["training_cpu_seconds"]),
         })  # fmt: skip
     print_table(
         table,
@@ -253,7 +260,7 @@ def print_colour(rows: list[dict[str, Any]]) -> None:
             "parameters by the paper": f"{m['n_unit_weights']:,}",
             "all parameters": f"{m['n_parameters']:,}",
             "test accuracy": f"{m['test_accuracy']:.4f} ± {m['test_accuracy_standard_error']:.4f}",
-            "CPU s": f"{m['training_cpu_seconds']:.0f}",
+            "CPU s": rounded_seconds(m["training_cpu_seconds"]),
             "agreement with guesses": f"{told['agreement_with_guesses']:.4f}" if told else "",
             "true accuracy after them": f"{told['true_accuracy_after']:.4f}" if told else "",
         })  # fmt: skip
@@ -296,6 +303,8 @@ def main() -> None:
     colour_measured = measured(pairs(COLOUR, args.quick), colour, args)
     print_colour(colour_measured)
     told = {"arrays": bytes_of_arrays, "memory": memories}
+    if args.quick:
+        print("\nDigits and small networks (--quick): not to be compared with the paper's figures.")
     print_last_line(told | {"mnist": rows, "colour": colour_measured})
 
 
