@@ -61,6 +61,9 @@ THRESHOLDS = (0.75, 0.95)  # scikit-learn's own, and a strict one
 STARTS: dict[str, dict[str, Any]] = {
     "quadratic, 250 units": {"recipe": "paper", "n_units": 250, "n_subnetworks": 5},
     "bilinear, 250 units": {"recipe": "bilinear", "n_units": 250},
+    "patches, 6 units, trained for less": {
+        "recipe": "tiny", "n_units": 6, "images_per_subnetwork": 5000, "n_rounds": 1, "n_copies": 0,
+    },
     "patches, 16 units, trained for less": {
         "recipe": "tiny", "images_per_subnetwork": 5000, "n_rounds": 1, "n_copies": 0,
     },
