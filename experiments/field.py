@@ -29,7 +29,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from experiments.field_peers import peers
 from experiments.ledger import (
     Ledger,
     child,
+    child_lines,
     figure_file,
     mean_and_error,
     parser,
@@ -164,8 +165,8 @@ def train(
     dataset: Dataset,
     data_dir: str | None,
     missing: Sequence[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """Run its process for the ``missing`` ones of its entries; a result for each."""
+) -> Iterator[dict[str, Any]]:
+    """Run its process for the ``missing`` ones of its entries; a result for each, as it comes."""
     command = [*entrant.command, "--seed", str(seed)]
     if data_dir is not None:
         command += ["--data-dir", data_dir]
@@ -174,7 +175,8 @@ def train(
     assert dataset.test is not None  # the data sets here have one
     told = {"n_test": len(dataset.test)}
     if entrant.kind not in (TRAINED, DRAWN):
-        return [json.loads(line) | told for line in child(command)]
+        yield from (json.loads(line) | told for line in child_lines(command))
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = str(Path(scratch) / "run")
         lines = child([*command, "--n-jobs", "1", "--no-report", "--quiet", "--output", folder])
@@ -182,7 +184,7 @@ def train(
         kept = {key: metrics[key] for key in ("n_parameters", "test_accuracy")}
         kept["training_cpu_seconds"] = metrics["training_cpu_seconds"]
         kept["labelling_cpu_seconds"] = labelling(Network.load(Path(folder)), dataset)
-    return [kept | told]
+    yield kept | told
 
 
 def labelling(network: Network, dataset: Dataset) -> float:

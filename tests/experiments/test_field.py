@@ -235,6 +235,7 @@ def test_rows_in_the_file_are_not_run_again(monkeypatch, capsys, tmp_path):
         return [json.dumps(result)] * n_epochs
 
     monkeypatch.setattr(field, "child", child)
+    monkeypatch.setattr(field, "child_lines", child)
     monkeypatch.setattr(field.Network, "load", lambda folder: None)
     monkeypatch.setattr(field, "labelling", lambda network, dataset: 0.2)
     monkeypatch.setattr(field, "installed", lambda found: found)
@@ -247,7 +248,7 @@ def test_rows_in_the_file_are_not_run_again(monkeypatch, capsys, tmp_path):
         "tiny", "tiny-untrained", "SVC",
         "MLP-800, 1 epoch", "MLP-800, 3 epochs", "MLP-800, 10 epochs",
     ]  # fmt: skip
-    assert "| 1,000 | 0.9000 / 0.9100 | 0.9050 ± 0.0170 | 2 / 2 |" in first[5]
+    assert "| 1,000 | 0.9000 / 0.9100 | 0.9050 ± 0.0177 | 2 / 2 |" in first[5]
     assert [command[0].split(".")[1] for command in commands] == [
         "train", "train", "field_peers", "torch_networks",
     ] * 2  # fmt: skip
