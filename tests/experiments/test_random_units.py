@@ -47,19 +47,18 @@ def test_verdict(won, lost, said):
 
 
 def test_more_random_units_are_named_where_they_do_as_well():
-    def made(trained, untrained):
+    def made(n_units, trained, untrained):
         names = {"trained": trained, "untrained": untrained}
-        return [
-            {k: {"test_accuracy": v, "training_cpu_seconds": 1.0} for k, v in names.items()}
-        ]  # fmt: skip
+        more = {"training_cpu_seconds": 1.0, "n_units": n_units}
+        return [{k: {"test_accuracy": v, **more} for k, v in names.items()}]
 
     rows = {
-        ("dense", 10): made(0.9, 0.7), ("dense", 20): made(0.95, 0.9),
-        ("patches", 10): made(0.9, 0.7), ("patches", 20): made(0.95, 0.89),
+        ("dense", 10): made(10, 0.9, 0.7), ("dense", 20): made(20, 0.95, 0.89),
+        ("patches", 10): made(3, 0.9, 0.7), ("patches", 20): made(5, 0.95, 0.9),
     }  # fmt: skip
     (named,) = more_random_units(rows)
-    assert named.startswith("dense, 10 trained")
-    assert "20 untrained" in named
+    assert named.startswith("patches, 3 trained")
+    assert "by 5 untrained" in named
 
 
 def test_only():
