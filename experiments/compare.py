@@ -119,8 +119,8 @@ def main() -> None:
             for plain, ours, theirs in both
             for name, distance, ratio in compare(ours, theirs, args.n_test)
         ]
-    except json.JSONDecodeError as error:
-        parser.error(f"a file must be rows of JSON, one a line: {error}")
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        parser.error(f"a file must be rows of a table, JSON, one a line: {error!r}")
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if not both:

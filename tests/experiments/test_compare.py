@@ -101,7 +101,7 @@ def test_a_result_tells_its_number_of_images(tmp_path, monkeypatch, capsys):
     assert "give --n-test" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", [None, "# a page\n", "[1, 2"])
+@pytest.mark.parametrize("text", [None, "# a page\n", "[1, 2", "[1, 2]\n", '{"a": 1}\n'])
 def test_files_that_are_none(text, tmp_path, monkeypatch, capsys):
     first = lines(tmp_path / "a", ("one", 0, 1))
     if text is not None:

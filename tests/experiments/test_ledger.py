@@ -1,12 +1,14 @@
 import argparse
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments import ledger
-from experiments.ledger import Ledger, child, mean_and_error, print_last_line, print_table
+from experiments.ledger import ROOT, Ledger, child, mean_and_error, print_last_line, print_table
 from varpro_nn import load
 
 
@@ -137,6 +139,13 @@ def test_options_are_refused_before_anything_is_measured(wrong, capsys):
     assert wrong[0] in said
     assert "must be" in said
     assert repr(wrong[1]) in said
+
+
+def test_ctrl_c_is_told_in_a_line():
+    code = "from experiments.ledger import parser; parser('A table.'); raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == "interrupted: rows that are kept in a file stay there\n"
+    assert done.returncode != 0
 
 
 def test_figures_that_cannot_be_drawn():
