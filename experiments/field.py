@@ -40,11 +40,11 @@ from threadpoolctl import threadpool_limits
 from experiments.accuracy_table import UNTRAINED
 from experiments.field_figure import ADAM, DRAWN, LIBRARY, LM, TRAINED, Point, draw
 from experiments.field_peers import peers
+from experiments.figures import add_figure
 from experiments.ledger import (
     Ledger,
     child,
     child_lines,
-    figure_file,
     mean_and_error,
     parser,
     print_last_line,
@@ -262,9 +262,7 @@ def points(rows: Sequence[dict[str, Any]]) -> list[Point]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("dataset", nargs="?", choices=DATA, help="mnist; none with --quick")
-    options.add_argument(
-        "--figure", type=figure_file, metavar="FILE", help="draw it: .svg, .png, .pdf"
-    )
+    add_figure(options)
     options.add_argument("--only", nargs="+", metavar="NAME", help="these alone")
     options.add_argument("--repeats", type=int, metavar="N", help="of the whole list (2; quick: 1)")
     args = options.parse_args()

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.figures import drawn, legend, log_log
+
 TRAINED, DRAWN, LIBRARY, ADAM, LM = (
     "this project", "the same, units as drawn", "scikit-learn, hpelm", "PyTorch, Adam",
     "PyTorch, Levenberg-Marquardt",
@@ -42,52 +44,37 @@ class Point(NamedTuple):
 
 def draw(points: Sequence[Point], title: str, path: Path) -> None:
     """Draw both panels, all axes logarithmic."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "varpro_nn"  # the same rows give the same file
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure, panels = plt.subplots(1, 2, figsize=(13, 7), sharey=True, layout="constrained")
-    labels: list[list[tuple[float, float, str, str]]] = [[], []]
-    for panel, texts, (quantity, meaning) in zip(panels, labels, AXES.items(), strict=True):
-        for name in dict.fromkeys(point.name for point in points):
-            mine = [point for point in points if point.name == name]
-            x = [getattr(point, quantity) for point in mine]
-            y = [point.error for point in mine]
-            kind = mine[0].kind
-            marker, colour = STYLES[kind]
-            panel.plot(
-                x, y, color=colour, marker=marker, markersize=6, linewidth=1, label=kind,
-                zorder=3 if kind in (TRAINED, DRAWN) else 2,
-            )  # fmt: skip
-            best = min(range(len(y)), key=y.__getitem__)
-            texts.append((x[best], y[best], _shown(name), colour))
-        panel.set(xscale="log", yscale="log", xlabel=meaning)
-        panel.margins(x=0.12, y=0.06)
-        panel.grid(True, which="major", color="0.9", linewidth=0.8)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("test error, %")
-    for axis in (panels[0].yaxis, panels[0].xaxis, panels[1].xaxis):
-        axis.set_major_locator(
-            LogLocator(subs=(1, 2, 3, 5, 7) if axis is panels[0].yaxis else (1,))
-        )
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-        axis.set_minor_formatter(NullFormatter())
-    handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=len(STYLES),
-        frameon=False,
-    )  # fmt: skip
-    figure.suptitle(title)
-    figure.draw_without_rendering()  # settles where the points lie
-    for panel, texts in zip(panels, labels, strict=True):
-        _label(panel, texts)
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(path, metadata=metadata, dpi=150)
-    plt.close(figure)
+    names = dict.fromkeys(point.name for point in points)
+    named = [[point for point in points if point.name == name] for name in names]
+    best = [min(mine, key=lambda point: point.error) for mine in named]
+    with drawn(path, (1, 2), (13, 7), sharey=True) as (figure, (panels,)):
+        for panel, (quantity, meaning) in zip(panels, AXES.items(), strict=True):
+            for mine in named:
+                kind = mine[0].kind
+                marker, colour = STYLES[kind]
+                panel.plot(
+                    [getattr(point, quantity) for point in mine],
+                    [point.error for point in mine],
+                    color=colour, marker=marker, markersize=6, linewidth=1, label=kind,
+                    zorder=3 if kind in (TRAINED, DRAWN) else 2,
+                )  # fmt: skip
+            log_log(panel, meaning)
+            panel.margins(x=0.12, y=0.06)
+        panels[0].set_ylabel("test error, %")
+        for axis in (panels[0].yaxis, panels[0].xaxis, panels[1].xaxis):
+            axis.set_major_locator(
+                LogLocator(subs=(1, 2, 3, 5, 7) if axis is panels[0].yaxis else (1,))
+            )
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+            axis.set_minor_formatter(NullFormatter())
+        handles, kinds = panels[0].get_legend_handles_labels()
+        legend(figure, dict(zip(kinds, handles, strict=True)), len(STYLES))
+        figure.suptitle(title)
+        figure.draw_without_rendering()  # settles where the points lie
+        for panel, quantity in zip(panels, AXES, strict=True):
+            _label(panel, [(getattr(point, quantity), point) for point in best])
 
 
 def _shown(name: str) -> str:
@@ -97,13 +84,13 @@ def _shown(name: str) -> str:
     return name
 
 
-def _label(panel: Any, labels: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write each label beside its point, where it covers least of lines and other labels."""
+def _label(panel: Any, points: Sequence[tuple[float, Point]]) -> None:
+    """Write names beside points, at these x, where they cover least of lines and other names."""
     taken: list[Box] = []
     for line in panel.lines:
-        points = panel.transData.transform(line.get_xydata())
-        taken += 3 * [(x - 10, y - 10, x + 10, y + 10) for x, y in points]  # worse than a line
-        for start, end in pairwise(points):
+        ends = panel.transData.transform(line.get_xydata())
+        taken += 3 * [(x - 10, y - 10, x + 10, y + 10) for x, y in ends]  # worse than a line
+        for start, end in pairwise(ends):
             between = start + np.linspace(0, 1, 100)[:, None] * (end - start)
             taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in between]
     # The first ones are the nearest: 40 square pixels covered are better than the next one.
@@ -113,12 +100,12 @@ def _label(panel: Any, labels: Sequence[tuple[float, float, str, str]]) -> None:
     places += [(x, y, side) for x, side in ((12, "left"), (-12, "right")) for y in (20, -20)]
     frame = panel.get_window_extent().extents
     candidates: list[list[tuple[Any, Box, float]]] = []
-    for x, y, text, colour in labels:
+    for x, point in points:
         own = []
         for number, (dx, dy, side) in enumerate(places):
             note = panel.annotate(
-                text, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center",
-                color=colour, fontsize=8, in_layout=False,
+                _shown(point.name), (x, point.error), (dx, dy), textcoords="offset points",
+                ha=side, va="center", color=STYLES[point.kind][1], fontsize=8, in_layout=False,
             )  # fmt: skip
             box = tuple(note.get_window_extent().extents)
             covered = sum(_overlap(box, other) for other in taken)

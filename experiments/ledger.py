@@ -9,7 +9,6 @@ import argparse
 import datetime
 import functools
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -32,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Make the options that all tables have; the first line of a docstring describes them."""
     made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    made.add_argument("--output", type=_file, metavar="FILE", help="keep results here: JSON lines")
+    made.add_argument("--output", type=file_name, metavar="FILE", help="keep results in JSON lines")
     made.add_argument("--quick", action="store_true", help="small data, a minute at most")
     made.add_argument("--seed", type=functools.partial(_at_least, 0), default=0)
     made.add_argument("--n-jobs", type=functools.partial(_at_least, 1), default=1)
@@ -54,18 +53,8 @@ def end_quietly() -> None:
     sys.excepthook = told
 
 
-def figure_file(text: str) -> Path:
-    """Name of a figure: refused before anything is measured, if it cannot be drawn."""
-    if Path(text).suffix not in (".svg", ".png", ".pdf"):
-        msg = f"must end with .svg, .png or .pdf, got {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    if importlib.util.find_spec("matplotlib") is None:
-        msg = "a figure needs matplotlib: pip install -e '.[experiments]'"
-        raise argparse.ArgumentTypeError(msg)
-    return _file(text)
-
-
-def _file(text: str) -> Path:
+def file_name(text: str) -> Path:
+    """Take the value of an option that names a file to write."""
     if Path(text).is_dir():
         msg = f"must be a file, got the folder {text!r}"
         raise argparse.ArgumentTypeError(msg)

@@ -39,7 +39,8 @@ import numpy as np
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from experiments.ledger import Ledger, child, figure_file, parser, print_last_line, print_table
+from experiments.figures import add_figure, drawn, legend, log_log
+from experiments.ledger import Ledger, child, parser, print_last_line, print_table
 from experiments.scaling_counts import Point
 from experiments.scaling_phases import PHASES, QUICK, QUICK_BASE, made_data, units_of
 from varpro_nn.resources import Clock, peak_memory_mib
@@ -181,44 +182,29 @@ def print_slopes(fits: list[Row]) -> None:
 
 def draw(rows: list[Row], fits: list[Row], path: Path) -> None:
     """Draw a panel for each quantity: CPU seconds of each phase, predicted slopes dashed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "varpro_nn"  # the same rows give the same file
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(2, 2, figsize=(11, 9), sharey=True, layout="constrained")
     colours = {name: f"C{number}" for number, name in enumerate(PHASES)}
     handles: dict[str, Any] = {}
-    for panel, (quantity, meaning) in zip(axes.flat, QUANTITIES.items(), strict=True):
-        for name, of_phase in by_phase(rows, quantity).items():
-            x = np.array([row["value"] for row in of_phase], dtype=float)
-            y = np.array([row["cpu_seconds"] for row in of_phase])
-            (handles[name],) = panel.plot(x, y, "o-", color=colours[name], markersize=4)
-            (fit,) = (f for f in fits if (f["phase"], f["quantity"]) == (name, quantity))
-            last = x[len(x) // 2 :]
-            # Through the last point: what the count says of the others.
-            line = y[-1] * (last / x[-1]) ** fit["predicted"]
-            panel.plot(last, line, "--", color=colours[name], linewidth=1)
-        panel.set(xscale="log", yscale="log", xlabel=meaning)
-        panel.grid(True, which="major", color="0.9", linewidth=0.8)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-    for panel in axes[:, 0]:
-        panel.set_ylabel("CPU seconds")
-    (handles["predicted slope"],) = axes[0, 0].plot([], [], "--", color="0.4", linewidth=1)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False
-    )
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
-    plt.close(figure)
+    with drawn(path, (2, 2), (11, 9), sharey=True) as (figure, axes):
+        for panel, (quantity, meaning) in zip(axes.flat, QUANTITIES.items(), strict=True):
+            for name, of_phase in by_phase(rows, quantity).items():
+                x = np.array([row["value"] for row in of_phase], dtype=float)
+                y = np.array([row["cpu_seconds"] for row in of_phase])
+                (handles[name],) = panel.plot(x, y, "o-", color=colours[name], markersize=4)
+                (fit,) = (f for f in fits if (f["phase"], f["quantity"]) == (name, quantity))
+                last = x[len(x) // 2 :]
+                # Through the last point: what the count says of the others.
+                line = y[-1] * (last / x[-1]) ** fit["predicted"]
+                panel.plot(last, line, "--", color=colours[name], linewidth=1)
+            log_log(panel, meaning)
+        for panel in axes[:, 0]:
+            panel.set_ylabel("CPU seconds")
+        (handles["predicted slope"],) = axes[0, 0].plot([], [], "--", color="0.4", linewidth=1)
+        legend(figure, handles, 4)
 
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument(
-        "--figure", type=figure_file, metavar="FILE", help="draw it: .svg, .png, .pdf"
-    )
+    add_figure(made)
     made.add_argument("--only", nargs="+", choices=tuple(PHASES), metavar="PHASE")
     made.add_argument("--task", help=argparse.SUPPRESS)
     args = made.parse_args()

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.ledger import Ledger, figure_file, parser, print_last_line, print_table
+from experiments.figures import add_figure, drawn
+from experiments.ledger import Ledger, parser, print_last_line, print_table
 from varpro_nn import TrainConfig, configure, load, run
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.convex import fit_linear
@@ -78,28 +79,23 @@ def draw(
     rows: dict[str, list[list[float]]], columns: list[str], shape: tuple[int, ...], path: Path
 ) -> None:
     """Draw rows of pictures; where there are channels, they are the colours."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1.1 * len(columns), 1.3 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), len(columns))
-    for panel, label in zip(panels[0], columns, strict=True):
-        panel.set_title(label, fontsize=8)
-    for across, (name, pictures) in zip(panels, rows.items(), strict=True):
-        for panel, values in zip(across, pictures, strict=True):
-            picture = np.reshape(values, shape)
-            if len(shape) == 3:
-                picture = np.moveaxis(picture, 0, -1)
-            panel.imshow((picture - picture.min()) / (np.ptp(picture) or 1.0), cmap="gray")
-            panel.set(xticks=[], yticks=[])
-        across[0].set_ylabel(name, fontsize=8)
-    figure.savefig(path, dpi=120)
+    size = (1.1 * len(columns), 1.3 * len(rows))
+    with drawn(path, (len(rows), len(columns)), size) as (_, panels):
+        for panel, label in zip(panels[0], columns, strict=True):
+            panel.set_title(label, fontsize=8)
+        for across, (name, pictures) in zip(panels, rows.items(), strict=True):
+            for panel, values in zip(across, pictures, strict=True):
+                picture = np.reshape(values, shape)
+                if len(shape) == 3:
+                    picture = np.moveaxis(picture, 0, -1)
+                panel.imshow((picture - picture.min()) / (np.ptp(picture) or 1.0), cmap="gray")
+                panel.set(xticks=[], yticks=[])
+            across[0].set_ylabel(name, fontsize=8)
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument(
-        "--figure", type=figure_file, metavar="FILE", help="draw it: .png, .svg, .pdf"
-    )
+    add_figure(options)
     options.add_argument("--n-units", type=int, default=1000, help="a multiple of 50")
     args = options.parse_args()
     dataset = load("digits" if args.quick else "cifar10", args.data_dir)

@@ -1,4 +1,3 @@
-import argparse
 import json
 import subprocess
 import sys
@@ -146,11 +145,6 @@ def test_ctrl_c_is_told_in_a_line():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stderr == "interrupted: rows that are kept in a file stay there\n"
     assert done.returncode != 0
-
-
-def test_figures_that_cannot_be_drawn():
-    with pytest.raises(argparse.ArgumentTypeError, match=r"\.svg, \.png or \.pdf, got 'a.xyz'"):
-        ledger.figure_file("a.xyz")
 
 
 def test_rows_are_named_by_what_makes_them():
