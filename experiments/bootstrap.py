@@ -31,11 +31,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import SelfTrainingClassifier
 from threadpoolctl import threadpool_limits
 
-from experiments.ledger import Ledger, parser, print_last_line, print_table
+from experiments.ledger import Ledger, mean_and_error, parser, print_last_line, print_table
 from varpro_nn import Network, TrainConfig, VarProClassifier, VarProFeatures, configure, load
 from varpro_nn.bootstrap import Rule, bootstrap
 from varpro_nn.datasets import Dataset, ImageSet
-from varpro_nn.metrics import standard_error
 from varpro_nn.plan import streams, subnetwork_settings, training_part
 from varpro_nn.resources import Clock
 from varpro_nn.training import train_network
@@ -244,18 +243,15 @@ class Bench:
 def mean(rows: Sequence[Row], key: str, of: str = "n_test") -> str:
     """Mean over seeds with its standard error; of one seed the binomial one. Empty if missing.
 
-    The images may be as many as each seed says, and are largely the same: their part of the error
-    does not shrink with the number of seeds.
+    ``of`` names the number of images, which each seed may have its own of.
     """
-    there = [(row[key], row[of]) for row in rows if row[key] is not None]
+    there = [row for row in rows if row[key] is not None]
     if not there:
         return ""
-    shares = np.array([share for share, _ in there])
-    if set(shares) <= {0.0, 1.0} and len(set(shares)) == 1:  # no error can be told from these
-        return f"{shares[0]:.4f} ({'all' if shares[0] else 'none'} of {max(n for _, n in there):,})"
-    of_images = np.mean([standard_error(share, n) ** 2 for share, n in there])
-    of_seeds = np.var(shares, ddof=1) / len(shares) if len(shares) > 1 else 0.0
-    return f"{shares.mean():.4f} ± {np.sqrt(of_images + of_seeds):.4f}"
+    shares, numbers = [row[key] for row in there], [row[of] for row in there]
+    if shares[0] in (0.0, 1.0) and len(set(shares)) == 1:  # no error can be told from these
+        return f"{shares[0]:.4f} ({'all' if shares[0] else 'none'} of {max(numbers):,})"
+    return "{:.4f} ± {:.4f}".format(*mean_and_error(shares, numbers))
 
 
 def cells(rows: Sequence[Row]) -> dict[str, str]:

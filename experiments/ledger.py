@@ -238,15 +238,17 @@ def child_lines(command: Sequence[str], threads: int = 1) -> Iterator[str]:
         raise SystemExit(msg)
 
 
-def mean_and_error(shares: Sequence[float], n_test: int) -> tuple[float, float]:
-    """Mean over seeds, and its standard error from both the test images and the spread of seeds.
+def mean_and_error(shares: Sequence[float], n_images: int | Sequence[int]) -> tuple[float, float]:
+    """Mean over seeds, and its standard error from both the images and the spread of seeds.
 
-    All seeds are measured on the same ``n_test`` images, so the binomial error does not shrink with
-    their number; the spread of several seeds comes to it in squares.
+    All seeds are measured on the same images, or largely so (then ``n_images`` holds a number for
+    each): the binomial variance, a mean over seeds, does not shrink with their number. The spread
+    of several seeds comes to it in squares.
     """
-    mean = float(np.mean(shares))
-    of_seeds = float(np.var(shares, ddof=1)) / len(shares) if len(shares) > 1 else 0.0
-    return mean, (standard_error(mean, n_test) ** 2 + of_seeds) ** 0.5
+    numbers = np.broadcast_to(n_images, len(shares))
+    of_images = np.mean([standard_error(p, n) ** 2 for p, n in zip(shares, numbers, strict=True)])
+    of_seeds = np.var(shares, ddof=1) / len(shares) if len(shares) > 1 else 0.0
+    return float(np.mean(shares)), float(np.sqrt(of_images + of_seeds))
 
 
 def rounded_seconds(value: float) -> str:
