@@ -60,6 +60,11 @@ TABLES: dict[str, Table] = {
     "bootstrap": Table("bootstrap", ("--large",)),
     "random_units": Table("random_units"),
     "matrix_equality": Table("matrix_equality", ("--images", "4000", "--test-images", "4000")),
+    "matrix_equality_10000": Table(
+        "matrix_equality",
+        ("--images", "10000", "--test-images", "4000", "--ks", "1", "4", "25", "--skip-all-images"),
+        None,
+    ),
     "linear_classifiers": Table("linear_classifiers", ("--updates", "50000")),
     "templates": Table("templates", ("--figure", "docs/templates.png")),
     "regularisation": Table("regularisation"),
@@ -79,9 +84,7 @@ TABLES: dict[str, Table] = {
     },
     "scaling_laws": Table("scaling_laws", ("--figure", "docs/scaling_laws.svg")),
     "features": Table("bench_features", quick=("--n-images", "64", "--n-units", "3"), keeps=False),
-    "calibration": Table(
-        "calibration", quick=("--data", "digits", "--recipes", "default"), keeps=False
-    ),
+    "calibration": Table("calibration"),
 }
 """The tables by name; what is about survival and speed of a whole run stands in the README."""
 

@@ -3,56 +3,70 @@
 ``python -m experiments.calibration`` fits :class:`varpro_nn.VarProClassifier` to MNIST with a few
 recipes. Temperature and label sets come from outputs of training images that the output layer had
 not seen; the test images only measure them. Prints expected calibration error (with the
-temperature, without, and as it was estimated in training) and how often label sets hold the true
-label. The last line is JSON.
+temperature, without, and as it was estimated in training) and, for the share ``alpha`` of labels
+that sets may miss, the share that they missed and how many labels a set holds in the mean.
+``--output FILE`` keeps each recipe as soon as it is there; ``--quick`` takes digits and ``default``
+alone. The last line is JSON.
 """
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.ledger import print_last_line, print_table
-from varpro_nn import VarProClassifier, load
+from experiments.ledger import Ledger, parser, print_last_line, print_table
+from varpro_nn import VarProClassifier, configure, load
 from varpro_nn.calibration import expected_calibration_error
+from varpro_nn.datasets import Dataset
 
 ALPHAS = (0.005, 0.01, 0.05)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="mnist")
-    parser.add_argument("--recipes", nargs="+", default=["default", "bilinear"])
-    parser.add_argument("--n-jobs", type=int, default=-1)
-    args = parser.parse_args()
-    dataset = load(args.data)
+def measure(recipe: str, dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
+    """Fit a classifier to the training images; what its answers for the test images are worth."""
     assert dataset.test is not None
     shape = dataset.train.images.shape[1:]
     X, Z = (part.images.reshape(len(part.images), -1) for part in (dataset.train, dataset.test))
     z = dataset.test.labels
-    rows: list[dict[str, Any]] = []
+    classifier = VarProClassifier(
+        recipe=recipe, image_shape=shape, random_state=args.seed, n_jobs=args.n_jobs
+    ).fit(X, dataset.train.labels)
+    shares = classifier.predict_proba(Z)
+    plain = replace(classifier.network_, temperature=None).predict_proba(dataset.test.images)
+    row = {
+        "recipe": recipe,
+        "test_accuracy": float((shares.argmax(axis=1) == z).mean()),
+        "temperature": classifier.network_.temperature,
+        "calibration_error": expected_calibration_error(shares, z),
+        "calibration_error_without": expected_calibration_error(plain, z),
+        "calibration_error_left_out": classifier.calibration_error_,
+        "sets": [],
+    }
+    for alpha in ALPHAS:
+        sets = classifier.predict_set(Z, alpha=alpha)
+        missed = float(1 - sets[np.arange(len(z)), z].mean())
+        size = float(sets.sum(axis=1).mean())
+        row["sets"].append({"alpha": alpha, "missed": missed, "mean_size": size})
+    return row
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--data", default="mnist", help="mnist; digits with --quick")
+    options.add_argument("--recipes", nargs="+", default=["default", "bilinear"], metavar="RECIPE")
+    args = options.parse_args()
+    if args.quick:
+        args.data, args.recipes = "digits", ["default"]
+    dataset = load(args.data, args.data_dir)
+    assert dataset.test is not None
+    ledger = Ledger(args.output, data=dataset.digest, alphas=list(ALPHAS))
+    rows = []
     for recipe in args.recipes:
-        classifier = VarProClassifier(
-            recipe=recipe, image_shape=shape, random_state=0, n_jobs=args.n_jobs
-        ).fit(X, dataset.train.labels)
-        shares = classifier.predict_proba(Z)
-        plain = replace(classifier.network_, temperature=None).predict_proba(dataset.test.images)
-        row = {
-            "recipe": recipe,
-            "test_accuracy": float((shares.argmax(axis=1) == z).mean()),
-            "temperature": classifier.network_.temperature,
-            "calibration_error": expected_calibration_error(shares, z),
-            "calibration_error_without": expected_calibration_error(plain, z),
-            "calibration_error_left_out": classifier.calibration_error_,
-            "sets": [],
-        }
-        for alpha in ALPHAS:
-            sets = classifier.predict_set(Z, alpha=alpha)
-            missed = float(1 - sets[np.arange(len(z)), z].mean())
-            size = float(sets.sum(axis=1).mean())
-            row["sets"].append({"alpha": alpha, "missed": missed, "mean_size": size})
-        rows.append(row)
+        settings = asdict(configure(recipe, data=dataset, seed=args.seed))
+        fit = partial(measure, recipe, dataset, args)
+        rows.append(ledger.get(recipe, fit, ("scikit-learn",), config=settings))
     cells = [
         {
             "recipe": row["recipe"],
@@ -61,15 +75,16 @@ def main() -> None:
             "without temperature": f"{row['calibration_error_without']:.4f}",
             "as estimated in training": f"{row['calibration_error_left_out']:.4f}",
             **{
-                f"missed, labels in a set, alpha {s['alpha']:g}": f"{s['missed']:.4f}, "
+                f"alpha {s['alpha']:g}: missed, labels in a set": f"{s['missed']:.4f}, "
                 f"{s['mean_size']:.3f}"
                 for s in row["sets"]
             },
         }
         for row in rows
     ]
-    print_table(cells, f"Probabilities and label sets, {len(z):,} test images of {dataset.name}")
-    print_last_line({"rows": rows})
+    title = f"Probabilities and label sets, {len(dataset.test):,} test images of {dataset.name}"
+    print_table(cells, title)
+    print_last_line({"rows": rows}, ["scikit-learn"])
 
 
 if __name__ == "__main__":

@@ -30,6 +30,20 @@ def test_every_script_has_a_quick_form():
     assert scripts == quick
 
 
+def test_every_table_stands_in_the_ledger():
+    folder = all_tables.RESULTS.parent
+    told = (folder / "README.md").read_text(encoding="utf-8").split("## The tables")[1]
+    pages = {path.stem for path in all_tables.RESULTS.glob("*.md")}
+    assert pages <= set(all_tables.TABLES)
+    for name, table in all_tables.TABLES.items():
+        assert f"`{name}`" in told, name
+        assert not (all_tables.RESULTS / f"{name}.jsonl").exists() or name in pages
+        if name in pages:  # measured with the options that `all` has now
+            head = (all_tables.RESULTS / f"{name}.md").read_text(encoding="utf-8")
+            options = "".join(f" {option}" for option in table.options)
+            assert f"`python -m experiments.{table.module}{options}`" in head
+
+
 def test_a_table_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     commands = []
 

@@ -11,6 +11,7 @@ from experiments import (
     accuracy_table,
     bench_features,
     bench_subnetwork,
+    calibration,
     glue_memory,
     linear_classifiers,
     matrix_equality,
@@ -159,3 +160,15 @@ def test_linear_classifiers_go_on_where_they_stopped(monkeypatch, capsys, tmp_pa
     written = file.read_text(encoding="utf-8")
     assert last_line(linear_classifiers, arguments, monkeypatch, capsys) == first
     assert file.read_text(encoding="utf-8") == written
+
+
+def test_calibration(monkeypatch, capsys, tmp_path):
+    kept = ["--quick", "--output", str(tmp_path / "rows.jsonl")]
+    (row,) = last_line(calibration, kept, monkeypatch, capsys)["rows"]
+    assert row["recipe"] == "default"
+    assert row["calibration_error"] < row["calibration_error_without"]
+    missed, sizes = zip(*((s["missed"], s["mean_size"]) for s in row["sets"]), strict=True)
+    assert missed[0] <= missed[1] <= missed[2] <= 0.1
+    assert sizes[0] >= sizes[1] >= sizes[2] >= 1
+    monkeypatch.setattr(calibration, "measure", lambda *_: pytest.fail("measured twice"))
+    assert last_line(calibration, kept, monkeypatch, capsys)["rows"] == [row]
