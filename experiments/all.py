@@ -1,12 +1,14 @@
-"""All tables, one after the other: ``python -m experiments.all [--quick] [--only NAME ...]``.
+"""All tables: ``python -m experiments.all [--quick] [--only NAME ...] [--n-jobs N]``.
 
-Each table runs in a process of its own, one thread of BLAS, so that memory and clock are its own.
+Each table runs in a process of its own, one thread of BLAS, so that memory and clock are its own;
+one after the other, unless ``--n-jobs`` tells how many to run side by side.
 Its results go to ``NAME.jsonl`` in ``--output`` as they come, so that a stopped run goes on, and
 what it prints to ``NAME.md``, headed by the command, the days and commits of the measurements, the
 machine and the versions. A table that fails does not stop the others; the exit status tells.
 
 ``--quick`` measures digits and slices of MNIST, minutes in all, and keeps nothing unless
-``--output`` is given. The full run takes about 14 hours, half of them for the field.
+``--output`` is given. The full run takes about 15 hours, half of them for the field; with ``--n-jobs 2``
+on two cores it takes half of that.
 """
 
 import argparse
@@ -15,13 +17,14 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from experiments.ledger import child, end_quietly
+from experiments.ledger import child, end_quietly, whole_number
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -109,26 +112,36 @@ def page(name: str, command: Sequence[str], lines: Sequence[str]) -> str:
     return "\n".join([*head, *printed]).rstrip() + "\n"
 
 
-def measure(names: Sequence[str], folder: Path, quick: bool) -> Iterator[tuple[str, str | None]]:
-    """Run tables; give the name of each, and what went wrong."""
-    for name in tqdm(names, desc="tables", unit="table"):
-        table = TABLES[name]
-        options = list((table.quick or ()) if quick else table.options)
-        if folder != RESULTS:  # figures go there too
-            options = [str(folder / o[5:]) if o.startswith("docs/") else o for o in options]
-        command = [f"experiments.{table.module}", *options]
-        kept = ["--output", str(folder / f"{name}.jsonl")] if table.keeps else []
-        start = time.perf_counter()
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        try:
-            lines = child([*command, *kept])
-        except SystemExit as error:
-            yield name, str(error)
-            continue
-        text = page(name, ["python", "-m", *command], lines)
-        (folder / f"{name}.md").write_text(text, encoding="utf-8")
-        print(f"{text}\n{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
-        yield name, None
+def measure(name: str, folder: Path, quick: bool) -> str | None:
+    """Run a table and write its page; what went wrong, if something did."""
+    table = TABLES[name]
+    options = list((table.quick or ()) if quick else table.options)
+    if folder != RESULTS:  # figures go there too
+        options = [str(folder / o[5:]) if o.startswith("docs/") else o for o in options]
+    command = [f"experiments.{table.module}", *options]
+    kept = ["--output", str(folder / f"{name}.jsonl")] if table.keeps else []
+    start = time.perf_counter()
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    try:
+        lines = child([*command, *kept])
+    except SystemExit as error:
+        return str(error)
+    text = page(name, ["python", "-m", *command], lines)
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    print(f"{text}\n{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
+    return None
+
+
+def measure_all(names: Sequence[str], folder: Path, quick: bool, n_jobs: int) -> list[str]:
+    """Run tables, ``n_jobs`` at a time; what went wrong."""
+    executor = ThreadPoolExecutor(n_jobs)  # of threads that wait for processes
+    try:
+        done = [executor.submit(measure, name, folder, quick) for name in names]
+        bar = tqdm(as_completed(done), total=len(names), desc="tables", unit="table")
+        found = [future.result() for future in bar]
+    finally:
+        executor.shutdown(cancel_futures=True)  # Ctrl-C starts no other table
+    return [text for text in found if text is not None]
 
 
 def main() -> None:
@@ -138,6 +151,8 @@ def main() -> None:
                         help=f"these alone: {', '.join(TABLES)}")  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="of the results (experiments/results; none with --quick)")  # fmt: skip
+    parser.add_argument("--n-jobs", type=whole_number(1), default=1, metavar="N",
+                        help="tables at a time, one thread each (1)")  # fmt: skip
     args = parser.parse_args()
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         parser.error(f"--output must be a folder, got the file {args.output}")
@@ -150,7 +165,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.output or (Path(scratch) if args.quick else RESULTS)
         folder.mkdir(parents=True, exist_ok=True)
-        failed = [text for _, text in measure(names, folder, args.quick) if text is not None]
+        failed = measure_all(names, folder, args.quick, args.n_jobs)
     if failed:
         raise SystemExit("\n".join(failed))
 

@@ -9,17 +9,18 @@
   epochs of one training (:mod:`experiments.torch_networks`).
 
 Each is trained alone, in a process of its own with one thread, one after the other; the whole list
-``--repeats`` times, with seeds ``--seed``, ``--seed`` + 1 and so on. Nothing was tuned for the
-peers beyond what their modules say; the settings of the recipes were chosen on training images,
-which is an advantage of this project in the table. So are the distorted copies of training images
-that recipes of patch units see; the peers see the images as they are. The test set says nothing
-but how good a row is in the end: all epochs are listed, none is picked by its test accuracy.
+``--repeats`` times, with seeds ``--seed``, ``--seed`` + 1 and so on, but those that ``--once``
+names. Nothing was tuned for the peers beyond what their modules say; the settings of the recipes
+were chosen on training images, which is an advantage of this project in the table. So are the
+distorted copies of training images that recipes of patch units see; the peers see the images as
+they are. The test set says nothing but how good a row is in the end: all epochs are listed, none
+is picked by its test accuracy.
 
 The table gives the accuracies of all repetitions, and their mean with the standard error of the
-test images and of the seeds. Parameters are all numbers that
-the fitted model stores to label an image. CPU seconds are those of the training, of choosing
-settings on training images where a row does so itself, and of labelling all test images, which lie
-in memory. Rows of packages that are not installed are left out.
+test images and of the seeds. Parameters are all numbers that the fitted model stores to label an
+image. CPU seconds are those of the training, of choosing settings on training images where a row
+does so itself, and of labelling all test images, which lie in memory. Rows of packages that are
+not installed are left out.
 """
 
 import argparse
@@ -50,6 +51,7 @@ from experiments.ledger import (
     print_last_line,
     print_table,
     rounded_seconds,
+    whole_number,
 )
 from varpro_nn import Network, configure, load
 from varpro_nn.datasets import Dataset
@@ -202,9 +204,12 @@ def measure(
     """Take the results of all repetitions from the ledger, or measure them; rows of the table."""
     ledger = Ledger(args.output, data=dataset.digest)
     rows: dict[str, dict[str, Any]] = {}
+    once = set(args.once or [])
     for repetition in range(n_repeats):
         seed = args.seed + repetition
         for entrant in chosen:
+            if repetition and entrant.name in once:
+                continue
             results = ledger.get_all(
                 entrant.entries(),
                 functools.partial(train, entrant, seed, dataset, args.data_dir),
@@ -264,11 +269,11 @@ def main() -> None:
     options.add_argument("dataset", nargs="?", choices=DATA, help="mnist; none with --quick")
     add_figure(options)
     options.add_argument("--only", nargs="+", metavar="NAME", help="these alone")
-    options.add_argument("--repeats", type=int, metavar="N", help="of the whole list (2; quick: 1)")
+    options.add_argument("--once", nargs="+", metavar="NAME", help="these without repetition")
+    options.add_argument("--repeats", type=whole_number(1), metavar="N",
+                         help="of the whole list (2; quick: 1)")  # fmt: skip
     args = options.parse_args()
-    n_repeats = args.repeats if args.repeats is not None else 1 if args.quick else 2
-    if n_repeats < 1:
-        options.error(f"--repeats must be at least 1, got {n_repeats}")
+    n_repeats = args.repeats or (1 if args.quick else 2)
     if args.n_jobs != 1:
         options.error(f"--n-jobs must be 1, for each row has one thread, got {args.n_jobs}")
     if args.quick and args.dataset is not None:
@@ -276,10 +281,10 @@ def main() -> None:
     name = "digits" if args.quick else args.dataset or "mnist"
     found = [entrant for entrant in entrants(name) if not args.quick or entrant.name in QUICK]
     names = [entrant.name for entrant in found]
-    unknown = sorted(set(args.only or []) - set(names))
-    if unknown:
-        among = f"{', '.join(names)}{' (--quick)' if args.quick else ''}"
-        options.error(f"--only: no {', '.join(unknown)} among {among}")
+    for option in ("only", "once"):
+        if unknown := sorted(set(getattr(args, option) or []) - set(names)):
+            among = f"{', '.join(names)}{' (--quick)' if args.quick else ''}"
+            options.error(f"--{option}: no {', '.join(unknown)} among {among}")
     chosen = installed([e for e in found if not args.only or e.name in args.only])
     if not chosen:
         options.error("nothing is left to measure")

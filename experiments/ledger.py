@@ -33,8 +33,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     made.add_argument("--output", type=file_name, metavar="FILE", help="keep results in JSON lines")
     made.add_argument("--quick", action="store_true", help="small data, a minute at most")
-    made.add_argument("--seed", type=functools.partial(_at_least, 0), default=0)
-    made.add_argument("--n-jobs", type=functools.partial(_at_least, 1), default=1)
+    made.add_argument("--seed", type=whole_number(0), default=0)
+    made.add_argument("--n-jobs", type=whole_number(1), default=1)
     made.add_argument("--data-dir")
     end_quietly()
     return made
@@ -61,11 +61,16 @@ def file_name(text: str) -> Path:
     return Path(text)
 
 
-def _at_least(least: int, text: str) -> int:
-    if not text.lstrip("-").isdecimal() or int(text) < least:
-        msg = f"must be a whole number of {least} or more, got {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
+def whole_number(least: int) -> Callable[[str], int]:
+    """Take the value of an option that must be a whole number of ``least`` or more."""
+
+    def read(text: str) -> int:
+        if not text.lstrip("-").isdecimal() or int(text) < least:
+            msg = f"must be a whole number of {least} or more, got {text!r}"
+            raise argparse.ArgumentTypeError(msg)
+        return int(text)
+
+    return read
 
 
 def versions(*packages: str) -> dict[str, str]:
