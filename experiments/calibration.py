@@ -75,15 +75,19 @@ def main() -> None:
             "without temperature": f"{row['calibration_error_without']:.4f}",
             "as estimated in training": f"{row['calibration_error_left_out']:.4f}",
             **{
-                f"alpha {s['alpha']:g}: missed, labels in a set": f"{s['missed']:.4f}, "
-                f"{s['mean_size']:.3f}"
+                f"alpha {s['alpha']:g}: missed, labels": f"{s['missed']:.4f}, {s['mean_size']:.3f}"
                 for s in row["sets"]
             },
         }
         for row in rows
     ]
     title = f"Probabilities and label sets, {len(dataset.test):,} test images of {dataset.name}"
-    print_table(cells, title)
+    note = (
+        "Expected calibration error: the mean gap between how sure an answer is and how often it "
+        "is right. alpha: the share of true labels that sets may miss; then the share that they "
+        "missed, and the mean number of labels in a set."
+    )
+    print_table(cells, title, note)
     print_last_line({"rows": rows}, ["scikit-learn"])
 
 

@@ -261,9 +261,14 @@ def rounded_seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 9.5 else f"{value:.2g}"
 
 
-def print_table(rows: Sequence[Mapping[str, str]], title: str = "") -> None:
-    """Print a Markdown table; its columns are the keys of the first row."""
+def print_table(rows: Sequence[Mapping[str, str]], title: str = "", note: str = "") -> None:
+    """Print a Markdown table; its columns are the keys of the first row.
+
+    ``note``, between title and table, says what the columns are, where they do not themselves.
+    """
     print(f"\n**{title}**\n" if title else "")
+    if note:
+        print(f"{note}\n")
     for cells in (rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)):
         print(f"| {' | '.join(cells)} |", flush=True)
 

@@ -288,9 +288,18 @@ def main() -> None:
             of_problems.append(one_problem(name, window, counts, n_images, args))
     operators = [rows[0] for rows in of_problems]
     ways = [row for rows in of_problems for row in rows[1:]]
-    print_table([cells_of_operator(row) for row in operators], "P_phi, single precision")
-    title = f"{n_images:,} images, one thread, seed {args.seed}"
-    print_table([cells_of_way(row) for row in ways], title)
+    print_table(
+        [cells_of_operator(row) for row in operators], "P_phi, single precision",
+        "The 0/1 matrix that takes the pixels of an image to all its windows. They are to be those "
+        "of the package bit for bit, its pre-activations W phi(Z) + b those of patch units to "
+        "rounding, and its transpose counts the windows that see each pixel (P_phi' 1).",
+    )  # fmt: skip
+    print_table(
+        [cells_of_way(row) for row in ways],
+        f"{n_images:,} images, one thread, seed {args.seed}",
+        "Ways to the pre-activations of units on windows, and to their features (logistic, means "
+        "over 4 x 4 cells); peak MB that one call takes beside its result.",
+    )
     print_last_line({"operators": operators, "ways": ways})
 
 

@@ -177,7 +177,12 @@ def print_slopes(fits: list[Row]) -> None:
                 "memory": "" if memory is None else f"{memory:.2f}",
             }
         )  # fmt: skip
-    print_table(told, "Slopes on log-log axes, last half of the points")
+    note = (
+        "Of CPU seconds, of those of the products alone, of the operation count (predicted), and "
+        "of the memory beyond the images. A star: more than 0.1 and two standard errors from "
+        "what is predicted."
+    )
+    print_table(told, "Slopes on log-log axes, last half of the points", note)
 
 
 def draw(rows: list[Row], fits: list[Row], path: Path) -> None:
@@ -238,7 +243,11 @@ def main() -> None:
         for name in chosen
     ]  # fmt: skip
     fits = []
-    print_table(counts, "Operations and base points")
+    note = (
+        "n images of s x s pixels, h units with P weights in all, m cells, q columns of "
+        "features, k classes, g ridges. Each is varied alone, the others as in the last column."
+    )
+    print_table(counts, "Operations and base points", note)
     for quantity in QUANTITIES:
         if found := by_phase(rows, quantity):
             print_quantity(rows, quantity)

@@ -182,3 +182,7 @@ def test_print_table(capsys):
     assert capsys.readouterr().out.splitlines() == [
         "", "**Title**", "", "| a | b |", "| --- | --- |", "| 1 | 2 |", "| 3 | 4 |",
     ]  # fmt: skip
+    print_table([{"a": "1"}], "Title", "What a is.")
+    assert capsys.readouterr().out.splitlines() == [
+        "", "**Title**", "", "What a is.", "", "| a |", "| --- |", "| 1 |",
+    ]  # fmt: skip
