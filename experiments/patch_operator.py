@@ -290,9 +290,9 @@ def main() -> None:
     ways = [row for rows in of_problems for row in rows[1:]]
     print_table(
         [cells_of_operator(row) for row in operators], "P_phi, single precision",
-        "The 0/1 matrix that takes the pixels of an image to all its windows. Compared: its windows "
-        "with those of the package, bit for bit; W phi(Z) + b with the pre-activations of patch "
-        "units; P_phi' 1 with the number of windows that see each pixel.",
+        "The 0/1 matrix that takes the pixels of an image to all its windows. Compared: its "
+        "windows with those of the package, bit for bit; W phi(Z) + b with the pre-activations of "
+        "patch units; P_phi' 1 with the number of windows that see each pixel.",
     )  # fmt: skip
     print_table(
         [cells_of_way(row) for row in ways],
