@@ -1,7 +1,8 @@
 """All tables: ``python -m experiments.all [--quick] [--only NAME ...] [--n-jobs N]``.
 
-Each table runs in a process of its own, one thread of BLAS, so that memory and clock are its own;
-one after the other, unless ``--n-jobs`` tells how many to run side by side.
+Each table runs in a process of its own, one thread of BLAS, with its own memory and CPU seconds;
+one after the other, unless ``--n-jobs`` tells how many to run side by side. That is quicker, but
+what is bound by memory then takes more CPU seconds: pages tell the load of the machine.
 Its results go to ``NAME.jsonl`` in ``--output`` as they come, so that a stopped run goes on, and
 what it prints to ``NAME.md``, headed by the command, the days and commits of the measurements, the
 machine and the versions. A table that fails does not stop the others; the exit status tells.
@@ -25,6 +26,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from experiments.ledger import child, end_quietly, whole_number
+from varpro_nn.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -124,10 +126,12 @@ def measure(name: str, folder: Path, quick: bool) -> str | None:
     print(f"{name} ...", file=sys.stderr, flush=True)
     try:
         lines = child([*command, *kept])
+        text = page(name, ["python", "-m", *command], lines)
+        write_atomically(folder / f"{name}.md", text.encode())
     except SystemExit as error:
         return str(error)
-    text = page(name, ["python", "-m", *command], lines)
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    except (OSError, ValueError, KeyError) as error:  # a full disk, a last line that is no JSON
+        return f"error: {name}: {error}"
     print(f"{text}\n{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
     return None
 

@@ -2,19 +2,21 @@
 
 import argparse
 import importlib.util
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from experiments.ledger import file_name
+from varpro_nn.files import write_atomically
 
 SUFFIXES = (".svg", ".png", ".pdf")
 UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def add_figure(options: argparse.ArgumentParser) -> None:
-    """Add ``--figure FILE``; refused before anything is measured, if it cannot be drawn."""
+    """Add ``--figure FILE``; a name that cannot be drawn to is refused at once."""
     told = f"draw it: {', '.join(SUFFIXES)}"
     options.add_argument("--figure", type=_figure_file, metavar="FILE", help=told)
 
@@ -31,11 +33,11 @@ def _figure_file(text: str) -> Path:
 
 @contextmanager
 def drawn(
-    path: Path, shape: tuple[int, int], size: tuple[float, float], **subplots: Any
+    path: Path, shape: tuple[int, int], size: tuple[float, float], dpi: int = 150, **subplots: Any
 ) -> Iterator[tuple[Any, Any]]:
     """Give a figure of ``size`` (inches) and its panels, (rows, columns); save it at the end.
 
-    The same drawing gives the same file.
+    The same drawing gives the same file, which is there whole or not at all.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -43,7 +45,11 @@ def drawn(
     with matplotlib.rc_context({"svg.hashsalt": "varpro_nn"}):
         figure = Figure(figsize=size, layout="constrained")
         yield figure, figure.subplots(*shape, squeeze=False, **subplots)
-        figure.savefig(path, metadata=UNDATED.get(path.suffix), dpi=150)
+        stream = io.BytesIO()
+        kind = path.suffix.removeprefix(".")
+        figure.savefig(stream, format=kind, metadata=UNDATED.get(path.suffix), dpi=dpi)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, stream.getvalue())
 
 
 def log_log(panel: Any, quantity: str) -> None:

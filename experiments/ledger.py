@@ -131,7 +131,7 @@ class Ledger:
         missing = [i for i, key in enumerate(keys) if key not in done]
         if missing:
             named = described(json.loads(keys[missing[0]]))
-            number = "" if self.path is None else f"row {len(lines) + 1}: "
+            number = "" if self.path is None else f"{self.path.stem}, row {len(lines) + 1}: "
             print(f"{number}{named} ...", file=sys.stderr, flush=True)
             results = make([entries[i] for i in missing])
             for i, result in zip(missing, results, strict=True):

@@ -298,7 +298,7 @@ def main() -> None:
         [cells_of_way(row) for row in ways],
         f"{n_images:,} images, one thread, seed {args.seed}",
         "Ways to the pre-activations of units on windows, and to their features (logistic, means "
-        "over 4 x 4 cells); peak MB that one call takes beside its result.",
+        "over cells); peak MB that one call takes beside its result.",
     )
     print_last_line({"operators": operators, "ways": ways})
 

@@ -80,7 +80,7 @@ def draw(
 ) -> None:
     """Draw rows of pictures; where there are channels, they are the colours."""
     size = (1.1 * len(columns), 1.3 * len(rows))
-    with drawn(path, (len(rows), len(columns)), size) as (_, panels):
+    with drawn(path, (len(rows), len(columns)), size, dpi=120) as (_, panels):
         for panel, label in zip(panels[0], columns, strict=True):
             panel.set_title(label, fontsize=8)
         for across, (name, pictures) in zip(panels, rows.items(), strict=True):

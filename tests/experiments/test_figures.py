@@ -41,6 +41,7 @@ def test_the_same_drawing_gives_the_same_file(options, tmp_path, suffix):
             assert (left.get_xscale(), right.get_xscale()) == ("log", "linear")
     first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("first", "second"))
     assert first == second
+    assert b"CreationDate" not in first  # seconds, which are equal here
 
 
 def test_nothing_is_written_where_drawing_fails(options, tmp_path):
