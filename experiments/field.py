@@ -293,6 +293,7 @@ def main() -> None:
     rows = measure(chosen, args, dataset, n_repeats)
     seeds = ", ".join(str(args.seed + repetition) for repetition in range(n_repeats))
     title = f"{name}, one thread, seed{'s' if n_repeats > 1 else ''} {seeds}"
+    title += f" ({', '.join(args.once)}: {args.seed})" if args.once else ""
     if args.figure:
         draw(points(rows), title, args.figure)
     print_table([cells(row, len(dataset.test)) for row in rows], title)

@@ -260,7 +260,9 @@ def test_rows_in_the_file_are_not_run_again(monkeypatch, capsys, tmp_path):
     assert table(monkeypatch, capsys, *options, *names)[:-1] == first[:-1]
     assert len(commands) == 8
     once = ["--quick", "--output", str(file), "--repeats", "2", "--once", "SVC", "--only", *names]
-    rows = json.loads(table(monkeypatch, capsys, *once)[-1])["rows"]
+    printed = table(monkeypatch, capsys, *once)
+    assert "**digits, one thread, seeds 0, 1 (SVC: 0)**" in printed
+    rows = json.loads(printed[-1])["rows"]
     assert [len(row["repetitions"]) for row in rows] == [2, 2, 1, 2, 2, 2]
     assert len(commands) == 8
     # A row with an epoch that is missing is trained for that one alone.
