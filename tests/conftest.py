@@ -1,5 +1,6 @@
 """Fixtures of all tests; its folder is on the path, so ``import reference`` works below it."""
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,6 +8,11 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from varpro_nn import train
+
+
+def pytest_configure() -> None:
+    """Hear SIGINT: a shell's job in the background ignores it, and so would runs that tests stop."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
