@@ -11,7 +11,7 @@ from varpro_nn import train
 
 
 def pytest_configure() -> None:
-    """Hear SIGINT: a shell's job in the background ignores it, and so would runs that tests stop."""
+    """Hear SIGINT: a job in the background ignores it, and so would the runs that tests stop."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
