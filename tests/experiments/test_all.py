@@ -41,7 +41,8 @@ def test_every_table_stands_in_the_ledger():
         assert f"`{name}`" in told, name
         if name in pages:
             head = (all_tables.RESULTS / f"{name}.md").read_text(encoding="utf-8")
-            assert f"`python -m experiments.{' '.join([table.module, *table.options[:1]])}" in head
+            command = " ".join([f"experiments.{table.module}", *table.options])
+            assert f"`python -m {command}`" in head, name
 
 
 def test_a_table_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
