@@ -8,8 +8,8 @@ what it prints to ``NAME.md``, headed by the command, the days and commits of th
 machine and the versions. A table that fails does not stop the others; the exit status tells.
 
 ``--quick`` measures digits and slices of MNIST, minutes in all, and keeps nothing unless
-``--output`` is given. The full run takes about 18 CPU hours, seven of them for the field:
-with ``--n-jobs 2`` a night on two cores.
+``--output`` is given. The full run takes about 15 hours, six of them for the field: with
+``--n-jobs 2`` a night on two cores.
 """
 
 import argparse
