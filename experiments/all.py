@@ -26,7 +26,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from experiments.ledger import child, end_quietly, whole_number
-from varpro_nn.files import write_atomically
+from varpro_nn._io.atomic import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.ledger import print_last_line, print_table
 from varpro_nn import load, patch_units
-from varpro_nn.features import block_features, block_slices, workers
+from varpro_nn.output.features import block_features, block_slices, workers
 from varpro_nn.units import ACTIVATIONS
 from varpro_nn.units.patches import IMAGES, TILE, PatchUnits
 

@@ -31,11 +31,11 @@ from threadpoolctl import threadpool_limits
 
 from experiments.joint import Joint
 from experiments.ledger import print_last_line, print_table
-from varpro_nn.datasets import load
-from varpro_nn.fit import fit
-from varpro_nn.functional import VarProFunctional
-from varpro_nn.images import one_hot
+from varpro_nn.data import load
+from varpro_nn.data.images import one_hot
 from varpro_nn.units import whole_image_units
+from varpro_nn.varpro.fit import fit
+from varpro_nn.varpro.functional import VarProFunctional
 
 RIDGE, WEIGHT_DECAY, INNER = 1.0, 0.1, 20
 

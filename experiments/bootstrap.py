@@ -2,7 +2,8 @@
 
 ``python -m experiments.bootstrap --output FILE`` makes four tables on the test images of MNIST. The
 pass trains a network further on images by labels that it guessed itself (section 5 of the paper;
-:mod:`varpro_nn.bootstrap`). *Agreement*: the share of images that it then gives the class it was
+:mod:`varpro_nn.training.pseudo_labels`). *Agreement*: the share of images that it then gives the
+class it was
 told. *True accuracy*: the share that it gives the right class. *Corrected* images were wrong before
 and right after, *spoilt* ones the other way round.
 
@@ -33,11 +34,11 @@ from threadpoolctl import threadpool_limits
 
 from experiments.ledger import Ledger, mean_and_error, parser, print_last_line, print_table
 from varpro_nn import Network, TrainConfig, VarProClassifier, VarProFeatures, configure, load
-from varpro_nn.bootstrap import Rule, bootstrap
-from varpro_nn.datasets import Dataset, ImageSet
-from varpro_nn.plan import streams, subnetwork_settings, training_part
-from varpro_nn.resources import Clock
-from varpro_nn.training import train_network
+from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.training.layers import train_network
+from varpro_nn.training.plan import streams, subnetwork_settings, training_part
+from varpro_nn.training.pseudo_labels import Rule, bootstrap
+from varpro_nn.training.resources import Clock
 
 PARTS = ("rules", "repeated", "starts", "self-training")
 Row = dict[str, Any]

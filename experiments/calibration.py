@@ -18,8 +18,8 @@ import numpy as np
 
 from experiments.ledger import Ledger, parser, print_last_line, print_table
 from varpro_nn import VarProClassifier, configure, load
-from varpro_nn.calibration import expected_calibration_error
-from varpro_nn.datasets import Dataset
+from varpro_nn.data import Dataset
+from varpro_nn.output.calibration import expected_calibration_error
 
 ALPHAS = (0.005, 0.01, 0.05)
 

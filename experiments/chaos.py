@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.ledger import print_last_line
-from varpro_nn.cluster import BACKENDS
+from varpro_nn.compute.cluster import BACKENDS
 
 PROBLEM = (
     "mnist", "--recipe", "bilinear", "--n-units", "960", "--n-subnetworks", "96",

@@ -21,8 +21,8 @@ import numpy as np
 
 from experiments.ledger import print_last_line
 from varpro_nn import Network, configure, load, train_network
-from varpro_nn.folded import fold
-from varpro_nn.page import plain_values
+from varpro_nn.exporters.folded import fold
+from varpro_nn.exporters.page import plain_values
 
 RUN_JS = """
 const fs = require('fs');

@@ -54,8 +54,8 @@ from experiments.ledger import (
     whole_number,
 )
 from varpro_nn import Network, configure, load
-from varpro_nn.datasets import Dataset
-from varpro_nn.recipes import RECIPES
+from varpro_nn.data import Dataset
+from varpro_nn.training.recipes import RECIPES
 
 DATA = ("mnist", "fashion-mnist", "cifar10")
 EPOCHS = (1, 3, 10)

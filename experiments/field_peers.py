@@ -38,9 +38,9 @@ from sklearn.svm import SVC
 
 from varpro_nn import load
 from varpro_nn._typing import LabelArray, RealArray
-from varpro_nn.datasets import Dataset
-from varpro_nn.images import intensities, one_hot
-from varpro_nn.metrics import accuracy
+from varpro_nn.data import Dataset
+from varpro_nn.data.images import intensities, one_hot
+from varpro_nn.training.metrics import accuracy
 
 N_HELD_OUT = 10_000
 

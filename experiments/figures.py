@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.ledger import file_name
-from varpro_nn.files import write_atomically
+from varpro_nn._io.atomic import write_atomically
 
 SUFFIXES = (".svg", ".png", ".pdf")
 UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}

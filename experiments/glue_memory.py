@@ -12,9 +12,9 @@ import json
 import numpy as np
 
 from experiments.ledger import child, print_last_line
-from varpro_nn.datasets import load
-from varpro_nn.glue import glue
-from varpro_nn.resources import peak_memory_mib
+from varpro_nn.data import load
+from varpro_nn.output.glue import glue
+from varpro_nn.training.resources import peak_memory_mib
 from varpro_nn.units import whole_image_units
 
 

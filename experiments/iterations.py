@@ -27,8 +27,8 @@ from threadpoolctl import threadpool_limits
 
 from experiments.ledger import Ledger, parser, print_last_line, print_table
 from experiments.projection import images_to_draw_from, path_of, spread, subnetwork
-from varpro_nn.datasets import ImageSet
-from varpro_nn.fit import fit
+from varpro_nn.data import ImageSet
+from varpro_nn.varpro.fit import fit
 
 BINS = (10, 15, 20, 30, 40, 60, 99)
 BATCH = 4  # sub-networks of an entry of the ledger

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from varpro_nn import TrainConfig, configure, resources, run
-from varpro_nn.datasets import Dataset
-from varpro_nn.metrics import standard_error
+from varpro_nn import TrainConfig, configure, run
+from varpro_nn.data import Dataset
+from varpro_nn.training import resources
+from varpro_nn.training.metrics import standard_error
 
 ROOT = Path(__file__).parents[1]
 

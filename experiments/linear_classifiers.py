@@ -27,9 +27,9 @@ from threadpoolctl import threadpool_limits
 from experiments.ledger import Ledger, parser, print_last_line, print_table, rounded_seconds
 from varpro_nn import load
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
-from varpro_nn.convex import fit_linear
-from varpro_nn.images import intensities
-from varpro_nn.metrics import standard_error
+from varpro_nn.data.images import intensities
+from varpro_nn.linalg.convex import fit_linear
+from varpro_nn.training.metrics import standard_error
 
 BATCHES = (4, 8, 16, 32, 64, 128, 256, 512)
 CLAIMED_GRID = {

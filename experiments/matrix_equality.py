@@ -42,13 +42,13 @@ import numpy as np
 from experiments.ledger import Ledger, child_lines, parser, print_last_line, print_table
 from varpro_nn import load, patch_units
 from varpro_nn._typing import FloatArray, ImageArray, RealArray
-from varpro_nn.datasets import Dataset
-from varpro_nn.features import block_features, block_slices, workers
-from varpro_nn.images import intensities, one_hot
+from varpro_nn.data import Dataset
+from varpro_nn.data.images import intensities, one_hot
 from varpro_nn.linalg import GramAccumulator, KernelAccumulator, column_tiles, run_tiles
 from varpro_nn.linalg.ridge import LeaveOneOut
-from varpro_nn.metrics import standard_error
-from varpro_nn.resources import peak_memory_mib
+from varpro_nn.output.features import block_features, block_slices, workers
+from varpro_nn.training.metrics import standard_error
+from varpro_nn.training.resources import peak_memory_mib
 
 RAW = 0
 """The number of layers that stands for raw pixels."""

@@ -47,8 +47,8 @@ from experiments.ledger import (
     run_rows,
 )
 from varpro_nn import VarProFunctional, configure, load, whole_image_units
-from varpro_nn.datasets import Dataset, ImageSet
-from varpro_nn.images import one_hot
+from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.data.images import one_hot
 
 MNIST: dict[str, dict[str, Any]] = {
     "quadratic (recipe paper)": {"recipe": "paper"},

@@ -43,7 +43,7 @@ from threadpoolctl import threadpool_limits
 from experiments.ledger import Ledger, parser, print_last_line, print_table
 from varpro_nn import load, patch_units
 from varpro_nn._typing import RealArray
-from varpro_nn.images import intensities
+from varpro_nn.data.images import intensities
 from varpro_nn.units import PatchUnits
 from varpro_nn.units.activations import sides
 from varpro_nn.units.patches import IMAGES, TILE

@@ -35,10 +35,10 @@ from experiments.joint import INNER, TIGHT, CostPath, Joint, schur_complement
 from experiments.ledger import Ledger, parser, print_last_line, print_table
 from varpro_nn import VarProFunctional, load, whole_image_units
 from varpro_nn._typing import FloatArray
-from varpro_nn.datasets import ImageSet
-from varpro_nn.fit import fit
-from varpro_nn.history import FitReport
-from varpro_nn.images import one_hot
+from varpro_nn.data import ImageSet
+from varpro_nn.data.images import one_hot
+from varpro_nn.varpro.fit import fit
+from varpro_nn.varpro.history import FitReport
 
 RIDGE, WEIGHT_DECAY = 1.0, 0.1
 WITHIN = (0.1, 0.01, 0.001)

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from experiments.ledger import Ledger, mean_and_error, parser, print_last_line, print_table
 from varpro_nn import TrainConfig, configure, load, run
-from varpro_nn.datasets import Dataset
+from varpro_nn.data import Dataset
 
 KINDS: dict[str, dict[str, Any]] = {
     "quadratic": {"recipe": "paper", "n_train": None},

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from varpro_nn import GlueState, Network, whole_image_units
-from varpro_nn.datasets.cifar import read_cifar_binary
-from varpro_nn.datasets.folder import read_folder
-from varpro_nn.datasets.idx import read_idx
-from varpro_nn.datasets.npz import read_dataset_npz
+from varpro_nn.data.cifar import read_cifar_binary
+from varpro_nn.data.folder import read_folder
+from varpro_nn.data.idx import read_idx
+from varpro_nn.data.npz import read_dataset_npz
 from varpro_nn.errors import DatasetError, ModelFileError
-from varpro_nn.shards import Shards
-from varpro_nn.subnetwork import SubnetworkSettings
-from varpro_nn.subnetworks import train_subnetworks
+from varpro_nn.training.shards import Shards
+from varpro_nn.training.subnetwork import SubnetworkSettings
+from varpro_nn.training.subnetworks import train_subnetworks
 
 _SEPARATOR = b"\0\xff--\xff\0"
 

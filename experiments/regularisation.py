@@ -44,10 +44,10 @@ from experiments.ledger import (
     print_table,
 )
 from varpro_nn import Network, TrainConfig, configure, load
-from varpro_nn.datasets import ImageSet
-from varpro_nn.glue import RIDGES, glue
-from varpro_nn.metrics import accuracy
-from varpro_nn.training import train_units
+from varpro_nn.data import ImageSet
+from varpro_nn.output.glue import RIDGES, glue
+from varpro_nn.training.layers import train_units
+from varpro_nn.training.metrics import accuracy
 
 PENALTIES: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0, 10.0)
 """lam and nu."""

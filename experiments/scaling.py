@@ -16,11 +16,12 @@ from functools import partial
 import numpy as np
 
 from experiments.ledger import print_last_line
-from varpro_nn import cluster, load, whole_image_units
-from varpro_nn.pool import executor_for
-from varpro_nn.subnetwork import SubnetworkSettings
-from varpro_nn.subnetworks import train_subnetworks
-from varpro_nn.training_data import NamedImages
+from varpro_nn import load, whole_image_units
+from varpro_nn.compute import cluster
+from varpro_nn.compute.pool import executor_for
+from varpro_nn.compute.published import NamedImages
+from varpro_nn.training.subnetwork import SubnetworkSettings
+from varpro_nn.training.subnetworks import train_subnetworks
 
 
 def main() -> None:

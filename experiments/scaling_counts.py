@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from varpro_nn.design import DERIVATIVE_BYTES
-from varpro_nn.features import TASK_IMAGES, block_slices
-from varpro_nn.glue import RIDGES
 from varpro_nn.linalg import column_tiles
 from varpro_nn.linalg.ridge import TILE as COLUMNS
+from varpro_nn.output.features import TASK_IMAGES, block_slices
+from varpro_nn.output.glue import RIDGES
 from varpro_nn.units.patches import DERIVATIVE_IMAGES, IMAGES, TILE
+from varpro_nn.varpro.design_matrix import DERIVATIVE_BYTES
 
 INNER = 20
 PASSES = 2 * INNER + 1

@@ -43,9 +43,9 @@ from experiments.figures import add_figure, drawn, legend, log_log
 from experiments.ledger import Ledger, child, parser, print_last_line, print_table
 from experiments.scaling_counts import Point
 from experiments.scaling_phases import PHASES, QUICK, QUICK_BASE, made_data, units_of
-from varpro_nn.resources import Clock, peak_memory_mib
-from varpro_nn.subnetwork import SubnetworkSettings
-from varpro_nn.subnetworks import train_subnetworks
+from varpro_nn.training.resources import Clock, peak_memory_mib
+from varpro_nn.training.subnetwork import SubnetworkSettings
+from varpro_nn.training.subnetworks import train_subnetworks
 
 QUANTITIES = {"n": "images", "h": "units", "k": "classes", "side": "side of the images, pixels"}
 REPEATS, LONG_ENOUGH = 3, 0.2

@@ -27,11 +27,11 @@ from experiments.scaling_counts import (
 )
 from varpro_nn import Network, patch_units, whole_image_units
 from varpro_nn._typing import ImageArray, LabelArray
-from varpro_nn.features import block_features, block_slices
-from varpro_nn.functional import VarProFunctional
-from varpro_nn.glue import RIDGES
-from varpro_nn.images import one_hot
+from varpro_nn.data.images import one_hot
 from varpro_nn.linalg import GramAccumulator
+from varpro_nn.output.features import block_features, block_slices
+from varpro_nn.output.glue import RIDGES
+from varpro_nn.varpro.functional import VarProFunctional
 
 clock = time.process_time
 

@@ -43,9 +43,9 @@ from experiments.projection import (
 )
 from varpro_nn import VarProFunctional
 from varpro_nn._typing import FloatArray
-from varpro_nn.datasets import ImageSet
-from varpro_nn.fit import fit
+from varpro_nn.data import ImageSet
 from varpro_nn.linalg import RowSums, least_squares_with_ridge
+from varpro_nn.varpro.fit import fit
 
 RANK_TOLERANCE = 1e-12
 SEARCHES = ("lsmr", "exact", "l-bfgs-b", "steepest descent", "powell", "nelder-mead")

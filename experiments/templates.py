@@ -21,11 +21,11 @@ from experiments.figures import add_figure, drawn
 from experiments.ledger import Ledger, parser, print_last_line, print_table
 from varpro_nn import TrainConfig, configure, load, run
 from varpro_nn._typing import FloatArray, RealArray
-from varpro_nn.convex import fit_linear
-from varpro_nn.datasets import Dataset
-from varpro_nn.images import intensities
-from varpro_nn.metrics import accuracy, standard_error
-from varpro_nn.network import Network
+from varpro_nn.data import Dataset
+from varpro_nn.data.images import intensities
+from varpro_nn.linalg.convex import fit_linear
+from varpro_nn.model.network import Network
+from varpro_nn.training.metrics import accuracy, standard_error
 
 PENALTY = 100.0
 """Of softmax regression on CIFAR-10, as ``experiments.linear_classifiers`` chose it."""

@@ -46,9 +46,9 @@ from typing import Any
 import numpy as np
 
 from varpro_nn import configure, load
-from varpro_nn.datasets import Dataset
-from varpro_nn.images import intensities
-from varpro_nn.recipes import kind_of_data
+from varpro_nn.data import Dataset
+from varpro_nn.data.images import intensities
+from varpro_nn.training.recipes import kind_of_data
 from varpro_nn.units.windows import Windows
 
 try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.ledger import parser, print_last_line, print_table, run_rows
 from varpro_nn import load
-from varpro_nn.datasets import Dataset
+from varpro_nn.data import Dataset
 
 PLAIN: dict[str, Any] = {
     "shift": 0, "rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0, "flip": False,

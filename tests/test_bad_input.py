@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from varpro_nn import configure, load, run, train_network
-from varpro_nn.datasets import Dataset, ImageSet, read_idx
+from varpro_nn.data import Dataset, ImageSet, read_idx
 from varpro_nn.errors import DatasetError, TrainingError
 
 CONFIG = configure("bilinear", n_units=8, n_subnetworks=2, images_per_subnetwork=40, max_nfev=2)

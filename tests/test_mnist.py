@@ -122,7 +122,7 @@ GLUE = """
 import resource, sys
 import numpy as np
 from varpro_nn import whole_image_units
-from varpro_nn.glue import glue
+from varpro_nn.output.glue import glue
 
 with np.load("train.npz") as file:
     images, labels = file["images"], file["labels"]

@@ -216,5 +216,5 @@ def test_interrupted(network, images, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     path = write(tmp_path / "images.npz", images)
-    monkeypatch.setattr("varpro_nn.datasets.read_images", interrupt)
+    monkeypatch.setattr("varpro_nn.data.read_images", interrupt)
     assert call("--model", tmp_path / "run", path) == (130, "", "interrupted\n")

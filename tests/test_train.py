@@ -20,10 +20,10 @@ from numpy.testing import assert_array_equal
 
 import varpro_nn
 from varpro_nn import GlueState, Network, configure, load
-from varpro_nn.config import TrainConfig
-from varpro_nn.pipeline import run
-from varpro_nn.recipes import DATA, RECIPES
 from varpro_nn.train import HELP, main
+from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.pipeline import run
+from varpro_nn.training.recipes import DATA, RECIPES
 
 SMALL = (
     *("--recipe", "bilinear"),
@@ -378,7 +378,7 @@ def test_output_that_cannot_be_written_is_found_before_the_work(tmp_path, monkey
     def never(*args, **kwargs):
         pytest.fail("the work had begun")
 
-    monkeypatch.setattr("varpro_nn.datasets.load", never)
+    monkeypatch.setattr("varpro_nn.data.load", never)
     file = tmp_path / "file"
     file.write_text("mine")
     for output in (file, file / "run", file / "a" / "b"):
@@ -393,7 +393,7 @@ def test_a_disk_that_fails_at_the_end_leaves_no_finished_run(tmp_path, monkeypat
             raise OSError(28, "No space left on device")
         path.write_bytes(content)
 
-    monkeypatch.setattr("varpro_nn.model_file.write_atomically", full)
+    monkeypatch.setattr("varpro_nn._io.archive.write_atomically", full)
     fault("digits", *SMALL, "--output", tmp_path / "run", match="No space left on device")
     assert not (tmp_path / "run" / "metrics.json").exists()
 

@@ -14,8 +14,8 @@ import reference
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logit
 
-from varpro_nn.functional import VarProFunctional
 from varpro_nn.units import Units, patch_units, whole_image_units
+from varpro_nn.varpro.functional import VarProFunctional
 
 PREACTIVATION = {"logistic": logit, "tanh": np.arctanh}
 

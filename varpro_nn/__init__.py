@@ -6,30 +6,26 @@
 >>> run = varpro_nn.run(config, digits, n_jobs=1)
 >>> run.metrics["test_accuracy"] > 0.9
 True
+
+What is not in ``__all__`` is private and may change.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from varpro_nn._version import __version__
+from varpro_nn.data import load
+from varpro_nn.model.network import Network
+from varpro_nn.output.glue_state import GlueState
+from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.layers import train_network
+from varpro_nn.training.pipeline import Run, run
+from varpro_nn.training.recipes import configure
+from varpro_nn.units import patch_units, whole_image_units
+from varpro_nn.varpro.functional import VarProFunctional
 
-# What is imported on first use: `import varpro_nn` alone costs nothing.
-_HOME = {
-    "GlueState": "glue_state",
-    "Network": "network",
-    "Run": "pipeline",
-    "TrainConfig": "config",
-    "VarProClassifier": "estimators",
-    "VarProFeatures": "estimators",
-    "VarProFunctional": "functional",
-    "VarProRegressor": "estimators",
-    "configure": "recipes",
-    "load": "datasets",
-    "patch_units": "units",
-    "run": "pipeline",
-    "train_network": "training",
-    "whole_image_units": "units",
-}
+if TYPE_CHECKING:
+    from varpro_nn.estimators import VarProClassifier, VarProFeatures, VarProRegressor
 
 __all__ = [
     "GlueState",
@@ -49,25 +45,16 @@ __all__ = [
     "whole_image_units",
 ]
 
-if TYPE_CHECKING:
-    from varpro_nn.config import TrainConfig
-    from varpro_nn.datasets import load
-    from varpro_nn.estimators import VarProClassifier, VarProFeatures, VarProRegressor
-    from varpro_nn.functional import VarProFunctional
-    from varpro_nn.glue_state import GlueState
-    from varpro_nn.network import Network
-    from varpro_nn.pipeline import Run, run
-    from varpro_nn.recipes import configure
-    from varpro_nn.training import train_network
-    from varpro_nn.units import patch_units, whole_image_units
+_ESTIMATORS = ("VarProClassifier", "VarProFeatures", "VarProRegressor")
+"""Imported on first use: scikit-learn takes longer to import than all the rest."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _ESTIMATORS:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module("varpro_nn.estimators"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_ESTIMATORS})

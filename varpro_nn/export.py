@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from varpro_nn.command import run_command
-from varpro_nn.network import Network
+from varpro_nn._cli import run_command
+from varpro_nn.model.network import Network
 
 SUFFIXES = {"onnx": ".onnx", "c": ".c", "html": ".html"}
 """Endings of the files that are written, by format."""

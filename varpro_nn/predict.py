@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from varpro_nn import datasets
-from varpro_nn.command import run_command
-from varpro_nn.datasets.preparation import filled_by
-from varpro_nn.network import Network, probabilities
+from varpro_nn import data
+from varpro_nn._cli import run_command
+from varpro_nn.data.preparation import filled_by
+from varpro_nn.model.network import Network, probabilities
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,12 +52,12 @@ def _lines(model: Path, images: str, n_jobs: int, *, prepared: bool) -> Iterator
     network = Network.load(model)
     filled = filled_by(network.training) if prepared else None
     outputs = network.decision_function(
-        datasets.read_images(images, network.image_shape, prepared=filled), n_jobs=n_jobs
+        data.read_images(images, network.image_shape, prepared=filled), n_jobs=n_jobs
     )
     names = [str(name) for name in network.classes.tolist()]
     labels = network.classes[outputs.argmax(axis=1)].tolist()
     source = Path(images)
-    pictures = datasets.picture_files(source) if source.is_dir() else [source] * len(outputs)
+    pictures = data.picture_files(source) if source.is_dir() else [source] * len(outputs)
     shares = probabilities(outputs, network.output_layer, network.temperature).round(6).tolist()
     for number, row in enumerate(shares):
         line = {

@@ -17,19 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from varpro_nn import cluster, datasets
-from varpro_nn.command import run_command
-from varpro_nn.config import CHOICES, TrainConfig
+from varpro_nn import data
+from varpro_nn._cli import run_command
+from varpro_nn._io.atomic import locked, strict_json
+from varpro_nn.compute import cluster
 from varpro_nn.errors import VarProError
-from varpro_nn.files import locked, strict_json
-from varpro_nn.glue_state import GlueState
-from varpro_nn.jobs import effective_jobs
-from varpro_nn.pictures import check_matplotlib
-from varpro_nn.pipeline import Run, run
-from varpro_nn.plan import training_part
-from varpro_nn.recipes import DATA, RECIPES, configure
-from varpro_nn.report import write_report
-from varpro_nn.run_folder import check_same, choose_folder, look_for_earlier_run, write_run
+from varpro_nn.linalg.threads import effective_jobs
+from varpro_nn.output.glue_state import GlueState
+from varpro_nn.report.figures import check_matplotlib
+from varpro_nn.report.page import write_report
+from varpro_nn.training.config import CHOICES, TrainConfig
+from varpro_nn.training.pipeline import Run, run
+from varpro_nn.training.plan import training_part
+from varpro_nn.training.recipes import DATA, RECIPES, configure
+from varpro_nn.training.run_folder import check_same, choose_folder, look_for_earlier_run, write_run
 
 HELP = {
     "units": "kind of units",
@@ -95,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "dataset",
         nargs="?",
-        help=f"{', '.join(datasets.NAMES)}, a file that ends in .npz, or a folder of .npy files",
+        help=f"{', '.join(data.NAMES)}, a file that ends in .npz, or a folder of .npy files",
     )
     parser.add_argument(
         "--recipe", choices=tuple(RECIPES), default="default", help="named settings"
@@ -212,9 +213,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     """Train, write the run folder, and return its metrics as JSON."""
     folder = choose_folder(args.output, args.dataset, args.recipe)
     look_for_earlier_run(folder, resume=args.resume, overwrite=args.overwrite)
-    dataset = datasets.load(
-        args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet
-    )
+    dataset = data.load(args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet)
     config = configure(args.recipe, data=dataset, **overrides)
     if args.keep_glue and (config.output_layer != "ridge" or config.n_copies):
         msg = (
@@ -234,7 +233,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
 def _train_in(
     folder: Path,
     config: TrainConfig,
-    dataset: datasets.Dataset,
+    dataset: data.Dataset,
     args: argparse.Namespace,
     executor: Executor | None,
 ) -> str:

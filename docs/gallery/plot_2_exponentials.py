@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from varpro_nn import VarProFunctional
-from varpro_nn.fit import fit
+from varpro_nn.varpro.fit import fit
 
 
 class Exponentials:

@@ -16,7 +16,7 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 
 import varpro_nn
-from varpro_nn.pool import WorkerPool
+from varpro_nn.compute.pool import WorkerPool
 
 digits = varpro_nn.load("digits")
 numbers = [5, 10, 20, 40, 80]

@@ -177,7 +177,7 @@ def test_weights_are_repetitions(layer, digits):
         "standardise": False,
     }  # fmt: skip
     weighted = VarProClassifier(**settings).fit(X, y, sample_weight=times)
-    from varpro_nn.output_layer import fit_output_layer
+    from varpro_nn.output.output_layer import fit_output_layer
 
     images = (X / X[times > 0].max()).reshape(-1, 8, 8).astype(np.float32)
     network = weighted.network_
@@ -266,7 +266,7 @@ def test_partial_fit_keeps_the_units_and_refits_the_layer_on_all(digits):
     assert_array_equal(classifier.network_.W, W)
     assert classifier.glue_state_.n_images == 1200
     assert classifier.score(Z, z) > first
-    from varpro_nn.glue import glue
+    from varpro_nn.output.glue import glue
 
     images = (X / X[:400].max()).reshape(-1, 8, 8).astype(np.float32)
     A = glue(classifier.network_.units, W, images, y, 10, ridge=1.0).A

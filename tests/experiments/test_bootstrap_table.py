@@ -9,8 +9,8 @@ from numpy.testing import assert_array_equal
 from experiments import bootstrap as table
 from experiments.bootstrap import REFITS, cells, figures, mean, one_pass
 from varpro_nn import configure, load, train_network
-from varpro_nn.bootstrap import bootstrap
-from varpro_nn.plan import streams, subnetwork_settings, training_part
+from varpro_nn.training.plan import streams, subnetwork_settings, training_part
+from varpro_nn.training.pseudo_labels import bootstrap
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from sklearn.svm import SVC
 from experiments import field, field_figure, ledger
 from experiments.field_peers import ExtremeLearningMachine, Peer, measure, n_parameters, peers
 from varpro_nn import configure, load
-from varpro_nn.images import intensities
+from varpro_nn.data.images import intensities
 from varpro_nn.units.patches import PatchUnits
 
 

@@ -7,7 +7,7 @@ import pytest
 from experiments import iterations
 from experiments.projection import subnetwork
 from varpro_nn import load
-from varpro_nn.fit import fit
+from varpro_nn.varpro.fit import fit
 
 
 def test_histogram_counts_each_subnetwork_once():

@@ -6,7 +6,7 @@ import pytest
 
 from experiments import projection
 from varpro_nn import load
-from varpro_nn.fit import fit
+from varpro_nn.varpro.fit import fit
 
 
 def test_condition_is_the_ratio_of_the_singular_values(rng):

@@ -9,9 +9,9 @@ import pytest
 
 from experiments import regularisation
 from varpro_nn import VarProFunctional, configure, load, whole_image_units
-from varpro_nn.glue import glue
-from varpro_nn.images import one_hot
-from varpro_nn.training import train_units
+from varpro_nn.data.images import one_hot
+from varpro_nn.output.glue import glue
+from varpro_nn.training.layers import train_units
 
 
 @pytest.mark.parametrize("C", [3.0, 400.0])

@@ -18,7 +18,7 @@ from experiments import (
 )
 from varpro_nn import load, patch_units
 from varpro_nn.errors import DatasetError
-from varpro_nn.resources import peak_memory_mib
+from varpro_nn.training.resources import peak_memory_mib
 from varpro_nn.units import ACTIVATIONS
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from experiments import templates
 from varpro_nn import configure, load, run
-from varpro_nn.images import intensities
+from varpro_nn.data.images import intensities
 
 
 def test_derivatives_are_those_of_the_outputs():

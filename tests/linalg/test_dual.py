@@ -6,7 +6,7 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
-from varpro_nn.linalg import DualPath, GramAccumulator, KernelAccumulator, RidgePath, kernel
+from varpro_nn.linalg import DualPath, GramAccumulator, KernelAccumulator, RidgePath, dual
 
 RIDGES = np.array([1e-3, 0.1, 1.0, 30.0])
 SHAPES = {"more_columns": (20, 50), "as_many": (20, 20), "more_rows": (40, 6)}
@@ -351,7 +351,7 @@ def test_too_many_rows_are_refused_before_anything_is_allocated():
 
 
 def test_the_budget_is_reached_but_not_passed(monkeypatch, rng):
-    monkeypatch.setattr(kernel, "MEMORY_BUDGET", 2 * 8 * 20**2)
+    monkeypatch.setattr(dual, "MEMORY_BUDGET", 2 * 8 * 20**2)
     Phi, tau = problem(rng)
     assert dual_of(Phi, tau).eigenvectors.shape == (20, 20)
     with pytest.raises(ValueError, match=r"21 rows needs 7056 bytes .* 6400 bytes"):

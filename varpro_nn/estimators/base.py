@@ -15,15 +15,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from varpro_nn._typing import FloatArray, ImageArray
-from varpro_nn.config import TrainConfig
+from varpro_nn.data.images import check_weights
 from varpro_nn.estimators.callbacks import CallbackSupportMixin
-from varpro_nn.history import FitReport
-from varpro_nn.images import check_weights
-from varpro_nn.jobs import single_threaded_blas
-from varpro_nn.plan import make_units, streams
-from varpro_nn.recipes import configure, kind_of_data
-from varpro_nn.subnetwork import Subnetwork
+from varpro_nn.linalg.threads import single_threaded_blas
+from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.plan import make_units, streams
+from varpro_nn.training.recipes import configure, kind_of_data
+from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.units import PatchUnits, WholeImageUnits
+from varpro_nn.varpro.history import FitReport
 
 AS_RECIPE = "recipe"
 """Value of a setting that is left to the recipe."""

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from varpro_nn.config import TrainConfig
-from varpro_nn.subnetwork import Subnetwork
+from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.subnetwork import Subnetwork
 
 try:
     from sklearn.callback import CallbackSupportMixin as CallbackSupportMixin

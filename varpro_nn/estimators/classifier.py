@@ -13,20 +13,20 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
-from varpro_nn.calibration import (
+from varpro_nn.errors import DatasetError
+from varpro_nn.estimators.base import ImageEstimator, units_so_far, with_settings
+from varpro_nn.estimators.callbacks import Progress, with_callbacks
+from varpro_nn.model.network import Network, probabilities
+from varpro_nn.output.calibration import (
     conformal_threshold,
     expected_calibration_error,
     label_sets,
 )
-from varpro_nn.config import TrainConfig
-from varpro_nn.errors import DatasetError
-from varpro_nn.estimators.base import ImageEstimator, units_so_far, with_settings
-from varpro_nn.estimators.callbacks import Progress, with_callbacks
-from varpro_nn.glue_state import GlueState
-from varpro_nn.network import Network, probabilities
-from varpro_nn.output_layer import OutputLayer, fit_output_layer
-from varpro_nn.subnetwork import Subnetwork
-from varpro_nn.training import train_network
+from varpro_nn.output.glue_state import GlueState
+from varpro_nn.output.output_layer import OutputLayer, fit_output_layer
+from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.layers import train_network
+from varpro_nn.training.subnetwork import Subnetwork
 
 
 @with_settings(class_weight=None)
@@ -36,7 +36,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     Parameters
     ----------
     recipe : str, default="auto"
-        A key of :data:`varpro_nn.recipes.RECIPES`, whose settings go by the kind of images.
+        A key of :data:`varpro_nn.training.recipes.RECIPES`, whose settings go by the kind of
+        images.
         ``"auto"``: ``"default"``, or ``"bilinear"`` for images of less than 8 pixels a side.
     image_shape : tuple of int, default=None
         (rows, columns) or (channels, rows, columns) of the images that rows of ``X`` hold. None:
@@ -66,7 +67,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     image_shape_ : tuple of int
     intensity_ : float
         What counts as intensity 1: the largest absolute value in ``X``.
-    history_ : list of varpro_nn.history.FitReport
+    history_ : list of varpro_nn.varpro.history.FitReport
         How the cost of each sub-network fell.
     n_iter_ : int
         Evaluations of the longest fit of a sub-network.

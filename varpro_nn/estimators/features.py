@@ -13,9 +13,9 @@ from varpro_nn._typing import RealArray, TargetArray
 from varpro_nn.errors import DatasetError
 from varpro_nn.estimators.base import ImageEstimator, units_so_far, with_settings
 from varpro_nn.estimators.callbacks import Progress, with_callbacks
-from varpro_nn.features import block_features, block_slices, workers
-from varpro_nn.subnetwork import Subnetwork
-from varpro_nn.training import train_units
+from varpro_nn.output.features import block_features, block_slices, workers
+from varpro_nn.training.layers import train_units
+from varpro_nn.training.subnetwork import Subnetwork
 
 __all__ = ["VarProFeatures"]
 

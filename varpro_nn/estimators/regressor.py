@@ -12,10 +12,10 @@ from varpro_nn._typing import FloatArray
 from varpro_nn.errors import DatasetError
 from varpro_nn.estimators.base import ImageEstimator, units_so_far, with_settings
 from varpro_nn.estimators.callbacks import Progress, with_callbacks
-from varpro_nn.network import Network
-from varpro_nn.output_layer import fit_output_layer
-from varpro_nn.subnetwork import Subnetwork
-from varpro_nn.training import train_layers
+from varpro_nn.model.network import Network
+from varpro_nn.output.output_layer import fit_output_layer
+from varpro_nn.training.layers import train_layers
+from varpro_nn.training.subnetwork import Subnetwork
 
 __all__ = ["VarProRegressor"]
 

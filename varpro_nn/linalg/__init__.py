@@ -7,9 +7,9 @@ sub-networks (normal equations summed over blocks, every ridge from one eigendec
 keeps the few rows for a problem that changes.
 """
 
-from varpro_nn.linalg.dual import DualPath
-from varpro_nn.linalg.kernel import KernelAccumulator
-from varpro_nn.linalg.projection import (
+from varpro_nn.linalg.dual import DualPath, KernelAccumulator
+from varpro_nn.linalg.gram import GramAccumulator
+from varpro_nn.linalg.qr import (
     LinearSolution,
     RowSums,
     least_squares_with_ridge,
@@ -24,7 +24,6 @@ from varpro_nn.linalg.ridge import (
     spread,
 )
 from varpro_nn.linalg.rows import RowStore
-from varpro_nn.linalg.sums import GramAccumulator
 
 __all__ = [
     "DualPath",

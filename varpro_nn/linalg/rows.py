@@ -11,8 +11,8 @@ import numpy as np
 from scipy import linalg
 
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn.linalg.gram import GramAccumulator
 from varpro_nn.linalg.ridge import RidgePath, spread
-from varpro_nn.linalg.sums import GramAccumulator
 
 _ROUNDING = 100
 """Units of the last digit, relative to a row, by which features made in other blocks may differ."""

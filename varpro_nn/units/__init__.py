@@ -6,7 +6,7 @@ class with these members and everything else in the package works with it.
 
 from varpro_nn.units.activations import ACTIVATIONS
 from varpro_nn.units.contract import Units
-from varpro_nn.units.making import patch_units, units_from_spec, whole_image_units
+from varpro_nn.units.factories import patch_units, units_from_spec, whole_image_units
 from varpro_nn.units.patches import DRAWS, PatchUnits
 from varpro_nn.units.scalarisation import KINDS
 from varpro_nn.units.whitening import learn_whitening

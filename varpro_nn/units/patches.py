@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from varpro_nn._typing import FloatArray, ImageArray, RealArray
-from varpro_nn.images import intensities
+from varpro_nn.data.images import intensities
 from varpro_nn.units.activations import Side, sides
 from varpro_nn.units.scalarisation import Scalarisation
 from varpro_nn.units.windows import Windows

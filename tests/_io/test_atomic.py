@@ -1,0 +1,83 @@
+import contextlib
+import fcntl
+import os
+
+import pytest
+
+from varpro_nn._io.atomic import locked, write_atomically
+from varpro_nn.errors import BusyError
+
+
+def files_in(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_writes_and_replaces(tmp_path):
+    write_atomically(tmp_path / "file", b"old")
+    write_atomically(tmp_path / "file", b"new")
+    assert files_in(tmp_path) == {"file": b"new"}
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("fault", [OSError("no"), KeyboardInterrupt()], ids=["disk", "ctrl-c"])
+def test_a_fault_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step, fault):
+    write_atomically(tmp_path / "file", b"old")
+
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(type(fault)):
+        write_atomically(tmp_path / "file", b"new")
+    assert files_in(tmp_path) == {"file": b"old"}
+
+
+def test_a_folder_has_one_holder_at_a_time(tmp_path):
+    with locked(tmp_path):
+        with (
+            pytest.raises(BusyError, match="another process works on this run folder"),
+            locked(tmp_path),
+        ):
+            pass
+        (tmp_path / "file").touch()
+    assert files_in(tmp_path) == {"file": b""}
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("fault", [None, OSError("no")])
+def test_folders_that_stay_empty_are_not_left(tmp_path, fault):
+    (tmp_path / "there").mkdir()
+    with contextlib.suppress(OSError), locked(tmp_path / "there" / "a" / "b"):
+        assert (tmp_path / "there" / "a" / "b").is_dir()
+        if fault:
+            raise fault
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_parts_of_files_that_a_killed_process_left_are_removed(tmp_path):
+    """And nothing else: neither other files nor those of a run in a folder below."""
+    (tmp_path / "run").mkdir()
+    others = {".mine.part", "run/.model.npz.12.0123abcd.part", "000001.npz", ".a.12.xyz.part"}
+    for name in (*others, ".model.npz.12.0123abcd.part"):
+        (tmp_path / name).touch()
+    with locked(tmp_path):
+        pass
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert found == others | {"run"}
+
+
+def test_a_lock_file_that_was_removed_meanwhile_does_not_count(tmp_path, monkeypatch):
+    """The holder removes the file between our opening and locking it: look again."""
+    flock, calls = fcntl.flock, []
+
+    def slow(stream, how):
+        calls.append(how)
+        flock(stream, how)
+        if len(calls) == 1:
+            os.unlink(stream.name)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with locked(tmp_path):
+        assert len(calls) == 2
+        assert (tmp_path / ".lock").exists()

@@ -1,0 +1,163 @@
+"""Sub-networks on a real cluster of Dask: several processes on this machine."""
+
+import os
+import signal
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from varpro_nn import configure, load, run, whole_image_units
+from varpro_nn.compute import cluster
+from varpro_nn.compute.published import NamedImages
+from varpro_nn.errors import ClusterError
+from varpro_nn.training.subnetwork import SubnetworkSettings
+from varpro_nn.training.subnetworks import train_subnetworks
+from varpro_nn.units import WholeImageUnits
+
+distributed = pytest.importorskip("distributed")
+# Dask closes its sockets when it sees fit, not when Python 3.11 wants it.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+
+K = 10
+N = 8
+PLAN = SubnetworkSettings(
+    N, 600, ridge=1.0, weight_decay=0.1, fit_options={"max_nfev": 8, "form": "operator"}
+)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    """Address of a scheduler, as on another machine, and a client to look behind it."""
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as local,
+        distributed.Client(local) as client,
+    ):
+        yield local.scheduler_address, client
+
+
+def train(dataset, units=None, **options):
+    units = whole_image_units("bilinear", (8, 8), 6) if units is None else units
+    train = dataset.train
+    return train_subnetworks(units, train.images, train.labels, K, PLAN, seed=3, **options)
+
+
+def test_a_cluster_changes_no_bit(dataset, two_workers):
+    config = configure("bilinear", n_units=24, n_subnetworks=4, images_per_subnetwork=200)
+    here = run(config, dataset, n_jobs=1).network
+    with cluster.executor("dask", two_workers[0]) as executor:
+        there = run(config, dataset, n_jobs=1, executor=executor).network
+    assert_array_equal(there.W, here.W)
+    assert_array_equal(there.A, here.A)
+
+
+def test_parts_of_one_subnetwork_on_a_cluster_change_no_bit(dataset, two_workers, tmp_path):
+    config = configure(
+        "bilinear", n_units=12, n_subnetworks=1, images_per_subnetwork=900, n_parts=5, shift=1
+    )
+    here = run(config, dataset, n_jobs=1).network
+    with cluster.executor("dask", two_workers[0]) as executor:
+        there = run(config, dataset, n_jobs=1, executor=executor, shard_folder=tmp_path).network
+    assert_array_equal(there.W, here.W)
+    assert_array_equal(there.A, here.A)
+
+
+def test_images_that_were_changed_after_loading_go_as_a_copy(dataset, two_workers):
+    part = replace(dataset, train=dataset.train.take(slice(700)))
+    config = configure("bilinear", n_units=12, n_subnetworks=2, images_per_subnetwork=200)
+    here = run(config, part, n_jobs=1).network
+    with cluster.executor("dask", two_workers[0]) as executor:
+        there = run(config, part, n_jobs=1, executor=executor).network
+    assert_array_equal(there.A, here.A)
+
+
+def test_workers_load_the_images_themselves(dataset, two_workers):
+    """What goes to them is a reference, of a size that does not depend on the images."""
+    _, client = two_workers
+    client.run(lambda: __import__("varpro_nn.compute.published").training_data._read.cache_clear())
+    data = NamedImages("digits", None, None, dataset.train.digest)
+    with cluster.executor("dask", two_workers[0]) as executor:
+        found = train(dataset, executor=executor, data=data)
+    held = client.run(
+        lambda: __import__("varpro_nn.compute.published").training_data._read.cache_info()
+    )
+    assert sum(info.hits for info in held.values()) >= N - 2
+    assert all(info.misses <= 1 for info in held.values())
+    for a, b in zip(found, train(dataset), strict=True):
+        assert_array_equal(a.W, b.W)
+
+
+def test_killed_workers_lose_nothing(dataset, two_workers):
+    address, client = two_workers
+    kept = []
+
+    def keep(subnetwork):
+        kept.append(subnetwork.index)
+        if len(kept) in (1, 4):
+            for process in list(client.run(os.getpid).values())[:1]:
+                os.kill(process, signal.SIGKILL)
+
+    with cluster.executor("dask", address) as executor:
+        found = train(dataset, executor=executor, keep=keep)
+    assert sorted(kept) == list(range(N))
+    for a, b in zip(found, train(dataset), strict=True):
+        assert a.error == b.error == ""
+        assert_array_equal(a.W, b.W)
+
+
+@dataclass(frozen=True)
+class Deadly(WholeImageUnits):
+    """Kills the process that one of the starts comes to."""
+
+    def features_and_derivative(self, W, inputs):
+        if W[0, -1] == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().features_and_derivative(W, inputs)
+
+
+def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded(dataset):
+    """In processes that this package starts itself, where three tries are the limit."""
+    units = Deadly("bilinear", (8, 8), 6)
+    start = np.random.default_rng(0).standard_normal((N, 6, 17))
+    sound = train(dataset, start=start)
+    start[5, 0, -1] = 9
+    with cluster.executor("dask", None, 2) as executor:
+        found = train(dataset, units, start=start, executor=executor)
+    assert found[5].W is None
+    assert found[5].error.startswith("WorkerDiedError")
+    for i in set(range(N)) - {5}:
+        assert_array_equal(found[i].W, sound[i].W)
+
+
+def test_no_scheduler_no_run(monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    with (
+        pytest.raises(ClusterError, match=r"--scheduler tcp://127.0.0.1:9: no Dask scheduler"),
+        cluster.executor("dask", "tcp://127.0.0.1:9"),
+    ):
+        pass
+
+
+def test_a_scheduler_without_workers_is_a_fault(monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    with (
+        distributed.LocalCluster(
+            n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as empty,
+        pytest.raises(ClusterError, match="no worker within"),
+        cluster.executor("dask", empty.scheduler_address),
+    ):
+        pass
+
+
+def test_joblib_needs_no_cluster():
+    with cluster.executor("joblib") as executor:
+        assert executor is None

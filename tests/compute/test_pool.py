@@ -1,0 +1,226 @@
+"""Tasks in processes: what a dying worker takes along, and what not."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import weakref
+from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+import pytest
+
+from varpro_nn.compute.pool import TRIES, WorkerPool, executor_for, run_tasks
+from varpro_nn.errors import TrainingError, WorkerDiedError
+
+
+def square(number, folder, n_kills=0):
+    """Note that it ran, die the first ``n_kills`` times, then square."""
+    path = folder / f"{number}.runs"
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"{os.getpid()}\n")
+    if len(path.read_text(encoding="utf-8").splitlines()) <= n_kills:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+def tasks(folder, n=6, **n_kills):
+    return {i: (i, folder, n_kills.get(f"task_{i}", 0)) for i in range(n)}
+
+
+def runs(folder):
+    return {
+        int(path.stem): len(path.read_text(encoding="utf-8").splitlines())
+        for path in folder.glob("*.runs")
+    }
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2, 3])
+def test_every_task_has_its_result(n_jobs, tmp_path):
+    with executor_for(n_jobs) as executor:
+        assert (executor is None) == (n_jobs == 1)
+        assert dict(run_tasks(square, tasks(tmp_path), executor)) == {i: i * i for i in range(6)}
+    assert runs(tmp_path) == dict.fromkeys(range(6), 1)
+
+
+def test_an_executor_that_is_given_is_used_and_left_open(tmp_path):
+    with ThreadPoolExecutor(2) as mine:
+        with executor_for(5, mine) as executor:
+            assert executor is mine
+            assert dict(run_tasks(square, tasks(tmp_path, 3), executor)) == {0: 0, 1: 1, 2: 4}
+        assert mine.submit(abs, -1).result() == 1
+
+
+def test_a_worker_that_dies_takes_its_own_task_alone(tmp_path):
+    """Each of the others has run once, though two workers were killed meanwhile."""
+    with WorkerPool(2) as pool:
+        found = dict(run_tasks(square, tasks(tmp_path, 8, task_2=1, task_5=2), pool))
+    assert found == {i: i * i for i in range(8)}
+    assert runs(tmp_path) == {i: {2: 2, 5: 3}.get(i, 1) for i in range(8)}
+
+
+def test_a_task_that_keeps_killing_its_worker_is_given_up(tmp_path):
+    with WorkerPool(2) as pool:
+        found = dict(run_tasks(square, tasks(tmp_path, 5, task_1=99), pool))
+        assert isinstance(found[1], WorkerDiedError)
+        assert f"killed {TRIES} times" in str(found.pop(1))
+        assert found == {i: i * i for i in (0, 2, 3, 4)}
+        # and the pool is as good as before
+        assert pool.submit(square, 7, tmp_path).result() == 49
+    assert runs(tmp_path) == {0: 1, 1: TRIES, 2: 1, 3: 1, 4: 1, 7: 1}
+
+
+def fail(number):
+    msg = f"a mistake in task {number}"
+    raise TypeError(msg)
+
+
+def test_a_mistake_is_raised():
+    with WorkerPool(2) as pool, pytest.raises(TypeError, match="a mistake in task"):
+        list(run_tasks(fail, {0: (0,), 1: (1,)}, pool))
+
+
+class TwoArguments(Exception):  # noqa: N818
+    """Its copy cannot be made from what it tells of itself."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def fail_oddly(number):
+    raise TwoArguments(number, "more")
+
+
+class Unreadable:
+    """Can be pickled, and not read again."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_an_exception_that_cannot_travel_is_told_in_words(tmp_path):
+    with WorkerPool(1) as pool:
+        with pytest.raises(RuntimeError, match=r"TwoArguments: 3 and more"):
+            list(run_tasks(fail_oddly, {0: (3,)}, pool))
+        assert pool.submit(square, 7, tmp_path).result() == 49
+
+
+def test_what_cannot_be_read_leaves_the_pool_as_good_as_before(tmp_path):
+    with WorkerPool(1) as pool:
+        with pytest.raises((BrokenProcessPool, ValueError)):
+            pool.submit(str, Unreadable()).result()
+        assert pool.submit(square, 7, tmp_path).result() == 49
+
+
+def array_of(number):
+    return np.full(1000, number)
+
+
+def test_results_are_not_held_on_to():
+    """They are as large as a Gram matrix."""
+    with ThreadPoolExecutor(1) as executor:
+        alive = []
+        for _, result in run_tasks(array_of, {i: (i,) for i in range(8)}, executor):
+            alive.append(weakref.ref(result))
+            del result
+            assert sum(ref() is not None for ref in alive[:-1]) == 0
+
+
+def test_kill_ends_a_pool_at_once():
+    pool = WorkerPool(2)
+    futures = [pool.submit(time.sleep, 60) for _ in range(4)]
+    time.sleep(0.5)
+    start = time.monotonic()
+    pool.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert time.monotonic() - start < 10
+    assert all(future.done() for future in futures)
+
+
+class KilledWorker(Exception):  # noqa: N818
+    """Named like that of Dask."""
+
+
+class Failing(ThreadPoolExecutor):
+    """Some tasks, by default the second, end with an exception of the executor."""
+
+    def __init__(self, error, which=(2,)):
+        super().__init__(1)
+        self.error, self.which, self.count = error, which, 0
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.count += 1
+        if self.count not in self.which:
+            return super().submit(fn, *args, **kwargs)
+
+        def give_up():
+            raise self.error
+
+        return super().submit(give_up)
+
+
+def test_a_task_that_dask_gives_up_is_a_result(tmp_path):
+    with Failing(KilledWorker(), which=(2, 4)) as executor:
+        found = dict(run_tasks(square, tasks(tmp_path, 3), executor))
+    assert type(found.pop(1)) is WorkerDiedError
+    assert found == {0: 0, 2: 4}
+    assert executor.count == 4
+
+
+def test_a_task_that_dask_blamed_for_another_is_run_alone_at_the_end(tmp_path):
+    """Dask blames the death of a worker on all tasks that it held."""
+    with Failing(KilledWorker(), which=(1, 2)) as executor:
+        found = list(run_tasks(square, tasks(tmp_path, 3), executor))
+    assert found == [(2, 4), (0, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("error", [BrokenProcessPool("gone"), CancelledError("gone")], ids=repr)
+def test_an_executor_that_breaks_down_is_a_fault_of_the_run(error, tmp_path):
+    with (
+        Failing(error) as executor,
+        pytest.raises(TrainingError, match=r"the executor broke down \(gone\)"),
+    ):
+        list(run_tasks(square, tasks(tmp_path, 3), executor))
+
+
+def test_a_real_pool_that_breaks_down_is_a_fault_of_the_run(tmp_path):
+    with (
+        ProcessPoolExecutor(1) as executor,
+        pytest.raises(TrainingError, match="the executor broke down"),
+    ):
+        list(run_tasks(square, tasks(tmp_path, 3, task_1=99), executor))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_workers_end_with_their_driver(tmp_path):
+    """A driver that is killed can tell nobody; its workers must not stay for ever."""
+    script = textwrap.dedent("""
+        import os, signal, sys, time
+        from varpro_nn.compute.pool import WorkerPool
+        with WorkerPool(2) as pool:
+            for future in [pool.submit(os.getpid), pool.submit(os.getpid)]:
+                print(future.result(), flush=True)
+            pool.submit(time.sleep, 600)
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    driver = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert driver.returncode == -signal.SIGKILL
+    workers = {int(line) for line in driver.stdout.split()}
+    assert workers
+    deadline = time.monotonic() + 20
+    while any(map(_is_running, workers)):
+        assert time.monotonic() < deadline, f"still running: {workers}"
+        time.sleep(0.2)
+
+
+def _is_running(process):
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

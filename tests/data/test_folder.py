@@ -1,0 +1,148 @@
+"""A data set as a folder: the same run as from memory, without the images in memory."""
+
+import struct
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from varpro_nn import configure, load, run
+from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.data.images_on_disk import ImagesOnDisk
+from varpro_nn.errors import DatasetError
+from varpro_nn.train import main
+
+SMALL = {"n_units": 24, "n_subnetworks": 2, "images_per_subnetwork": 200, "max_nfev": 3}
+
+
+@pytest.fixture(params=["npy", "idx"])
+def folder(request, tmp_path):
+    """Digits as bytes, with labels that are words."""
+    digits = load("digits")
+    words = np.array(["zero", "one", "two", "three", "four", "five", "six", "7", "8", "9"])
+    for part, name in ((digits.train, "train"), (digits.test, "test")):
+        images = (part.images * 255).astype(np.uint8)
+        if request.param == "npy":
+            np.save(tmp_path / f"x_{name}.npy", images)
+        else:
+            header = bytes([0, 0, 8, 3]) + struct.pack(">3I", *images.shape)
+            (tmp_path / f"x_{name}.idx").write_bytes(header + images.tobytes())
+        np.save(tmp_path / f"y_{name}.npy", words[part.labels])
+    return tmp_path
+
+
+def in_memory(dataset):
+    return Dataset(
+        dataset.name, dataset.classes,
+        ImageSet(dataset.train.images[:], dataset.train.labels), dataset.test,
+    )  # fmt: skip
+
+
+def test_training_images_stay_on_disk(folder):
+    dataset = load(folder)
+    assert isinstance(dataset.train.images, ImagesOnDisk)
+    assert isinstance(dataset.test.images, np.ndarray)
+    digits = load("digits")
+    assert_array_equal(dataset.train.images[:], (digits.train.images * 255).astype(np.uint8))
+    assert dataset.classes.tolist() == sorted(dataset.classes.tolist())
+    assert dataset.classes[dataset.train.labels[:4]].tolist() == ["zero", "one", "two", "three"]
+    assert dataset.digest == in_memory(dataset).digest
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"recipe": "bilinear"},
+        {"recipe": "tiny", "n_copies": 0, "max_nfev": 2, "whitening": 0.1, "n_train": 700},
+    ],
+    ids=["bilinear", "tiny"],
+)
+def test_no_bit_depends_on_where_the_images_are(settings, n_jobs, folder):
+    dataset = load(folder)
+    config = configure(data=dataset, **SMALL | settings)
+    disk = run(config, dataset, n_jobs=n_jobs)
+    memory = run(config, in_memory(dataset), n_jobs=1)
+    assert_array_equal(disk.network.W, memory.network.W)
+    assert_array_equal(disk.network.A, memory.network.A)
+    assert disk.metrics["train_accuracy"] == memory.metrics["train_accuracy"]
+
+
+def test_a_part_of_the_images_is_on_disk_too(folder):
+    dataset = load(folder)
+    assert isinstance(dataset.train.take(slice(5, 20)).images, ImagesOnDisk)
+    assert_array_equal(
+        dataset.train.take(slice(5, 20)).images[:], dataset.train.take(np.arange(5, 20)).images
+    )
+
+
+def test_command_line(folder, tmp_path, capsys):
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    out = str(tmp_path / "run")
+    assert main([str(folder), "--recipe", "bilinear", *options, "--output", out, "--quiet"]) == 0
+    assert '"n_train": 1500' in capsys.readouterr().out
+
+
+def test_recipes_make_no_copies_of_images_on_disk(folder):
+    dataset = load(folder)
+    assert configure("tiny", data=dataset).n_copies == 0
+    assert configure("tiny", data=in_memory(dataset)).n_copies == 1
+
+
+def test_more_columns_than_images(folder):
+    """The dual form of the glue takes all images at a time."""
+    dataset = load(folder)
+    config = configure(
+        "bilinear", data=dataset, n_units=120, n_subnetworks=1, n_train=60, max_nfev=2
+    )
+    A = [run(config, each, n_jobs=1).network.A for each in (dataset, in_memory(dataset))]
+    assert_array_equal(*A)
+
+
+def test_copies_need_memory(folder):
+    dataset = load(folder)
+    with pytest.raises(ValueError, match="n_copies must be 0 for images on disk, got 1"):
+        run(configure("tiny", data=dataset, n_copies=1), dataset)
+
+
+def rewrite(folder, name, content):
+    (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda f: (f / "x_train.npy").unlink(), r"needs x_train.npy or x_train.idx"),
+        (lambda f: (f / "y_train.npy").unlink(), r"y_train.npy: cannot be read"),
+        (lambda f: rewrite(f, "x_train.npy", b"no"), r"x_train.npy: not a .npy file"),
+        (
+            lambda f: rewrite(f, "x_train.npy", (f / "x_train.npy").read_bytes()[:-1]),
+            r"x_train.npy: should have \d+ bytes for shape",
+        ),
+        (lambda f: np.save(f / "x_train.npy", np.zeros((3, 4, 4), int)), "must be uint8, float32"),
+        (
+            lambda f: np.save(f / "x_train.npy", np.asfortranarray(np.zeros((3, 4, 4)))),
+            "in C order",
+        ),
+        (lambda f: np.save(f / "x_train.npy", np.zeros((3, 4, 4))), "the same length"),
+        (lambda f: np.save(f / "x_train.npy", np.full((1500, 8, 8), np.nan)), "x_train must be"),
+        (lambda f: np.save(f / "y_train.npy", np.zeros(1500)), "two classes or more"),
+        (lambda f: np.save(f / "y_train.npy", np.full(1500, 0.5)), "without a fraction"),
+        (lambda f: (f / "y_test.npy").unlink(), "both x_test and y_test or neither"),
+        (lambda f: (f / "x_test.npy").unlink(), "both x_test and y_test or neither"),
+        (
+            lambda f: rewrite(
+                f, "y_test.npy", (f / "y_test.npy").read_bytes()[:-4] + b"\xff\xff\xff\x7f"
+            ),
+            "characters that do not exist",
+        ),
+        (lambda f: np.save(f / "y_train.npy", np.array([{}] * 1500)), "cannot be read"),
+        (lambda f: np.save(f / "y_test.npy", np.full(297, "ten")), "ten in y_test only"),
+        (lambda f: np.save(f / "x_test.npy", np.zeros((297, 9, 9))), "the same shape"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["npy"], indirect=True)
+def test_damage_is_named(damage, match, folder):
+    damage(folder)
+    with pytest.raises(DatasetError, match=match):
+        load(folder)

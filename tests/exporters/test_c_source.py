@@ -1,0 +1,356 @@
+"""The C file computes what the network computes, compiles without warnings, and is safe to write.
+
+The programs are compiled without optimisation where nothing else is said: that is quickest.
+"""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from exports import LINKS, NETWORKS, VIEWS, images_of
+from numpy.testing import assert_allclose, assert_array_equal
+from reference import folded_probabilities
+
+from varpro_nn import Network, whole_image_units
+from varpro_nn.exporters.c_source import to_c
+from varpro_nn.exporters.folded import fold
+from varpro_nn.units import WholeImageUnits
+
+GCC = shutil.which("gcc")
+needs_gcc = pytest.mark.skipif(GCC is None, reason="there is no gcc")
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+AWKWARD = [
+    'say "no"',
+    "back\\slash",
+    "what??/",
+    "ends */ it",
+    "begins /* one",
+    "line\nbreak",
+    "$été 靴",
+    "%s",
+]
+
+
+def compiled(source, target, *options):
+    command = [GCC, *STRICT, *options, str(source), "-o", str(target), "-lm"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[:2000]
+    return target
+
+
+class Program:
+    """A network as a shared library of C."""
+
+    def __init__(self, network, folder, *options, int8=False):
+        self.source = folder / "network.c"
+        to_c(network, self.source, int8=int8)
+        path = compiled(self.source, folder / "network.so", "-shared", "-fPIC", *options)
+        self._library = ctypes.CDLL(str(path))
+        self._n_classes = len(network.classes)
+
+    def predict(self, images):
+        """Class numbers (n,) and probabilities (n, k)."""
+        probabilities = np.full((len(images), self._n_classes), np.nan, dtype=np.float32)
+        codes = [
+            self._library.varpro_predict(image.tobytes(), ctypes.c_void_p(row.ctypes.data))
+            for image, row in zip(images, probabilities, strict=True)
+        ]
+        return np.array(codes), probabilities
+
+    @property
+    def labels(self):
+        strings = (ctypes.c_char_p * self._n_classes).in_dll(self._library, "varpro_labels")
+        return [string.decode() for string in strings]
+
+
+def n_bytes(source):
+    """Bytes of constants, as the file says."""
+    return int(re.search(r"Constants: ([\d,]+) bytes", source.read_text())[1].replace(",", ""))
+
+
+def numbers(source, name):
+    """Entries of a constant array of the file, as text."""
+    (entries,) = re.findall(rf" {name}\[[^]]*\] = \{{(.*?)\}}", source.read_text(), re.DOTALL)
+    return [number.strip() for number in entries.split(",") if number.strip()]
+
+
+def from_bytes(source, network):
+    """Filters and linear weights that the bytes and scales of a file stand for."""
+    arrays = {
+        name: np.array([float(number.rstrip("f")) for number in numbers(source, name)])
+        for name in ("filters", "filter_scale", "linear", "linear_scale", "linear_step")
+    }
+    assert max(np.abs(arrays[name]).max() for name in ("filters", "linear")) == 127
+    h, k = len(network.W), len(network.classes)
+    scale = arrays["filter_scale"].reshape(-1, 1, 8)  # tiles of eight units
+    tiles = arrays["filters"].reshape(len(scale), -1, 8) * scale
+    F = tiles.swapaxes(1, 2).reshape(8 * len(scale), -1)
+    rows = arrays["linear_step"].reshape(-1, h) * arrays["linear_scale"][:, None]
+    assert not F[h:].any()
+    return F[:h], arrays["linear"].reshape(-1, k) * rows.reshape(-1, 1)
+
+
+def assert_same(program, network, images, atol=1e-5):
+    codes, found = program.predict(images)
+    assert_allclose(found, network.predict_proba(images), rtol=0, atol=atol)
+    outputs = network.decision_function(images)
+    best, second = np.sort(outputs)[:, :-3:-1].T
+    clear = best - second > 1e-5
+    assert clear.mean() > 0.5
+    assert_array_equal(codes[clear], outputs.argmax(axis=1)[clear])
+
+
+@needs_gcc
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_in_single_precision(name, tmp_path):
+    network = NETWORKS[name]
+    program = Program(network, tmp_path)
+    assert_same(program, network, images_of(network.image_shape, 60))
+    assert program.labels == [str(label) for label in network.classes]
+
+
+def test_the_networks_have_every_link_with_every_view():
+    found = {(n.output_layer, n.temperature, n.views) for n in NETWORKS.values()}
+    assert found == {(*link, view) for link in LINKS for view in VIEWS}
+
+
+@needs_gcc
+@pytest.mark.parametrize("options", [["-O2"], ["-O3", "-march=native"]], ids=" ".join)
+def test_optimised_programs_compute_the_same(options, tmp_path):
+    for number, name in enumerate(["whitened, colour, tensor", "windows, grey, quadratic"]):
+        (folder := tmp_path / str(number)).mkdir()
+        program = Program(NETWORKS[name], folder, *options)
+        assert_same(program, NETWORKS[name], images_of(NETWORKS[name].image_shape))
+
+
+@needs_gcc
+@pytest.mark.parametrize("name", list(NETWORKS)[::3])
+def test_weights_as_bytes(name, tmp_path):
+    """Random weights, of which each is off by half a step: probabilities by some hundredths."""
+    network = replace(NETWORKS[name], output_layer="softmax", temperature=1.0)
+    images = images_of(network.image_shape, 60)
+    program = Program(network, tmp_path, int8=True)
+    single = tmp_path / "single.c"
+    to_c(network, single)
+    assert program.source.stat().st_size < single.stat().st_size
+    assert n_bytes(program.source) < 0.45 * n_bytes(single)
+    codes, found = program.predict(images)
+    error = np.abs(found - network.predict_proba(images))
+    assert 1e-6 < error.max() < 0.05
+    assert error.mean() < 0.01
+    assert np.mean(codes == network.predict_codes(images)) > 0.9
+    # The program computes just what its bytes say.
+    F, A = from_bytes(program.source, network)
+    of_bytes = replace(fold(network), filters=F, A=A)
+    assert_allclose(found, folded_probabilities(of_bytes, images)[1], rtol=0, atol=1e-5)
+
+
+def test_bytes_are_scaled_by_unit_and_by_row(tmp_path):
+    """Units, and rows of the linear layer, of other sizes do not disturb each other."""
+    network = NETWORKS["windows, colour, dense"]
+    W, A = network.W.copy(), network.A.copy()
+    W[0] *= 1000
+    W[1] = 0
+    A[:-1:3] *= 20
+    A[1:-1:3] *= 1e-9
+    A[2] = A[5:10] = 0
+    network = replace(network, W=W, A=A)
+    to_c(network, tmp_path / "network.c", int8=True)
+    F, A = from_bytes(tmp_path / "network.c", network)
+    step = np.abs(W[:, :-1]).max(axis=1) / 127
+    assert (np.abs(F - W[:, :-1]) <= 0.501 * step[:, None]).all()
+    A, exact = (array.reshape(network.units.n_cells, 5, -1) for array in (A, network.A[:-1]))
+    step = np.abs(exact).max(axis=2) / 127
+    step += step.max(axis=1, keepdims=True) / 255  # a row's scale is a multiple of this
+    assert (np.abs(A - exact) <= 0.501 * step[..., None]).all()
+
+
+def responses(activation, gain):
+    """One unit that sees one pixel: its activation, scaled into [0, 1], is a probability."""
+    units = whole_image_units("dense", (1, 1), 1, activation=activation)
+    W = np.array([[2 * gain, -gain]], dtype=np.float32)  # -gain to gain
+    scale = {"logistic": 1.0, "tanh": 0.5, "softplus": 1 / (gain + 1)}[activation]
+    shift = 0.5 if activation == "tanh" else 0.0
+    A = np.array([[scale, -scale], [shift, 1 - shift]])
+    return Network(units, W, A, np.array([0, 1]), (1, 1))
+
+
+@needs_gcc
+@pytest.mark.parametrize("gain", [0.01, 8, 1e6])
+@pytest.mark.parametrize("activation", ["logistic", "tanh", "softplus"])
+def test_activations_small_and_large(activation, gain, tmp_path):
+    network = responses(activation, gain)
+    images = np.arange(256, dtype=np.uint8).reshape(-1, 1, 1)
+    found = Program(network, tmp_path).predict(images)[1]
+    assert_allclose(found, network.predict_proba(images), rtol=0, atol=5e-7)
+
+
+@needs_gcc
+def test_softmax_of_large_outputs(tmp_path):
+    network = NETWORKS["windows, grey, dense"]
+    network = replace(network, A=network.A * 1e6, output_layer="softmax", temperature=None)
+    images = images_of(network.image_shape)
+    found = Program(network, tmp_path).predict(images)[1]
+    assert_allclose(found.max(axis=1), 1)
+    assert_array_equal(found.argmax(axis=1), network.predict_codes(images))
+
+
+@needs_gcc
+def test_no_positive_output_makes_all_classes_equal(tmp_path):
+    network = NETWORKS["windows, grey, dense"]
+    A = np.zeros_like(network.A)
+    A[-1] = [-3, -2, -1, -2]
+    network = replace(network, A=A, output_layer="ridge", temperature=None)
+    codes, found = Program(network, tmp_path).predict(images_of(network.image_shape, 2))
+    assert_array_equal(codes, 2)
+    assert_array_equal(found, 0.25)
+
+
+@needs_gcc
+def test_labels_of_any_characters(tmp_path):
+    network = NETWORKS["whole image, grey, dense"]
+    A = np.zeros((len(network.A), len(AWKWARD)))
+    network = replace(network, A=A, classes=np.array(AWKWARD))
+    assert Program(network, tmp_path).labels == AWKWARD
+
+
+SEVERAL = ("whole image, colour, dense", "components, grey, dense", "whitened, colour, tensor")
+MANY_IMAGES = """
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+int varpro_predict(const uint8_t *pixels, float *probabilities);
+int main(int n_arguments, char **arguments)
+{
+    size_t n_pixels = (size_t)atoi(arguments[1]), n_classes = (size_t)atoi(arguments[2]);
+    uint8_t *pixels = malloc(n_pixels); /* of the heap, so that every byte beyond is noticed */
+    float *probabilities = malloc(n_classes * sizeof(float));
+    while (n_arguments == 3 && fread(pixels, 1, n_pixels, stdin) == n_pixels) {
+        printf("%d\\n", varpro_predict(pixels, probabilities));
+    }
+    free(pixels);
+    free(probabilities);
+    return 0;
+}
+"""
+
+
+@needs_gcc
+@pytest.mark.parametrize(("name", "views"), list(zip(SEVERAL, VIEWS, strict=True)))
+def test_sanitizers_find_nothing(name, views, tmp_path):
+    network, int8 = replace(NETWORKS[name], views=views), views != "flip"
+    source, caller = tmp_path / "network.c", tmp_path / "caller.c"
+    to_c(network, source, int8=int8)
+    caller.write_text(MANY_IMAGES)
+    program = compiled(source, tmp_path / "program", *SANITIZERS, str(caller))
+    images = images_of(network.image_shape)
+    sizes = [str(images[0].size), str(len(network.classes))]
+    # Nothing that another library preloads may stand before the sanitizer.
+    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    result = subprocess.run(
+        [program, *sizes], input=images.tobytes(), capture_output=True, check=False, env=environment
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    codes = np.array(result.stdout.split(), dtype=int)
+    assert np.mean(codes == network.predict_codes(images)) > 0.9
+
+
+@needs_gcc
+def test_a_program_that_reads_one_image(tmp_path):
+    """Raw bytes, PGM, PPM (channels innermost), with a comment; another size is refused."""
+    for colour, magic in (("grey", b"P5"), ("colour", b"P6")):
+        network = NETWORKS[f"windows, {colour}, dense"]
+        to_c(network, tmp_path / "network.c")
+        program = compiled(tmp_path / "network.c", tmp_path / colour, "-DVARPRO_MAIN", *SANITIZERS)
+        image = images_of(network.image_shape)[2]
+        innermost = (np.moveaxis(image, 0, -1) if image.ndim == 3 else image).tobytes()
+        probability = network.predict_proba(image[None]).max()
+        label = network.predict(image[None])[0]
+        headers = [b"\n9 9\n255\n", b"\n# made by\n# hand 7\n9  9 255 "]
+        for content in [image.tobytes(), *(magic + header + innermost for header in headers)]:
+            result = subprocess.run([program], input=content, capture_output=True, check=True)
+            *words, number = result.stdout.decode().split(" ")
+            assert " ".join(words) == str(label)
+            assert_allclose(float(number), probability, atol=2e-5)
+        wrong = [
+            b"", b"P5", image.tobytes()[1:], image.tobytes() + b"0", b"P4" + headers[0] + innermost,
+            magic + b"\n9 9\n255\n" + innermost[1:], magic + b"\n9 10\n255\n" + innermost * 2,
+            magic + b"\n9 9\n65535\n" + innermost * 2, magic + b"\n" + b"9" * 900 + innermost,
+        ]  # fmt: skip
+        for content in wrong:
+            result = subprocess.run([program], input=content, capture_output=True, check=False)
+            assert result.returncode == 1, content
+            assert result.stderr.startswith(b"no image of ")
+
+
+def test_the_comment_says_what_is_in_the_file(tmp_path):
+    network = NETWORKS["windows, colour, dense"]
+    to_c(network, tmp_path / "network.c")
+    comment = (tmp_path / "network.c").read_text().split("*/")[0]
+    n_windows = network.units.windows.places[0] ** 2
+    assert f"Units: 5, each at {n_windows} places of a window of 4 x 4 pixels." in comment
+    assert "pixels: 243 bytes" in comment
+    assert '3  "\\303\\251t\\303\\251"' in comment
+    # Eight units of 49 numbers, of which three only fill the tile; and the linear layer.
+    assert n_bytes(tmp_path / "network.c") == 4 * (8 * 49 + network.A.size)
+
+
+def test_constants_are_read_back_as_they_were(tmp_path):
+    network = NETWORKS["windows, grey, dense"]
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal(network.A.shape) * 10.0 ** rng.integers(-40, 35, network.A.shape)
+    A[:10] = 1000 + np.arange(40).reshape(10, 4) / 2**14  # neighbours; need all nine digits
+    to_c(replace(network, A=A), tmp_path / "network.c")
+    found = numbers(tmp_path / "network.c", "linear")
+    assert all(re.fullmatch(r"-?\d+(\.\d+)?(e[-+]\d+)?f", number) for number in found)
+    assert all("." in number or "e" in number for number in found)
+    singles = np.array([number[:-1] for number in found], dtype=np.float32)
+    assert_array_equal(singles, A[:-1].astype(np.float32).ravel())
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path):
+    network = NETWORKS["whitened, grey, bilinear"]
+    for name in "ab":
+        to_c(network, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_weights_beyond_single_precision_are_refused(tmp_path):
+    network = NETWORKS["windows, grey, dense"]
+    with pytest.raises(ValueError, match=r"weights up to 3.4e\+38 .* got .*e\+45"):
+        to_c(replace(network, A=network.A * 1e45), tmp_path / "network.c")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_older_file(tmp_path, monkeypatch):
+    path = tmp_path / "network.c"
+    path.write_text("older")
+
+    def fail(*_):
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        to_c(NETWORKS["windows, grey, dense"], path)
+    assert [each.name for each in tmp_path.iterdir()] == ["network.c"]
+    assert path.read_text() == "older"
+
+
+@dataclass(frozen=True)
+class Own(WholeImageUnits):
+    pass
+
+
+def test_units_of_ones_own_are_refused(tmp_path):
+    network = NETWORKS["whole image, grey, dense"]
+    own = Own("dense", network.image_shape, network.units.n_units)
+    with pytest.raises(TypeError, match="got Own"):
+        to_c(replace(network, units=own), tmp_path / "network.c")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,45 @@
+"""A folded network computes what the network computes."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+from exports import LINKS, NETWORKS, VIEWS, images_of
+from numpy.testing import assert_allclose
+from reference import folded_probabilities
+
+from varpro_nn.exporters.folded import fold
+from varpro_nn.units import WholeImageUnits
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_of_unit(name):
+    network = NETWORKS[name]
+    images = images_of(network.image_shape)
+    outputs, probabilities = folded_probabilities(fold(network), images)
+    assert_allclose(network.decision_function(images), outputs, atol=2e-5)
+    assert_allclose(network.predict_proba(images), probabilities, atol=2e-5)
+
+
+@pytest.mark.parametrize("views", VIEWS)
+@pytest.mark.parametrize(("layer", "temperature"), LINKS)
+def test_every_link_and_view(layer, temperature, views):
+    network = replace(
+        NETWORKS["windows, colour, dense"],
+        output_layer=layer, temperature=temperature, views=views,
+    )  # fmt: skip
+    images = images_of(network.image_shape)
+    probabilities = folded_probabilities(fold(network), images)[1]
+    assert_allclose(network.predict_proba(images), probabilities, atol=2e-5)
+    assert_allclose(probabilities.sum(axis=1), 1)
+
+
+@dataclass(frozen=True)
+class Own(WholeImageUnits):
+    pass
+
+
+def test_units_of_ones_own_cannot_be_folded():
+    network = NETWORKS["whole image, grey, dense"]
+    own = Own("dense", network.image_shape, network.units.n_units)
+    with pytest.raises(TypeError, match=r"network must have units of this package .* got Own"):
+        fold(replace(network, units=own))

@@ -1,0 +1,412 @@
+"""The page that is drawn on: its JavaScript in node, and the page in a browser."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import EXECUTABLE, Browser
+from exports import NETWORKS, images_of
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+from reference import folded_probabilities
+
+import varpro_nn
+from varpro_nn import Network, patch_units, whole_image_units
+from varpro_nn.data import read_images
+from varpro_nn.exporters.folded import fold
+from varpro_nn.exporters.page import drawing, policy, to_html
+from varpro_nn.units import WholeImageUnits
+
+HOSTILE = [
+    "</script><script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    "<!--<script>",
+    "$model $$ &lt; \" ' \\ \u2028 été",
+]
+
+FORWARD = """
+const { varproNetwork } = require(process.argv[1]);
+const cases = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const results = cases.map(({ model, bytes, images }) => {
+  const network = varproNetwork(model);
+  const kind = bytes ? Uint8Array : Float32Array;
+  return images.map((image) => [...network.predict(kind.from(image))]);
+});
+console.log(JSON.stringify(results));
+"""
+
+STANDS = "[...document.querySelectorAll('.varpro-bars li')].map((item) => "
+PAPER = "(() => { const b = document.querySelector('.varpro-canvas').getBoundingClientRect();"
+
+
+class _Model(HTMLParser):
+    """Finds the text of the element that holds the network."""
+
+    inside, text = False, ""
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = dict(attrs).get("class") == "varpro-model"
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        self.text += data if self.inside else ""
+
+
+def model_of(network):
+    parser = _Model()
+    parser.feed(drawing(network))
+    return json.loads(parser.text)
+
+
+def in_node(cases):
+    """Probabilities of (network, images) each, by one process of node."""
+    script = Path(varpro_nn.__file__).parent / "templates" / "predict.js"
+    plain = [
+        {
+            "model": model_of(network),
+            "bytes": images.dtype == np.uint8,
+            "images": images.reshape(len(images), -1).tolist(),
+        }
+        for network, images in cases
+    ]
+    done = subprocess.run(
+        ["node", "-e", FORWARD, str(script)],
+        input=json.dumps(plain), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [np.array(rows) for rows in json.loads(done.stdout)]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
+def test_javascript_gives_the_numbers_of_python():
+    cases = [(network, images_of(network.image_shape)) for network in NETWORKS.values()]
+    # Floats are intensities already, and images and cells need not be square.
+    cases += [(network, images[:3] / np.float32(200)) for network, images in cases]
+    cases.append((oblong := oblong_network(), images_of(oblong.image_shape)))
+    # All outputs below 0: all classes alike.
+    ridge = next(n for n in NETWORKS.values() if (n.output_layer, n.temperature) == ("ridge", None))
+    sunk = replace(ridge, A=np.append(0 * ridge.A[:-1], [[-1.0, -2, -1, -3]], axis=0))
+    cases.append((sunk, images_of(ridge.image_shape)))
+    results = in_node(cases)
+    assert_allclose(results[-1], 0.25)
+    for (network, images), found in zip(cases, results, strict=True):
+        # Nearer to double precision than Python's single precision is.
+        exact = folded_probabilities(fold(network), images)[1]
+        assert_allclose(found, exact, atol=1e-6, rtol=0)
+        expected = network.predict_proba(images)
+        atol = 1e-5 if images.dtype == np.uint8 else 2e-5  # brighter than any bytes
+        assert_allclose(found, expected, atol=atol, rtol=0)
+        first, second = np.sort(expected, axis=1)[:, :-3:-1].T
+        clear = first - second > 2 * atol
+        assert_array_equal(found.argmax(axis=1)[clear], expected.argmax(axis=1)[clear])
+    assert np.ptp(results[0], axis=0).max() > 0.01  # the images do make a difference
+
+
+def oblong_network():
+    """Random units on images of 7 x 12, by windows of 3 x 3 in 2 x 2 cells."""
+    rng = np.random.default_rng(0)
+    units = patch_units("dense", (7, 12), 6, window=3, grid=2)
+    W = units.init(images_of((7, 12)), rng).astype(np.float32)
+    A = rng.standard_normal((6 * units.n_cells + 1, 3))
+    return Network(units, W, A, np.arange(3), (7, 12), "softmax", "shifts")
+
+
+def random_network(shape, classes=("a", "b", "c"), training=None):
+    rng = np.random.default_rng(0)
+    units = whole_image_units("dense", shape, 8)
+    W = units.init(images_of(shape), rng).astype(np.float32)
+    A = rng.standard_normal((9, len(classes)))
+    return Network(units, W, A, np.array(classes), shape, "softmax", training=training or {})
+
+
+def test_the_file(tmp_path):
+    network = random_network((28, 28), HOSTILE, {"dataset": "<i>mine", "largest_intensity": 6.0})
+    paths = [tmp_path / "a.html", tmp_path / "b.html"]
+    for path in paths:
+        to_html(network, path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    text = paths[0].read_text(encoding="utf-8")
+    assert text.startswith('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">')
+    for word in ("http:", "https:", "//cdn", "url(", "@import", "<i>", "<img", "$drawing"):
+        assert word not in text, word
+    assert text.count("<script") == text.count("</script>") == 2
+    assert "&lt;i&gt;mine" in text
+    assert "intensities up to 6;" in text
+    assert text.count("<tr>") == len(network.summary().splitlines())
+    rules = policy()
+    assert rules.startswith("default-src 'none'; ")
+    assert "unsafe" not in rules
+
+
+def test_half_a_surrogate_pair_can_be_written(tmp_path):
+    to_html(random_network((8, 8), ["a", "\ud800"]), tmp_path / "page.html")
+    assert "&#55296;" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Own(WholeImageUnits):
+    pass
+
+
+def test_what_cannot_be_drawn(tmp_path):
+    network = random_network((2, 8, 8))
+    with pytest.raises(ValueError, match=r"images must have 1 or 3 channels .* got 2\."):
+        to_html(network, tmp_path / "page.html")
+    own = replace(network, units=Own("dense", (2, 8, 8), 8))
+    with pytest.raises(TypeError, match="network must have units of this package"):
+        drawing(own)
+    assert not any(tmp_path.iterdir())
+
+
+# --- in the browser ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if EXECUTABLE is None:
+        pytest.skip("there is no Chromium")
+    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = varpro_nn.load("digits")
+    return varpro_nn.run(varpro_nn.configure("tiny", data="digits"), data, n_jobs=1).network
+
+
+def shown(browser, network):
+    """Pixels and probabilities of the page, after they were compared with Python's."""
+    pixels, shares = browser.evaluate("[[...varpro.pixels], [...varpro.probabilities]]")
+    pixels = np.array(pixels, dtype=np.uint8).reshape(network.image_shape)
+    assert_allclose(network.predict_proba(pixels[None])[0], shares, atol=1e-5, rtol=0)
+    best = int(np.argmax(shares))
+    assert text(browser, "[data-show=label]") == str(network.classes[best])
+    percents = browser.evaluate(STANDS + "item.lastChild.textContent)")
+    assert percents == [f"{100 * share:.1f} %" for share in shares]
+    widths = browser.evaluate(STANDS + "parseFloat(item.children[1].firstChild.style.width))")
+    assert_allclose(widths, 100 * np.array(shares), atol=1e-3)
+    chosen = browser.evaluate(STANDS + "item.classList.contains('varpro-best'))")
+    assert chosen.index(True) == best
+    assert sum(chosen) == 1
+    assert browser.errors == []
+    return pixels, np.array(shares)
+
+
+def text(browser, selector):
+    return browser.evaluate(f"document.querySelector({json.dumps(selector)}).textContent")
+
+
+def stroke(browser, points):
+    """Draw through points given as parts of the canvas's sides."""
+    x, y, width, height = browser.evaluate(PAPER + "return [b.x, b.y, b.width, b.height]; })()")
+    browser.draw([(x + width * a, y + height * b) for a, b in points])
+
+
+def take(browser, path):
+    """Choose a picture, and wait for the answer."""
+    browser.evaluate("varpro.pixels = null")
+    browser.choose("[type=file]", path)
+    browser.evaluate(
+        "new Promise((done) => { const look = () => varpro.pixels ? done() :"
+        " setTimeout(look, 10); look(); })"
+    )
+
+
+def test_a_digit_drawn_with_the_mouse(browser, digits, tmp_path):
+    path = tmp_path / "page.html"
+    to_html(digits, path)
+    browser.open(path)
+    assert text(browser, "h1") == "digits: one of 10 classes"
+    assert text(browser, "[data-show=share]") == "Draw something"
+    assert browser.evaluate("varpro.probabilities") is None
+    style = "getComputedStyle(document.querySelector('.varpro-canvas'))"
+    assert browser.evaluate(f"{style}.touchAction") == "none"  # a finger draws, and does not scroll
+    browser.screenshot(tmp_path / "empty.png", 1000, 900)
+
+    stroke(browser, [(0.5, 0.2), (0.5, 0.4), (0.5, 0.8)])
+    one, _ = shown(browser, digits)
+    assert text(browser, "[data-show=label]") == "1"
+    browser.screenshot(tmp_path / "one.png", 1000, 900)
+
+    browser.click("[data-do=clear]")
+    assert browser.evaluate("varpro.pixels") is None
+    angles = np.linspace(0, 2 * np.pi, 40)
+    around = np.stack([0.5 + 0.22 * np.sin(angles), 0.5 - 0.33 * np.cos(angles)], axis=1)
+    stroke(browser, around.tolist())
+    nought, _ = shown(browser, digits)
+    assert text(browser, "[data-show=label]") == "0"
+    # Filled from top to bottom, nothing in the middle.
+    assert nought[:, :4].max(axis=1).min() > 50
+    assert nought[3:5, 3:5].max() < 80 < nought[:, 1:7].max()
+
+    browser.click("[data-do=undo]")  # of the nought
+    assert browser.evaluate("varpro.pixels") is None
+    browser.click("[data-do=undo]")  # of the clearing
+    assert_array_equal(shown(browser, digits)[0], one)
+    browser.click("[data-do=undo]")
+    assert browser.evaluate("varpro.pixels") is None
+    assert browser.evaluate("document.querySelector('[data-do=undo]').disabled")
+
+    browser.screenshot(tmp_path / "phone.png", 375, 900, dark=True)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 375
+    browser.resize(1000, 900)
+    for name, size in (("one", (1000, 900)), ("phone", (375, 900))):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.size == size
+    assert (tmp_path / "one.png").read_bytes() != (tmp_path / "empty.png").read_bytes()
+    assert browser.requests == [path.as_uri()]
+
+
+def test_drawings_are_prepared_as_mnist_was(browser, tmp_path):
+    network = random_network((28, 28), training={"dataset": "mnist"})
+    to_html(network, tmp_path / "page.html")
+    browser.open(tmp_path / "page.html")
+    # A blot with a tail, in a corner: most of its mass is at one end.
+    blot = [(0.1, 0.1), (0.25, 0.1), (0.25, 0.15), (0.1, 0.15), (0.1, 0.2), (0.25, 0.2)]
+    stroke(browser, [*blot, (0.5, 0.55)])
+    pixels, _ = shown(browser, network)
+    rows, columns = (np.flatnonzero(pixels.any(axis=1 - axis)) for axis in (0, 1))
+    assert rows[-1] - rows[0] == 19
+    assert 15 <= np.ptp(columns) < 19
+    masses = [(pixels.sum(axis=1 - axis) @ np.arange(0.5, 28)) / pixels.sum() for axis in (0, 1)]
+    assert_allclose(masses, 14, atol=0.5001)
+    for place in (rows, columns):
+        assert abs((place[0] + place[-1] + 1) / 2 - 14) >= 1  # not the middle of the box
+
+    browser.click("[data-set=centre]")
+    plain, _ = shown(browser, network)
+    canvas = browser.evaluate(
+        "[...document.querySelector('.varpro-canvas').getContext('2d')"
+        ".getImageData(0, 0, 280, 280).data]"
+    )
+    blocks = np.array(canvas).reshape(28, 10, 28, 10, 4)[..., 0]
+    assert_allclose(plain, blocks.mean(axis=(1, 3)), atol=0.5001)
+    assert plain[18:].sum() == plain[:, 18:].sum() == 0 < plain.max()
+
+
+def test_keys_draw(browser, digits, tmp_path):
+    to_html(digits, tmp_path / "page.html")
+    browser.open(tmp_path / "page.html")
+    browser.evaluate("document.querySelector('.varpro-canvas').focus()")
+    browser.press(*["ArrowUp"] * 8)
+    assert browser.evaluate("varpro.pixels") is None
+    browser.press(" ", *["ArrowDown"] * 16, " ", "ArrowRight")
+    shown(browser, digits)
+    assert text(browser, "[data-show=label]") == "1"
+    browser.press("Delete")
+    assert browser.evaluate("varpro.pixels") is None
+
+
+@pytest.mark.parametrize("shape", [(9, 14), (3, 9, 14)], ids=["grey", "colour"])
+def test_a_picture_of_the_size_is_what_python_reads(browser, shape, tmp_path):
+    network = random_network(shape)
+    to_html(network, tmp_path / "page.html")
+    browser.open(tmp_path / "page.html")
+    stroke(browser, [(0.2, 0.3), (0.7, 0.6)])
+    before, _ = shown(browser, network)
+    picture = images_of((9, 14, 3), 3)[2]
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    take(browser, tmp_path / "picture.png")
+    pixels, _ = shown(browser, network)
+    assert_array_equal(pixels, read_images(tmp_path / "picture.png", shape)[0])
+    assert text(browser, "[data-show=how]") == "the picture's own pixels"
+    browser.click("[data-do=undo]")
+    assert_array_equal(shown(browser, network)[0], before)
+    if len(shape) == 2:
+        take(browser, tmp_path / "picture.png")
+        browser.click("[data-set=invert]")
+        inverted, _ = shown(browser, network)
+        assert_allclose(inverted, 255.0 - pixels, atol=1)  # 255 less the colours, then grey
+        # What is drawn next is centred again.
+        browser.click("[data-do=clear]")
+        assert browser.evaluate("document.querySelector('[data-set=centre]').checked")
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    browser.choose("[type=file]", tmp_path / "no.png")
+    browser.evaluate("new Promise((done) => setTimeout(done, 200))")
+    assert "cannot read" in text(browser, "[data-show=share]")
+
+
+def test_a_photograph_of_a_digit(browser, digits, tmp_path):
+    to_html(digits, tmp_path / "page.html")
+    browser.open(tmp_path / "page.html")
+    paper = np.full((300, 200), 210, dtype=np.uint8)
+    paper += np.random.default_rng(0).integers(0, 8, paper.shape, dtype=np.uint8)
+    paper[60:200, 90:112] = 40  # dark ink, not in the middle
+    Image.fromarray(paper).save(tmp_path / "photograph.png")
+    take(browser, tmp_path / "photograph.png")
+    pixels, _ = shown(browser, digits)
+    assert browser.evaluate("document.querySelector('[data-set=invert]').checked")
+    assert text(browser, "[data-show=label]") == "1"
+    assert pixels[:, :2].max() == pixels[:, -2:].max() == 0
+    assert pixels.max(axis=1).min() > 150
+
+
+def test_a_colour_picture_is_scaled(browser, tmp_path):
+    network = random_network((3, 16, 16))
+    to_html(network, tmp_path / "page.html")
+    browser.open(tmp_path / "page.html")
+    assert text(browser, "[data-show=share]") == "Drop a picture or draw"
+    picture = np.zeros((64, 128, 3), dtype=np.uint8)
+    picture[:, :32] = picture[:, 96:] = 255  # beyond the square in the middle
+    picture[:, 32:64, 0] = picture[:, 64:96, 2] = 200
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    take(browser, tmp_path / "picture.png")
+    pixels, _ = shown(browser, network)
+    pixels = pixels[:, :, 1:-1]  # the browser's smoothing takes in a little of the white
+    assert_array_equal(pixels[1], 0)
+    assert_allclose(pixels[0, :, :6], 200, atol=2)
+    assert_allclose(pixels[2, :, 8:], 200, atol=2)
+    assert pixels[0, :, 8:].max() <= 2
+    stroke(browser, [(0.2, 8.5 / 16), (0.8, 8.5 / 16)])
+    assert_allclose(shown(browser, network)[0][:, 8, 4:12].T, [[0xC0, 0x30, 0x20]] * 8, atol=1)
+
+
+def test_hostile_names_do_no_harm(browser, tmp_path):
+    network = random_network((8, 8), HOSTILE, {"dataset": HOSTILE[0]})
+    to_html(network, tmp_path / "page.html")
+    browser.open(tmp_path / "page.html")
+    names = browser.evaluate(STANDS + "item.firstChild.textContent)")
+    assert names == HOSTILE == browser.evaluate("varpro.classes")
+    assert HOSTILE[1] in text(browser, ".varpro-help")
+    assert HOSTILE[0] in text(browser, "h1")
+    stroke(browser, [(0.2, 0.3), (0.7, 0.6)])
+    shown(browser, network)
+    assert browser.evaluate("window.hacked") is None
+    assert browser.evaluate("document.images.length + document.scripts.length") == 2
+    assert len(browser.requests) == 1
+
+
+def test_the_policy_refuses_what_is_not_the_pages_own(browser, tmp_path):
+    to_html(random_network((8, 8)), tmp_path / "page.html")
+    browser.open(tmp_path / "page.html")
+    for attempt in ("fetch('data:,x')", "fetch('http://127.0.0.1:9/')"):
+        with pytest.raises(RuntimeError, match="Failed to fetch"):
+            browser.evaluate(attempt)
+    browser.evaluate(
+        "document.head.append(Object.assign(document.createElement('script'),"
+        " { textContent: 'window.hacked = 1' }))"
+    )
+    assert browser.evaluate("window.hacked") is None
+    refused = [error for error in browser.errors if "Content Security Policy" in error]
+    assert len(refused) >= 3
+
+
+def test_the_drawing_in_a_page_of_ones_own(browser, digits, tmp_path):
+    own = "const network = 'a name of this page';"
+    page = f"""<!DOCTYPE html><html><head><meta charset="utf-8"><title>Report</title>
+    <meta http-equiv="Content-Security-Policy" content="{policy(scripts=[own])}">
+    <script>{own}</script></head><body><h1>Report</h1>{drawing(digits)}</body></html>"""
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    browser.open(tmp_path / "report.html")
+    stroke(browser, [(0.5, 0.2), (0.5, 0.8)])
+    shown(browser, digits)
+    assert browser.evaluate("network") == "a name of this page"
+    assert browser.evaluate("typeof model") == "undefined"

@@ -1,0 +1,422 @@
+"""Convex fits of the linear layer, against double loops and other solvers."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
+
+from varpro_nn.linalg import convex
+from varpro_nn.linalg.convex import LOSSES, ROWS, fit_linear
+
+EVERY_LOSS = pytest.mark.parametrize("loss", LOSSES)
+
+
+def problem(rng, n=120, q=4, k=3, dtype=np.float64):
+    """Columns of several sizes, neither centred nor separable."""
+    X = rng.standard_normal((n, q))
+    labels = np.argmax(X @ rng.standard_normal((q, k)) + rng.gumbel(size=(n, k)), axis=1)
+    Phi = X * 10 ** rng.uniform(-1, 1, q) + rng.uniform(-1, 1, q)
+    return Phi.astype(dtype), labels, np.zeros((q + 1, k))
+
+
+def plain_loss(loss, z, y):
+    """The loss of one row, by its formula."""
+    if loss == "softmax":
+        return logsumexp(z) - z[y]
+    return 0.5 * sum(max(0.0, 1 + z[c] - z[y]) ** 2 for c in range(len(z)) if c != y)
+
+
+def plain_cost(loss, A, Phi, labels, penalty):
+    outputs = np.asarray(Phi, dtype=np.float64) @ A[:-1] + A[-1]
+    total = sum(plain_loss(loss, z, y) for z, y in zip(outputs, labels, strict=True))
+    return total + 0.5 * penalty * np.sum(A[:-1] ** 2)
+
+
+def exactly(loss, Phi, labels, start, penalty):
+    return fit_linear(loss, Phi, labels, start, penalty, rounds=20, tolerance=1e-24)
+
+
+# --- the losses --------------------------------------------------------------------------
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("k", [2, 5])
+def test_values_are_the_formulas(loss, k, rng):
+    z, labels = 3 * rng.standard_normal((40, k)), rng.integers(k, size=40)
+    values, gradients, curvatures = LOSSES[loss](z, labels)
+    expected = [plain_loss(loss, row, y) for row, y in zip(z, labels, strict=True)]
+    assert_allclose(values, expected, rtol=1e-12, atol=1e-14)
+    assert gradients.shape == (40, k)
+    assert curvatures.shape == (40,)
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("k", [2, 5])
+def test_slopes_and_curvatures_agree_with_finite_differences(loss, k, rng):
+    """The curvature of a row is the mean of the second derivatives by its outputs."""
+    z, labels = rng.standard_normal((40, k)), rng.integers(k, size=40)
+    _, gradients, curvatures = LOSSES[loss](z, labels)
+    for i in range(40):
+        row, y = z[i : i + 1], labels[i : i + 1]
+        if loss == "hinge":  # a step must not reach over a kink
+            distance = np.abs(1 + row - row[0, y])[0]
+            if np.delete(distance, y).min() < 3e-3:
+                continue
+        slope = reference.derivative(lambda v, y=y: LOSSES[loss](v, y)[0][0], row)
+        assert_allclose(gradients[i], slope[0], rtol=1e-9, atol=1e-10)
+        hessian = reference.derivative(lambda v, y=y: LOSSES[loss](v, y)[1][0], row)
+        assert_allclose(curvatures[i], np.trace(hessian[:, 0]) / k, rtol=1e-9, atol=1e-10)
+
+
+@EVERY_LOSS
+def test_a_constant_on_all_outputs_changes_nothing(loss, rng):
+    z, labels = rng.standard_normal((30, 4)), rng.integers(4, size=30)
+    for one, other in zip(LOSSES[loss](z, labels), LOSSES[loss](z + 7, labels), strict=True):
+        assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+    assert_allclose(LOSSES[loss](z, labels)[1].sum(axis=1), 0, atol=1e-13)
+
+
+@EVERY_LOSS
+def test_the_outputs_are_left_as_they_are(loss, rng):
+    z, labels = rng.standard_normal((30, 4)), rng.integers(4, size=30)
+    before = z.copy()
+    LOSSES[loss](z, labels)
+    assert_array_equal(z, before)
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_extreme_outputs_do_not_overflow(loss, size):
+    z = np.array([[size, 0.0, 0.0], [0.0, size, -size]])
+    labels = np.array([0, 2])
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        values, gradients, curvatures = LOSSES[loss](z, labels)
+    expected = [plain_loss(loss, row, y) for row, y in zip(z, labels, strict=True)]
+    assert_allclose(values, expected, rtol=1e-12)
+    assert np.isfinite(gradients).all()
+    assert ((curvatures >= 0) & (curvatures <= 2)).all()
+
+
+# --- the optimum -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("penalty", [0.1, 10.0])
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_softmax_is_the_logistic_regression_of_scikit_learn(k, penalty, rng):
+    Phi, labels, start = problem(rng, k=k)
+    assert len(set(labels)) == k
+    found = exactly("softmax", Phi, labels, start, penalty).A
+    # Of two classes scikit-learn has one vector, the difference; its square is twice the sum.
+    other = LogisticRegression(C=(2 if k == 2 else 1) / penalty, tol=1e-12, max_iter=20_000)
+    other.fit(Phi, labels)
+    found -= found.mean(axis=1, keepdims=True)  # a constant on all outputs is free
+    slopes, constants = other.coef_.T, other.intercept_
+    if k == 2:
+        slopes, constants = slopes * [-0.5, 0.5], constants * [-0.5, 0.5]
+    atol = 3e-5 * np.abs(found).max()
+    assert_allclose(found[:-1], slopes - slopes.mean(axis=1, keepdims=True), atol=atol)
+    assert_allclose(found[-1], constants - constants.mean(), atol=atol)
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("penalty", [0.1, 10.0])
+def test_at_the_end_the_plain_cost_has_no_slope(loss, penalty, rng):
+    """Of a convex cost that is the optimum."""
+    Phi, labels, start = problem(rng, n=60, q=3)
+    fitted = exactly(loss, Phi, labels, start, penalty)
+
+    def cost(A):
+        return plain_cost(loss, A, Phi, labels, penalty)
+
+    assert_allclose(fitted.cost, cost(fitted.A), rtol=1e-12)
+    at_start = np.abs(reference.derivative(cost, start, step=1e-4)).max()
+    slope = np.abs(reference.derivative(cost, fitted.A, step=1e-4)).max()
+    assert slope < 1e-6 * at_start
+
+
+@EVERY_LOSS
+def test_no_other_search_finds_less(loss, rng):
+    Phi, labels, start = problem(rng, n=40, q=2)
+    fitted = exactly(loss, Phi, labels, start, 0.5)
+    other = minimize(
+        lambda a: plain_cost(loss, a.reshape(start.shape), Phi, labels, 0.5), start.ravel()
+    )
+    assert other.fun == pytest.approx(fitted.cost, rel=1e-7)
+    assert fitted.cost <= other.fun * (1 + 1e-12)
+    assert fitted.cost < 0.9 * plain_cost(loss, start, Phi, labels, 0.5)
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-8])
+def test_what_is_left_to_gain_is_as_small_as_the_tolerance(loss, tolerance, rng):
+    Phi, labels, start = problem(rng, n=400)
+    best = exactly(loss, Phi, labels, start, 1.0).cost
+    fitted = fit_linear(loss, Phi, labels, start, 1.0, tolerance=tolerance)
+    assert fitted.gradient_norm**2 < tolerance * fitted.cost
+    assert best * (1 - 1e-12) <= fitted.cost < best * (1 + 2 * tolerance)
+
+
+@EVERY_LOSS
+def test_less_is_done_for_a_larger_tolerance(loss, rng):
+    Phi, labels, start = problem(rng, n=400)
+    counts = [
+        fit_linear(loss, Phi, labels, start, 1.0, tolerance=tolerance).n_iterations
+        for tolerance in (1e-1, 1e-3, 1e-8)
+    ]
+    assert counts[0] < counts[1] < counts[2]
+
+
+@EVERY_LOSS
+def test_mixed_columns_cost_no_iterations(loss, rng):
+    """That is what the preconditioner is for: a Gram matrix of condition 1e5, hardly a penalty."""
+    Phi, labels, start = problem(rng, n=400, q=8)
+    Phi = (Phi - Phi.mean(axis=0)) / Phi.std(axis=0)
+    turned = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    mixed = Phi @ turned * 10 ** np.linspace(-1.5, 1, 8) @ turned.T
+    plain, other = (
+        fit_linear(loss, rows, labels, start, 1e-9, rounds=5, tolerance=1e-6)
+        for rows in (Phi, mixed)
+    )
+    assert other.cost == pytest.approx(plain.cost, rel=1e-5)
+    assert abs(other.n_iterations - plain.n_iterations) <= 3
+    assert other.n_iterations < 25
+
+
+def weighted_gram(loss, A, Phi, labels, penalty):
+    """Sum over rows of curvature times outer product, and the penalty, but on the constant."""
+    rows = np.column_stack([Phi, np.ones(len(Phi))])
+    gram = np.diag(np.append(np.full(Phi.shape[1], float(penalty)), 0.0))
+    for row, y in zip(rows, labels, strict=True):
+        curvature = LOSSES[loss]((row @ A)[None], np.array([y]))[2][0]
+        gram += curvature * np.outer(row, row)
+    return gram
+
+
+@EVERY_LOSS
+def test_the_preconditioner_is_the_factor_of_the_weighted_gram_matrix(loss, rng):
+    Phi, labels, _ = problem(rng)
+    start = 0.1 * rng.standard_normal((5, 3))
+    R = fit_linear(loss, Phi, labels, start, 2.0, rounds=1).preconditioner
+    assert_array_equal(R, np.triu(R))
+    gram = weighted_gram(loss, start, Phi, labels, 2.0)
+    assert_allclose(R.T @ R, gram, atol=2e-6 * np.trace(gram))
+
+
+@EVERY_LOSS
+def test_where_rows_are_many_some_blocks_stand_for_all(loss, rng, monkeypatch):
+    """Every second here: 12 blocks of 10 rows, of which 10 a column, 50, are enough."""
+    monkeypatch.setattr(convex, "ROWS", 10)
+    Phi, labels, _ = problem(rng, n=118, q=5)
+    start = 0.1 * rng.standard_normal((6, 3))
+    chosen = np.flatnonzero(np.arange(118) // 10 % 2 == 0)
+    R = fit_linear(loss, Phi, labels, start, 2.0, rounds=1).preconditioner
+    gram = weighted_gram(loss, start, Phi[chosen], labels[chosen], 0.0) * 118 / len(chosen)
+    gram[np.arange(5), np.arange(5)] += 2.0
+    assert_allclose(R.T @ R, gram, atol=2e-6 * np.trace(gram))
+    # The optimum is that of all rows.
+    monkeypatch.setattr(convex, "ROWS_FOR_GRAM", 2)
+    some = exactly(loss, Phi, labels, start, 2.0)
+    monkeypatch.setattr(convex, "ROWS_FOR_GRAM", 1000)
+    every = exactly(loss, Phi, labels, start, 2.0)
+    assert not np.allclose(some.preconditioner, every.preconditioner, rtol=1e-6)
+    for fitted in (some, every):
+        fitted.A[-1] -= fitted.A[-1].mean()  # a constant on all outputs is free
+    assert some.cost == pytest.approx(every.cost, rel=1e-9)
+    assert_allclose(some.A, every.A, rtol=1e-4, atol=1e-5)
+
+
+@EVERY_LOSS
+def test_a_preconditioner_that_is_given_is_used_in_the_first_round(loss, rng):
+    Phi, labels, start = problem(rng, n=400)
+    first = fit_linear(loss, Phi, labels, start, 1.0)
+    kept = first.preconditioner.copy()
+    given = {"preconditioner": first.preconditioner}
+    again = fit_linear(loss, Phi, labels, start, 1.0, rounds=1, **given)
+    assert_array_equal(again.preconditioner, kept)
+    assert_array_equal(first.preconditioner, kept)  # left as it was
+    # A later round makes its own.
+    far = 2 * rng.standard_normal(start.shape)
+    later = fit_linear(loss, Phi, labels, far, 1.0, rounds=2, max_iterations=1, **given)
+    assert not np.allclose(later.preconditioner, kept)
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("other", ["penalty", "identity"])
+def test_the_optimum_does_not_depend_on_the_preconditioner(loss, other, rng):
+    Phi, labels, start = problem(rng)
+    best = exactly(loss, Phi, labels, start, 1.0)
+    R = np.eye(5) if other == "identity" else exactly(loss, Phi, labels, start, 30).preconditioner
+    found = fit_linear(loss, Phi, labels, start, 1.0, rounds=20, tolerance=1e-24, preconditioner=R)
+    assert found.cost == pytest.approx(best.cost, rel=1e-9)
+    assert_allclose(found.A, best.A, rtol=1e-4, atol=1e-5)
+
+
+@EVERY_LOSS
+def test_the_weights_shrink_as_the_penalty_grows(loss, rng):
+    Phi, labels, start = problem(rng)
+    fits = [exactly(loss, Phi, labels, start, 10.0**e) for e in range(-2, 4)]
+    norms = [np.linalg.norm(fitted.A[:-1]) for fitted in fits]
+    assert (np.diff(norms) < 0).all()
+    assert (np.diff([fitted.cost for fitted in fits]) > 0).all()
+
+
+def test_without_columns_the_probabilities_are_the_shares(rng):
+    """The constant column is free: neither a large penalty nor no column at all changes that."""
+    Phi, labels, start = problem(rng)
+    shares = np.bincount(labels, minlength=3) / len(labels)
+    for rows, first in ((Phi, start), (Phi[:, :0], start[-1:])):
+        A = exactly("softmax", rows, labels, first, 1e9).A
+        p = np.exp(A[-1])
+        assert_allclose(p / p.sum(), shares, rtol=1e-6)
+        assert_allclose(A[:-1], 0, atol=1e-6)
+
+
+# --- the way there -----------------------------------------------------------------------
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_threads_and_memory_maps_change_no_bit(loss, dtype, rng, tmp_path):
+    """More rows than a block and more columns than a tile."""
+    n, q = ROWS + 500, 530
+    Phi, labels, start = problem(rng, n, q, dtype=dtype)
+    mapped = np.memmap(tmp_path / "rows", dtype=dtype, mode="w+", shape=Phi.shape)
+    mapped[:] = Phi
+    fits = [fit_linear(loss, rows, labels, start, 10.0, max_iterations=3) for rows in (Phi, mapped)]
+    with ThreadPoolExecutor(2) as executor:
+        fits.append(fit_linear(loss, Phi, labels, start, 10.0, max_iterations=3, executor=executor))
+    assert fits[0].n_iterations > 1
+    for other in fits[1:]:
+        assert_array_equal(other.A, fits[0].A)
+        assert (other.cost, other.gradient_norm) == (fits[0].cost, fits[0].gradient_norm)
+
+
+@EVERY_LOSS
+def test_blocks_of_rows_change_nothing_but_rounding(loss, rng, monkeypatch):
+    Phi, labels, start = problem(rng)
+    whole = exactly(loss, Phi, labels, start, 1.0)
+    monkeypatch.setattr("varpro_nn.linalg.convex.ROWS", 7)
+    assert_allclose(exactly(loss, Phi, labels, start, 1.0).A, whole.A, rtol=1e-5, atol=1e-6)
+
+
+@EVERY_LOSS
+def test_single_precision_is_close_to_double(loss, rng):
+    Phi, labels, start = problem(rng)
+    double = exactly(loss, Phi, labels, start, 1.0)
+    single = fit_linear(loss, Phi.astype(np.float32), labels, start, 1.0, tolerance=1e-6)
+    assert single.A.dtype == np.float64
+    assert single.cost == pytest.approx(double.cost, rel=1e-5)
+    assert_allclose(single.A, double.A, atol=1e-2 * np.abs(double.A).max())
+
+
+@EVERY_LOSS
+def test_from_the_optimum_there_is_nowhere_to_go(loss, rng):
+    Phi, labels, start = problem(rng)
+    best = exactly(loss, Phi, labels, start, 1.0)
+    again = fit_linear(loss, Phi, labels, best.A, 1.0)
+    assert again.n_iterations <= 1
+    assert again.cost <= best.cost * (1 + 1e-12)
+    assert_allclose(again.A, best.A, rtol=1e-4, atol=1e-4)
+
+
+@EVERY_LOSS
+def test_arguments_are_not_changed(loss, rng):
+    Phi, labels, _ = problem(rng)
+    start = rng.standard_normal((5, 3))
+    before = Phi.copy(), labels.copy(), start.copy()
+    fit_linear(loss, Phi, labels, start, 1.0)
+    for array, old in zip((Phi, labels, start), before, strict=True):
+        assert_array_equal(array, old)
+
+
+# --- what is hard ------------------------------------------------------------------------
+
+
+@EVERY_LOSS
+def test_a_column_that_does_not_vary_gets_no_weight(loss, rng):
+    Phi, labels, start = problem(rng)
+    alone = exactly(loss, Phi, labels, start, 1.0)
+    wider = np.column_stack([Phi, np.full(len(Phi), 5.0)])
+    found = exactly(loss, wider, labels, np.vstack([start, start[:1]]), 1.0)
+    assert_allclose(found.A[4], 0, atol=1e-5 * np.abs(alone.A).max())
+    assert found.cost == pytest.approx(alone.cost, rel=1e-9)
+
+
+@EVERY_LOSS
+def test_twins_share_their_weight(loss, rng):
+    Phi, labels, start = problem(rng)
+    found = exactly(loss, np.hstack([Phi, Phi]), labels, np.vstack([start, start[:4]]), 2.0)
+    alone = exactly(loss, Phi, labels, start, 1.0)
+    atol = 1e-5 * np.abs(alone.A).max()
+    assert_allclose(found.A[:4], found.A[4:8], atol=atol)
+    assert_allclose(2 * found.A[:4], alone.A[:4], atol=atol)
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_separable_rows_leave_the_weights_finite(loss, dtype, rng):
+    Phi = rng.standard_normal((60, 3)).astype(dtype)
+    labels = (Phi[:, 0] > 0).astype(int) + (Phi[:, 0] > 1)
+    Phi[:, 0] += labels
+    fitted = fit_linear(loss, Phi, labels, np.zeros((4, 3)), 1e-6, rounds=10)
+    assert np.isfinite(fitted.A).all()
+    assert np.isfinite(fitted.cost)
+    outputs = Phi @ fitted.A[:-1] + fitted.A[-1]
+    assert_array_equal(outputs.argmax(axis=1), labels)
+
+
+@EVERY_LOSS
+def test_a_start_far_away_is_left(loss, rng):
+    """All outputs far apart: of softmax the curvatures are zero there but for rounding."""
+    Phi, labels, _ = problem(rng)
+    start = 1e3 * rng.standard_normal((5, 3))
+    best = exactly(loss, Phi, labels, 0 * start, 1.0)
+    fitted = fit_linear(loss, Phi, labels, start, 1.0, rounds=20, max_iterations=60)
+    assert plain_cost(loss, start, Phi, labels, 1.0) > 1e3 * best.cost
+    assert fitted.cost < 1.5 * best.cost
+
+
+@EVERY_LOSS
+def test_rows_that_do_not_curve_at_all_are_no_fault(loss):
+    """Each is right by a margin at which the loss is zero, and its curvature with it."""
+    Phi = np.array([[-1.0], [1.0]] * 5)
+    start = np.array([[-1e3, 1e3], [0.0, 0.0]])
+    labels = np.array([0, 1] * 5)
+    assert not LOSSES[loss](Phi @ start[:1], labels)[2].any()
+    fitted = fit_linear(loss, Phi, labels, start, 1e-3, rounds=5)
+    assert np.isfinite(fitted.A).all()
+    assert fitted.cost < 0.1 * plain_cost(loss, start, Phi, labels, 1e-3)
+
+
+@EVERY_LOSS
+def test_fewer_rows_than_columns_and_missing_classes(loss, rng):
+    Phi = rng.standard_normal((6, 20))
+    labels = np.array([0, 0, 3, 3, 1, 0])  # none of class 2
+    fitted = exactly(loss, Phi, labels, np.zeros((21, 4)), 0.1)
+    assert np.isfinite(fitted.A).all()
+    outputs = Phi @ fitted.A[:-1] + fitted.A[-1]
+    assert_array_equal(outputs.argmax(axis=1), labels)
+    one = fit_linear(loss, Phi[:1], labels[:1], np.zeros((21, 4)), 0.1)
+    assert np.isfinite(one.A).all()
+
+
+# --- weights -----------------------------------------------------------------------------
+
+
+@EVERY_LOSS
+def test_a_row_of_weight_three_is_three_rows(loss, rng):
+    Phi, labels, start = problem(rng)
+    times = rng.integers(0, 4, len(Phi))
+    repeated = np.repeat(np.arange(len(Phi)), times)
+    weighted = fit_linear(
+        loss, Phi, labels, start, 2.0, rounds=20, tolerance=1e-24,
+        sample_weight=times.astype(np.float64),
+    )  # fmt: skip
+    plain = exactly(loss, Phi[repeated], labels[repeated], start, 2.0)
+    assert weighted.cost == pytest.approx(plain.cost, rel=1e-9)
+    assert_allclose(weighted.A, plain.A, rtol=1e-4, atol=1e-5 * np.abs(plain.A).max())

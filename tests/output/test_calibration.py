@@ -1,0 +1,107 @@
+"""Temperatures, calibration errors and label sets against what they are defined as."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy import special
+
+from varpro_nn.output.calibration import (
+    N_BINS,
+    calibration_curve,
+    conformal_threshold,
+    expected_calibration_error,
+    fit_temperature,
+    label_sets,
+)
+
+
+@pytest.fixture(params=[0, 1])
+def rng(request):
+    return np.random.default_rng(request.param)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0, 30.0])
+def test_a_temperature_is_found_again(temperature, rng):
+    z = rng.standard_normal((20_000, 4)) * 2
+    p = special.softmax(z, axis=1)
+    labels = (p.cumsum(axis=1) < rng.random((len(p), 1))).sum(axis=1)
+    assert fit_temperature(z * temperature, labels) == pytest.approx(temperature, rel=0.05)
+
+
+def test_it_is_the_minimum(rng):
+    z = rng.standard_normal((300, 3))
+    labels, weights = rng.integers(0, 3, 300), rng.random(300)
+    labels[:200] = z[:200].argmax(axis=1)
+    T = fit_temperature(z, labels, weights)
+
+    def loss(T):
+        smooth = np.full((300, 3), 1 / 302 / 2)
+        smooth[np.arange(300), labels] = 301 / 302
+        return -weights @ (smooth * special.log_softmax(z / T, axis=1)).sum(axis=1)
+
+    assert loss(T) <= min(loss(T * 1.01), loss(T / 1.01))
+
+
+def test_outputs_that_are_not_known_do_not_count(rng):
+    z = rng.standard_normal((200, 3))
+    labels = rng.integers(0, 3, 200)
+    labels[:100] = z[:100].argmax(axis=1)
+    some = np.concatenate([z, np.full((5, 3), np.nan)])
+    more = np.concatenate([labels, np.zeros(5, dtype=int)])
+    assert fit_temperature(some, more) == fit_temperature(z, labels)
+    assert fit_temperature(np.full((4, 3), np.nan), np.zeros(4, dtype=int)) is None
+    assert fit_temperature(np.ones((4, 3)), np.zeros(4, dtype=int)) is None
+
+
+def test_calibration_error_bin_by_bin(rng):
+    p = special.softmax(3 * rng.standard_normal((500, 4)), axis=1)
+    labels, weights = rng.integers(0, 4, 500), rng.random(500)
+    sure, right = p.max(axis=1), p.argmax(axis=1) == labels
+    expected = 0.0
+    for b in range(N_BINS):
+        inside = (sure >= b / N_BINS) & ((sure < (b + 1) / N_BINS) | (b == N_BINS - 1))
+        if inside.any():
+            w = weights[inside]
+            gap = abs(np.average(sure[inside], weights=w) - np.average(right[inside], weights=w))
+            expected += w.sum() / weights.sum() * gap
+    assert expected_calibration_error(p, labels, weights) == pytest.approx(expected)
+    shares, mean_sure, accuracy = calibration_curve(p, labels)
+    assert_allclose([shares.sum(), shares @ mean_sure, shares @ accuracy],
+                    [1, sure.mean(), right.mean()])  # fmt: skip
+    certain = np.eye(4)[labels]
+    assert expected_calibration_error(certain, labels) == 0
+    assert expected_calibration_error(certain, (labels + 1) % 4) == 1
+
+
+@pytest.mark.parametrize("n", [3, 30, 3000])
+def test_who_is_always_right_is_as_sure_as_so_many_images_allow(n):
+    labels = np.arange(n) % 3
+    T = fit_temperature(np.eye(3)[labels] * 7, labels)
+    sure = special.softmax(np.eye(3)[0] * 7 / T)[0]
+    assert sure == pytest.approx((n + 1) / (n + 2), rel=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.5])
+def test_sets_miss_as_often_as_was_asked_for(alpha, rng):
+    """Over many draws of images and one new one, as exchangeability promises."""
+    n, repeats, missed = 59, 4000, 0
+    for _ in range(repeats):
+        p = rng.dirichlet(np.ones(5), n + 1)
+        labels = (p.cumsum(axis=1) < rng.random((n + 1, 1))).sum(axis=1)
+        threshold = conformal_threshold(p[:n], labels[:n], alpha)
+        missed += p[n, labels[n]] < threshold
+    expected = np.floor(alpha * (n + 1)) / (n + 1)
+    assert missed / repeats == pytest.approx(expected, abs=4 * np.sqrt(expected / repeats))
+
+
+def test_few_images_give_every_label():
+    p, labels = np.full((3, 4), 0.25), np.zeros(3, dtype=int)
+    assert conformal_threshold(p, labels, 0.1) == 0
+    assert label_sets(p, 0.0).all()
+    assert label_sets(np.array([[0.5, 0.3, 0.2]]), 0.9).tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5, np.nan])
+def test_alpha_is_a_share(alpha):
+    with pytest.raises(ValueError, match=r"alpha must be between 0 and 1, got"):
+        conformal_threshold(np.full((3, 4), 0.25), np.zeros(3, dtype=int), alpha)

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from varpro_nn import whole_image_units
+from varpro_nn.linalg import column_tiles
+from varpro_nn.output import features
+from varpro_nn.output.features import block_features, block_slices, workers
+
+
+class TwoCells:
+    """Each unit looks at the left and at the right half of an image with the same weights."""
+
+    n_units, n_cells, n_weights = 4, 2, 6
+
+    def init(self, inputs, rng):
+        return rng.integers(-3, 4, (self.n_units, self.n_weights)).astype(float)
+
+    def features(self, W, inputs):
+        cells = [inputs[:, :, :2].reshape(len(inputs), -1) @ W.T]
+        cells.append(inputs[:, :, 2:].reshape(len(inputs), -1) @ W.T)
+        return np.concatenate(cells, axis=1)
+
+
+@pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
+def rng(request):
+    return np.random.default_rng(request.param)
+
+
+def test_column_c_h_plus_i_is_cell_c_of_unit_i(rng):
+    """Small whole numbers: every sum is exact, so tiles must not change a bit."""
+    units = TwoCells()
+    h = 1100
+    assert len(column_tiles(h)) == 3
+    W = rng.integers(-3, 4, (h, 6)).astype(np.float32)
+    images = rng.integers(0, 5, (7, 3, 4)).astype(np.float32)
+    Phi = block_features(units, W, images)
+    assert_array_equal(Phi, units.features(W, images), strict=True)
+    assert Phi[5, h + 600] == W[600] @ images[5][:, 2:].ravel()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_whole_image_units_in_tiles_are_what_they_are_at_once(dtype, rng):
+    units = whole_image_units("quadratic", (5, 5), 10)
+    W = rng.standard_normal((700, 6)).astype(dtype)
+    images = rng.integers(0, 256, (9, 5, 5), dtype=np.uint8)
+    Phi = block_features(units, W, images)
+    assert Phi.dtype == dtype
+    tolerance = 50 * np.finfo(dtype).eps
+    np.testing.assert_allclose(Phi, units.features(W, images), rtol=tolerance, atol=tolerance)
+
+
+def test_threads_change_no_bit(rng):
+    units = whole_image_units("bilinear", (8, 8), 10)
+    W = rng.standard_normal((1300, 17)).astype(np.float32)
+    images = rng.random((50, 8, 8))
+    with workers(1) as executor:
+        assert executor is None
+        one = block_features(units, W, images, executor)
+    for n_jobs in (2, 3, 5):
+        with workers(n_jobs) as executor:
+            assert_array_equal(block_features(units, W, images, executor), one)
+
+
+def test_an_error_in_a_thread_is_raised_here(rng):
+    units = whole_image_units("bilinear", (8, 8), 10)
+    with workers(2) as executor, pytest.raises(ValueError, match="inputs must be images"):
+        block_features(units, np.zeros((1300, 17), np.float32), rng.random((5, 8, 9)), executor)
+
+
+@pytest.mark.parametrize("n_columns", [0, 1, 5200, 10**6])
+@pytest.mark.parametrize("n", [1, 255, 256, 257, 60_000])
+def test_blocks_cover_every_image_once_and_keep_to_the_bytes(n, n_columns):
+    slices = block_slices(n, n_columns)
+    assert_array_equal(np.concatenate([np.arange(n)[rows] for rows in slices]), np.arange(n))
+    longest = max(rows.stop - rows.start for rows in slices)
+    assert longest <= 256 or longest * 4 * n_columns <= features.BLOCK_BYTES
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_one_thread_of_blas_among_workers(n_jobs):
+    def counts():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        before = counts()
+        with workers(n_jobs) as executor:
+            assert (counts() if executor is None else executor.submit(counts).result()) == {1}
+        assert counts() == before
+
+
+def test_callers_that_overlap_share_one_limit_of_blas():
+    """The number of threads is 1 while anyone is inside, and afterwards what it was before."""
+
+    def blas_threads():
+        return {e["num_threads"] for e in threadpool_info() if e["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        first, second = workers(1), workers(2)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert blas_threads() == {1}
+        second.__exit__(None, None, None)
+        assert blas_threads() == before

@@ -1,0 +1,436 @@
+"""The report of a run: its numbers are those of the run, and it is a page that harms nobody."""
+
+import base64
+import io
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import EXECUTABLE, Browser
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+import varpro_nn
+from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.errors import VarProError
+from varpro_nn.exporters.page import policy
+from varpro_nn.output.glue import RIDGES
+from varpro_nn.report import page as report_page
+from varpro_nn.report.page import glue_by_subnetworks, write_report
+
+SECTIONS = [
+    "draw", "confusion", "wrongest", "calibration", "cost", "glued", "singular", "units", "run",
+    "settings",
+]  # fmt: skip
+OF_TEST_IMAGES = {"confusion", "wrongest", "calibration", "glued"}
+HOSTILE = ["</script><b>", "<img src=x onerror='window.hacked = 1'>", '$policy ${x} " é \ud800']
+
+
+class Page(HTMLParser):
+    """The text of each section, the rows of each table, the pictures, and the links."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = Path(path).read_text(encoding="utf-8")
+        self.sections, self.rows, self.pictures, self.links, self.tags = {}, [], [], [], []
+        self.place, self.skipped, self.cell = "head", False, False
+        self.sections["head"] = ""
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append(tag)
+        self.skipped = tag in ("script", "style")
+        if tag == "section" and "id" in attributes:
+            self.place = attributes["id"]
+            self.sections[self.place] = ""
+        if tag == "img":
+            self.pictures.append((self.place, attributes))
+        if tag == "a":
+            self.links.append(attributes["href"])
+        if tag == "tr":
+            self.rows.append((self.place, []))
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1][1].append("")
+            self.cell = True
+
+    def handle_endtag(self, tag):
+        self.skipped = False
+        if tag in ("td", "th"):
+            self.cell = False
+
+    def handle_data(self, data):
+        if not self.skipped:
+            self.sections[self.place] += data
+            if self.cell:
+                self.rows[-1][1][-1] += data
+
+    def table(self, place):
+        return [row for where, row in self.rows if where == place]
+
+    def text(self, place):
+        return " ".join(self.sections[place].split())
+
+
+def small_run(data, **settings):
+    # A ridge layer knows how sure it may be: its probabilities are not all 0 and 1.
+    sizes = {"n_units": 24, "n_subnetworks": 3, "max_nfev": 3}
+    settings = {**sizes, "output_layer": "ridge", "n_copies": 0, **settings}
+    config = varpro_nn.configure("default", data=data, **settings)
+    return varpro_nn.run(config, data, n_jobs=1)
+
+
+def written(folder, run, data, **options):
+    write_report(folder / "report.html", run, data, **options)
+    return Page(folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return varpro_nn.load("digits")
+
+
+@pytest.fixture(scope="module")
+def run(digits):
+    return small_run(digits)
+
+
+@pytest.fixture(scope="module")
+def page(run, digits, tmp_path_factory):
+    return written(tmp_path_factory.mktemp("report"), run, digits)
+
+
+def png(attributes):
+    data = attributes["src"].removeprefix("data:image/png;base64,")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def test_every_section_is_there(page):
+    assert [place for place in page.sections if place != "head"] == SECTIONS
+    assert page.links == [f"#{place}" for place in SECTIONS]
+    assert "note" not in re.findall(r'class="(\w+)"', page.source)
+    assert all(attributes["alt"] for _, attributes in page.pictures)
+    assert not re.search(r"\$[a-z{]", page.sections["head"])
+    counted = dict.fromkeys(SECTIONS, 0)
+    for place, _ in page.pictures:
+        counted[place] += 1
+    assert counted["units"] == 24
+    assert [counted[place] for place in ("calibration", "cost", "glued", "singular")] == [
+        1,
+        2,
+        1,
+        1,
+    ]
+
+
+def test_numbers_are_those_of_the_run(page, run):
+    metrics, head = run.metrics, page.text("head")
+    assert f"{100 * metrics['test_accuracy']:.2f} %test accuracy" in head
+    assert f"± {100 * metrics['test_accuracy_standard_error']:.2f} % standard error" in head
+    assert f"n = {metrics['n_test']}" in head
+    assert f"{metrics['n_parameters']:,}parameters" in head
+    assert f"{metrics['n_units']}units" in head
+    assert f"{100 * metrics['test_calibration_error']:.2f} %." in page.text("calibration")
+    times = {row[0]: row[1:] for row in page.table("run") if len(row) == 3}
+    assert times["all"] == [f"{metrics[f'{clock}_seconds']:,.1f} s" for clock in ("wall", "cpu")]
+    training = [f"{metrics[f'training_{clock}_seconds']:,.1f} s" for clock in ("wall", "cpu")]
+    assert times["training, output layer included"] == training
+    rest = [
+        f"{metrics[f'{clock}_seconds'] - metrics[f'training_{clock}_seconds']:,.1f} s"
+        for clock in ("wall", "cpu")
+    ]
+    assert times["measurement"] == rest
+    in_fits = sum(subnetwork.report.cpu_seconds for subnetwork in run.subnetworks)
+    assert times["of which sub-networks"][1] == f"{in_fits:,.1f} s"
+    summary = [row for row in page.table("run") if len(row) == 2]
+    assert summary == [re.split(" {2,}", line) for line in run.network.summary().splitlines()]
+    settings = dict(page.table("settings"))
+    config = run.network.training["config"]
+    assert set(config) | set(metrics) == set(settings)
+    assert (settings["n_stages"], settings["gain"], settings["standardise"]) == ("3", "2", "True")
+
+
+def test_confusion_matrix(page, run, digits):
+    rows = page.table("confusion")
+    counts = np.array([[int(cell) for cell in row[1:-1]] for row in rows[1:]])
+    assert [row[0] for row in rows[1:]] == [str(label) for label in digits.classes]
+    assert counts.sum() == run.metrics["n_test"]
+    assert np.trace(counts) / counts.sum() == run.metrics["test_accuracy"]
+    given = run.network.predict_codes(digits.test.images)
+    chosen = (digits.test.labels == 8) & (given == 1)
+    assert counts[8, 1] == chosen.sum()
+    errors = counts - np.diag(np.diag(counts))
+    i, j = divmod(int(errors.argmax()), 10)
+    assert f"Most often: {i} taken for {j} ({errors[i, j]})" in page.text("confusion")
+
+
+def test_the_wrongest_images(page, run, digits, monkeypatch, tmp_path):
+    sure = run.network.predict_proba(digits.test.images)
+    given, true = sure.argmax(axis=1), digits.test.labels
+    wrong = [i for i in range(len(true)) if given[i] != true[i]]
+    wrong.sort(key=lambda i: (-sure[i, given[i]], i))
+    assert 2 < len({sure[i, given[i]] for i in wrong}) <= len(wrong) < 40
+    shown = [attributes for place, attributes in page.pictures if place == "wrongest"]
+    assert len(shown) == len(wrong)
+    for i, attributes in zip(wrong, shown, strict=True):
+        share = f"{100 * sure[i, given[i]]:.1f} %"
+        said = f"Test image {i}: taken for {given[i]} with {share}, true label {true[i]}"
+        assert attributes["alt"] == said
+        assert_array_equal(png(attributes), np.round(255 * digits.test.images[i]))
+        said = f"{given[i]} {share}true: {true[i]}"
+        assert said in page.sections["wrongest"].replace("\N{NO-BREAK SPACE}", " ")
+    assert f"{len(wrong)} of {len(true)} test images got a wrong label" in page.text("wrongest")
+    monkeypatch.setattr(report_page, "MOST_WRONG", 2)
+    few = written(tmp_path, run, digits)
+    assert [a for place, a in few.pictures if place == "wrongest"] == shown[:2]
+
+
+def ridge_accuracy(network, W, train, test):
+    """The same by a solve from scratch, in double precision."""
+    Phi, Psi = (network.units.features(W, part.images).astype(np.float64) for part in (train, test))
+    mean, deviation = Phi.mean(axis=0), Phi.std(axis=0)
+    Phi, Psi = (Phi - mean) / deviation, (Psi - mean) / deviation
+    tau = np.eye(len(network.classes))[train.labels]
+    centre = tau.mean(axis=0)
+    U, s, Vt = np.linalg.svd(Phi, full_matrices=False)
+    scores = []
+    for ridge in RIDGES:
+        h = s**2 / (s**2 + ridge)
+        residual = tau - centre - U @ (h[:, None] * (U.T @ (tau - centre)))
+        scores.append(np.square(residual).sum() / (1 - (1 + h.sum()) / len(tau)) ** 2)
+    ridge = RIDGES[int(np.argmin(scores))]
+    A = Vt.T @ ((s / (s**2 + ridge))[:, None] * (U.T @ (tau - centre)))
+    return np.mean((Psi @ A + centre).argmax(axis=1) == test.labels), s
+
+
+def test_the_curve_of_sub_networks_is_that_of_fits_from_scratch(run, digits):
+    train, test = digits.train.take(slice(900)), digits.test
+    rng = np.random.default_rng(5)
+    sizes, accuracies, path = glue_by_subnetworks(run.network, train, test, rng)
+    assert sizes == [1, 2, 3]
+    again = np.random.default_rng(5)
+    drawn = [run.network.units.init(train.images, again) for _ in range(3)]
+    of_random = np.concatenate(drawn, dtype=np.float32)
+    for W, measured in zip((run.network.W, of_random), accuracies, strict=True):
+        expected = [ridge_accuracy(run.network, W[: 8 * j], train, test)[0] for j in sizes]
+        # An image whose two largest outputs agree to rounding may go either way.
+        assert_allclose(measured, expected, atol=1.01 / len(test))
+    assert accuracies[1][0] + 0.03 < accuracies[1][-1] != accuracies[0][-1]
+    _, s = ridge_accuracy(run.network, run.network.W, train, test)
+    assert_allclose(np.sqrt(path.eigenvalues[::-1]), s, rtol=1e-3, atol=0.02)
+
+
+def test_the_curve_is_told(page, run, digits):
+    rng = np.random.default_rng(run.metrics["seed"])
+    chosen = np.sort(rng.permutation(len(digits.train)))
+    sizes, accuracies, path = glue_by_subnetworks(
+        run.network, digits.train.take(chosen), digits.test, rng
+    )
+    said = {place: attributes["alt"] for place, attributes in page.pictures}
+    points = zip(sizes, accuracies[0], strict=True)
+    assert ", ".join(f"{100 * a:.2f} % with {j}" for j, a in points) in said["glued"]
+    assert f"rank {path.rank}" in said["singular"]
+    assert f"{len(chosen):,} training images" in page.text("glued")
+    assert "Squares:" in page.text("glued")
+
+
+def test_parameters_along_the_top_are_those_of_the_network(run, digits, monkeypatch, tmp_path):
+    given = {}
+    monkeypatch.setattr(
+        page.pictures, "glue_curve", lambda *_, **options: given.update(options) or "<p>"
+    )
+    write_report(tmp_path / "report.html", run, digits)
+    fixed, of_one = given["parameters"]
+    assert fixed + 3 * of_one == run.metrics["n_parameters"]
+    assert fixed == len(digits.classes)  # the constant column
+    assert (given["n_test"], given["whole"]) == (297, run.metrics["test_accuracy"])
+
+
+def test_of_many_sub_networks_some_are_glued(digits, tmp_path):
+    many = small_run(digits, n_units=40, n_subnetworks=40, max_nfev=0, images_per_subnetwork=100)
+    sizes, accuracies, _ = glue_by_subnetworks(many.network, digits.train, digits.test)
+    assert len(sizes) == len(set(sizes)) == len(accuracies[0]) <= 12
+    assert (sizes[0], sizes[-1]) == (1, 40)
+
+
+def test_too_many_columns_are_cut(run, digits, monkeypatch, tmp_path, page):
+    assert "to save time" not in page.source
+    monkeypatch.setattr(report_page, "MOST_COLUMNS", 8 * 9 * 2 + 1)  # two sub-networks and a bit
+    sizes, _, path = glue_by_subnetworks(run.network, digits.train, digits.test)
+    assert sizes == [1, 2]
+    assert len(path.mean_Phi) == 8 * 9 * 2
+    assert "first 144 of all 216 columns" in written(tmp_path, run, digits).text("glued")
+    monkeypatch.setattr(report_page, "MOST_COLUMNS", 9)
+    cut = written(tmp_path, run, digits)
+    assert "glued" not in cut.sections
+    assert "first 9 of all 216 columns" in cut.text("singular")
+
+
+def test_the_same_run_gives_the_same_bytes(page, run, digits, tmp_path):
+    for n_jobs in (1, 2):
+        assert written(tmp_path, run, digits, n_jobs=n_jobs).source == page.source
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_nothing_comes_from_elsewhere(page, run):
+    style = re.search("(?s)<style>(.*?)</style>", page.source)[1]
+    rules = re.search('Content-Security-Policy" content="(.*?)"', page.source)[1]
+    assert rules.replace("&#x27;", "'") == f"{policy(styles=[style])}; img-src data:"
+    for word in ("http:", "https:", "//cdn", "url(", "@import", " style=", " onclick"):
+        assert word not in page.source, word
+    for _, attributes in page.pictures:
+        kind, data = attributes["src"].split(";base64,")
+        assert kind in ("data:image/png", "data:image/svg+xml")
+        if kind.endswith("xml"):
+            addresses = set(re.findall(r"https?://[^\"' ]+", base64.b64decode(data).decode()))
+            assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert len(page.source) < 400_000
+
+
+def test_no_test_images(digits, tmp_path):
+    data = replace(digits, test=None)
+    page = written(tmp_path, small_run(data, max_nfev=1), data)
+    assert set(SECTIONS) - set(page.sections) == OF_TEST_IMAGES
+    assert "no test images" in page.text("head")
+    assert "test accuracy" not in page.source
+    assert page.links == [f"#{place}" for place in page.sections if place != "head"]
+
+
+def test_untrained_units(digits, tmp_path):
+    page = written(tmp_path, small_run(digits, max_nfev=0), digits)
+    assert set(SECTIONS) - set(page.sections) == {"cost"}
+    assert "untrained" in page.text("head")
+    assert "Squares" not in page.text("glued")
+
+
+def test_whole_image_units_show_their_vectors(digits, tmp_path):
+    config = varpro_nn.configure("bilinear", data=digits, n_units=10, max_nfev=2)
+    run = varpro_nn.run(config, digits, n_jobs=1)
+    page = written(tmp_path, run, digits)
+    assert {*page.sections} == {*SECTIONS, "vectors", "head"}
+    sizes = np.linalg.norm(run.network.A[:-1], axis=1)
+    order = np.argsort(-sizes)
+    shown = [attributes for place, attributes in page.pictures if place == "units"]
+    assert [a["alt"] for a in shown] == [f"Filter of unit {i}" for i in order]
+    u, v = np.split(run.network.W[order[0], :-1], 2)
+    F = np.outer(u, v)
+    assert_allclose(png(shown[0]), 127.5 * (1 + F / np.abs(F).max()), atol=0.6)
+    (vectors,) = (a["alt"] for place, a in page.pictures if place == "vectors")
+    assert vectors == f"Vectors of the units {', '.join(map(str, order[:6]))}"
+
+
+def squares(shape, n=120, dtype=np.float64):
+    """Bright left halves, and bright right ones: easy to tell apart."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 0.2, (n, *shape))
+    labels = np.arange(n) % 2
+    for image, label in zip(images, labels, strict=True):
+        half = slice(None, shape[-1] // 2) if label else slice(shape[-1] // 2, None)
+        image[..., half] += 0.6
+    return ImageSet(images.astype(dtype), labels)
+
+
+def test_no_wrong_image_and_no_canvas(tmp_path):
+    data = Dataset("squares", np.array([3, 5]), squares((2, 9, 9)), squares((2, 9, 9), 40))
+    run = small_run(data, n_units=4, n_subnetworks=1, max_nfev=1, images_per_subnetwork=60)
+    assert run.metrics["test_accuracy"] == 1
+    page = written(tmp_path, run, data)
+    assert set(SECTIONS) - set(page.sections) == {"draw"}
+    assert "images must have 1 or 3 channels to be drawn, got 2" in page.text("head")
+    assert page.text("wrongest").startswith("The wrongest images 0 of 40 test images")
+    assert "Most often" not in page.text("confusion")
+
+
+@pytest.fixture(scope="module")
+def hostile(digits, tmp_path_factory):
+    classes = np.array([*HOSTILE, *"3456789"])
+    data = replace(digits, classes=classes, name=HOSTILE[0])
+    folder = tmp_path_factory.mktemp("hostile")
+    return written(folder, small_run(data, max_nfev=1), data), folder / "report.html"
+
+
+def test_hostile_names_are_text(hostile, page):
+    hostile, _ = hostile
+    assert hostile.tags.count("script") == page.tags.count("script") == 2
+    assert hostile.source.count("</script>") == 2
+    assert hostile.tags.count("img") == len(hostile.pictures)
+    assert hostile.text("head").count("</script><b>") == 2  # title and heading
+    assert "onerror" not in {name for _, attributes in hostile.pictures for name in attributes}
+    names = [row[0] for row in hostile.table("confusion")[1:]]
+    assert names[:2] == HOSTILE[:2]
+    assert names[2] == HOSTILE[2].replace("\ud800", "\ufffd")  # what HTML makes of half a pair
+
+
+def test_without_matplotlib_nothing_is_written(run, digits, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(VarProError, match=r"varpro-nn\[plot\]"):
+        write_report(tmp_path / "report.html", run, digits)
+    assert not any(tmp_path.iterdir())
+
+
+# --- in the browser ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if EXECUTABLE is None:
+        pytest.skip("there is no Chromium")
+    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+def test_in_a_browser(browser, run, digits, tmp_path):
+    path = tmp_path / "report.html"
+    write_report(path, run, digits)
+    browser.open(path)
+    assert browser.errors == []
+    widths = browser.evaluate("[...document.images].map((image) => image.naturalWidth)")
+    assert len(widths) > 20
+    assert min(widths) > 0
+    requests = [request for request in browser.requests if not request.startswith("data:")]
+    assert requests == [path.as_uri()]
+
+    browser.resize(1100, 1420)
+    x, y, width, height = browser.evaluate(
+        "(() => { const b = document.querySelector('.varpro-canvas').getBoundingClientRect();"
+        "return [b.x, b.y, b.width, b.height]; })()"
+    )
+    browser.draw([(x + width * 0.5, y + height * part) for part in (0.2, 0.5, 0.8)])
+    pixels, shares = browser.evaluate("[[...varpro.pixels], [...varpro.probabilities]]")
+    pixels = np.array(pixels, dtype=np.uint8).reshape(run.network.image_shape)
+    assert pixels.max() > 200
+    assert_allclose(run.network.predict_proba(pixels[None])[0], shares, atol=1e-5, rtol=0)
+    label = browser.evaluate("document.querySelector('[data-show=label]').textContent")
+    assert label == str(run.network.predict(pixels[None])[0]) == "1"
+
+    time.sleep(0.5)  # bars move to where they belong
+    screenshot = Path(os.environ.get("VARPRO_NN_SCREENSHOT") or tmp_path / "report.png")
+    browser.evaluate("document.documentElement.style.scrollbarWidth = 'none'")
+    browser.screenshot(screenshot, 1100, 1420)
+    with Image.open(screenshot) as picture:
+        assert picture.size == (1100, 1420)
+        light = np.asarray(picture.convert("L"))
+    browser.screenshot(tmp_path / "phone.png", 375, 900, dark=True)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 375
+    with Image.open(tmp_path / "phone.png") as picture:
+        assert np.median(np.asarray(picture.convert("L"))) < 60 < 200 < np.median(light)
+    assert browser.errors == []
+
+
+def test_hostile_names_in_a_browser(browser, hostile):
+    browser.open(hostile[1])
+    assert browser.errors == []
+    assert browser.evaluate("window.hacked") is None
+    assert browser.evaluate("document.querySelector('h1').textContent") == HOSTILE[0]
+    shown = browser.evaluate(
+        "[...document.querySelectorAll('.matrix tbody th')].map((cell) => cell.textContent)"
+    )
+    assert shown[:2] == HOSTILE[:2], json.dumps(shown)

@@ -1,0 +1,463 @@
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from varpro_nn import configure, load, run
+from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.errors import DatasetError
+from varpro_nn.output.glue import RIDGES, glue
+from varpro_nn.training import layers, pipeline, schemes
+from varpro_nn.training.pseudo_labels import bootstrap
+
+CONFIG = configure(
+    "bilinear",
+    n_units=40,
+    n_subnetworks=4,
+    images_per_subnetwork=200,
+    max_nfev=3,
+    n_train=400,
+    seed=3,
+)
+KEYS = {
+    *("dataset", "recipe", "n_train", "n_test", "n_units", "n_parameters", "train_accuracy"),
+    *("test_accuracy", "test_accuracy_standard_error", "ridge", "n_subnetworks", "seed"),
+    *("n_failed_subnetworks", "wall_seconds", "cpu_seconds", "peak_memory_mib", "versions"),
+    *("output_layer", "ridge_chosen_by", "scheme", "views"),
+}
+BOOTSTRAP_KEYS = {
+    *("agreement_with_guesses", "true_accuracy_before", "true_accuracy_after", "n_ambiguous"),
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def done(digits):
+    return run(replace(CONFIG, bootstrap=True), digits, n_jobs=1)
+
+
+def assert_same_bits(one, other):
+    assert_array_equal(one.W, other.W)
+    assert_array_equal(one.A, other.A)
+
+
+# --- metrics -----------------------------------------------------------------------------
+
+
+def test_weights_of_a_data_set_count_with_any_number_of_jobs():
+    digits = load("digits")
+    weights = np.where(digits.train.labels == 3, 20.0, 0.5)
+    heavy = ImageSet(digits.train.images, digits.train.labels, weights)
+    dataset = Dataset("heavy", digits.classes, heavy, digits.test)
+    config = configure("bilinear", n_units=12, n_subnetworks=2, images_per_subnetwork=300)
+    one, two, plain = (
+        run(config, data, n_jobs=n_jobs).network
+        for data, n_jobs in ((dataset, 1), (dataset, 2), (digits, 1))
+    )
+    np.testing.assert_array_equal(one.A, two.A)
+    np.testing.assert_array_equal(one.W, two.W)
+    assert not np.array_equal(one.W, plain.W)
+    assert dataset.digest != replace(dataset, train=digits.train).digest
+
+
+def test_a_run_sums_itself_up(done):
+    text, page = done.summary(), done._repr_html_()
+    assert f"{done.metrics['test_accuracy']:.4f} ± " in text
+    assert f"{done.metrics['n_parameters']:,}" in text
+    assert len(text.splitlines()) == page.count("<tr>")
+    for line in text.splitlines():
+        assert line.split("  ")[-1].strip() in page
+
+
+def test_metrics_have_every_key_of_the_contract_and_are_strict_json(done):
+    assert set(done.metrics) >= KEYS | {"bootstrap"}
+    assert set(done.metrics["bootstrap"]) >= BOOTSTRAP_KEYS
+    assert json.loads(json.dumps(done.metrics, allow_nan=False)) == done.metrics
+
+
+def test_agreement_is_nowhere_called_accuracy(done):
+    agreement = done.metrics["bootstrap"]["agreement_with_guesses"]
+    assert agreement == done.bootstrap.agreement_with_guesses
+    flat = {**done.metrics, **done.metrics["bootstrap"]}
+    accuracies = {name: value for name, value in flat.items() if "accuracy" in name}
+    assert agreement not in accuracies.values()
+    assert {"true_accuracy_before", "true_accuracy_after"} <= set(accuracies)
+
+
+def test_metrics_are_what_a_reader_would_measure(done, digits):
+    network, metrics = done.network, done.metrics
+    train = digits.train.take(slice(400))
+    assert (metrics["n_train"], metrics["n_test"]) == (400, 297)
+    assert metrics["train_accuracy"] == np.mean(network.predict(train.images) == train.labels)
+    share = np.mean(network.predict(digits.test.images) == digits.test.labels)
+    assert metrics["test_accuracy"] == share
+    assert np.isclose(metrics["test_accuracy_standard_error"], (share * (1 - share) / 297) ** 0.5)
+    assert share > 0.8
+    assert metrics["ridge"] == done.output_layer.penalty
+    assert metrics["ridge_chosen_by"] == done.output_layer.chosen_by == "leave-one-out"
+    assert metrics["linear_layer_loo_accuracy"] == 1 - min(done.output_layer.error_rates)
+    assert "split_accuracy" not in metrics
+    assert metrics["output_layer"] == done.output_layer.name == network.output_layer == "ridge"
+    assert (metrics["scheme"], metrics["views"]) == ("independent", "single")
+    assert metrics["seed"] == 3
+    assert metrics["dataset"] == "digits"
+    assert metrics["n_subnetworks"] == 4
+    assert metrics["n_failed_subnetworks"] == 0
+    assert metrics["cpu_seconds"] > 0
+    assert metrics["wall_seconds"] >= metrics["training_wall_seconds"] > 0
+    assert 20 < metrics["peak_memory_mib"] < 20_000
+    assert metrics["versions"]["numpy"] == np.__version__
+
+
+def test_the_bootstrap_figures_are_what_a_reader_would_measure(done, digits):
+    figures, labels = done.metrics["bootstrap"], digits.test.labels
+    after = done.bootstrap.network.predict_codes(digits.test.images)
+    assert figures["true_accuracy_before"] == done.metrics["test_accuracy"]
+    assert figures["true_accuracy_after"] == np.mean(after == labels)
+    assert figures["agreement_with_guesses"] == np.mean(after == done.bootstrap.guesses.codes)
+    assert figures["n_ambiguous"] == done.bootstrap.guesses.ambiguous.sum()
+
+
+@pytest.mark.parametrize(
+    ("units", "weights"), [("bilinear", 8 + 8 + 1), ("quadratic", 8 + 1), ("dense", 64 + 1)]
+)
+def test_parameters_by_hand(units, weights, digits):
+    result = run(replace(CONFIG, units=units, max_nfev=0), digits, n_jobs=1)
+    assert result.metrics["n_units"] == 40
+    assert result.metrics["n_parameters"] == 40 * weights + (40 + 1) * 10
+
+
+# --- what reaches the network ------------------------------------------------------------
+
+
+def test_test_labels_reach_the_metrics_and_nothing_else(done, digits, tmp_path):
+    labels = np.random.default_rng(0).permutation(digits.test.labels)
+    permuted = replace(digits, test=ImageSet(digits.test.images, labels))
+    result = run(replace(CONFIG, bootstrap=True), permuted, n_jobs=1)
+    assert_same_bits(result.network, done.network)
+    assert_same_bits(result.bootstrap.network, done.bootstrap.network)
+    files = []
+    for number, network in enumerate((result.network, done.network)):
+        network.save(tmp_path / f"{number}.npz")
+        files.append((tmp_path / f"{number}.npz").read_bytes())
+    assert files[0] == files[1]
+    assert_array_equal(result.bootstrap.guesses.codes, done.bootstrap.guesses.codes)
+    assert result.metrics["ridge"] == done.metrics["ridge"]
+    assert result.metrics["train_accuracy"] == done.metrics["train_accuracy"]
+    assert result.metrics["test_accuracy"] < 0.3 < done.metrics["test_accuracy"]
+    assert result.metrics["bootstrap"]["true_accuracy_after"] < 0.3
+
+
+def test_test_images_reach_the_network_by_bootstrap_alone(done, digits):
+    images = np.random.default_rng(0).random(digits.test.images.shape).astype(np.float32)
+    other = replace(digits, test=ImageSet(images, digits.test.labels))
+    result = run(replace(CONFIG, bootstrap=True), other, n_jobs=1)
+    assert_same_bits(result.network, done.network)
+    assert not np.array_equal(result.bootstrap.network.W, done.bootstrap.network.W)
+
+
+def test_bootstrap_changes_not_the_network_before_it(done, digits):
+    assert_same_bits(run(CONFIG, digits, n_jobs=1).network, done.network)
+
+
+def test_images_after_n_train_do_not_count(digits, done):
+    cut = replace(digits, train=digits.train.take(slice(400)))
+    assert_same_bits(run(replace(CONFIG, n_train=None), cut, n_jobs=1).network, done.network)
+    more = run(replace(CONFIG, n_train=10**6), cut, n_jobs=1)
+    assert more.metrics["n_train"] == 400
+    assert_same_bits(more.network, done.network)
+    less = run(replace(CONFIG, n_train=399), digits, n_jobs=1)
+    assert not np.array_equal(less.network.A, done.network.A)
+
+
+def test_same_seed_same_bits_other_seed_other_bits(digits, done):
+    two = run(replace(CONFIG, bootstrap=True), digits, n_jobs=2)
+    assert_same_bits(two.network, done.network)
+    assert_same_bits(two.bootstrap.network, done.bootstrap.network)
+    timed = {"wall_seconds", "cpu_seconds", "training_wall_seconds", "training_cpu_seconds"}
+    changing = timed | {"peak_memory_mib", "n_jobs"}
+    for name in set(done.metrics) - changing:
+        assert two.metrics[name] == done.metrics[name], name
+    other = run(replace(CONFIG, seed=4), digits, n_jobs=1)
+    assert not np.array_equal(other.network.W, done.network.W)
+
+
+def test_the_saved_file_is_the_same_for_any_number_of_jobs(digits, done, tmp_path):
+    two = run(replace(CONFIG, bootstrap=True), digits, n_jobs=2)
+    two.network.save(tmp_path / "two.npz")
+    done.network.save(tmp_path / "one.npz")
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+
+
+def test_the_network_is_its_subnetworks_glued_on_all_images(done, digits):
+    part = digits.train.take(slice(400))
+    W = np.concatenate([s.W for s in done.subnetworks]).astype(np.float32)
+    assert_array_equal(done.network.W, W)
+    report = glue(done.network.units, W, part.images, part.labels, 10, ridge=RIDGES)
+    assert_array_equal(done.network.A, report.A)
+    layer = done.output_layer
+    assert_array_equal(layer.A, report.A)
+    assert (layer.name, layer.penalty, layer.chosen_by) == ("ridge", report.ridge, "leave-one-out")
+    assert (layer.penalties, layer.error_rates) == (RIDGES, report.loo_error)
+    assert layer.n_iterations == 0
+
+
+def test_a_given_glue_ridge_is_taken(digits):
+    result = run(replace(CONFIG, glue_ridge=7.0, max_nfev=0), digits, n_jobs=1)
+    assert result.metrics["ridge"] == 7.0
+    assert result.metrics["ridge_chosen_by"] == "given"
+    assert result.output_layer.penalties == (7.0,)
+    assert result.metrics["scheme"] == "untrained"
+
+
+def test_the_network_remembers_where_it_comes_from(done, digits):
+    training = done.network.training
+    assert training["config"] == asdict(replace(CONFIG, bootstrap=True))
+    assert training["dataset"] == "digits"
+    assert training["digest"] == digits.train.take(slice(400)).digest
+    values = dict(training["config"])
+    assert configure(values.pop("recipe"), **values) == replace(CONFIG, bootstrap=True)
+
+
+def test_training_helps(digits):
+    few = replace(CONFIG, n_units=20, n_subnetworks=2, n_train=None, images_per_subnetwork=800)
+    untrained = run(replace(few, max_nfev=0), digits, n_jobs=1).metrics["test_accuracy"]
+    trained = run(replace(few, max_nfev=15), digits, n_jobs=1).metrics["test_accuracy"]
+    assert trained > untrained + 0.02
+
+
+# --- data sets of another kind -----------------------------------------------------------
+
+
+def test_without_a_test_set_there_is_no_test_accuracy(digits, done):
+    result = run(CONFIG, replace(digits, test=None), n_jobs=1)
+    assert_same_bits(result.network, done.network)
+    assert result.metrics["n_test"] == 0
+    assert set(result.metrics) >= KEYS - {"test_accuracy", "test_accuracy_standard_error"}
+    assert not any("test_accuracy" in name for name in result.metrics)
+    json.dumps(result.metrics, allow_nan=False)
+
+
+def test_bootstrap_needs_test_images(digits):
+    with pytest.raises(DatasetError, match="bootstrap needs test images"):
+        run(replace(CONFIG, bootstrap=True), replace(digits, test=None), n_jobs=1)
+
+
+def test_strings_as_classes(digits, done):
+    names = np.array([f"digit {i}" for i in range(10)])
+    result = run(CONFIG, replace(digits, classes=names), n_jobs=1)
+    assert_same_bits(result.network, done.network)
+    expected = names[done.network.predict(digits.test.images)]
+    assert_array_equal(result.network.predict(digits.test.images), expected)
+
+
+def test_colour_and_rectangles():
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    images = rng.integers(0, 100, (90, 3, 5, 4), dtype=np.uint8)
+    images[np.arange(90), labels] += 120  # the channel tells the class
+    dataset = Dataset("made", np.arange(3), ImageSet(images, labels), ImageSet(images, labels))
+    config = replace(CONFIG, images_per_subnetwork=60, n_train=None)
+    metrics = run(config, dataset, n_jobs=1).metrics
+    assert metrics["test_accuracy"] > 0.95
+    assert metrics["n_parameters"] == 40 * (3 + 5 + 4 + 1) + 41 * 3
+
+
+# --- a sub-network that fails ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failing", [(1,), (0, 3)])
+def test_the_others_make_the_network(failing, digits, monkeypatch, done):
+    """Also with bootstrap, which cuts the units that are left into the parts that are left."""
+    original = schemes.train_subnetworks
+
+    def some_fail(*args, **kwargs):
+        return [
+            replace(s, W=None, report=None, error="made to fail") if s.index in failing else s
+            for s in original(*args, **kwargs)
+        ]
+
+    monkeypatch.setattr(schemes, "train_subnetworks", some_fail)
+    result = run(CONFIG, digits, n_jobs=1)
+    assert result.metrics["n_failed_subnetworks"] == len(failing)
+    assert result.metrics["n_units"] == 40 - 10 * len(failing)
+    left = [s.W for s in done.subnetworks if s.index not in failing]
+    assert_array_equal(result.network.W, np.concatenate(left).astype(np.float32))
+    parts = []
+
+    def spy(network, images, settings, **options):
+        parts.append(settings.n_subnetworks)
+        return bootstrap(network, images, settings, **options)
+
+    monkeypatch.setattr(pipeline, "bootstrap", spy)
+    bootstrapped = run(replace(CONFIG, bootstrap=True), digits, n_jobs=1)
+    assert len(bootstrapped.bootstrap.network.W) == 40 - 10 * len(failing)
+    assert parts == [4 - len(failing)]
+
+
+def test_pixels_of_another_scale_are_refused_not_labelled():
+    """Bytes turned to floats without the division by 255 were labelled wrongly in silence."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 5, 5), dtype=np.uint8)
+    network, _, _ = layers.train_network(
+        replace(CONFIG, n_train=None), images, np.arange(60) % 3, np.arange(3)
+    )
+    assert_array_equal(network.predict(images / 255), network.predict(images))
+    with pytest.raises(ValueError, match=r"up to 1, got 25\d; pixels from 0 to 255 must be uint8"):
+        network.predict(images.astype(float))
+
+
+# --- networks of patch units -------------------------------------------------------------
+
+PATCHES = configure(
+    "tiny", data="digits",
+    n_units=8, n_subnetworks=2, images_per_subnetwork=150, max_nfev=3, n_train=500, seed=3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def patches(digits):
+    return run(replace(PATCHES, bootstrap=True, training_stride=2), digits, n_jobs=1)
+
+
+def test_metrics_of_patch_units(patches, digits):
+    metrics, layer = patches.metrics, patches.output_layer
+    train = digits.train.take(slice(500))
+    assert set(metrics) >= KEYS | {"split_accuracy", "bootstrap"}
+    assert "linear_layer_loo_accuracy" not in metrics
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    network = patches.network
+    assert metrics["train_accuracy"] == np.mean(network.predict(train.images) == train.labels)
+    share = np.mean(network.predict(digits.test.images) == digits.test.labels)
+    assert metrics["test_accuracy"] == share > 0.8
+    assert metrics["n_parameters"] == 8 * (9 + 1) + (8 * 9 + 1) * 10
+    assert metrics["output_layer"] == network.output_layer == layer.name == "hinge"
+    assert metrics["ridge"] == layer.penalty
+    assert metrics["ridge_chosen_by"] == layer.chosen_by == "split"
+    assert len(layer.penalties) == len(layer.losses) == len(layer.error_rates) > 1
+    best = int(np.argmin(layer.losses))
+    assert layer.penalties[best] == layer.penalty
+    assert metrics["split_accuracy"] == 1 - layer.error_rates[best]
+    assert layer.n_iterations > 0
+
+
+def test_windows_lie_as_close_as_asked_for_in_the_network(patches, digits, monkeypatch):
+    """Sub-networks are trained with the windows of ``training_stride``."""
+    assert patches.network.units.stride == 1
+    seen = []
+    original = layers.train_by_scheme
+
+    def spy(scheme, n_stages, units, *args, **options):
+        seen.append(units.stride)
+        return original(scheme, n_stages, units, *args, **options)
+
+    monkeypatch.setattr(layers, "train_by_scheme", spy)
+    again = run(replace(PATCHES, training_stride=2), digits, n_jobs=1)
+    assert seen == [2]
+    assert_same_bits(again.network, patches.network)
+    other = run(PATCHES, digits, n_jobs=1)
+    assert seen == [2, 1]
+    assert not np.array_equal(other.network.W, again.network.W)
+
+
+def test_processes_change_no_bit_of_patch_units(patches, digits):
+    two = run(replace(PATCHES, bootstrap=True, training_stride=2), digits, n_jobs=2)
+    assert_same_bits(two.network, patches.network)
+    assert_same_bits(two.bootstrap.network, patches.bootstrap.network)
+    assert two.metrics["split_accuracy"] == patches.metrics["split_accuracy"]
+
+
+def test_test_labels_reach_no_network_of_patch_units(patches, digits):
+    labels = np.random.default_rng(0).permutation(digits.test.labels)
+    permuted = replace(digits, test=ImageSet(digits.test.images, labels))
+    result = run(replace(PATCHES, bootstrap=True, training_stride=2), permuted, n_jobs=1)
+    assert_same_bits(result.network, patches.network)
+    assert_same_bits(result.bootstrap.network, patches.bootstrap.network)
+    assert result.metrics["ridge"] == patches.metrics["ridge"]
+
+
+@pytest.mark.parametrize("layer", ["ridge", "softmax", "hinge"])
+@pytest.mark.parametrize("penalty", [None, 10.0])
+@pytest.mark.parametrize("n_copies", [0, 1])
+def test_every_output_layer_is_measured(layer, penalty, n_copies, digits):
+    """Copies of an image would flatter a leave-one-out error: with them it goes by the split."""
+    config = replace(PATCHES, output_layer=layer, glue_ridge=penalty, n_copies=n_copies, max_nfev=1)
+    metrics = run(config, digits, n_jobs=1).metrics
+    assert metrics["output_layer"] == layer
+    alone = layer == "ridge" and not n_copies
+    chosen = "given" if penalty else "leave-one-out" if alone else "split"
+    assert metrics["ridge_chosen_by"] == chosen
+    by = {"linear_layer_loo_accuracy", "split_accuracy"} & set(metrics)
+    if chosen == "split":
+        assert by == {"split_accuracy"}
+    else:
+        assert by == ({"linear_layer_loo_accuracy"} if alone else set())
+    assert penalty is None or metrics["ridge"] == penalty
+    assert metrics["test_accuracy"] > 0.7
+
+
+@pytest.mark.parametrize("views", ["flip", "shifts"])
+def test_views_are_of_the_network_alone(views, patches, digits):
+    """They change what is measured, and no weight."""
+    result = run(replace(PATCHES, training_stride=2, views=views), digits, n_jobs=1)
+    assert_same_bits(result.network, patches.network)
+    assert result.metrics["views"] == result.network.views == views
+    share = np.mean(result.network.predict(digits.test.images) == digits.test.labels)
+    assert result.metrics["test_accuracy"] == share != patches.metrics["test_accuracy"]
+
+
+@pytest.mark.parametrize("scheme", ["stages", "refine"])
+def test_schemes_are_named_in_the_metrics(scheme, digits):
+    config = replace(PATCHES, scheme=scheme, n_stages=2)
+    result = run(config, digits, n_jobs=1)
+    assert result.metrics["scheme"] == scheme
+    assert [s.index for s in result.subnetworks] == [0, 1]
+    assert_same_bits(run(config, digits, n_jobs=2).network, result.network)
+    untrained = run(replace(config, max_nfev=0), digits, n_jobs=1)
+    assert untrained.metrics["scheme"] == "untrained"
+
+
+def test_untrained_units_are_those_of_no_evaluation(digits):
+    untrained = run(replace(PATCHES, scheme="untrained"), digits, n_jobs=1)
+    assert untrained.metrics["scheme"] == "untrained"
+    assert all(s.report is None for s in untrained.subnetworks)
+    none = run(replace(PATCHES, max_nfev=0), digits, n_jobs=1)
+    assert_same_bits(untrained.network, none.network)
+
+
+def test_whitening_is_learnt_on_training_images_and_kept(digits, tmp_path):
+    config = replace(PATCHES, whitening=0.1, n_components=5)
+    result = run(config, digits, n_jobs=1)
+    network = result.network
+    assert (network.units.centre.shape, network.units.whitening.shape) == ((9,), (5, 9))
+    assert result.metrics["n_parameters"] == 8 * (5 + 1) + (8 * 9 + 1) * 10 + 9 + 5 * 9
+    images = np.random.default_rng(0).random(digits.test.images.shape).astype(np.float32)
+    other = run(config, replace(digits, test=ImageSet(images, digits.test.labels)), n_jobs=1)
+    assert_array_equal(other.network.units.whitening, network.units.whitening)
+    assert_same_bits(other.network, network)
+
+
+def test_distorted_copies_are_for_the_output_layer_alone(digits, patches):
+    config = replace(PATCHES, training_stride=2, n_copies=2)
+    result = run(config, digits, n_jobs=1)
+    assert_array_equal(result.network.W, patches.network.W)
+    assert not np.array_equal(result.network.A, patches.network.A)
+    assert result.metrics["n_train"] == 500
+
+
+def test_colour_patches_and_rectangles():
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    images = rng.integers(0, 100, (90, 3, 7, 6), dtype=np.uint8)
+    images[np.arange(90), labels] += 120  # the channel tells the class
+    dataset = Dataset("made", np.arange(3), ImageSet(images, labels), ImageSet(images, labels))
+    config = replace(PATCHES, images_per_subnetwork=60, n_train=None, whitening=0.1)
+    metrics = run(config, dataset, n_jobs=1).metrics
+    assert metrics["test_accuracy"] > 0.95
+    assert metrics["n_parameters"] == 8 * (27 + 1) + (8 * 9 + 1) * 3 + 27 + 27 * 27

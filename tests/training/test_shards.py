@@ -1,0 +1,244 @@
+"""Sub-networks on disk: kept whole, used again, never mixed with those of another run."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from varpro_nn import Network, configure, load, run
+from varpro_nn._io import archive
+from varpro_nn.errors import ModelFileError
+from varpro_nn.train import main
+from varpro_nn.training import plan
+from varpro_nn.training.shards import Shards
+from varpro_nn.training.subnetwork import Subnetwork, SubnetworkSettings
+from varpro_nn.training.subnetworks import train_subnetworks
+from varpro_nn.units import whole_image_units
+
+CONFIG = configure("bilinear", n_units=24, n_subnetworks=4, images_per_subnetwork=120, max_nfev=4)
+OPTIONS = [
+    "--recipe",
+    "bilinear",
+    "--n-units",
+    "24",
+    "--n-subnetworks",
+    "4",
+    "--images-per-subnetwork",
+    "120",
+]
+OPTIONS += ["--max-nfev", "4", "--n-jobs", "1"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+def trained(digits):
+    units = whole_image_units("bilinear", (8, 8), 5)
+    settings = SubnetworkSettings(3, 100, 1.0, 0.1, fit_options={"max_nfev": 4})
+    return train_subnetworks(units, digits.train.images, digits.train.labels, 10, settings)
+
+
+def test_round_trip(digits, tmp_path):
+    shards = Shards(tmp_path / "shards", {"seed": 0})
+    failed = Subnetwork(3, None, None, "made to fail", 2)
+    written = [*trained(digits), failed]
+    for subnetwork in written:
+        shards.write(subnetwork)
+    found = shards.read()
+    assert sorted(found) == [0, 1, 2, 3]
+    for subnetwork in written[:3]:
+        again = found[subnetwork.index]
+        assert_array_equal(again.W, subnetwork.W)
+        assert again.report.cost == subnetwork.report.cost
+        # NaN (a refused step) must come back as NaN
+        for mine, theirs in zip(subnetwork.report.history, again.report.history, strict=True):
+            assert_array_equal(
+                [mine.cost, mine.optimality, mine.loo_mse],
+                [theirs.cost, theirs.optimality, theirs.loo_mse],
+            )
+    assert (found[3].W, found[3].report, found[3].error) == (None, None, "made to fail")
+    assert found[3].n_missing_classes == 2
+
+
+def test_shards_of_another_run_are_refused_by_what_differs(digits, tmp_path):
+    Shards(tmp_path, {"seed": 0, "rank": 1}).write(trained(digits)[0])
+    with pytest.raises(ModelFileError, match=r"belongs to another run: seed differ"):
+        Shards(tmp_path, {"seed": 1, "rank": 1}).read()
+
+
+def test_a_damaged_shard_is_refused(digits, tmp_path):
+    shards = Shards(tmp_path, {})
+    shards.write(trained(digits)[0])
+    (path,) = tmp_path.glob("*.npz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError):
+        shards.read()
+
+
+def test_a_network_is_no_shard(digits, tmp_path):
+    archive.write(tmp_path / "000000.npz", {"identity": {}}, {"W": np.zeros((2, 3))})
+    with pytest.raises(ModelFileError, match="does not describe a sub-network"):
+        Shards(tmp_path, {}).read()
+
+
+@pytest.mark.parametrize("lost", [[0], [1, 3], [0, 1, 2, 3]], ids=str)
+def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(digits, tmp_path, lost):
+    whole = run(CONFIG, digits, n_jobs=1, shard_folder=tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+    assert len(kept) == 4
+    for index in lost:
+        (tmp_path / f"{index:06d}.npz").unlink()
+    resumed = run(CONFIG, digits, n_jobs=1, shard_folder=tmp_path)
+    assert_array_equal(resumed.network.W, whole.network.W)
+    assert_array_equal(resumed.network.A, whole.network.A)
+    again = {p for p, written in kept.items() if p.stat().st_mtime_ns != written}
+    assert again == {tmp_path / f"{index:06d}.npz" for index in lost}  # the others: not repeated
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [({"seed": 1}, "seed"), ({"ridge": 2.0}, "ridge"), ({"n_train": 900}, "")]
+)
+def test_what_the_weights_depend_on_is_compared(digits, tmp_path, change, name):
+    run(CONFIG, digits, n_jobs=1, shard_folder=tmp_path)
+    with pytest.raises(ModelFileError, match=f"{name}.* differ"):
+        run(replace(CONFIG, **change), digits, n_jobs=1, shard_folder=tmp_path)
+
+
+PATCHES = configure(
+    "tiny", data="digits",
+    n_units=8, n_subnetworks=2, images_per_subnetwork=100, max_nfev=2, n_train=300,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"scalarisation": "bilinear"}, "scalarisation"),
+        ({"whitening": 0.1}, "whitening"),
+        ({"stride": 2}, "stride"),
+        ({"training_stride": 2}, "training_stride"),
+        ({"loss": "squares"}, "loss"),
+        ({"n_rounds": 2}, "n_rounds"),
+        ({"shift": 2}, "shift"),
+        ({"scheme": "stages", "n_stages": 2}, "n_stages, scheme"),
+    ],
+    ids=str,
+)
+def test_what_the_weights_of_patch_units_depend_on_is_compared(digits, tmp_path, change, name):
+    identity = plan.identity(PATCHES, plan.training_part(PATCHES, digits))
+    Shards(tmp_path, identity).write(Subnetwork(0, None, None, "made to fail", 0))
+    with pytest.raises(ModelFileError, match=f"another run: {name} differ"):
+        run(replace(PATCHES, **change), digits, n_jobs=1, shard_folder=tmp_path)
+
+
+@pytest.mark.parametrize("config", [CONFIG, PATCHES], ids=["whole images", "patches"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"glue_ridge": 1.0},
+        {"output_layer": "softmax"},
+        {"output_layer": "ridge", "standardise": False, "glue_ridge": 3.0},
+        {"views": "flip"},
+        {"shift": 1, "n_copies": 3},
+        {"recipe": "accurate"},
+        {"bootstrap": True, "bootstrap_rule": "argmax", "bootstrap_ridge": 3.0},
+    ],
+    ids=str,
+)
+def test_what_comes_after_the_subnetworks_may_change(digits, tmp_path, config, change):
+    """They are used again, and the rest is that of a run from scratch."""
+    if "n_copies" in change:
+        config = replace(config, shift=1)  # what the sub-networks are trained with
+    first = run(config, digits, n_jobs=1, shard_folder=tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+    again = run(replace(config, **change), digits, n_jobs=1, shard_folder=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")} == written
+    assert again.metrics["n_resumed_subnetworks"] == config.n_subnetworks
+    assert_array_equal(again.network.W, first.network.W)
+    scratch = run(replace(config, **change), digits, n_jobs=1)
+    assert scratch.metrics["n_resumed_subnetworks"] == 0
+    assert_array_equal(again.network.A, scratch.network.A)
+    for name in ("output_layer", "views"):
+        assert getattr(again.network, name) == getattr(replace(config, **change), name)
+
+
+def test_command_line_resumes_and_says_what_is_there(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["digits", *OPTIONS, "--output", str(folder)]
+    assert main(arguments) == 0
+    model = (folder / "model.npz").read_bytes()
+    for name in ("metrics.json", "model.npz", "shards/000001.npz"):
+        (folder / name).unlink()
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "holds an unfinished run; add --resume or --overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0
+    assert (folder / "model.npz").read_bytes() == model
+    assert "no sub-networks there" not in (said := capsys.readouterr()).err
+    assert json.loads(said.out)["n_subnetworks"] == 4
+    mistyped = str(tmp_path / "ran")
+    assert main([*arguments[:-1], mistyped, "--resume"]) == 0
+    assert f"{mistyped}: no sub-networks there to go on with" in capsys.readouterr().err
+    assert main([*arguments, "--seed", "1", "--resume"]) == 1
+    assert "seed differ" in capsys.readouterr().err
+    assert main([*arguments, "--seed", "1", "--overwrite"]) == 0
+    assert (folder / "model.npz").read_bytes() != model
+
+
+def test_resume_counts_what_was_there_and_leaves_no_model_of_another_kind(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["digits", *OPTIONS, "--output", str(folder)]
+    assert main([*arguments, "--bootstrap"]) == 0
+    assert (folder / "model-bootstrap.npz").exists()
+    assert main([*arguments, "--resume", "--overwrite"]) == 0
+    assert not (folder / "model-bootstrap.npz").exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(text)["n_resumed_subnetworks"] for text in lines] == [0, 4]
+
+
+@pytest.mark.parametrize("scheme", ["stages", "refine"])
+@pytest.mark.parametrize("lost", [[0], [1], [0, 1]], ids=str)
+def test_schemes_are_resumed_bit_for_bit(digits, tmp_path, scheme, lost):
+    config = replace(PATCHES, scheme=scheme, n_stages=2)
+    whole = run(config, digits, n_jobs=1, shard_folder=tmp_path)
+    assert len(list(tmp_path.glob("*.npz"))) == (2 if scheme == "stages" else 4)
+    last = sorted(tmp_path.glob("*.npz"))[-2:]
+    for number in lost:
+        last[number].unlink()
+    resumed = run(config, digits, n_jobs=1, shard_folder=tmp_path)
+    assert_array_equal(resumed.network.W, whole.network.W)
+    assert_array_equal(resumed.network.A, whole.network.A)
+
+
+def test_command_line_resumes_with_another_output_layer(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["digits", "--recipe", "tiny", "--n-units", "6", "--n-train", "300"]
+    arguments += ["--max-nfev", "2", "--n-jobs", "1", "--quiet", "--output", str(folder)]
+    assert main(arguments) == 0
+    first = Network.load(folder / "model.npz")
+    other = [*arguments, "--resume", "--output-layer", "softmax"]
+    assert main(other) == 1  # a finished model is not replaced unless one says so
+    assert_array_equal(Network.load(folder / "model.npz").A, first.A)
+    assert main([*other, "--overwrite"]) == 0
+    second = Network.load(folder / "model.npz")
+    assert (first.output_layer, second.output_layer) == ("hinge", "softmax")
+    assert_array_equal(first.W, second.W)
+    assert not np.array_equal(first.A, second.A)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["n_resumed_subnetworks"] for line in lines] == [0, 1]
+    assert [line["output_layer"] for line in lines] == ["hinge", "softmax"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["output_layer"] == "softmax"
+
+
+def test_resume_needs_a_folder(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["digits", "--resume"])
+    assert caught.value.code == 2
+    assert "--resume and --overwrite need --output" in capsys.readouterr().err

@@ -1,0 +1,143 @@
+"""Runs that are killed, by whatever and whenever, end with the same bits once they are resumed."""
+
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments.chaos import children
+from varpro_nn._io.atomic import locked
+
+N = 8
+RUN = [
+    *("digits", "--recipe", "bilinear", "--n-units", "64", "--n-subnetworks", str(N)),
+    *("--images-per-subnetwork", "700", "--max-nfev", "8", "--output", "run", "--quiet"),
+]
+ENVIRONMENT = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+
+
+def start(folder, *options, **more):
+    return subprocess.Popen(
+        [sys.executable, "-m", "varpro_nn.train", *RUN, "--no-report", *options],
+        cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, **more,
+    )  # fmt: skip
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def shards(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("run/shards/*.npz")}
+
+
+def digest(folder):
+    return hashlib.sha256((folder / "run" / "model.npz").read_bytes()).hexdigest()
+
+
+def wait_for(condition, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    status, _, err = finish(start(folder, "--n-jobs", "1"))
+    assert (status, err) == (0, "")
+    assert len(shards(folder)) == N
+    return digest(folder)
+
+
+@pytest.mark.parametrize("n_jobs", ["1", "2"])
+def test_a_killed_driver_loses_and_repeats_nothing(n_jobs, undisturbed, tmp_path):
+    kept = {}
+    for n_kept in (1, 3, 6):
+        process = start(tmp_path, "--n-jobs", n_jobs, "--resume")
+        wait_for(lambda n=n_kept: len(shards(tmp_path)) >= n, process)
+        process.kill()
+        assert finish(process)[0] == -signal.SIGKILL
+        now = shards(tmp_path)
+        assert kept.items() <= now.items()  # not written anew
+        kept = now
+    status, _, err = finish(start(tmp_path, "--n-jobs", n_jobs, "--resume"))
+    assert (status, err) == (0, "")
+    assert kept.items() <= shards(tmp_path).items()
+    assert digest(tmp_path) == undisturbed
+    names = {path.name for path in (tmp_path / "run").rglob("*")}
+    assert not any(name.startswith(".") for name in names)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_killed_workers_cost_their_own_task_alone(undisturbed, tmp_path):
+    process = start(tmp_path, "--n-jobs", "2")
+    for n_kept in (1, 4):
+        wait_for(lambda n=n_kept: len(shards(tmp_path)) >= n and children(process.pid), process)
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+    status, _, err = finish(process)
+    assert (status, err) == (0, "")
+    assert digest(tmp_path) == undisturbed
+
+
+def test_a_second_process_keeps_off(undisturbed, tmp_path):
+    with locked(tmp_path / "run"):
+        status, out, err = finish(start(tmp_path, "--resume"))
+        assert (status, out) == (1, "")
+        assert "another process works on this run folder" in err
+        assert err.count("\n") == 1
+    assert finish(start(tmp_path, "--resume"))[0] == 0
+    assert digest(tmp_path) == undisturbed
+
+
+def test_a_full_disk_is_said_and_the_rest_is_intact(undisturbed, tmp_path):
+    """A limit on the size of files stands for the disk: the model is larger than a shard."""
+    assert finish(start(tmp_path, "--n-jobs", "1"))[0] == 0
+    size = max(path.stat().st_size for path in tmp_path.glob("run/shards/*.npz"))
+    assert (tmp_path / "run" / "model.npz").stat().st_size > size + 1
+    for name in ("metrics.json", "model.npz"):
+        (tmp_path / "run" / name).unlink()
+    before = shards(tmp_path)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1, size + 1))
+
+    status, out, err = finish(start(tmp_path, "--n-jobs", "1", "--resume", preexec_fn=limit))
+    assert (status, out) == (1, "")
+    assert "File too large" in err
+    assert err.count("\n") == 1
+    assert shards(tmp_path) == before
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert finish(start(tmp_path, "--n-jobs", "1", "--resume"))[0] == 0
+    assert shards(tmp_path) == before
+    assert digest(tmp_path) == undisturbed
+
+
+def test_a_disk_too_full_for_the_images_of_the_workers_is_an_error(undisturbed, tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    status, out, err = finish(start(tmp_path, "--n-jobs", "2", preexec_fn=limit))
+    assert (status, out) == (1, "")
+    assert "File too large" in err
+    assert list(tmp_path.iterdir()) == []
+    assert finish(start(tmp_path, "--n-jobs", "2"))[0] == 0
+    assert digest(tmp_path) == undisturbed
+
+
+def test_a_finished_run_of_other_settings_is_not_replaced(undisturbed, tmp_path):
+    assert finish(start(tmp_path))[0] == 0
+    for other in (("--glue-ridge", "5"), ("--seed", "4"), ("--n-train", "900")):
+        status, out, err = finish(start(tmp_path, "--resume", *other))
+        assert (status, out) == (1, "")
+        assert "holds a finished run of other settings" in err
+        assert digest(tmp_path) == undisturbed

@@ -1,0 +1,457 @@
+"""The eliminated linear weights, the cost and its gradient, against slow references."""
+
+import tracemalloc
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_allclose, assert_array_equal
+from unit_checks import EVERY_PROBLEM, EVERY_SETTING, CountingUnits, case_of, inputs_of
+
+from varpro_nn.errors import NonFiniteError
+from varpro_nn.units import whole_image_units
+from varpro_nn.varpro.functional import VarProFunctional
+
+
+def bilinear(rng, n=30, h=3, k=3, **choices: Any):
+    """A small bilinear layer with images, targets and a start, and its functional."""
+    units = whole_image_units("bilinear", (4, 5), h)
+    images = rng.random((n, 4, 5))
+    tau = np.eye(k)[rng.integers(k, size=n)]
+    w = units.init(images, rng).ravel()
+    functional = VarProFunctional(units, images, tau, **{"dtype": np.float64, **choices})
+    return functional, w, units, images, tau
+
+
+# --- cost, linear weights, leave-one-out -------------------------------------------------
+
+
+@EVERY_SETTING
+@EVERY_PROBLEM
+def test_linear_weights_are_the_best_ones(problem, setting, rng):
+    case = case_of(problem, setting, rng)
+    functional, w = case.functional, case.w
+    A, sum_of_squares = reference.ridge_fit(case.Phi, case.tau, case.ridge_of_columns, case.weights)
+    point = functional.evaluate(w)
+    assert_allclose(point.A, A, rtol=1e-7, atol=1e-9)
+    cost = 0.5 * (sum_of_squares + case.decay * w @ w)
+    assert_allclose(point.cost, cost, rtol=1e-11)
+    assert functional.cost(w) == point.cost
+    assert_array_equal(point.w, w)
+
+
+@EVERY_SETTING
+@EVERY_PROBLEM
+def test_half_the_squared_residual_is_the_cost(problem, setting, rng):
+    case = case_of(problem, setting, rng)
+    functional, w = case.functional, case.w
+    r = functional.residual(w)
+    assert r.shape == (functional.n_residuals,)
+    assert_allclose(0.5 * r @ r, functional.cost(w), rtol=1e-12)
+    # and its parts are what the documentation says, in that order
+    A = functional.evaluate(w).A
+    K, y = case.augmented()
+    decay = np.sqrt(case.decay) * w[: w.size * (case.decay > 0)]
+    assert_allclose(r, np.append((y - K @ A).ravel(), decay), atol=1e-11)
+
+
+@EVERY_SETTING
+@EVERY_PROBLEM
+def test_residual_is_orthogonal_to_the_design(problem, setting, rng):
+    case = case_of(problem, setting, rng)
+    functional, w = case.functional, case.w
+    K, y = case.augmented()
+    r = functional.residual(w)[: y.size].reshape(y.shape)
+    assert_allclose(K.T @ r, 0, atol=1e-10)
+
+
+@EVERY_SETTING
+@EVERY_PROBLEM
+def test_leave_one_out_is_what_n_fits_give(problem, setting, rng):
+    case = case_of(problem, setting, rng)
+    functional, w = case.functional, case.w
+    mean_squared_error, error_rate = reference.left_out_errors(
+        case.Phi, case.tau, case.ridge_of_columns, case.weights
+    )
+    point = functional.evaluate(w)
+    assert_allclose(point.loo_mse, mean_squared_error, rtol=1e-7)
+    if case.tau.shape[1] > 1:
+        assert_allclose(point.loo_error, error_rate, rtol=1e-12)
+    else:
+        assert np.isnan(point.loo_error)
+
+
+# --- the gradient ------------------------------------------------------------------------
+
+
+@EVERY_SETTING
+@EVERY_PROBLEM
+def test_gradient_agrees_with_finite_differences(problem, setting, rng):
+    case = case_of(problem, setting, rng)
+    functional, w = case.functional, case.w
+    numeric = reference.derivative(functional.cost, w)
+    assert_allclose(functional.gradient(w), numeric, rtol=1e-8, atol=1e-9 * np.abs(numeric).max())
+
+
+@EVERY_SETTING
+@EVERY_PROBLEM
+def test_error_of_the_linear_model_falls_with_the_square_of_the_step(problem, setting, rng):
+    case = case_of(problem, setting, rng)
+    functional, w = case.functional, case.w
+    directions = rng.standard_normal((4, w.size)) * np.abs(w).mean()
+    cost, slopes = functional.cost(w), directions @ functional.gradient(w)
+    steps = 2.0 ** -np.arange(8, 13)
+    errors = [
+        sum(
+            abs(functional.cost(w + h * v) - cost - h * s)
+            for v, s in zip(directions, slopes, strict=True)
+        )
+        for h in steps
+    ]
+    order = np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert order == pytest.approx(2, abs=0.15)
+
+
+@EVERY_SETTING
+@EVERY_PROBLEM
+def test_no_step_against_the_gradient_is_uphill(problem, setting, rng):
+    case = case_of(problem, setting, rng)
+    functional, w = case.functional, case.w
+    g = functional.gradient(w)
+    step = 1e-6 * np.linalg.norm(w) / np.linalg.norm(g)
+    assert functional.cost(w - step * g) < functional.cost(w)
+
+
+# --- blocks, precision -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 24], ids=["by_1", "by_7", "whole"])
+@EVERY_SETTING
+@EVERY_PROBLEM
+def test_sums_do_not_depend_on_the_blocks(problem, setting, block_size, rng):
+    case = case_of(problem, setting, rng)
+    functional, w = case.functional, case.w
+    seed = rng.bit_generator.seed_seq.entropy
+    again = case_of(problem, setting, np.random.default_rng(seed), block_size=block_size)
+    assert_array_equal(again.w, w)
+    blocked = again.functional
+    one, other = functional.evaluate(w), blocked.evaluate(w)
+    assert_allclose(other.A, one.A, rtol=1e-8, atol=1e-10)
+    for name in ("cost", "loo_mse", "loo_error"):
+        assert_allclose(getattr(other, name), getattr(one, name), rtol=1e-10)
+    assert_allclose(blocked.gradient(w), functional.gradient(w), rtol=1e-9, atol=1e-11)
+    for kind in ("kaufman", "full"):
+        (H, g), (G, f) = (each.normal_equations(w, kind) for each in (functional, blocked))
+        assert_allclose(G, H, rtol=1e-9, atol=1e-10 * np.abs(H).max())
+        assert_allclose(f, g, rtol=1e-9, atol=1e-11)
+
+
+@EVERY_SETTING
+@EVERY_PROBLEM
+def test_single_precision_gradient_is_close_to_double(problem, setting, rng):
+    case = case_of(problem, setting, rng)
+    functional, w = case.functional, case.w
+    seed = rng.bit_generator.seed_seq.entropy
+    single = case_of(
+        problem, setting, np.random.default_rng(seed), dtype=np.float32, block_size=5
+    ).functional
+    g = functional.gradient(w)
+    assert_allclose(single.cost(w), functional.cost(w), rtol=1e-5)
+    assert np.linalg.norm(single.gradient(w) - g) < 1e-5 * np.linalg.norm(g)
+
+
+# --- symmetries and equivalences ---------------------------------------------------------
+
+
+def test_swapping_units_swaps_the_gradient(rng):
+    functional, w, *_ = bilinear(rng, h=4, ridge=0.1, weight_decay=0.1)
+    W = w.reshape(4, -1)
+    order = np.array([2, 0, 3, 1])
+    swapped = W[order].ravel()
+    assert_allclose(functional.cost(swapped), functional.cost(w), rtol=1e-12)
+    expected = functional.gradient(w).reshape(4, -1)[order]
+    assert_allclose(functional.gradient(swapped).reshape(4, -1), expected, atol=1e-11)
+    A, B = (functional.evaluate(v).A for v in (w, swapped))
+    assert_allclose(B[:4], A[order], rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("problem_seed", [0, 1])
+def test_weights_are_numbers_of_copies(problem_seed):
+    """An image of weight 2 is two images; one of weight 0 is none."""
+    rng = np.random.default_rng(problem_seed)
+    images, tau = rng.random((20, 4, 5)), rng.standard_normal((20, 2))
+    counts = np.ones(20, dtype=int)
+    counts[3], counts[8], counts[11] = 2, 0, 3
+    copies = np.repeat(np.arange(20), counts)
+    units = whole_image_units("bilinear", (4, 5), 3)
+    w = units.init(images, rng).ravel()
+    choices: dict[str, Any] = {"ridge": 0.2, "weight_decay": 0.1, "dtype": np.float64}
+    weighted = VarProFunctional(units, images, tau, sample_weight=counts, **choices)
+    copied = VarProFunctional(units, images[copies], tau[copies], **choices)
+    assert_allclose(weighted.cost(w), copied.cost(w), rtol=1e-12)
+    A, B = (f.evaluate(w).A for f in (weighted, copied))
+    assert_allclose(A, B, rtol=1e-9, atol=1e-12)
+    assert_allclose(weighted.gradient(w), copied.gradient(w), rtol=1e-9, atol=1e-12)
+    (H, _), (G, _) = (f.normal_equations(w, "full") for f in (weighted, copied))
+    assert_allclose(H, G, rtol=1e-9, atol=1e-12 * np.abs(H).max())
+
+
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "no_constant"])
+def test_fixed_columns_are_units_at_rest(constant, rng):
+    """Columns held fixed give the cost, and the other units' gradient, of training them all."""
+    choices: dict[str, Any] = {"ridge": 0.3, "constant": constant, "dtype": np.float64}
+    functional, w, _, images, tau = bilinear(rng, h=4, **choices)
+    W = w.reshape(4, -1)
+    two = whole_image_units("bilinear", (4, 5), 2)
+    fixed = two.features(W[2:], images)
+    partial = VarProFunctional(two, images, tau, fixed=fixed, **choices)
+    v = W[:2].ravel()
+    assert_allclose(partial.cost(v), functional.cost(w), rtol=1e-12)
+    assert_allclose(partial.gradient(v), functional.gradient(w)[: v.size], rtol=1e-9, atol=1e-12)
+    A, B = (f.evaluate(x).A for f, x in ((functional, w), (partial, v)))
+    assert_allclose(B, A, rtol=1e-9, atol=1e-12)
+    (H, _), (G, _) = functional.normal_equations(w), partial.normal_equations(v)
+    assert_allclose(G, H[: v.size, : v.size], rtol=1e-9, atol=1e-12 * np.abs(H).max())
+
+
+def test_a_vector_of_targets_is_one_column(rng):
+    _, w, units, images, _ = bilinear(rng)
+    tau = rng.standard_normal(30)
+    vector, column = (
+        VarProFunctional(units, images, t, dtype=np.float64) for t in (tau, tau[:, None])
+    )
+    assert_array_equal(vector.residual(w), column.residual(w))
+
+
+def test_adding_to_the_targets_what_the_constant_spans_changes_nothing(rng):
+    functional, w, units, images, tau = bilinear(rng, ridge=0.5)
+    shifted = VarProFunctional(units, images, tau + 7.0, ridge=0.5, dtype=np.float64)
+    assert_allclose(shifted.cost(w), functional.cost(w), rtol=1e-10)
+    assert_allclose(shifted.gradient(w), functional.gradient(w), atol=1e-10)
+
+
+# --- missing rank ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.1], ids=["no_ridge", "ridge"])
+@pytest.mark.parametrize("case", ["duplicates", "fewer_images", "dead"])
+def test_missing_rank_is_survived(case, ridge, rng):
+    """The minimum-norm fit takes over; cost and derivatives stay finite."""
+    n = 3 if case == "fewer_images" else 20
+    functional, w, units, images, tau = bilinear(rng, n=n, h=4, ridge=ridge)
+    if case == "duplicates":
+        w = np.tile(w.reshape(4, -1)[:2], (2, 1)).ravel()
+    elif case == "dead":  # features constant: collinear with the constant column
+        w = np.zeros_like(w)
+    Phi = np.hstack([units.features(w.reshape(4, -1), images), np.ones((n, 1))])
+    ridges = np.array([ridge] * 4 + [0.0])
+    A, sum_of_squares = reference.ridge_fit(Phi, tau, ridges)
+    point = functional.evaluate(w)
+    assert_allclose(point.cost, 0.5 * sum_of_squares, rtol=1e-9, atol=1e-20)
+    assert_allclose(point.A, A, atol=1e-7)
+    K, _ = reference.augmented(Phi, tau, ridges)
+    assert point.rank == np.linalg.matrix_rank(K, rtol=1e-12)
+    assert not np.isnan([point.loo_mse, point.loo_error]).any()
+    assert np.isfinite(functional.gradient(w)).all()
+    for kind in ("kaufman", "full"):
+        for array in (*functional.normal_equations(w, kind), *functional.reduced(w, kind)):
+            assert np.isfinite(array).all()
+        assert np.isfinite(functional.jacobian(w, kind, "array")).all()
+
+
+# --- memo, and what is left alone --------------------------------------------------------
+
+
+def test_residual_and_jacobian_share_one_evaluation(rng):
+    _, w, layer, images, tau = bilinear(rng)
+    units = CountingUnits(layer)
+    functional = VarProFunctional(units, images, tau, dtype=np.float64)
+    functional.residual(w)
+    functional.jacobian(w.copy())
+    functional.gradient(w.copy())
+    functional.reduced(w.copy())
+    assert units.n_features == 1
+    functional.residual(w + 1e-9)
+    assert units.n_features == 2
+
+
+def test_memo_is_not_fooled_by_weights_changed_in_place(rng):
+    functional, w, *_ = bilinear(rng)
+    start = w.copy()
+    before = functional.cost(w)
+    w += 0.1
+    after = functional.cost(w)
+    assert after != before
+    w[:] = start
+    assert functional.cost(w) == before
+
+
+def test_nothing_that_is_handed_in_is_changed(rng):
+    inputs = inputs_of("bilinear", rng)
+    units = whole_image_units("bilinear", inputs.shape[1:], 2)
+    n = len(inputs)
+    arrays = {
+        "tau": rng.standard_normal((n, 2)),
+        "sample_weight": rng.uniform(0.5, 1, n),
+        "fixed": rng.standard_normal((n, 2)),
+    }
+    w = units.init(inputs, rng).ravel()
+    for array in (inputs, w, *arrays.values()):
+        array.flags.writeable = False  # writing to one raises
+    functional = VarProFunctional(
+        units, inputs, ridge=0.1, weight_decay=0.1, dtype=np.float64, **arrays
+    )
+    for kind in ("kaufman", "full"):
+        functional.jacobian(w, kind) @ np.ones(w.size)
+        functional.jacobian(w, kind, "array")
+        functional.reduced(w, kind)
+    functional.gradient(w)
+
+
+# --- bad input ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"tau": np.zeros((29, 2))}, "tau must have one row for each of 30 inputs.*29, 2"),
+        ({"tau": np.zeros((30, 2, 1))}, "tau must have one row for each"),
+        ({"tau": np.full((30, 2), np.nan)}, "tau must be finite"),
+        ({"fixed": np.zeros((29, 1))}, "fixed must have one row for each of 30 inputs"),
+        ({"fixed": np.zeros(30)}, "fixed must have one row for each of 30 inputs"),
+        ({"fixed": np.full((30, 1), np.inf)}, "fixed must be finite"),
+        ({"sample_weight": np.ones(29)}, "sample_weight must have one row for each"),
+        ({"sample_weight": np.ones((30, 1))}, "sample_weight must have one row for each"),
+        ({"sample_weight": -np.ones(30)}, "sample_weight must not be negative"),
+        ({"sample_weight": np.zeros(30)}, "positive for one input at least"),
+        ({"ridge": -1.0}, "ridge must be finite and not negative, got -1"),
+        ({"ridge": np.nan}, "ridge must be finite and not negative"),
+        ({"weight_decay": np.inf}, "weight_decay must be finite and not negative"),
+        ({"block_size": 0}, "block_size must be at least 1, got 0"),
+    ],
+    ids=[
+        "tau_rows", "tau_axes", "tau_nan", "fixed_rows", "fixed_axes", "fixed_inf", "weight_rows",
+        "weight_axes", "negative", "no_weight", "ridge", "ridge_nan", "decay", "block",
+    ],
+)  # fmt: skip
+def test_arguments_are_checked(choices, message):
+    units = whole_image_units("dense", (2, 2), 2)
+    with pytest.raises(ValueError, match=message):
+        VarProFunctional(units, np.zeros((30, 2, 2)), **{"tau": np.zeros((30, 2)), **choices})
+
+
+def test_weights_of_the_wrong_length_are_refused(rng):
+    functional, w, *_ = bilinear(rng)
+    for bad in (w[:-1], w.reshape(3, -1)):
+        with pytest.raises(ValueError, match=r"w must have shape \(30,\), got"):
+            functional.cost(bad)
+
+
+def test_blocks_have_no_residual_and_no_jacobian(rng):
+    functional, w, *_ = bilinear(rng, block_size=4)
+    for method in (functional.residual, functional.jacobian):
+        with pytest.raises(ValueError, match="needs block_size=None, got block_size=4; use reduc"):
+            method(w)
+
+
+@pytest.mark.parametrize("method", ["jacobian", "normal_equations", "reduced"])
+def test_kinds_of_jacobian_are_checked(method, rng):
+    functional, w, *_ = bilinear(rng)
+    with pytest.raises(ValueError, match="kind must be 'kaufman' or 'full', got 'golub'"):
+        getattr(functional, method)(w, "golub")
+
+
+def test_forms_of_jacobian_are_checked(rng):
+    functional, w, *_ = bilinear(rng)
+    with pytest.raises(ValueError, match="form must be 'operator' or 'array', got 'dense'"):
+        functional.jacobian(w, form="dense")
+
+
+@pytest.mark.parametrize("block_size", [None, 7])
+def test_features_that_are_not_finite_are_an_error(block_size, rng):
+    _, w, layer, images, tau = bilinear(rng)
+    units = CountingUnits(layer, broken={1})
+    functional = VarProFunctional(units, images, tau, block_size=block_size, dtype=np.float64)
+    with pytest.raises(NonFiniteError, match="features are NaN or infinite"):
+        functional.cost(w)
+    assert np.isfinite(functional.cost(w))  # nothing of the failure is remembered
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("method", ["gradient", "normal_equations", "reduced", "jacobian"])
+def test_a_derivative_that_is_not_finite_is_an_error(method, rng):
+    _, w, layer, images, tau = bilinear(rng)
+
+    class Steep(CountingUnits):
+        def features_and_derivative(self, W, inputs):
+            Phi, dPhi = super().features_and_derivative(W, inputs)
+            return Phi, np.full_like(dPhi, np.inf)
+
+    functional = VarProFunctional(Steep(layer), images, tau, dtype=np.float64)
+    with pytest.raises(NonFiniteError):
+        getattr(functional, method)(w)
+
+
+# --- size ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_size", [None, 200, 20])
+def test_sums_are_double_whatever_the_blocks(block_size, rng):
+    """Single precision in the products alone: many blocks are no worse than one."""
+    units = whole_image_units("bilinear", (6, 6), 4)
+    images = rng.random((20_000, 6, 6))
+    tau = np.eye(3)[rng.integers(3, size=20_000)]
+    w = units.init(images, rng).ravel()
+    exact = VarProFunctional(units, images, tau, ridge=1.0, dtype=np.float64)
+    single = VarProFunctional(units, images, tau, ridge=1.0, block_size=block_size)
+    H, g = exact.normal_equations(w)
+    H_single, g_single = single.normal_equations(w)
+    assert np.abs(H_single - H).max() < 5e-6 * np.abs(H).max()
+    assert np.abs(g_single - g).max() < 5e-6 * np.abs(g).max()
+
+
+def test_memory_of_block_sums_does_not_grow_with_the_inputs(rng):
+    units = whole_image_units("bilinear", (6, 6), 10)
+    W = units.init(rng.random((500, 6, 6)), rng)
+    peaks = []
+    for n in (4_000, 16_000):
+        images = rng.random((n, 6, 6))
+        functional = VarProFunctional(units, images, np.zeros((n, 2)), ridge=1.0, block_size=500)
+        tracemalloc.start()
+        functional.normal_equations(W.ravel())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_repeated_units_in_single_precision_leave_the_gradient_small(rng):
+    """Two pairs of units that single precision hardly tells apart have one direction each."""
+    units = whole_image_units("bilinear", (5, 5), 4)
+    images = rng.random((60, 5, 5))
+    tau = np.eye(3)[rng.integers(3, size=60)]
+    W = units.init(images, rng)
+    W[2:] = W[:2] * (1 + 1e-7)
+    functional = VarProFunctional(units, images, tau)
+    point = functional.evaluate(W.ravel())
+    assert point.rank == 3
+    alone = VarProFunctional(replace(units, n_units=2), images, tau)
+    assert point.cost == pytest.approx(alone.cost(W[:2].ravel()), rel=1e-4)
+    assert (
+        np.abs(functional.gradient(W.ravel())).max()
+        < 10 * np.abs(alone.gradient(W[:2].ravel())).max()
+    )
+
+
+@pytest.mark.parametrize("n", [20, 23, 24])
+def test_an_image_that_alone_fixes_a_direction_has_no_left_out_fit(n, rng):
+    """As many columns as images: 0 / 0 is reported as infinite and wrong, not as perfect."""
+    units = whole_image_units("bilinear", (5, 5), 23)
+    images = rng.random((n, 5, 5))
+    tau = np.eye(3)[rng.integers(3, size=n)]
+    point = VarProFunctional(units, images, tau, dtype=np.float64).evaluate(
+        units.init(images, rng).ravel()
+    )
+    assert point.loo_mse == np.inf
+    assert point.loo_error == 1.0

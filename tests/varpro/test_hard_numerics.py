@@ -1,0 +1,148 @@
+"""Degenerate networks and data: diagnosed, never an exception or NaN."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from varpro_nn import configure, load, patch_units, run, whole_image_units
+from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.output.glue import glue
+from varpro_nn.output.glue_state import GlueState
+from varpro_nn.output.output_layer import LAYERS, fit_output_layer
+
+K = 10
+H = 30
+
+
+@pytest.fixture(scope="module")
+def digits():
+    train = load("digits").train
+    return train.images[:700], train.labels[:700]
+
+
+def duplicated(W):
+    return np.concatenate([W, W[[3, 3, 7]]]), 3
+
+
+def saturated(W):
+    """Units that are 1 everywhere, to the last bit, and units that are 0."""
+    W = W.copy()
+    W[:4, -1] = 1e4
+    W[4:6, -1] = -1e4
+    return W, 6
+
+
+def constant(W):
+    W = W.copy()
+    W[:5, :-1] = 0.0
+    return W, 5
+
+
+def of_all_scales(W):
+    """Pre-activations a millionth of the others': columns hardly vary."""
+    W = W.copy()
+    W[:8, :-1] *= 1e-6
+    return W, None
+
+
+def mirrored(W):
+    """tanh(-z) = -tanh(z); logistic(-z) = 1 - logistic(z): with a constant they are the same."""
+    return np.concatenate([W, -W[[2, 5]]]), 2
+
+
+CASES = [duplicated, saturated, constant, of_all_scales, mirrored]
+
+
+@pytest.fixture(params=["whole image", "patches"])
+def units(request):
+    if request.param == "whole image":
+        return whole_image_units("dense", (8, 8), H)
+    return patch_units("dense", (8, 8), H, window=4, grid=2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("standardise", [False, True])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_rank_and_redundant_units_are_told(case, standardise, dtype, units, digits):
+    W, n_redundant = case(units.init(digits[0], np.random.default_rng(0)))
+    report = glue(units, W.astype(dtype), *digits, K, standardise=standardise)
+    assert np.isfinite(report.A).all()
+    assert np.isfinite(report.degrees_of_freedom)
+    assert 1 <= report.degrees_of_freedom <= report.rank + 1.01
+    if n_redundant is not None:
+        assert len(report.redundant_units) == n_redundant
+        assert report.rank == (len(W) - n_redundant) * units.n_cells
+    # And they are what they are said to be: without them the fit is as good.
+    rest = np.delete(W, report.redundant_units, axis=0)
+    assert glue(units, rest.astype(dtype), *digits, K).rank == len(rest) * units.n_cells or (
+        case is of_all_scales
+    )
+    options = {"ridge": 1e-2, "standardise": standardise}
+    whole = glue(units, W.astype(dtype), *digits, K, **options).loo_mse[0]
+    without = glue(units, rest.astype(dtype), *digits, K, **options).loo_mse[0]
+    assert_allclose(without, whole, rtol=2e-2)
+
+
+def test_sound_units_are_not_called_redundant(units, digits):
+    W = units.init(digits[0], np.random.default_rng(0)).astype(np.float32)
+    for standardise in (False, True):
+        report = glue(units, W, *digits, K, standardise=standardise)
+        assert report.redundant_units == ()
+        assert report.rank == H * units.n_cells
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_every_layer_is_finite(case, layer, units, digits):
+    W, _ = case(units.init(digits[0], np.random.default_rng(0)))
+    fitted = fit_output_layer(layer, units, W.astype(np.float32), *digits, K)
+    assert np.isfinite(fitted.A).all()
+    assert fitted.error_rate < 0.5
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_more_columns_than_images(layer, digits):
+    units = whole_image_units("bilinear", (8, 8), 200)
+    W = units.init(digits[0], np.random.default_rng(0)).astype(np.float32)
+    few = digits[0][:60], digits[1][:60]
+    fitted = fit_output_layer(layer, units, W, *few, K)
+    assert np.isfinite(fitted.A).all()
+    if layer == "ridge":
+        assert fitted.rank <= 59
+        assert 1 <= fitted.degrees_of_freedom <= 60
+    state = GlueState(units, W, K).add_images(*few)
+    assert state.path().rank <= 59
+    assert np.isfinite(state.solve()).all()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("scheme", ["independent", "stages"])
+def test_one_image_a_class(layer, scheme, digits):
+    first = np.array([np.flatnonzero(digits[1] == c)[0] for c in range(K)])
+    few = ImageSet(digits[0][first], digits[1][first])
+    dataset = Dataset("few", np.arange(K), few, ImageSet(*digits))
+    config = configure(
+        "bilinear", n_units=8, n_subnetworks=2, scheme=scheme, output_layer=layer, max_nfev=4,
+        images_per_subnetwork=10, n_stages=2 if scheme == "stages" else 1,
+    )  # fmt: skip
+    result = run(config, dataset, n_jobs=1)
+    assert np.isfinite(result.network.A).all()
+    if layer == "ridge":  # the others choose their penalty on the one image that is put aside
+        assert result.metrics["test_accuracy"] > 0.2  # chance is 0.1
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+@pytest.mark.parametrize("recipe", ["bilinear", "tiny"])
+def test_images_a_million_times_darker_or_brighter(recipe, scale, digits, caplog):
+    images = (digits[0] * scale).astype(np.float32)
+    part = ImageSet(images[:500], digits[1][:500]), ImageSet(images[500:], digits[1][500:])
+    dataset = Dataset("scaled", np.arange(K), *part)
+    config = configure(
+        recipe, data="digits", n_units=10, n_subnetworks=1, images_per_subnetwork=300, max_nfev=4,
+        seed=1,
+    )  # fmt: skip
+    result = run(config, dataset, n_jobs=1)
+    assert np.isfinite(result.network.A).all()
+    assert ("intensities reach 1e+06" in caplog.text) == (scale > 1)
+    if scale > 1:  # in darker ones weight decay wins: intensities are to be about 1
+        assert result.metrics["test_accuracy"] > 0.6

@@ -1,0 +1,18 @@
+"""Images and labels: named data sets, fetched, checked and cached; and files of one's own."""
+
+from varpro_nn.data.cifar import read_cifar_binary
+from varpro_nn.data.idx import read_idx
+from varpro_nn.data.imageset import Dataset, ImageSet
+from varpro_nn.data.loading import NAMES, load
+from varpro_nn.data.pictures import picture_files, read_images
+
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "ImageSet",
+    "load",
+    "picture_files",
+    "read_cifar_binary",
+    "read_idx",
+    "read_images",
+]

@@ -1,0 +1,217 @@
+"""Images with their labels: what every loader returns and the rest of the package takes.
+
+Arrays are read-only views, so that nobody changes by accident what several sub-networks share.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn.data.images import check_images, check_targets, check_weights
+from varpro_nn.data.images_on_disk import ImagesOnDisk
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageSet:
+    """Images and the number of the class of each.
+
+    Attributes
+    ----------
+    images : ndarray, shape (n, rows, columns) or (n, channels, rows, columns)
+        ``uint8`` (0 to 255) or floating point (intensities), as in `varpro_nn.data.images`; or
+        :class:`~varpro_nn.data.images_on_disk.ImagesOnDisk`.
+    labels : ndarray of int64, shape (n,)
+        Class numbers from 0 on: positions in ``Dataset.classes``. Or real targets, (n, k).
+    weights : ndarray of float64, shape (n,), optional
+        Of the images in sums of squares. None: all weigh 1.
+
+    Raises
+    ------
+    ValueError
+        Wrong shape or type of one of them, different lengths, or a negative label.
+    """
+
+    images: ImageArray
+    labels: LabelArray
+    weights: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        images = check_images(self.images)
+        labels: Any = np.asarray(self.labels)
+        if labels.ndim == 2 and labels.dtype.kind == "f":
+            labels = check_targets(labels, len(images), labels.shape[1])
+        elif labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            msg = (
+                "labels must be a 1-D array of integers, "
+                f"got shape {labels.shape} of type {labels.dtype}."
+            )
+            raise ValueError(msg)
+        if len(labels) != len(images):
+            msg = (
+                "images and labels must have the same length, "
+                f"got {len(images)} images and {len(labels)} labels."
+            )
+            raise ValueError(msg)
+        if labels.ndim == 1:
+            if int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int64).max:
+                msg = (
+                    f"labels must be class numbers from 0 on, got {labels.min()} to {labels.max()}."
+                )
+                raise ValueError(msg)
+            labels = labels.astype(np.int64, copy=False)
+        weights = check_weights(self.weights, len(images))
+        object.__setattr__(self, "images", _read_only(images))
+        object.__setattr__(self, "labels", _read_only(labels))
+        object.__setattr__(self, "weights", None if weights is None else _read_only(weights))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of images, labels and weights, their types and shapes."""
+        weights = () if self.weights is None else (self.weights,)
+        return _sha256(self.images, self.labels, *weights)
+
+    def take(self, index: slice | Sequence[int] | NDArray[Any]) -> "ImageSet":
+        """Return the images at ``index``: a slice, positions, or a mask of n booleans.
+
+        Raises
+        ------
+        IndexError
+            A position outside the set, or a mask of another length.
+        ValueError
+            Nothing is left.
+        """
+        images: Any = self.images
+        if isinstance(images, ImagesOnDisk) and isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step == 1:
+                images = images.part(start, max(start, stop))
+                return ImageSet(images, self.labels[index], self._weights_at(index))
+        at = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
+        return ImageSet(self.images[at], self.labels[at], self._weights_at(at))
+
+    def _weights_at(self, index: Any) -> FloatArray | None:
+        return None if self.weights is None else self.weights[index]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A training set, usually a test set, and what their class numbers mean.
+
+    Attributes
+    ----------
+    name : str
+        What the user asked for: ``"mnist"``, or the path of a file.
+    classes : ndarray, shape (k,)
+        The original label of each class: integers, or strings of fixed width.
+    train, test : ImageSet
+        Images of the same shape; ``test`` may be None.
+    source : Source, optional
+        With what another process can ``load`` the same training set again.
+
+    Raises
+    ------
+    ValueError
+        Classes that are not distinct integers or strings, a label outside 0 to k - 1, or test
+        images of another shape than the training images.
+    """
+
+    name: str
+    classes: NDArray[np.integer[Any]] | NDArray[np.str_]
+    train: ImageSet
+    test: ImageSet | None
+    source: "Source | None" = None
+
+    def __post_init__(self) -> None:
+        classes = np.asarray(self.classes)
+        if classes.ndim != 1 or classes.dtype.kind not in "iuU":
+            msg = (
+                "classes must be a 1-D array of integers or strings, "
+                f"got shape {classes.shape} of type {classes.dtype}."
+            )
+            raise ValueError(msg)
+        if len(np.unique(classes)) != len(classes):
+            msg = f"classes must be distinct, got {classes.tolist()}."
+            raise ValueError(msg)
+        for part, images in (("train", self.train), ("test", self.test)):
+            if images is not None and images.labels.ndim != 1:
+                msg = f"{part} labels must be class numbers, got {images.labels.dtype} targets."
+                raise ValueError(msg)
+            if images is not None and int(images.labels.max()) >= len(classes):
+                msg = (
+                    f"{part} labels must be 0 to {len(classes) - 1} for {len(classes)} classes, "
+                    f"got {images.labels.max()}."
+                )
+                raise ValueError(msg)
+        if self.test is not None and self.test.images.shape[1:] != self.image_shape:
+            msg = (
+                "train and test images must have the same shape, "
+                f"got {self.image_shape} and {self.test.images.shape[1:]}."
+            )
+            raise ValueError(msg)
+        object.__setattr__(self, "classes", _read_only(classes))
+
+    @property
+    def loadable(self) -> "Source | None":
+        """The source, if the training set is still the one that was loaded."""
+        return self.source if self.source is not None and self.source.train is self.train else None
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one image: (rows, columns) or (channels, rows, columns)."""
+        return self.train.images.shape[1:]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the arrays, their types and shapes; the name does not count."""
+        arrays: list[Any] = [self.classes]
+        for part in (self.train, self.test):
+            if part is not None:
+                arrays += [part.images, part.labels]
+                arrays += [] if part.weights is None else [part.weights]
+        return _sha256(*arrays)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """Where a training set was loaded from.
+
+    Attributes
+    ----------
+    name : str
+        What ``load`` takes; the path of a file or folder is absolute.
+    data_dir : str or None
+    train : ImageSet
+        What it gave.
+    """
+
+    name: str
+    data_dir: str | None
+    train: ImageSet
+
+
+def _sha256(*arrays: Any) -> str:
+    sha = hashlib.sha256()
+    for array in arrays:
+        # The same on machines of either byte order.
+        dtype = array.dtype.newbyteorder("<")
+        sha.update(f"{dtype.str} {array.shape};".encode())
+        for block in array.blocks() if isinstance(array, ImagesOnDisk) else (array,):
+            little = block.astype(dtype, order="C", copy=False)
+            sha.update(little.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def _read_only(array: Any) -> Any:
+    if isinstance(array, ImagesOnDisk):
+        return array
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,118 @@
+"""From arrays of images and labels, as users have them, to a data set."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varpro_nn._typing import LabelArray
+from varpro_nn.data.images import check_images
+from varpro_nn.data.imageset import Dataset, ImageSet
+from varpro_nn.errors import DatasetError
+
+_FIRST_INEXACT = 2**53
+"""Floats from here on do not tell all integers apart."""
+
+
+def dataset_of(where: str, arrays: Mapping[str, Any]) -> Dataset:
+    """Make a data set.
+
+    Parameters
+    ----------
+    where : str
+        Where the arrays come from: the name of the data set, and how error messages begin.
+    arrays : mapping of str to array
+        ``x_train`` and ``y_train``; both ``x_test`` and ``y_test`` or neither.
+
+    Raises
+    ------
+    DatasetError
+        A missing or unsuitable array; different lengths or image shapes; one class only; a test
+        label that no training image has.
+    """
+    present = [name for name in ("x_test", "y_test") if name in arrays]
+    if len(present) == 1:
+        msg = f"{where}: must contain both x_test and y_test or neither, got {present[0]} only."
+        raise DatasetError(msg)
+    x_train, y_train = _part(where, arrays, "train")
+    x_test, y_test = _part(where, arrays, "test") if present else (None, None)
+    classes, codes = np.unique(y_train, return_inverse=True)
+    if len(classes) < 2:
+        msg = f"{where}: y_train must have two classes or more, got {classes.tolist()} only."
+        raise DatasetError(msg)
+    try:
+        train = ImageSet(x_train, codes)
+        test = None
+        if x_test is not None and y_test is not None:
+            test = ImageSet(x_test, _test_codes(where, classes, y_test))
+        return Dataset(where, classes, train, test)
+    except ValueError as error:
+        msg = f"{where}: {error}"
+        raise DatasetError(msg) from error
+
+
+def _part(where: str, arrays: Mapping[str, Any], part: str) -> tuple[Any, NDArray[Any]]:
+    """Check images and labels of "train" or "test"."""
+    try:
+        images = check_images(arrays[f"x_{part}"], f"x_{part}")
+    except ValueError as error:
+        msg = f"{where}: {error}"
+        raise DatasetError(msg) from error
+    labels = _checked_labels(where, f"y_{part}", arrays[f"y_{part}"])
+    if len(images) != len(labels):
+        msg = (
+            f"{where}: x_{part} and y_{part} must have the same length, "
+            f"got {len(images)} images and {len(labels)} labels."
+        )
+        raise DatasetError(msg)
+    return images, labels
+
+
+def _checked_labels(where: str, name: str, labels: NDArray[Any]) -> NDArray[Any]:
+    """Return labels as int64 or as strings."""
+    if labels.ndim != 1:
+        msg = f"{where}: {name} must be 1-D, got shape {labels.shape}."
+        raise DatasetError(msg)
+    if labels.dtype.kind == "U":
+        if labels.view(np.uint32).max(initial=0) > sys.maxunicode:
+            msg = f"{where}: {name} must be text, got characters that do not exist."
+            raise DatasetError(msg)
+        return labels
+    if labels.dtype.kind == "f":
+        labels = labels.astype(np.float64)
+        bad = ~(np.abs(labels) <= _FIRST_INEXACT) | (labels != np.floor(labels))
+        expected = "integers, booleans, strings, or floats without a fraction"
+    else:
+        bad = labels > np.iinfo(np.int64).max
+        expected = "at most 2**63 - 1"
+    if bad.any():
+        msg = f"{where}: {name} must be {expected}, got {labels[np.argmax(bad)]}."
+        raise DatasetError(msg)
+    return labels.astype(np.int64)
+
+
+def _test_codes(where: str, classes: NDArray[Any], labels: NDArray[Any]) -> LabelArray:
+    if (classes.dtype.kind == "U") != (labels.dtype.kind == "U"):
+        msg = (
+            f"{where}: y_train and y_test must both be numbers or both be strings, "
+            f"got {classes.dtype} and {labels.dtype}."
+        )
+        raise DatasetError(msg)
+    codes = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+    unknown = np.unique(labels[classes[codes] != labels])
+    if unknown.size:
+        msg = (
+            f"{where}: every label of y_test must occur in y_train, "
+            f"got {listed(unknown.tolist())} in y_test only."
+        )
+        raise DatasetError(msg)
+    return codes
+
+
+def listed(values: Iterable[Any], most: int = 10) -> str:
+    """Name the first few of many values."""
+    values = list(values)
+    text = ", ".join(map(str, values[:most])) or "nothing"
+    return text if len(values) <= most else f"{text}, ... ({len(values)} in all)"

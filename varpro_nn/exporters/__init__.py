@@ -1,0 +1,1 @@
+"""Networks outside Python: ONNX, C99, and a page that works from disk."""

@@ -1,0 +1,187 @@
+r"""A trained network as the few plain arrays that a program in another language needs.
+
+All linear steps are folded: the vectors of a unit and the whitening into one filter a unit, so
+every kind of unit is the same computation. For each image (``channels, rows, columns``), each
+view of it (itself; and its mirror image, or its four shifts), and each place of the window:
+
+1.  take the window's pixels ``P``, channel by channel, row by row; if ``contrast`` is not None,
+    ``P = (P - mean(P)) / sqrt(var(P) + contrast)``;
+2.  ``z_h = filters[h] . P + bias[h]`` for each unit, then its activation (one column, or the two
+    sides of ``two-sided``);
+3.  take the mean over the places of each cell: column ``(side, row of cells, column of cells, h)``.
+
+Outputs are ``A' phi + constant``, the mean of them over the views, and probabilities follow from
+``link``. A unit that sees the whole image is a window of the image's size with one place.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varpro_nn._typing import FloatArray
+from varpro_nn.data.images import BRIGHT
+from varpro_nn.units import PatchUnits, Units, WholeImageUnits
+from varpro_nn.units.activations import sides
+
+
+class TrainedNetwork(Protocol):
+    """What an export reads of a :class:`varpro_nn.Network`, whose methods the exports are."""
+
+    @property
+    def units(self) -> Units:
+        """The layer of units."""
+
+    @property
+    def W(self) -> NDArray[np.float32]:  # noqa: N802
+        """Unit weights, (h, p)."""
+
+    @property
+    def A(self) -> FloatArray:  # noqa: N802
+        """Linear weights, (h * m + 1, k)."""
+
+    @property
+    def classes(self) -> NDArray[Any]:
+        """Labels, (k,)."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(rows, columns) or (channels, rows, columns)."""
+
+    @property
+    def output_layer(self) -> str:
+        """Name of the output layer."""
+
+    @property
+    def views(self) -> str:
+        """What outputs are averaged over."""
+
+    @property
+    def temperature(self) -> float | None:
+        """Divisor of the outputs."""
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How the network came about."""
+
+    @property
+    def n_parameters(self) -> int:
+        """All parameters."""
+
+    def summary(self) -> str:
+        """Tell what it consists of."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldedNetwork:
+    """What a network computes, without how it came about.
+
+    Attributes
+    ----------
+    image_shape : tuple of int
+        (channels, rows, columns); one channel for grey images.
+    window : tuple of int
+        Rows and columns of a window, which spans all channels.
+    stride : int
+    bounds : tuple of two ndarray of int
+        First place of each cell along rows and along columns, then the number of places.
+    filters : ndarray of float32, shape (h, channels * window rows * window columns)
+    bias : ndarray of float32, shape (h,)
+    contrast : float or None
+    activation : {"logistic", "tanh", "softplus", "rectifier", "two-sided"}
+    threshold : float
+        Of the two-sided activation: ``max(0, z - threshold)`` and ``max(0, -z - threshold)``.
+    A : ndarray of float64, shape (sides * cells * h, k)
+    constant : ndarray of float64, shape (k,)
+    views : {"single", "flip", "shifts"}
+        ``shifts``: the image, then up, down, left and right by a pixel, the border repeated.
+    link : {"softmax", "clip"}
+        Softmax of the outputs divided by ``temperature``; or outputs below 0 set to 0 and the
+        rest scaled to sum 1 (all equal, if none is positive).
+    temperature : float
+    classes : ndarray, shape (k,)
+    """
+
+    image_shape: tuple[int, int, int]
+    window: tuple[int, int]
+    stride: int
+    bounds: tuple[NDArray[np.int64], NDArray[np.int64]]
+    filters: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    contrast: float | None
+    activation: str
+    threshold: float
+    A: FloatArray
+    constant: FloatArray
+    views: str
+    link: str
+    temperature: float
+    classes: NDArray[Any]
+
+    @property
+    def n_sides(self) -> int:
+        """Columns that a unit makes of a cell: 1, or 2."""
+        return len(sides(self.activation))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of cells."""
+        return len(self.bounds[0]) - 1, len(self.bounds[1]) - 1
+
+
+def fold(network: TrainedNetwork) -> FoldedNetwork:
+    """Fold a network.
+
+    Raises
+    ------
+    TypeError
+        Its units are a class of your own, its images have other than two or three axes, or it
+        does regression.
+    ValueError
+        It was trained on intensities far from 0 to 1.
+    """
+    units = network.units
+    # A subclass may compute something else.
+    if type(units) not in (WholeImageUnits, PatchUnits) or len(network.image_shape) not in (2, 3):
+        msg = (
+            "network must have units of this package on images of two or three axes, got "
+            f"{type(units).__name__} on {network.image_shape}."
+        )
+        raise TypeError(msg)
+    assert isinstance(units, WholeImageUnits | PatchUnits)
+    largest = network.training.get("largest_intensity", 1.0)
+    if BRIGHT < largest < np.inf:
+        msg = f"network must be one for bytes or intensities from 0 to 1, got up to {largest:.4g}."
+        raise ValueError(msg)
+    if network.training.get("regression"):
+        msg = "network must be a classifier: one that gives numbers cannot be exported."
+        raise TypeError(msg)
+    rows, columns = network.image_shape[-2:]
+    channels = prod(network.image_shape[:-2])
+    window, stride = (rows, columns), 1
+    bounds = np.array([0, 1]), np.array([0, 1])
+    contrast = None
+    if isinstance(units, PatchUnits):
+        window, stride, contrast = (units.window, units.window), units.stride, units.contrast
+        bounds = units.windows.bounds(0), units.windows.bounds(1)
+    filters = units.effective_filters(network.W)
+    clipped = network.output_layer == "ridge" and network.temperature is None
+    return FoldedNetwork(
+        image_shape=(channels, rows, columns),
+        window=window,
+        stride=stride,
+        bounds=bounds,
+        filters=np.ascontiguousarray(filters[:, :-1], dtype=np.float32),
+        bias=np.ascontiguousarray(filters[:, -1], dtype=np.float32),
+        contrast=contrast,
+        activation=units.activation,
+        threshold=units.threshold,
+        A=network.A[:-1],
+        constant=network.A[-1],
+        views=network.views,
+        link="clip" if clipped else "softmax",
+        temperature=1.0 if network.temperature is None else network.temperature,
+        classes=network.classes,
+    )

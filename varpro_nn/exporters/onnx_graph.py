@@ -1,0 +1,289 @@
+"""A network as an ONNX file: what ``folded`` describes, for runtimes without Python.
+
+One convolution takes all windows of an image, and one product with a fixed matrix pools them in
+cells. Contrast is taken out without making the windows: for filters of mean 0,
+
+    filters . (P - mean(P)) / sqrt(var(P) + contrast) = filters . P / sqrt(var(P) + contrast),
+
+a convolution times a factor of the place, which follows from the sums of the window's pixels and
+of their squares. A mean of features over views is pooling too where the places of a view are
+places of the padded image, so shifts cost next to nothing.
+"""
+
+from itertools import chain
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from varpro_nn._io.atomic import write_atomically
+from varpro_nn._typing import FloatArray
+from varpro_nn._version import __version__
+from varpro_nn.errors import VarProError
+from varpro_nn.exporters.folded import FoldedNetwork, TrainedNetwork, fold
+
+OPSET = 17
+IR_VERSION = 8
+"""With the operators of ``OPSET``, what runtimes since 2022 read (onnxruntime 1.12)."""
+MAX_BYTES = 2**31 - 2**20
+"""No file of this format is larger than 2 GiB; the rest is for the nodes."""
+_ACTIVATIONS = {"logistic": "Sigmoid", "tanh": "Tanh", "rectifier": "Relu"}
+_CORNERS = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
+"""Where the image and its four shifts begin in the image with a border of one pixel."""
+_MIDDLE = 128
+
+
+def to_onnx(network: TrainedNetwork, path: str | Path) -> None:
+    """Write a network to an ONNX file, atomically; the same network gives the same bytes.
+
+    The graph takes ``images``, ``uint8`` of shape (n, *image_shape) for any n, and gives
+
+    - ``label``: (n,), the classes themselves: ``int64`` or strings;
+    - ``probabilities``: (n, k), ``float32``, in the order of ``network.classes``.
+
+    It needs the package ``onnx`` to be written, and none of Python to be read.
+
+    Raises
+    ------
+    VarProError
+        The package ``onnx`` is not installed.
+    TypeError
+        The units are a class of your own; see :func:`varpro_nn.exporters.folded.fold`.
+    ValueError
+        The filters and weights are larger than an ONNX file can be.
+    OSError
+        The file cannot be written; an older one of that name stays.
+
+    Notes
+    -----
+    A runtime holds the activations of a whole batch at every place of the window, 4 bytes each,
+    once or several times: with 72 units at 22 x 22 places 140 kB an image. Give it some ten images
+    at a time, which stay in cache.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        msg = "onnx is needed to write an ONNX file: pip install 'varpro-nn[onnx]'"
+        raise VarProError(msg) from error
+    folded = fold(network)
+    n_bytes = folded.filters.nbytes + folded.A.nbytes
+    if n_bytes > MAX_BYTES:
+        msg = f"{path}: the arrays have {n_bytes} bytes, more than the {MAX_BYTES} of ONNX files."
+        raise ValueError(msg)
+    model = _model(onnx, folded, network.image_shape)
+    onnx.checker.check_model(model, full_check=True)
+    write_atomically(Path(path), model.SerializeToString(deterministic=True))
+
+
+class _Graph:
+    """Nodes and arrays of a graph in the making; names stand for what they compute."""
+
+    def __init__(self, onnx: Any) -> None:
+        self.onnx = onnx
+        self.nodes: list[Any] = []
+        self.arrays: dict[str, NDArray[Any]] = {}
+
+    def add(self, operator: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """Add a node of one output; return the name of that."""
+        name = name or f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(
+            self.onnx.helper.make_node(operator, inputs, [name], name=name, **attributes)
+        )
+        return name
+
+    def array(self, name: str, values: ArrayLike, dtype: Any = np.float32) -> str:
+        """Keep an array, once under a name however often it is asked for."""
+        self.arrays[name] = np.asarray(values, dtype=dtype)
+        return name
+
+    def indices(self, *values: int) -> str:
+        """Keep a row of whole numbers that says where, or of what shape."""
+        return self.array("at_" + "_".join(map(str, values)), values, np.int64)
+
+
+def _model(onnx: Any, folded: FoldedNetwork, image_shape: tuple[int, ...]) -> Any:
+    helper, types = onnx.helper, onnx.TensorProto
+    graph = _Graph(onnx)
+    features = [_features(graph, folded, view, corners) for view, corners in _views(graph, folded)]
+    Phi = graph.add("Mean", *features) if len(features) > 1 else features[0]
+    # Large weights cancel in this sum, so it is taken in double precision, as in Python.
+    Phi = graph.add("Cast", Phi, to=types.DOUBLE)
+    constant = graph.array("constant", folded.constant, np.float64)
+    outputs = graph.add("Gemm", Phi, _weights(graph, folded), constant)
+    best = graph.add("ArgMax", outputs, axis=1, keepdims=0)
+    graph.add("Gather", _classes(graph, folded.classes), best, name="label")
+    _link(graph, folded, outputs)
+
+    def described(name: str, element: int, shape: tuple[int, ...], text: str) -> Any:
+        return helper.make_tensor_value_info(name, element, ["N", *shape], doc_string=text)
+
+    text = folded.classes.dtype.kind == "U"
+    label = types.STRING if text else types.INT64
+    k = len(folded.classes)
+    return helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "varpro_nn",
+            [described("images", types.UINT8, image_shape, "Images, pixels 0 to 255.")],
+            [
+                described("label", label, (), "The class of the largest output."),
+                described("probabilities", types.FLOAT, (k,), "Probabilities of the classes."),
+            ],
+            [onnx.numpy_helper.from_array(array, name) for name, array in graph.arrays.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="varpro_nn",
+        producer_version=__version__,
+        doc_string="Image classifier trained by variable projection. "
+        f"Classes: {', '.join(map(str, folded.classes))}.",
+    )
+
+
+def _whole(folded: FoldedNetwork) -> bool:
+    """Whether there is one window, the image, of which nothing is taken out."""
+    return folded.window == folded.image_shape[1:] and folded.contrast is None
+
+
+def _views(graph: _Graph, folded: FoldedNetwork) -> list[tuple[str, tuple[tuple[int, int], ...]]]:
+    """Make the images to look at, and say where in each the views begin."""
+    images = graph.add("Reshape", "images", graph.indices(-1, *folded.image_shape))
+    images = graph.add("Cast", images, to=graph.onnx.TensorProto.FLOAT)
+    if folded.contrast is None:
+        images = graph.add("Mul", images, graph.array("scale", 1 / 255))
+    else:
+        # Contrast has no scale. Whole numbers about 0: their sums, below, are exact.
+        images = graph.add("Sub", images, graph.array("middle", _MIDDLE))
+    whole = ((0, 0),)
+    if folded.views == "single":
+        return [(images, whole)]
+    if folded.views == "flip":
+        start, end = graph.indices(-1), graph.indices(-folded.image_shape[2] - 1)
+        mirrored = graph.add("Slice", images, start, end, graph.indices(3), graph.indices(-1))
+        return [(images, whole), (mirrored, whole)]
+    padded = graph.add("Pad", images, graph.indices(0, 0, 1, 1, 0, 0, 1, 1), mode="edge")
+    if folded.stride == 1 and not _whole(folded):
+        return [(padded, _CORNERS)]  # every place of every view is a place of the padded image
+    _, rows, columns = folded.image_shape
+    ends = [(y + rows, x + columns) for y, x in _CORNERS]
+    cuts = [
+        graph.add("Slice", padded, graph.indices(*start), graph.indices(*end), graph.indices(2, 3))
+        for start, end in zip(_CORNERS, ends, strict=True)
+    ]
+    return [(cut, whole) for cut in cuts]
+
+
+def _features(
+    graph: _Graph, folded: FoldedNetwork, images: str, corners: tuple[tuple[int, int], ...]
+) -> str:
+    """Pooled activations (n, sides * h * cells) of images (n, channels, rows, columns)."""
+    h, channels = len(folded.bias), folded.image_shape[0]
+    bias: ArrayLike = 0.0  # what is still to be added to z
+    if _whole(folded):
+        pixels = graph.add("Flatten", images)
+        filters = graph.array("filters", folded.filters)
+        z = graph.add("Gemm", pixels, filters, graph.array("bias", folded.bias), transB=1)
+        return _joined(graph, _activated(graph, folded, z, bias))
+    shape = (h, channels, *folded.window)
+    options: dict[str, Any] = {
+        "kernel_shape": folded.window,
+        "strides": (folded.stride, folded.stride),
+    }
+    if folded.contrast is None:
+        filters = graph.array("filters", folded.filters.reshape(shape))
+        z = graph.add("Conv", images, filters, graph.array("bias", folded.bias), **options)
+    else:
+        exact = folded.filters.astype(np.float64)
+        filters = graph.array("filters", (exact - exact.mean(axis=1, keepdims=True)).reshape(shape))
+        z = graph.add("Conv", images, filters, **options)
+        z = graph.add("Mul", z, _factor(graph, folded, images, options))
+        bias = folded.bias[:, None, None]
+    pooling = graph.array("pooling", _pooling(folded, corners))
+    pooled = []
+    for values in _activated(graph, folded, z, bias):
+        places = graph.add("Reshape", values, graph.indices(0, 0, -1))
+        pooled.append(graph.add("Flatten", graph.add("MatMul", places, pooling)))
+    return _joined(graph, pooled)
+
+
+def _joined(graph: _Graph, columns: list[str]) -> str:
+    return graph.add("Concat", *columns, axis=1) if len(columns) > 1 else columns[0]
+
+
+def _factor(graph: _Graph, folded: FoldedNetwork, images: str, options: dict[str, Any]) -> str:
+    """Make ``1 / sqrt(var + contrast)`` of each place, (n, 1, rows, columns of places)."""
+    assert folded.contrast is not None
+    double = graph.onnx.TensorProto.DOUBLE
+    ones = graph.array("ones", np.ones((1, 1, *folded.window)))
+    sums = []
+    for values in (images, graph.add("Mul", images, images)):
+        over_channels = graph.add("ReduceSum", values, graph.indices(1), keepdims=1)
+        sums.append(graph.add("Cast", graph.add("Conv", over_channels, ones, **options), to=double))
+    # For windows of up to 1,024 numbers the sums are whole numbers of at most 2 ** 24, exact in
+    # single precision. In the difference most of them may cancel: it is taken in double precision.
+    d = folded.filters.shape[1]
+    squares = graph.add("Mul", sums[1], graph.array("n_pixels", d, np.float64))
+    spread = graph.add("Sub", squares, graph.add("Mul", sums[0], sums[0]))
+    variance = graph.add("Div", spread, graph.array("n_pixels_squared", d * d, np.float64))
+    contrast = graph.array("contrast", folded.contrast * 255**2, np.float64)
+    root = graph.add("Sqrt", graph.add("Add", variance, contrast))
+    return graph.add("Cast", graph.add("Reciprocal", root), to=graph.onnx.TensorProto.FLOAT)
+
+
+def _activated(graph: _Graph, folded: FoldedNetwork, z: str, bias: ArrayLike) -> list[str]:
+    """Add the activation of ``z + bias``, an array for each side."""
+    bias = np.asarray(bias, dtype=np.float32)
+    if folded.activation == "two-sided":
+        above = graph.add("Add", z, graph.array("above", bias - folded.threshold))
+        below = graph.add("Sub", graph.array("below", -bias - folded.threshold), z)
+        return [graph.add("Relu", above), graph.add("Relu", below)]
+    if bias.any():
+        z = graph.add("Add", z, graph.array("bias", bias))
+    if folded.activation == "softplus":
+        # Above 40 it is z to the last bit; a runtime may take the exponential of what it gets.
+        tail = graph.add("Softplus", graph.add("Min", z, graph.array("last", 40.0)))
+        return [graph.add("Max", z, tail)]
+    return [graph.add(_ACTIVATIONS[folded.activation], z)]
+
+
+def _pooling(folded: FoldedNetwork, corners: tuple[tuple[int, int], ...]) -> FloatArray:
+    """Weights (places, cells) of the means over cells, and over views that begin at ``corners``."""
+    rows, columns = (np.diff(bounds) for bounds in folded.bounds)
+    down, across = (np.repeat(np.diag(1 / n), n, axis=0) for n in (rows, columns))
+    means = np.einsum("ya,xb->yxab", down, across) / len(corners)
+    margin = max(chain(*corners))
+    weights = np.zeros((len(down) + margin, len(across) + margin, *folded.grid))
+    for y, x in corners:
+        weights[y : y + len(down), x : x + len(across)] += means
+    return weights.reshape(-1, prod(folded.grid))
+
+
+def _weights(graph: _Graph, folded: FoldedNetwork) -> str:
+    """Linear weights in the order of the features here: side, unit, cell."""
+    h, k = len(folded.bias), len(folded.classes)
+    A = folded.A.reshape(folded.n_sides, -1, h, k).swapaxes(1, 2)
+    return graph.array("A", A.reshape(-1, k), np.float64)
+
+
+def _link(graph: _Graph, folded: FoldedNetwork, outputs: str) -> None:
+    """Add what makes probabilities of outputs."""
+    if folded.link == "softmax":
+        temperature = graph.array("temperature", folded.temperature, np.float64)
+        exact = graph.add("Softmax", graph.add("Div", outputs, temperature), axis=1)
+    else:
+        zero, one = (graph.array(f"number_{n}", n, np.float64) for n in (0, 1))
+        along = graph.indices(1)
+        positive = graph.add("Relu", outputs)
+        some = graph.add("Greater", graph.add("ReduceSum", positive, along), zero)
+        positive = graph.add("Where", some, positive, one)
+        exact = graph.add("Div", positive, graph.add("ReduceSum", positive, along))
+    graph.add("Cast", exact, to=graph.onnx.TensorProto.FLOAT, name="probabilities")
+
+
+def _classes(graph: _Graph, classes: NDArray[Any]) -> str:
+    if classes.dtype.kind == "U":
+        return graph.array("classes", classes.tolist(), object)
+    # By way of Python's numbers: one that int64 cannot hold raises.
+    return graph.array("classes", classes.tolist(), np.int64)

@@ -1,0 +1,322 @@
+"""The finished network: units, their weights, linear weights, and what they stand for."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from varpro_nn._io import archive
+from varpro_nn._typing import FloatArray, LabelArray
+from varpro_nn.data.images import BRIGHT, check_images, largest_intensity
+from varpro_nn.errors import ModelFileError
+from varpro_nn.model.tables import as_html, as_text
+from varpro_nn.output.features import block_features, block_slices, workers
+from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
+
+
+def _mirrored(images: Any) -> list[Any]:
+    return [images, images[..., ::-1]]
+
+
+def _shifted(images: Any) -> list[Any]:
+    """Add the four shifts of the images by a pixel, the border repeated."""
+    rows, columns = images.shape[-2:]
+    padded = np.pad(images, [(0, 0)] * (images.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
+    corners = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
+    return [padded[..., y : y + rows, x : x + columns] for y, x in corners]
+
+
+VIEWS: dict[str, Callable[[Any], list[Any]]] = {
+    "single": lambda images: [images],
+    "flip": _mirrored,
+    "shifts": _shifted,
+}
+"""What the outputs of an image may be averaged over."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A trained image classifier.
+
+    Attributes
+    ----------
+    units : Units
+    W : ndarray of float32, shape (h, p)
+        Unit weights of all sub-networks, one below the other.
+    A : ndarray of float64, shape (h * m + 1, k)
+        Linear weights; the constant column's row is last.
+    classes : ndarray, shape (k,)
+        The label that each output stands for: integers or strings.
+    image_shape : tuple of int
+        (rows, columns) or (channels, rows, columns).
+    output_layer : {"ridge", "softmax", "hinge"}
+        What ``A`` minimises: it decides how outputs become probabilities.
+    views : {"single", "flip", "shifts"}
+        Outputs are the mean over the image and, if asked for, its mirror image or its four shifts
+        by a pixel (test-time averaging).
+    temperature : float or None
+        Probabilities are the softmax of the outputs divided by it, calibrated on outputs that did
+        not see their image (:mod:`varpro_nn.output.calibration`). None: not calibrated; see
+        :func:`probabilities`.
+    training : dict
+        How it came about (settings, seed, digest of the data): plain values, kept in the file.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit together.
+    """
+
+    units: Units
+    W: NDArray[np.float32]
+    A: FloatArray
+    classes: NDArray[Any]
+    image_shape: tuple[int, ...]
+    output_layer: str = "ridge"
+    views: str = "single"
+    training: dict[str, Any] = field(default_factory=dict)
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        expected = (len(self.W) * self.units.n_cells + 1, len(self.classes))
+        if (self.W.dtype, self.A.dtype) != (np.dtype(np.float32), np.dtype(np.float64)):
+            msg = f"W must be float32 and A float64, got {self.W.dtype} and {self.A.dtype}."
+            raise ValueError(msg)
+        if self.classes.ndim != 1 or self.classes.dtype.kind not in "iuU":
+            msg = f"classes must be a row of integers or strings, got {self.classes!r}."
+            raise ValueError(msg)
+        if self.W.ndim != 2 or self.W.shape[1] != self.units.n_weights or self.A.shape != expected:
+            msg = (
+                f"W must be (h, {self.units.n_weights}) and A (h * {self.units.n_cells} + 1, "
+                f"{len(self.classes)}), got {self.W.shape} and {self.A.shape}."
+            )
+            raise ValueError(msg)
+        if not (np.isfinite(self.W).all() and np.isfinite(self.A).all()):
+            msg = "W and A must be finite, got weights that are NaN or infinite."
+            raise ValueError(msg)
+        if self.output_layer not in _PROBABILITIES or self.views not in VIEWS:
+            msg = (
+                f"output_layer must be one of {', '.join(_PROBABILITIES)} and views one of "
+                f"{', '.join(VIEWS)}, got {self.output_layer!r} and {self.views!r}."
+            )
+            raise ValueError(msg)
+        if self.temperature is not None and not 0 < self.temperature < np.inf:
+            msg = f"temperature must be positive and finite, got {self.temperature}."
+            raise ValueError(msg)
+        unit_shape = getattr(self.units, "image_shape", self.image_shape)
+        if unit_shape != self.image_shape:
+            msg = f"image_shape {self.image_shape} is not that of the units, {unit_shape}."
+            raise ValueError(msg)
+
+    @property
+    def n_parameters(self) -> int:
+        """All parameters: unit weights, linear ones, and what was learnt of the windows before."""
+        learnt = sum(array.size for array in self._learnt.values())
+        return self.W.size + self.A.size + learnt
+
+    @property
+    def _learnt(self) -> Mapping[str, FloatArray]:
+        """Arrays of the units, as of their whitening."""
+        return getattr(self.units, "arrays", {})
+
+    def decision_function(self, images: ArrayLike, *, n_jobs: int = 1) -> FloatArray:
+        """Compute the outputs of the linear layer, (n, k).
+
+        Parameters
+        ----------
+        images : array_like, shape (n, *image_shape)
+            ``uint8`` (0 to 255, divided by 255), or the intensities themselves as floats.
+        n_jobs : int
+            Threads, -1 for all cores; the outputs do not depend on it.
+
+        Raises
+        ------
+        ValueError
+            Images of another shape, not finite, or over ten times brighter than in training.
+        """
+        return np.concatenate(list(self._outputs(images, n_jobs)))
+
+    def _outputs(self, images: ArrayLike, n_jobs: int) -> Iterator[FloatArray]:
+        """Compute the outputs block by block."""
+        checked = check_images(images)
+        if checked.shape[1:] != self.image_shape:
+            msg = f"images must have shape (n, *{self.image_shape}), got {checked.shape}."
+            raise ValueError(msg)
+        allowed = self.training.get("largest_intensity", np.inf)
+        if checked.dtype == np.uint8 and BRIGHT < allowed < np.inf:
+            msg = (
+                f"images must be floating point, up to {allowed:.4g} as in training, got uint8, "
+                "which is divided by 255; train on uint8, or on intensities from 0 to 1."
+            )
+            raise ValueError(msg)
+        largest = largest_intensity(checked)
+        if checked.dtype != np.uint8 and largest > 10 * allowed:
+            msg = (
+                f"images must be intensities as in training, up to {allowed:.4g}, got "
+                f"{largest:.4g}; pixels from 0 to 255 must be uint8."
+            )
+            raise ValueError(msg)
+        with workers(n_jobs) as executor:
+            for rows in block_slices(len(checked), len(self.A)):
+                views = VIEWS[self.views](checked[rows])
+                outputs = np.zeros((len(views[0]), len(self.classes)))
+                for view in views:
+                    Phi = block_features(self.units, self.W, view, executor)
+                    outputs += (Phi @ self.A[:-1] + self.A[-1]) / len(views)
+                yield outputs
+
+    def predict_codes(self, images: ArrayLike, *, n_jobs: int = 1) -> LabelArray:
+        """Class numbers 0 to k - 1, (n,)."""
+        blocks = [np.argmax(outputs, axis=1) for outputs in self._outputs(images, n_jobs)]
+        return np.concatenate(blocks).astype(np.int64, copy=False)
+
+    def predict(self, images: ArrayLike, *, n_jobs: int = 1) -> NDArray[Any]:
+        """Labels, (n,), of the type of ``classes``."""
+        return self.classes[self.predict_codes(images, n_jobs=n_jobs)]
+
+    def predict_proba(self, images: ArrayLike, *, n_jobs: int = 1) -> FloatArray:
+        """Probabilities of the classes, (n, k); see :func:`probabilities`."""
+        outputs = self.decision_function(images, n_jobs=n_jobs)
+        return probabilities(outputs, self.output_layer, self.temperature)
+
+    def summary(self) -> str:
+        """Table of what the network consists of, every parameter counted."""
+        return as_text(self._rows())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._rows(), "varpro_nn network")
+
+    def _rows(self) -> list[tuple[str, str]]:
+        h, p = self.W.shape
+        kind = getattr(self.units, "kind", type(self.units).__name__)
+        activation = getattr(self.units, "activation", "")
+        side = getattr(self.units, "window", None)
+        window = "" if side is None else f" of {side} x {side} windows"
+        return [
+            ("images", " x ".join(map(str, self.image_shape))),
+            ("units", f"{h:,} {kind}{window} {activation}".rstrip()),
+            ("cells of a unit", f"{self.units.n_cells:,}"),
+            ("weights of a unit", f"{p:,}"),
+            ("unit weights", f"{self.W.size:,}"),
+            *((f"{name} of windows", f"{a.size:,}") for name, a in self._learnt.items()),
+            ("linear weights", f"{self.A.size:,} ({self.output_layer})"),
+            ("all parameters", f"{self.n_parameters:,}"),
+            ("classes", f"{len(self.classes):,}"),
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Write the network to one file, atomically; the same network gives the same bytes.
+
+        Raises
+        ------
+        ValueError
+            If the units are a class of your own: a file cannot hold code.
+        """
+        # A subclass may compute something else.
+        units: Any = self.units
+        if type(units) not in (WholeImageUnits, PatchUnits):
+            msg = (
+                "only the units of this package can be saved, got "
+                f"{type(units).__name__}; save W and A yourself with numpy.savez."
+            )
+            raise ValueError(msg)
+        header = {
+            "units": units.spec(),
+            "image_shape": list(self.image_shape),
+            "output_layer": self.output_layer,
+            "views": self.views,
+            "temperature": self.temperature,
+            "training": self.training,
+        }
+        arrays: dict[str, NDArray[Any]] = {"W": self.W, "A": self.A, "classes": self.classes}
+        arrays.update({f"units.{name}": array for name, array in self._learnt.items()})
+        archive.write(Path(path), header, arrays)
+
+    def to_onnx(self, path: str | Path) -> None:
+        """Write an ONNX graph; see :func:`varpro_nn.exporters.onnx_graph.to_onnx`."""
+        from varpro_nn.exporters.onnx_graph import to_onnx  # not at the top: few need it
+
+        to_onnx(self, path)
+
+    def to_c(self, path: str | Path, *, int8: bool = False) -> None:
+        """Write a program in C99; see :func:`varpro_nn.exporters.c_source.to_c`."""
+        from varpro_nn.exporters.c_source import to_c
+
+        to_c(self, path, int8=int8)
+
+    def to_html(self, path: str | Path) -> None:
+        """Write a page to draw on; see :func:`varpro_nn.exporters.page.to_html`."""
+        from varpro_nn.exporters.page import to_html
+
+        to_html(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Network":
+        """Read a network that :meth:`save` wrote, or that of a run folder.
+
+        Raises
+        ------
+        ModelFileError
+            The file is damaged, is not what its header says, or comes from a newer format.
+        FileNotFoundError
+            There is none.
+        """
+        path = Path(path)
+        path = path / "model.npz" if path.is_dir() else path
+        if not path.exists():
+            msg = f"{path}: there is no model; a run has none before it is finished."
+            raise FileNotFoundError(msg)
+        header, arrays = archive.read(path)
+        try:
+            learnt = {name: array for name, array in arrays.items() if name.startswith("units.")}
+            units = units_from_spec(
+                header["units"], {name.removeprefix("units."): a for name, a in learnt.items()}
+            )
+            shape = tuple(int(length) for length in header["image_shape"])
+            W, A, classes = arrays["W"], arrays["A"], arrays["classes"]
+            # Version 1 of the format had one output layer and one view, version 2 no temperature.
+            layer, views = header.get("output_layer", "ridge"), header.get("views", "single")
+            temperature = header.get("temperature")
+            training = dict(header["training"])
+            return cls(units, W, A, classes, shape, layer, views, training, temperature)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            msg = f"{path}: the header and the arrays do not make a network: {error}"
+            raise ModelFileError(msg) from error
+
+
+def probabilities(
+    outputs: FloatArray, output_layer: str = "ridge", temperature: float | None = None
+) -> FloatArray:
+    """Turn outputs of the last layer (n, k) into probabilities (n, k).
+
+    With a temperature: the softmax of the outputs divided by it. Without:
+
+    *softmax*: their exponentials, scaled to sum 1: what the layer was fitted to. *hinge*: the
+    same, though its outputs are margins and no logarithms of probabilities: an order, not
+    calibrated.
+
+    *ridge*: targets are 0 and 1 and the constant column is not penalised, so the outputs of an
+    image sum to 1 and estimate its class probabilities already; they may be negative. Those are
+    set to 0 and the rest scaled to sum 1, which leaves the largest where it was.
+    """
+    if temperature is not None:
+        return _of_logits(outputs / temperature)
+    return _PROBABILITIES[output_layer](outputs)
+
+
+def _of_logits(outputs: FloatArray) -> FloatArray:
+    return np.asarray(special.softmax(outputs, axis=1))
+
+
+def _of_least_squares(outputs: FloatArray) -> FloatArray:
+    positive = np.maximum(outputs, 0.0)
+    total = positive.sum(axis=1, keepdims=True)
+    uniform = np.full_like(outputs, 1 / outputs.shape[1])
+    return np.divide(positive, total, out=uniform, where=total > 0)
+
+
+_PROBABILITIES = {"ridge": _of_least_squares, "softmax": _of_logits, "hinge": _of_logits}

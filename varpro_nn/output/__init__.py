@@ -1,0 +1,1 @@
+"""The last linear layer, fitted on the features of all units."""

@@ -1,0 +1,147 @@
+"""Probabilities that mean what they say, from outputs that did not see their image.
+
+The outputs are those that the output layer would give an image had it never seen it
+(:class:`varpro_nn.output.glue.LeftOut`), so no image need be held back. The units may have seen
+it: as far as they know it by heart, probabilities come out a little too sure.
+
+References
+----------
+J. Platt, Probabilistic outputs for support vector machines (1999).
+C. Guo, G. Pleiss, Y. Sun and K. Weinberger, On calibration of modern neural networks, ICML (2017).
+V. Vovk, A. Gammerman and G. Shafer, Algorithmic learning in a random world (2005).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+from scipy.optimize import minimize_scalar
+
+from varpro_nn._typing import FloatArray, LabelArray, RealArray
+
+N_BINS = 15
+"""Bins of the expected calibration error."""
+_RANGE = 1e4
+"""A temperature lies within this factor of the spread of the outputs, either way."""
+
+
+def fit_temperature(
+    outputs: RealArray, labels: LabelArray, sample_weight: FloatArray | None = None
+) -> float | None:
+    """Find the temperature ``T`` whose ``softmax(outputs / T)`` makes the labels most likely.
+
+    As in Platt's scaling each label counts ``(n + 1) / (n + 2)`` and the others share the rest, so
+    that images which are all right give no probability of 1.
+
+    Parameters
+    ----------
+    outputs : ndarray, shape (n, k)
+        Of images that the layer did not see; rows with NaN are left out.
+    labels : ndarray of int, shape (n,)
+    sample_weight : ndarray of float, shape (n,), optional
+
+    Returns
+    -------
+    float or None
+        None if no row is left, or the outputs are all the same.
+    """
+    known = np.isfinite(outputs).all(axis=1)
+    weights = np.ones(len(labels)) if sample_weight is None else sample_weight
+    known &= weights > 0
+    z, codes, weights = outputs[known].astype(np.float64), labels[known], weights[known]
+    spread = float(z.std()) if len(z) else 0.0
+    if spread == 0:
+        return None
+    # z'(targets), of smoothed targets: that much for the label, the rest for the others alike.
+    own, all_of_them = z[np.arange(len(z)), codes], z.sum(axis=1)
+    n, k = len(z), z.shape[1]
+    rest = 1 / ((n + 2) * max(k - 1, 1))
+    aimed = own * (1 - rest * (k - 1)) + (all_of_them - own) * rest
+
+    def loss(log_slope: float) -> float:
+        slope = np.exp(log_slope) / spread  # convex in the slope 1 / T: one minimum
+        return float(weights @ (special.logsumexp(slope * z, axis=1) - slope * aimed))
+
+    found = minimize_scalar(loss, bounds=(-np.log(_RANGE), np.log(_RANGE)), method="bounded")
+    return float(spread / np.exp(found.x))
+
+
+def expected_calibration_error(
+    probabilities: FloatArray, labels: LabelArray, sample_weight: FloatArray | None = None
+) -> float:
+    """Mean gap between how sure an answer was and how often it was right, over bins of sureness.
+
+    Parameters
+    ----------
+    probabilities : ndarray, shape (n, k)
+    labels : ndarray of int, shape (n,)
+    sample_weight : ndarray of float, shape (n,), optional
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    shares, sure, right = calibration_curve(probabilities, labels, sample_weight)
+    return float(shares @ np.abs(sure - right))
+
+
+def calibration_curve(
+    probabilities: FloatArray, labels: LabelArray, sample_weight: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Sureness and accuracy in :data:`N_BINS` equal bins of sureness, those that are not empty.
+
+    Returns
+    -------
+    shares, sure, right : ndarray, shape (bins,)
+        Share of the images in each bin, their mean largest probability, and their accuracy.
+    """
+    sure = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    weights = np.ones(len(labels)) if sample_weight is None else sample_weight
+    bins = np.minimum((sure * N_BINS).astype(np.int64), N_BINS - 1)
+    total, of_sure, of_right = (
+        np.bincount(bins, weights=weights * each, minlength=N_BINS)
+        for each in (np.ones(len(sure)), sure, right)
+    )
+    there = total > 0
+    total, of_sure, of_right = total[there], of_sure[there], of_right[there]
+    return total / total.sum(), of_sure / total, of_right / total
+
+
+def conformal_threshold(probabilities: FloatArray, labels: LabelArray, alpha: float) -> float:
+    """Find the probability from which a label belongs to a set that misses ``alpha`` at most.
+
+    Parameters
+    ----------
+    probabilities : ndarray, shape (n, k)
+        Of images that the layer did not see.
+    labels : ndarray of int, shape (n,)
+    alpha : float
+        Share of images whose set may miss their label, in (0, 1).
+
+    Returns
+    -------
+    float
+        The label of a new image has at least this probability with probability ``1 - alpha``, if
+        the image is drawn like these and its probability is made like theirs. 0, so that every
+        label belongs, where there are too few images to tell.
+
+    Raises
+    ------
+    ValueError
+        ``alpha`` out of its range.
+    """
+    if not 0 < alpha < 1:
+        msg = f"alpha must be between 0 and 1, got {alpha}."
+        raise ValueError(msg)
+    own = np.sort(probabilities[np.arange(len(labels)), labels])
+    # The rank of a new one among n + 1 is uniform: at most that many may lie below it.
+    missed = int(np.floor(alpha * (len(own) + 1)))
+    return float(own[missed - 1]) if missed >= 1 else 0.0
+
+
+def label_sets(probabilities: FloatArray, threshold: float) -> NDArray[np.bool_]:
+    """Labels that belong, (n, k): those from the threshold on; never an empty set."""
+    sets = probabilities >= threshold
+    sets[np.arange(len(sets)), probabilities.argmax(axis=1)] = True
+    return sets

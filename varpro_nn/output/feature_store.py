@@ -1,0 +1,78 @@
+"""Features of all images, in memory or in a file, for fits that pass over them often."""
+
+import os
+import tempfile
+from concurrent.futures import Executor
+
+import numpy as np
+
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn.linalg import spread
+from varpro_nn.output.features import block_features, block_slices, check_finite
+from varpro_nn.units import Units
+
+FEATURE_BYTES = 2**31
+"""Larger features go to a temporary file, of which the system keeps in memory what fits."""
+
+
+class FeatureStore:
+    """An array (n, q) in memory, or in a temporary file that goes with the ``with`` block."""
+
+    def __init__(self, n: int, q: int) -> None:
+        self._shape = n, q
+
+    def __enter__(self) -> RealArray:
+        n_bytes = 4 * self._shape[0] * self._shape[1]
+        if n_bytes <= FEATURE_BYTES:
+            return np.empty(self._shape, dtype=np.float32)
+        self._file = tempfile.TemporaryFile(prefix="varpro_nn-")
+        # Now, not at some page in the middle of the work, is the time to find the disk full.
+        os.posix_fallocate(self._file.fileno(), 0, n_bytes)
+        return np.memmap(self._file, dtype=np.float32, mode="w+", shape=self._shape)
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+def fill(
+    Phi: RealArray,
+    units: Units,
+    W: RealArray,
+    images: ImageArray,
+    order: LabelArray,
+    executor: Executor | None,
+    *,
+    progress: bool,
+) -> None:
+    """Compute the features of ``images[order]``."""
+    from tqdm import tqdm  # not at the top: imported where it is used
+
+    # disable=None: silent where standard error is not a terminal.
+    for rows in tqdm(
+        block_slices(len(order), Phi.shape[1]), desc="features", disable=None if progress else True
+    ):
+        Phi[rows] = block_features(units, W, images[order[rows]], executor)
+        check_finite(Phi[rows])
+
+
+def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, FloatArray]:
+    """Bring columns to mean 0 and, with ``scale``, variance 1, in place; return both."""
+    n, q = Phi.shape
+    blocks = block_slices(n, q)
+    shift = Phi[: blocks[0].stop].mean(axis=0, dtype=np.float64)
+    total, squares = np.zeros(q), np.zeros(q)
+    for rows in blocks:
+        shifted = Phi[rows] - shift.astype(Phi.dtype)
+        total += shifted.sum(axis=0, dtype=np.float64)
+        squares += np.einsum("ij,ij->j", shifted, shifted)
+    mean = total / n
+    deviation = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
+    mean += shift
+    # A column that does not vary, but for rounding, stays as small as it is.
+    deviation = spread(deviation, mean) if scale else np.ones(q)
+    factor = (1 / deviation).astype(Phi.dtype)
+    for rows in blocks:
+        Phi[rows] -= mean.astype(Phi.dtype)
+        Phi[rows] *= factor
+    return mean, deviation

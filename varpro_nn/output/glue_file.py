@@ -1,0 +1,89 @@
+"""The file of a glue that changes: units, and the sums or rows of their columns."""
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from varpro_nn._io import archive
+from varpro_nn._typing import RealArray
+from varpro_nn.errors import ModelFileError
+from varpro_nn.linalg import GramAccumulator, RowStore
+from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
+
+KIND = "glue"
+Kept: TypeAlias = GramAccumulator | RowStore
+_FORMS: dict[str, type[GramAccumulator | RowStore]] = {"rows": RowStore, "sums": GramAccumulator}
+
+
+def form_of(kept: Kept) -> str:
+    """Say whether rows are kept, or sums."""
+    return next(form for form, kind in _FORMS.items() if isinstance(kept, kind))
+
+
+def write_glue(path: Path, units: Units, W: RealArray, kept: Kept) -> None:
+    """Write an npz file that :func:`read_glue` checks, atomically.
+
+    Raises
+    ------
+    TypeError
+        Units that are not of this package.
+    """
+    if not isinstance(units, PatchUnits | WholeImageUnits):
+        msg = f"units must be of this package to be saved, got {type(units).__name__}."
+        raise TypeError(msg)
+    form = form_of(kept)
+    header = {"kind": KIND, "units": units.spec(), "form": form}
+    learnt = {f"units.{name}": array for name, array in getattr(units, "arrays", {}).items()}
+    own = {f"{form}.{name}": array for name, array in kept.arrays().items()}
+    archive.write(path, header, {"W": W, **learnt, **own})
+
+
+def read_glue(path: Path) -> tuple[PatchUnits | WholeImageUnits, RealArray, Kept]:
+    """Read what :func:`write_glue` wrote.
+
+    Raises
+    ------
+    ModelFileError
+        The file is damaged, is no glue, or its arrays do not go together.
+    FileNotFoundError
+    """
+    header, arrays = archive.read(path)
+    if header.get("kind") != KIND:
+        msg = f"{path}: the file holds a {header.get('kind')}, not a {KIND}."
+        raise ModelFileError(msg)
+    parts: dict[str, dict[str, Any]] = {"units": {}, **{form: {} for form in _FORMS}}
+    for name, array in arrays.items():
+        group, _, own = name.partition(".")
+        parts.get(group, {})[own] = array
+    try:
+        units = units_from_spec(header["units"], parts["units"])
+        W = unit_weights(arrays["W"], units.n_weights)
+        form = header["form"]
+        kept = _FORMS[form].of_arrays(parts[form], len(W) * units.n_cells, W.dtype)
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"{path}: the arrays do not describe a glue: {error}."
+        raise ModelFileError(msg) from error
+    return units, W, kept
+
+
+def unit_weights(W: ArrayLike, n_weights: int) -> RealArray:
+    """Check weights of units, (h, n_weights), and copy them.
+
+    Raises
+    ------
+    ValueError
+    """
+    array = np.array(W)
+    fitting = array.ndim == 2 and array.shape[1] == n_weights and len(array) > 0
+    if not fitting or array.dtype not in (np.float32, np.float64):
+        msg = (
+            f"W must have shape (h, {n_weights}) and a type of 32 or 64 bits, got {array.shape} of "
+            f"{array.dtype}."
+        )
+        raise ValueError(msg)
+    if not np.isfinite(array).all():
+        msg = "W must be finite, got NaN or infinity."
+        raise ValueError(msg)
+    return array

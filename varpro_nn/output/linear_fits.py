@@ -1,0 +1,129 @@
+"""Fits of a linear layer on stored features, for one penalty after another."""
+
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+from scipy import linalg
+
+from varpro_nn._typing import FloatArray, RealArray, TargetArray
+from varpro_nn.data.images import targets_of
+from varpro_nn.linalg import add_gram
+from varpro_nn.linalg.convex import LOSSES, ROWS_FOR_GRAM, fit_linear
+from varpro_nn.output.features import block_slices
+
+
+class LinearFits:
+    """Fits of one layer on some of the rows.
+
+    Parameters
+    ----------
+    name : {"ridge", "softmax", "hinge"}
+    Phi : ndarray, shape (n, q)
+        Columns of mean 0, without the constant one; may be a memory map.
+    labels : ndarray of int, shape (n,); or of float, shape (n, k)
+    n_classes : int
+        Or number of targets.
+    executor : Executor or None
+        Threads that share the work.
+    sample_weight : ndarray of float, shape (n,), or None
+    """
+
+    def __init__(
+        self,
+        name: str,
+        Phi: RealArray,
+        labels: TargetArray,
+        n_classes: int,
+        executor: Executor | None,
+        sample_weight: FloatArray | None,
+    ) -> None:
+        self._name, self._Phi = name, Phi
+        self._labels: Any = labels
+        self._weights = sample_weight
+        self._n_classes = n_classes
+        self._executor = executor
+        self._rows: slice | None = None
+        self._preconditioner: FloatArray | None = None
+
+    def fit(
+        self, rows: slice, penalty: float, start: FloatArray | None, *, tolerance: float
+    ) -> tuple[FloatArray, int]:
+        """Linear weights (q + 1, k) and the iterations it took."""
+        if self._name == "ridge":
+            return self._ridge(rows, penalty), 0
+        Phi = self._Phi[rows]
+        if start is None:
+            # Some rows are enough to start from. Outputs of least squares lie in [0, 1], those of
+            # the others a few times further apart.
+            first = rows.start or 0
+            some = slice(first, first + min(len(Phi), max(20_000, ROWS_FOR_GRAM * Phi.shape[1])))
+            start = 4 * self._ridge(some, 1e-3 * (some.stop - some.start))
+        fitted = fit_linear(
+            self._name, Phi, self._labels[rows], start, penalty, tolerance=tolerance,
+            max_iterations=40, rounds=3, preconditioner=self._preconditioner,
+            executor=self._executor, sample_weight=self._weights_of(rows),
+        )  # fmt: skip
+        self._preconditioner = fitted.preconditioner
+        return fitted.A, fitted.n_iterations
+
+    def _ridge(self, rows: slice, penalty: float) -> FloatArray:
+        if self._rows != rows:
+            self._rows = rows
+            self._gram, self._moments, self._sums = self._accumulate(rows)
+        mean_Phi, mean_tau = self._sums[:-1] / self._sums[-1], self._moments[-1] / self._sums[-1]
+        gram = self._gram - np.outer(self._sums[:-1], mean_Phi)
+        moments = self._moments[:-1] - np.outer(self._sums[:-1], mean_tau)
+        # A penalty below rounding may leave a matrix of repeated columns indefinite.
+        noise = float(np.finfo(np.float32).eps) * np.trace(gram) / len(gram)
+        while True:
+            try:
+                penalised = gram + np.diag(np.full(len(gram), max(penalty, noise)))
+                R = linalg.cholesky(penalised, overwrite_a=True, check_finite=False)
+                break
+            except np.linalg.LinAlgError:
+                noise = 10 * max(noise, np.finfo(float).tiny)
+        slopes = linalg.cho_solve((R, False), moments, check_finite=False)
+        return np.vstack([slopes, mean_tau - mean_Phi @ slopes])
+
+    def _accumulate(self, rows: slice) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Gram matrix (upper tiles), moments with the constant's row last, sums and count."""
+        Phi, labels, weights = self._Phi[rows], self._labels[rows], self._weights_of(rows)
+        n, q = Phi.shape
+        gram, moments, sums = np.zeros((q, q)), np.zeros((q + 1, self._n_classes)), np.zeros(q + 1)
+        for block in block_slices(n, q):
+            tau = targets_of(labels[block], self._n_classes)
+            columns = Phi[block]
+            if weights is None:
+                sums[:-1] += columns.sum(axis=0, dtype=np.float64)
+                sums[-1] += len(tau)
+            else:
+                root = np.sqrt(weights[block])[:, None]
+                columns, tau = columns * root.astype(Phi.dtype), tau * root
+                sums[:-1] += columns.T @ root[:, 0].astype(Phi.dtype)
+                sums[-1] += float(weights[block].sum())
+            add_gram(gram, columns, self._executor)
+            moments[:-1] += columns.T @ tau.astype(Phi.dtype)
+            moments[-1] += tau.sum(axis=0) if weights is None else root[:, 0] @ tau
+        return gram, moments, sums
+
+    def _weights_of(self, rows: slice) -> FloatArray | None:
+        return None if self._weights is None else self._weights[rows]
+
+    def measure(self, rows: slice, A: FloatArray) -> tuple[float, float, FloatArray]:
+        """Mean loss, share of rows whose largest output is not their label's, and outputs."""
+        outputs = self._Phi[rows] @ A[:-1].astype(self._Phi.dtype) + A[-1]
+        labels = self._labels[rows]
+        if self._name == "ridge":
+            tau = targets_of(labels, self._n_classes)
+            losses = 0.5 * np.square(outputs - tau).sum(axis=1)
+        else:
+            losses = LOSSES[self._name](outputs, labels)[0]
+        wrong = (
+            outputs.argmax(axis=1) != labels if labels.ndim == 1 else np.full(len(losses), np.nan)
+        )
+        weights = self._weights_of(rows)
+        if weights is not None and not weights.any():
+            weights = None  # those that were put aside weigh nothing: any measure will do
+        loss, rate = (float(np.average(each, weights=weights)) for each in (losses, wrong))
+        return loss, rate, outputs

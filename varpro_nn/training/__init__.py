@@ -1,0 +1,1 @@
+"""From many sub-networks to one network."""

@@ -1,0 +1,255 @@
+"""The one order of the steps: sub-networks, output layer, measurement, bootstrap."""
+
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from varpro_nn._io.atomic import locked
+from varpro_nn.compute.published import DataReference, NamedImages, remove_left, stored
+from varpro_nn.data import Dataset
+from varpro_nn.data.images_on_disk import ImagesOnDisk
+from varpro_nn.errors import DatasetError
+from varpro_nn.linalg.threads import effective_jobs
+from varpro_nn.model.network import Network, probabilities
+from varpro_nn.model.tables import as_html, as_text
+from varpro_nn.output.calibration import expected_calibration_error
+from varpro_nn.output.output_layer import OutputLayer
+from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.layers import train_network
+from varpro_nn.training.metrics import accuracy, standard_error
+from varpro_nn.training.plan import identity, streams, subnetwork_settings, training_part
+from varpro_nn.training.pseudo_labels import BootstrapResult, bootstrap
+from varpro_nn.training.resources import Clock, peak_memory_mib, versions
+from varpro_nn.training.shards import Shards
+from varpro_nn.training.subnetwork import Subnetwork
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    network : Network
+    subnetworks : list of Subnetwork
+    output_layer : OutputLayer
+    metrics : dict
+        Plain values; see ``docs/metrics.md`` for what each stands for.
+    bootstrap : BootstrapResult or None
+    """
+
+    network: Network
+    subnetworks: list[Subnetwork]
+    output_layer: OutputLayer
+    metrics: dict[str, Any]
+    bootstrap: BootstrapResult | None
+
+    def summary(self) -> str:
+        """Table of what came out; the network has a table of its own."""
+        return as_text(self._rows())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._rows(), "varpro_nn run")
+
+    def _rows(self) -> list[tuple[str, str]]:
+        m = self.metrics
+        costs = [s.report.cost for s in self.subnetworks if s.report is not None]
+        trained = f"{len(costs)} of {m['n_subnetworks']}"
+        if costs:
+            trained += f", cost {min(costs):.4g} at best, {np.median(costs):.4g} in the middle"
+        rows = [
+            ("data", f"{m['dataset']}: {m['n_train']:,} training images, {m['n_test']:,} test"),
+            ("recipe", f"{m['recipe']}, seed {m['seed']}"),
+            ("all parameters", f"{m['n_parameters']:,}"),
+            ("trained sub-networks", trained),
+            (
+                "output layer",
+                f"{m['output_layer']}, penalty {m['ridge']:.4g} ({m['ridge_chosen_by']})",
+            ),
+        ]
+        if "test_accuracy" in m:
+            spread = m["test_accuracy_standard_error"]
+            rows += [
+                ("test accuracy", f"{m['test_accuracy']:.4f} ± {spread:.4f}"),
+                ("calibration error", f"{m['test_calibration_error']:.4f}"),
+            ]
+        seconds = f"{m['training_wall_seconds']:.1f} s, {m['training_cpu_seconds']:.1f} CPU s"
+        return [*rows, ("training", seconds)]
+
+
+def run(
+    config: TrainConfig,
+    dataset: Dataset,
+    *,
+    n_jobs: int = -1,
+    executor: Executor | None = None,
+    progress: bool = False,
+    shard_folder: Path | None = None,
+) -> Run:
+    """Train on the training set of ``dataset``, then measure on its test set, once.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    dataset : Dataset
+    n_jobs : int
+        Worker processes and threads; -1 for all cores. No bit of the result depends on it.
+    executor : concurrent.futures.Executor, optional
+        Trains the sub-networks instead of worker processes of this machine, and makes the sums of
+        a ridge layer without distorted copies. Its workers load the
+        data set themselves if it comes from :func:`varpro_nn.load`; otherwise they read a copy
+        in ``shard_folder``.
+    progress : bool
+        Show a bar on standard error.
+    shard_folder : Path, optional
+        Keep each sub-network there as soon as it is trained, and go on with those that are
+        there already.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    DatasetError, TrainingError
+        As :func:`train_network`; or a bootstrap pass without test images.
+    BusyError
+        Another process works in ``shard_folder``.
+    ModelFileError
+        Sub-networks in ``shard_folder`` are damaged or belong to other settings or data.
+    ValueError
+        Settings that the images do not allow (quadratic units for a rectangle, say).
+    """
+    if executor is not None and not isinstance(executor, Executor):
+        msg = f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}."
+        raise TypeError(msg)
+    if config.bootstrap and dataset.test is None:
+        msg = "bootstrap needs test images, and this data set has none."
+        raise DatasetError(msg)
+    clock = Clock()
+    part = training_part(config, dataset)
+    origin = {"config": asdict(config), "dataset": dataset.name, "digest": part.digest}
+    with ExitStack() as stack:
+        if shard_folder is not None:
+            stack.enter_context(locked(shard_folder))
+            remove_left(shard_folder)
+        shards = None if shard_folder is None else Shards(shard_folder, identity(config, part))
+        done = {} if shards is None else shards.read()
+        data: DataReference | None = None
+        elsewhere = executor is not None or isinstance(part.images, ImagesOnDisk)
+        if elsewhere and part.weights is None and (source := dataset.loadable) is not None:
+            data = NamedImages(source.name, source.data_dir, config.n_train, part.digest)
+        elif executor is not None or effective_jobs(n_jobs) > 1:
+            data = stack.enter_context(stored(part, shard_folder))
+        network, subnetworks, layer = train_network(
+            config, part.images, part.labels, dataset.classes,
+            n_jobs=n_jobs, executor=executor, data=data, folder=shard_folder,
+            sample_weight=part.weights, progress=progress, training=origin, done=done,
+            keep=None if shards is None else shards.write,
+        )  # fmt: skip
+    metrics: dict[str, Any] = {
+        "dataset": dataset.name,
+        "recipe": config.recipe,
+        "n_train": len(part),
+        "n_test": 0 if dataset.test is None else len(dataset.test),
+        "n_units": len(network.W),
+        "n_parameters": network.n_parameters,
+    }
+    trained_after = clock.read()
+    train_codes = network.predict_codes(part.images, n_jobs=n_jobs)
+    metrics["train_accuracy"] = accuracy(train_codes, part.labels)
+    if dataset.test is not None:
+        metrics.update(_measure(network, dataset, n_jobs))
+    metrics.update(
+        output_layer=layer.name,
+        ridge=layer.penalty,
+        ridge_chosen_by=layer.chosen_by,
+        **_of_choice(config, layer),
+        **_of_rank(layer),
+        scheme=config.scheme if config.max_nfev else "untrained",
+        views=config.views,
+        temperature=network.temperature,
+        n_subnetworks=config.n_subnetworks,
+        n_resumed_subnetworks=sum(index < config.n_subnetworks for index in done),
+        n_failed_subnetworks=sum(s.W is None for s in subnetworks),
+        training_wall_seconds=trained_after[0],
+        training_cpu_seconds=trained_after[1],
+    )
+    result = None
+    if config.bootstrap and dataset.test is not None:
+        result, metrics["bootstrap"] = _bootstrap(config, network, dataset, n_jobs, progress)
+    wall, cpu = clock.read()
+    metrics.update(
+        wall_seconds=wall,
+        cpu_seconds=cpu,
+        peak_memory_mib=peak_memory_mib(),
+        n_jobs=effective_jobs(n_jobs),
+        seed=config.seed,
+        versions=versions(),
+    )
+    return Run(network, subnetworks, layer, metrics, result)
+
+
+def _of_rank(layer: OutputLayer) -> dict[str, float]:
+    """Say how much of its columns a ridge layer can use."""
+    if layer.rank is None or layer.degrees_of_freedom is None or layer.redundant_units is None:
+        return {}
+    return {
+        "rank": layer.rank,
+        "degrees_of_freedom": layer.degrees_of_freedom,
+        "n_redundant_units": len(layer.redundant_units),
+    }
+
+
+def _of_choice(config: TrainConfig, layer: OutputLayer) -> dict[str, float]:
+    """Name the share of training images by which the penalty was chosen."""
+    if layer.chosen_by == "split":
+        return {"split_accuracy": 1 - layer.error_rate}
+    # Where copies of an image stay in, leaving it out says nothing.
+    if config.n_copies or not np.isfinite(layer.error_rate):
+        return {}
+    return {"linear_layer_loo_accuracy": 1 - layer.error_rate}
+
+
+def _measure(network: Network, dataset: Dataset, n_jobs: int) -> dict[str, Any]:
+    assert dataset.test is not None  # the caller has looked
+    labels = dataset.test.labels
+    outputs = network.decision_function(dataset.test.images, n_jobs=n_jobs)
+    share = accuracy(outputs.argmax(axis=1), labels)
+    sure = probabilities(outputs, network.output_layer, network.temperature)
+    return {
+        "test_accuracy": share,
+        "test_accuracy_standard_error": standard_error(share, len(labels)),
+        "test_calibration_error": expected_calibration_error(sure, labels),
+    }
+
+
+def _bootstrap(
+    config: TrainConfig, network: Network, dataset: Dataset, n_jobs: int, progress: bool
+) -> tuple[BootstrapResult, dict[str, Any]]:
+    """Run the pass on the test images; their labels are opened for the last two figures alone."""
+    assert dataset.test is not None
+    images, labels = dataset.test.images, dataset.test.labels
+    # The sub-networks that are there: one that failed in training left no units.
+    n_parts = len(network.W) // config.units_per_subnetwork
+    settings = replace(subnetwork_settings(config), n_subnetworks=n_parts)
+    before = network.predict_codes(images, n_jobs=n_jobs)
+    result = bootstrap(
+        network, images, settings,
+        rule=config.bootstrap_rule,  # type: ignore[arg-type]
+        ridge=config.bootstrap_ridge, seed=streams(config)["bootstrap"], n_jobs=n_jobs,
+        progress=progress,
+    )  # fmt: skip
+    after = result.network.predict_codes(images, n_jobs=n_jobs)
+    return result, {
+        "agreement_with_guesses": result.agreement_with_guesses,
+        "true_accuracy_before": accuracy(before, labels),
+        "true_accuracy_after": accuracy(after, labels),
+        "n_ambiguous": int(np.count_nonzero(result.guesses.ambiguous)),
+        "rule": config.bootstrap_rule,
+        "ridge": config.bootstrap_ridge,
+    }

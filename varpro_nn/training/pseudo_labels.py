@@ -1,0 +1,170 @@
+"""Bootstrap: train the network further on images without labels, by its own guesses.
+
+Section 5 of the paper. The network labels the images itself, then "a full training pass" runs on
+them as it did on the training set: sub-networks from the weights they had, then the glue, the
+guesses in the place of labels. What the new network agrees with afterwards are the guesses, and a
+network with many columns agrees with almost any labels it was fitted to. That agreement is
+**not** accuracy, and it says nothing about accuracy. Nothing in this module takes a true label.
+
+References
+----------
+V. Pereyra, Neural networks for image classification using quadratic scalarization and variable
+projections for fast training (2019), section 5 (the rule) and 8.1 (the squashing of outputs).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from varpro_nn._typing import FloatArray, LabelArray
+from varpro_nn.data.images import check_images
+from varpro_nn.model.network import Network, probabilities
+from varpro_nn.output.glue import glue
+from varpro_nn.training.subnetwork import SubnetworkSettings
+from varpro_nn.training.subnetworks import train_subnetworks
+
+Rule = Literal["margin", "margin-logistic", "argmax"]
+MARGIN = 0.2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guesses:
+    """Labels that a network guessed.
+
+    Attributes
+    ----------
+    codes : ndarray of int, shape (n,)
+        Class numbers.
+    ambiguous : ndarray of bool, shape (n,)
+        Where the rule could not decide and the class was drawn at random.
+    """
+
+    codes: LabelArray
+    ambiguous: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BootstrapResult:
+    """The network after the pass, and what it was trained on.
+
+    Attributes
+    ----------
+    network : Network
+    guesses : Guesses
+    agreement_with_guesses : float
+        Share of images that the new network gives the class it was told. Not accuracy.
+    """
+
+    network: Network
+    guesses: Guesses
+    agreement_with_guesses: float
+
+
+def guess(outputs: FloatArray, rule: Rule, rng: np.random.Generator) -> Guesses:
+    """Guess classes from the outputs of a network.
+
+    Parameters
+    ----------
+    outputs : ndarray, shape (n, k)
+    rule : {"margin", "margin-logistic", "argmax"}
+        ``margin`` is the paper's: outputs are squashed by a sigmoid and normalised to sum 1;
+        with v1 and v2 the two largest, the class of v1 is guessed if v1 - v2 > 0.2 v1, else a
+        class is drawn at random. The paper's sigmoid is the hyperbolic tangent (its section
+        8.2); ``margin-logistic`` squashes by the logistic function instead, which lifts 0 to
+        1/2, so that far more guesses are random (README.md has the numbers). ``argmax`` takes
+        the largest output always.
+    rng : numpy.random.Generator
+        For the random classes.
+
+    Returns
+    -------
+    Guesses
+    """
+    if rule not in get_args(Rule):
+        msg = f"rule must be one of {', '.join(get_args(Rule))}, got {rule!r}."
+        raise ValueError(msg)
+    codes = np.argmax(outputs, axis=1).astype(np.int64)
+    ambiguous = np.zeros(len(outputs), dtype=bool)
+    if rule != "argmax":
+        squashed = np.tanh(outputs) if rule == "margin" else 0.5 + 0.5 * np.tanh(outputs / 2)
+        # The paper divides by the sum first. That cancels in the comparison, as long as the sum
+        # is positive: outputs of a fit to 0 and 1 sum to 1, and squashed ones to nearly that.
+        second, first = np.partition(squashed, -2, axis=1)[:, -2:].T
+        ambiguous = ~(first - second > MARGIN * first)
+        codes[ambiguous] = rng.integers(0, outputs.shape[1], size=np.count_nonzero(ambiguous))
+    return Guesses(codes, ambiguous)
+
+
+def bootstrap(
+    network: Network,
+    images: ArrayLike,
+    settings: SubnetworkSettings,
+    *,
+    rule: Rule = "margin",
+    ridge: float | None = None,
+    seed: int | np.random.SeedSequence = 0,
+    n_jobs: int = 1,
+    progress: bool = False,
+) -> BootstrapResult:
+    """Run one full training pass on unlabelled images.
+
+    Parameters
+    ----------
+    network : Network
+        Trained. Its units, in their order, are cut into ``settings.n_subnetworks`` equal parts,
+        which are the sub-networks to train further.
+    images : array_like, shape (n, *image_shape)
+    settings : SubnetworkSettings
+    rule : {"margin", "margin-logistic", "argmax"}
+        How to guess; see :func:`guess`.
+    ridge : float, optional
+        Of the glue on the guesses; by default that of ``settings``.
+    seed : int or SeedSequence
+    n_jobs : int
+    progress : bool
+
+    Returns
+    -------
+    BootstrapResult
+
+    Raises
+    ------
+    ValueError
+        If the units cannot be cut into that many equal parts.
+    """
+    checked = check_images(images)
+    h, p = network.W.shape
+    parts = settings.n_subnetworks
+    if h % parts:
+        msg = f"n_subnetworks must divide the {h} units of the network, got {parts}."
+        raise ValueError(msg)
+    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    guess_seed, train_seed = root.spawn(2)
+    outputs = network.decision_function(checked, n_jobs=n_jobs)
+    if network.output_layer != "ridge":
+        # The rules compare outputs that estimate probabilities.
+        outputs = probabilities(outputs, network.output_layer)
+    guesses = guess(
+        outputs,
+        rule,
+        np.random.default_rng(guess_seed),
+    )
+    part: Any = replace(network.units, n_units=h // parts)  # type: ignore[type-var]
+    start = network.W.reshape(parts, h // parts, p).astype(np.float64)
+    trained = train_subnetworks(
+        part, checked, guesses.codes, len(network.classes), settings,
+        seed=train_seed, n_jobs=n_jobs, start=start, progress=progress,
+    )  # fmt: skip
+    # A sub-network that failed keeps the weights it had.
+    W = np.concatenate([start[s.index] if s.W is None else s.W for s in trained], dtype=np.float32)
+    glued = glue(
+        network.units, W, checked, guesses.codes, len(network.classes),
+        ridge=settings.ridge if ridge is None else ridge, n_jobs=n_jobs,
+        progress=progress,
+    )  # fmt: skip
+    remembered = {**network.training, "bootstrap": rule}
+    after = replace(network, W=W, A=glued.A, output_layer="ridge", training=remembered)
+    agreement = np.mean(after.predict_codes(checked, n_jobs=n_jobs) == guesses.codes)
+    return BootstrapResult(after, guesses, float(agreement))

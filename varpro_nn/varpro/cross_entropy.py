@@ -1,0 +1,187 @@
+r"""Variable projection with cross-entropy: the linear weights minimise a convex function.
+
+    cost(w) = min_A  sum_i ce(A' phi_i(w), y_i) + lam/2 ||A||^2  + nu/2 ||w||^2
+
+has the gradient of the inner function by ``w`` at the minimising ``A(w)`` (the envelope
+theorem), exactly. How ``A`` moves with ``w`` follows from the implicit function theorem. With
+``p`` the probabilities of an image, ``S = diag(p) - p p'`` the Hessian of its loss by the
+outputs, which factors as ``M M'`` with ``M = diag(sqrt p) - p sqrt(p)'``, and ``B`` (k, h p) the
+derivative of its outputs by ``w`` for fixed ``A``, the Gauss-Newton matrix of the reduced
+function in Kaufman's spirit (the derivative of ``Phi`` meets ``A``, not the residual) is that of
+reweighted least squares,
+
+    H = sum_i B_i'S_i B_i - X' Y^-1 X + nu I,
+    X = sum_i (S_i B_i) ⊗ phi_i,    Y = sum_i S_i ⊗ phi_i phi_i' + lam.
+
+It is handed on as the same small equivalent problem as that of squares.
+
+References
+----------
+E. Newman, L. Ruthotto, J. Hart and B. van Bloemen Waanders, Train like a (Var)Pro: efficient
+training of neural networks with variable projection, SIAM J. Math. Data Sci. 3 (2021).
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+from scipy import linalg, special
+
+from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.linalg.convex import fit_linear
+from varpro_nn.units import Units
+from varpro_nn.varpro.design_matrix import Design
+from varpro_nn.varpro.jacobian import by_classes
+from varpro_nn.varpro.reduced import Evaluation, ReducedFunctional, check_penalties
+
+CURVATURE_BYTES = 2**30
+"""Bytes that the matrix Y of (k q)^2 numbers may take; twice as many while it is made."""
+
+
+class CrossEntropyFunctional(ReducedFunctional):
+    """Cross-entropy of a classifier with its linear weights projected out.
+
+    Parameters
+    ----------
+    units : Units
+        The columns that are trained.
+    inputs : array_like with ``len`` n and slicing
+    tau : array_like, shape (n, k)
+        One-hot targets, two classes at least.
+    ridge : float
+        ``lam > 0``: without it separable inputs have no finite ``A``.
+    weight_decay : float
+        ``nu >= 0``.
+    fixed : array_like, shape (n, f), optional
+        Columns of ``Phi`` that are not trained.
+    dtype : {float32, float64}
+        Type of the features and of the large products.
+    tolerance : float
+        Of the inner fit; see :func:`varpro_nn.linalg.convex.fit_linear`.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not match, targets that are not one-hot, penalties out of range.
+
+    Notes
+    -----
+    Features of all inputs are kept (n, q), and matrices of (k q)^2 numbers are solved: for some
+    hundred columns. The inner fit starts from the linear weights of the point before, so two ways
+    to the same ``w`` agree to ``tolerance``, not to the last bit.
+    """
+
+    def __init__(
+        self,
+        units: Units,
+        inputs: Any,
+        tau: ArrayLike,
+        *,
+        ridge: float = 1.0,
+        weight_decay: float = 0.0,
+        fixed: ArrayLike | None = None,
+        dtype: DTypeLike = np.float32,
+        tolerance: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        check_penalties(ridge, weight_decay)
+        if ridge == 0:
+            msg = "ridge must be positive with cross-entropy, got 0."
+            raise ValueError(msg)
+        self.design = Design(
+            units, inputs, tau, fixed, None,
+            constant=True, ridge=ridge, dtype=dtype, block_size=None,
+        )  # fmt: skip
+        self.dtype, self.tau = self.design.dtype, self.design.tau
+        one_hot = ((self.tau == 0) | (self.tau == 1)).all() and (self.tau.sum(axis=1) == 1).all()
+        if self.tau.shape[1] < 2 or not one_hot:
+            msg = "tau must be one-hot with two classes at least: a 1 in each row, else 0."
+            raise ValueError(msg)
+        self.units = units
+        self.ridge, self.weight_decay = float(ridge), float(weight_decay)
+        self.tolerance = tolerance
+        self._labels = np.argmax(self.tau, axis=1)
+        q = self.design.ridge_of_columns.size
+        n_bytes = 8 * (q * self.tau.shape[1]) ** 2
+        if n_bytes > CURVATURE_BYTES:
+            msg = (
+                f"units and fixed must make fewer columns with cross-entropy: {q} with "
+                f"{self.tau.shape[1]} classes need a matrix of {n_bytes / 2**30:.1f} GiB, more "
+                f"than {CURVATURE_BYTES / 2**30:.1f}."
+            )
+            raise ValueError(msg)
+        self._A: FloatArray = np.zeros((q, self.tau.shape[1]))
+
+    def _project(self, w: FloatArray) -> tuple[Evaluation, None]:
+        (block,) = self.design.blocks(w)
+        fit = fit_linear(
+            "softmax", block.Phi[:, :-1].astype(self.design.dtype), self._labels, self._A,
+            self.ridge, tolerance=self.tolerance, max_iterations=30, rounds=5,
+        )  # fmt: skip
+        self._A = fit.A
+        cost = fit.cost + 0.5 * self.weight_decay * float(w @ w)
+        return Evaluation(w, fit.A, fit.A.shape[0], cost, np.nan, np.nan), None
+
+    def _sums(self, w: FloatArray, *, matrix: bool, full: bool) -> tuple[FloatArray, FloatArray]:
+        if full:
+            msg = "kind must be 'kaufman' with cross-entropy, got 'full'."
+            raise ValueError(msg)
+        A = self.evaluate(w).A
+        q, k = A.shape
+        m, p = self.units.n_cells, self.n_weights
+        unit_rows = A[: self.design.n_unit_columns].reshape(m, -1, k)
+        g = np.zeros(p)
+        H = np.zeros((p, p)) if matrix else np.zeros((0, 0))
+        X, Y = np.zeros((k, q, p)), np.zeros((k, k, q, q))
+        for block, dPhi in self.design.blocks_and_derivative(w):
+            b, dtype = len(block.tau), dPhi.dtype
+            probability = special.softmax(block.Phi @ A, axis=1)
+            B = by_classes(dPhi, unit_rows).reshape(b, k, p)
+            residual = (probability - block.tau).astype(dtype)
+            g += residual.ravel() @ B.reshape(b * k, p)
+            if matrix:
+                Phi = block.Phi.astype(dtype)
+                _add_curvature(Y, Phi, probability.astype(dtype))
+                H += _add_cross(X, Phi, probability.astype(dtype), B)
+        if not matrix:
+            return H, g
+        # A constant added to all outputs moves nothing, and the constant column is not penalised:
+        # in that direction Y is zero, and so is X. Any number there makes Y definite.
+        Y[:, :, -1, -1] += np.einsum("aaii->", Y) / (k * q)
+        Y = _whole(Y)
+        noise = float(np.finfo(self.design.dtype).eps) * np.trace(Y)
+        Y[np.diag_indices_from(Y)] += np.tile(self.design.ridge_of_columns, k) + noise
+        L = linalg.cholesky(Y, lower=True, overwrite_a=True, check_finite=False)
+        Z = linalg.solve_triangular(L, X.reshape(k * q, p), lower=True, check_finite=False)
+        return H - Z.T @ Z, g
+
+
+def _add_curvature(Y: FloatArray, Phi: RealArray, probability: RealArray) -> None:
+    """Add ``S_i ⊗ phi_i phi_i'`` of a block to the upper triangle of ``Y`` (k, k, q, q)."""
+    for a in range(len(Y)):
+        for c in range(a, len(Y)):
+            weight = probability[:, a] * (float(a == c) - probability[:, c])
+            Y[a, c] += (Phi * weight[:, None]).T @ Phi
+
+
+def _add_cross(X: FloatArray, Phi: RealArray, probability: RealArray, B: RealArray) -> RealArray:
+    """Add ``phi_i ⊗ S_i B_i`` of a block to ``X`` (k, q, p); return its ``sum_i B_i'S_i B_i``.
+
+    ``B`` (b, k, p) is used as work space: ``p_c (B_c - p'B)`` is row c of ``S B``, and
+    ``sqrt(p_c) (B_c - p'B)`` that of ``M'B``.
+    """
+    B -= probability[:, None, :] @ B
+    for c in range(len(X)):
+        X[c] += (Phi * probability[:, c, None]).T @ B[:, c]
+    B *= np.sqrt(probability)[:, :, None]
+    rows = B.reshape(-1, B.shape[2])
+    return rows.T @ rows
+
+
+def _whole(Y: FloatArray) -> FloatArray:
+    """Fill the lower triangle: (k q, k q) from (k, k, q, q)."""
+    k, _, q, _ = Y.shape
+    for a in range(k):
+        for c in range(a):
+            Y[a, c] = Y[c, a].T
+    return np.ascontiguousarray(Y.transpose(0, 2, 1, 3)).reshape(k * q, k * q)

@@ -1,0 +1,277 @@
+"""Minimise a variable-projection functional: the only caller of ``least_squares``.
+
+=============== =============================================== ===================================
+solver          method of SciPy                                 form of the problem
+=============== =============================================== ===================================
+``lsmr``        ``least_squares``, ``trf``, inner LSMR, capped  operator, reduced or array
+``exact``       ``least_squares``, ``trf``, inner SVD           reduced or array
+``lm``          ``least_squares``, MINPACK's Levenberg-Marquardt reduced or array
+``l-bfgs-b``    ``minimize`` on cost and gradient               none: sums over blocks
+``powell``      ``minimize``, cost alone, for tiny problems     none
+``nelder-mead`` ``minimize``, cost alone, for tiny problems     none
+=============== =============================================== ===================================
+
+A capped, inexact inner solve is the default: much faster than an exact one, and not worse after as
+many evaluations (``python -m experiments.bench_subnetwork``). The last three are the paper's
+appendix (8.1 and 8.2).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+from scipy.optimize import least_squares, minimize
+
+from varpro_nn._typing import FloatArray
+from varpro_nn.errors import NonFiniteError
+from varpro_nn.varpro.functional import VarProFunctional
+from varpro_nn.varpro.history import REASONS, FitReport, LimitError, Record, Watch
+from varpro_nn.varpro.reduced import JacobianKind, ReducedFunctional
+
+Solver = Literal["lsmr", "exact", "lm", "l-bfgs-b", "powell", "nelder-mead"]
+Form = Literal["auto", "operator", "reduced", "array"]
+
+SOLVERS: dict[str, tuple[str, ...]] = {
+    "lsmr": ("operator", "reduced", "array"),
+    "exact": ("reduced", "array"),
+    "lm": ("reduced", "array"),
+    "l-bfgs-b": (),
+    "powell": (),
+    "nelder-mead": (),
+}
+"""The solvers, each with the forms of the problem that it can work on."""
+
+MEMORY_BUDGET = 2**30
+"""Bytes that the stored derivative may take before the reduced problem is chosen."""
+
+
+def choose_form(functional: ReducedFunctional, inner_iterations: int = 20) -> str:
+    """Pick ``operator`` or ``reduced`` for the LSMR solver by a count of operations.
+
+    The operator reads the stored derivative twice an inner iteration and is bound by memory; the
+    reduced problem multiplies matrices once an outer one, and needs no memory that grows with n.
+    The rates are those of a plain core of 2020 and later (100 Gflop/s in single precision,
+    20 GB/s); only their ratio matters.
+    """
+    if not isinstance(functional, VarProFunctional):
+        return "reduced"  # the only form of the others
+    n, k = functional.tau.shape
+    p = functional.n_weights
+    m = functional.units.n_cells
+    derivative_bytes = n * m * p * functional.design.dtype.itemsize
+    stored = functional.design.block_size is None and derivative_bytes <= MEMORY_BUDGET
+    if not stored:
+        return "reduced"
+    passes = 2 * (inner_iterations + 2)
+    operator = passes * derivative_bytes / 20e9
+    # Half the Gram matrix, by cells or by classes, whichever is smaller (jacobian.NormalSums).
+    reduced = n * min(m * m, k) * p * p / 100e9 + p**3 / 3 / 20e9 + passes * 8 * p * p / 20e9
+    return "operator" if operator <= reduced else "reduced"
+
+
+def fit(
+    functional: ReducedFunctional,
+    w0: FloatArray,
+    *,
+    solver: Solver = "lsmr",
+    form: Form = "auto",
+    jacobian: JacobianKind = "kaufman",
+    max_nfev: int = 15,
+    inner_iterations: int = 20,
+    ftol: float | None = None,
+    xtol: float | None = None,
+    gtol: float | None = None,
+    callback: Callable[[Record], bool | None] | None = None,
+    patience: int | None = None,
+) -> FitReport:
+    """Minimise ``functional`` from ``w0``.
+
+    Parameters
+    ----------
+    functional : VarProFunctional or CrossEntropyFunctional
+    w0 : ndarray, shape (h, p) or (h * p,)
+    solver, form : str
+        See the table at the head of the module; ``auto`` picks the cheaper form.
+    jacobian : {"kaufman", "full"}
+    max_nfev : int
+        Evaluations of the functional, refused steps included.
+    inner_iterations : int
+        Cap of the inner LSMR solve.
+    ftol, xtol, gtol : float, optional
+        Relative change of cost and weights, size of the gradient, at which to stop. By default
+        1e-8 with a functional in double precision, 1e-6 in single.
+    callback : callable, optional
+        ``callback(record)`` after each accepted step; a true value ends the search.
+    patience : int, optional
+        Stop after so many accepted steps without a lower leave-one-out error (``loo_mse``), and
+        return the weights where it was lowest. (It is the error of the linear layer for units
+        that have seen the image, and bounds the overfitting of that layer alone.)
+
+    Returns
+    -------
+    FitReport
+
+    Raises
+    ------
+    ValueError
+        An unknown name, a form that the solver cannot use, a callback or patience with ``lm``.
+    NonFiniteError
+        If ``w0`` or the features there are not finite.
+    """
+    if solver not in SOLVERS:
+        msg = f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}."
+        raise ValueError(msg)
+    forms = tuple(f for f in SOLVERS[solver] if f in functional.forms)
+    if form != "auto" and form not in forms:
+        msg = f"form must be auto{''.join(f' or {f}' for f in forms)} for {solver}, got {form!r}."
+        raise ValueError(msg)
+    if solver == "lm" and (callback is not None or patience is not None):
+        msg = "callback and patience need another solver than 'lm', which has no callback in SciPy."
+        raise ValueError(msg)
+    if jacobian not in get_args(JacobianKind):
+        msg = f"jacobian must be one of {', '.join(get_args(JacobianKind))}, got {jacobian!r}."
+        raise ValueError(msg)
+    if max_nfev < 1 or inner_iterations < 1 or (patience is not None and patience < 1):
+        msg = (
+            "max_nfev, inner_iterations and patience must be at least 1, "
+            f"got {max_nfev}, {inner_iterations} and {patience}."
+        )
+        raise ValueError(msg)
+    if not forms:
+        form_used = ""
+    elif form != "auto":
+        form_used = form
+    else:
+        form_used = choose_form(functional, inner_iterations) if solver == "lsmr" else "reduced"
+
+    if patience is not None and not functional.has_leave_one_out:
+        msg = f"patience needs the leave-one-out error of squares, got {type(functional).__name__}."
+        raise ValueError(msg)
+    w0 = np.array(w0, dtype=np.float64).ravel()
+    if not np.isfinite(w0).all():
+        msg = "the weights to start from are NaN or infinite."
+        raise NonFiniteError(msg)
+    watch = Watch(functional, callback, patience, max_nfev)
+    tolerance = 1e-8 if functional.dtype == np.float64 else 1e-6
+    tolerances: dict[str, Any] = {
+        name: tolerance if value is None else value
+        for name, value in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol))
+    }
+    try:
+        if forms:
+            status = _least_squares(
+                watch, w0, solver, form_used, jacobian,
+                max_nfev=max_nfev, inner_iterations=inner_iterations, tolerances=tolerances,
+            )  # fmt: skip
+        else:
+            status = _minimize(watch, w0, solver, max_nfev=max_nfev, tolerances=tolerances)
+    except LimitError:
+        status = 0
+    if watch.status < 0:
+        status = watch.status
+    w = watch.best[1]
+    record = watch.record(w)
+    return FitReport(
+        w=w,
+        cost=record.cost,
+        loo_mse=record.loo_mse,
+        loo_error=record.loo_error,
+        history=tuple(watch.history),
+        status=status,
+        reason=REASONS[status],
+        solver=solver,
+        form=form_used,
+        cpu_seconds=watch.elapsed(),
+    )
+
+
+def _least_squares(
+    watch: Watch,
+    w0: FloatArray,
+    solver: str,
+    form: str,
+    kind: JacobianKind,
+    *,
+    max_nfev: int,
+    inner_iterations: int,
+    tolerances: dict[str, Any],
+) -> int:
+    functional: Any = watch.functional  # residual and jacobian: of VarProFunctional alone
+
+    def residual(w: FloatArray) -> FloatArray:
+        if not math.isfinite(watch.cost(w)):
+            # SciPy takes such a trial point back and shortens the step.
+            rows = functional.n_weights + 1 if form == "reduced" else functional.n_residuals
+            return np.full(rows, np.inf)
+        return functional.reduced_residual(w) if form == "reduced" else functional.residual(w)
+
+    def jacobian(w: FloatArray) -> Any:
+        if form == "reduced":
+            f, J = functional.reduced(w, kind)
+            watch.set_gradient(w, J.T @ f)
+            return J
+        full_size = functional.jacobian(w, kind, "operator" if form == "operator" else "array")
+        watch.set_gradient(w, full_size.T @ functional.residual(w))
+        return full_size
+
+    options: dict[str, Any] = {}
+    if solver == "lm":
+        options["method"] = "lm"
+    else:
+        options.update(method="trf", tr_solver=solver, callback=watch.accepted)
+        if solver == "lsmr":
+            options["tr_options"] = {"maxiter": inner_iterations}
+    result = least_squares(
+        residual, w0, jacobian, max_nfev=max_nfev, x_scale=1.0, **tolerances, **options
+    )
+    return int(result.status)
+
+
+def _minimize(
+    watch: Watch, w0: FloatArray, solver: str, *, max_nfev: int, tolerances: dict[str, Any]
+) -> int:
+    functional = watch.functional
+
+    def finite_cost(w: FloatArray) -> float:
+        # A line search computes with the cost: high, but a number.
+        cost = watch.cost(w)
+        return cost if math.isfinite(cost) else 10 * watch.history[0].cost
+
+    def cost_and_gradient(w: FloatArray) -> tuple[float, FloatArray]:
+        cost = finite_cost(w)
+        if not math.isfinite(watch.record(w).cost):
+            return cost, np.zeros_like(w)
+        gradient = functional.gradient(w)
+        watch.set_gradient(w, gradient)
+        return cost, gradient
+
+    if solver == "l-bfgs-b":
+        options: dict[str, Any] = {
+            "maxfun": max_nfev,
+            "maxiter": max_nfev,
+            "ftol": tolerances["ftol"],
+            "gtol": tolerances["gtol"],
+        }
+        objective: Callable[[FloatArray], Any] = cost_and_gradient
+    else:
+        objective = finite_cost
+        names = ("fatol", "xatol") if solver == "nelder-mead" else ("ftol", "xtol")
+        options = {"maxfev": max_nfev, **dict(zip(names, tolerances.values(), strict=False))}
+    # Names are not literal types here, which the overloads of the stubs ask for.
+    search: Any = minimize
+    result = search(
+        objective,
+        w0,
+        jac=solver == "l-bfgs-b",
+        method=solver,
+        options=options,
+        callback=watch.accepted,
+    )
+    if solver == "l-bfgs-b" and result.status not in (0, 1):
+        return -3
+    if not result.success:
+        return 0
+    if solver == "nelder-mead":
+        return 4
+    return 1 if "GRADIENT" in str(result.message).upper() else 2

@@ -1,0 +1,278 @@
+r"""The variable-projection functional, its Jacobians, and the small problem equivalent to it.
+
+For unit weights ``w`` the linear weights are eliminated,
+
+    cost(w) = 1/2 ||s (tau - Phi(w) A)||^2 + lam/2 ||A||^2 + nu/2 ||w||^2,
+    A = argmin of it for this w,
+
+where ``s`` are square roots of sample weights and the constant column of ``Phi`` is not
+penalised. In the letters of :mod:`varpro_nn.linalg.qr`, ``Q1 = s Phi T`` and
+``Q2 = sqrt(lam) T`` (penalised rows) are an orthonormal basis of the augmented range. With
+``r = s (tau - Phi A)`` and ``B_k = s sum_c dPhi[:, c] A[c, :, k]`` (n, h p), Kaufman's Jacobian of
+class k is
+
+    J_k = - (I - Q Q') [B_k; 0] = [ -B_k + Q1 Q1'B_k ; Q2 Q1'B_k ],
+
+and since ``Q'[r; -sqrt(lam) A] = 0`` its gradient ``J'r`` is exact. Golub and Pereyra's full
+Jacobian subtracts ``Q T_u' N_k``, where ``T_u`` are the rows of ``T`` of the unit columns,
+``S = dPhi' s r`` (m, h, p, k) and ``N_k`` holds ``S[c, i, l, k]`` in row (c, i) and column
+(i, l): orthogonal to the first term, so it adds to ``J'J`` and nothing to the gradient.
+
+Neither ``least_squares`` nor anything here needs the (n k, h p) array. Two ways lead around it:
+
+*operator*: ``dPhi`` is stored once, ``J v`` and ``J'u`` contract it with a vector.
+
+*reduced*: ``J'J`` and ``J'r`` are sums over images. With ``D = s dPhi`` as (n, h p) and
+``C = T'(s Phi)'D``, whole-image units (m = 1) have
+
+    J'J = (D'D - C'C) ∘ (A A' ⊗ 1_pp) + nu I,
+
+and units of several cells the same with ``B_k`` in place of ``D``, summed over classes. Blocks
+of images are worked one after the other and forgotten; from the sums comes a problem of
+h p + 1 rows with the same cost, gradient and Gauss-Newton matrix
+(:func:`varpro_nn.linalg.small_equivalent`).
+
+References
+----------
+G. H. Golub and V. Pereyra, SIAM J. Numer. Anal. 10 (1973) 413-432.
+L. Kaufman, BIT 15 (1975) 49-57.
+V. Pereyra, Neural networks for image classification using quadratic scalarization and variable
+projections for fast training (2019), sections 2 and 3.
+"""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+from scipy.sparse.linalg import LinearOperator
+
+from varpro_nn._typing import FloatArray
+from varpro_nn.linalg import LinearSolution, RowSums, least_squares_with_ridge, left_out_errors
+from varpro_nn.linalg.qr import RANK_TOLERANCE
+from varpro_nn.units import Units
+from varpro_nn.varpro.design_matrix import Block, Design
+from varpro_nn.varpro.jacobian import Jacobian, NormalSums
+from varpro_nn.varpro.reduced import (
+    Evaluation,
+    JacobianKind,
+    ReducedFunctional,
+    check_penalties,
+    is_full,
+)
+
+
+class _Projection(NamedTuple):
+    """The solved linear problem, and all rows of it unless they come in blocks."""
+
+    solution: LinearSolution
+    blocks: list[Block] | None
+
+
+class VarProFunctional(ReducedFunctional):
+    """A separable least-squares problem with its linear weights projected out.
+
+    Parameters
+    ----------
+    units : Units
+        The columns that are trained.
+    inputs : array_like with ``len`` n and slicing
+        What the units take: images, or the abscissae of a curve.
+    tau : array_like, shape (n, k) or (n,)
+        Targets.
+    ridge : float
+        ``lam >= 0``.
+    weight_decay : float
+        ``nu >= 0``.
+    sample_weight : array_like, shape (n,), optional
+        Weight of each input in the sum of squares, >= 0.
+    fixed : array_like, shape (n, f), optional
+        Columns of ``Phi`` that are not trained.
+    constant : bool
+        Whether ``Phi`` ends with a column of ones, never penalised.
+    dtype : {float32, float64}
+        Type of the features and of the large products. Projection, sums and solves are double
+        in any case.
+    block_size : int, optional
+        Work on so many inputs at a time and keep nothing of size n but inputs and targets: only
+        the cost, the gradient and the reduced problem are then to be had. None: keep all.
+    rank_tolerance : float, optional
+        Singular values of ``Phi`` below this times the largest count as zero. By default 1e-12,
+        or q times the rounding error of ``dtype`` where that is larger: what single precision
+        cannot tell from a repeated column is none of its own.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not match, negative or non-finite values.
+    """
+
+    forms: ClassVar[tuple[str, ...]] = ("operator", "reduced", "array")
+    has_leave_one_out: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        units: Units,
+        inputs: Any,
+        tau: ArrayLike,
+        *,
+        ridge: float = 0.0,
+        weight_decay: float = 0.0,
+        sample_weight: ArrayLike | None = None,
+        fixed: ArrayLike | None = None,
+        constant: bool = True,
+        dtype: DTypeLike = np.float32,
+        block_size: int | None = None,
+        rank_tolerance: float | None = None,
+    ) -> None:
+        super().__init__()
+        check_penalties(ridge, weight_decay)
+        self.design = Design(
+            units, inputs, tau, fixed, sample_weight,
+            constant=constant, ridge=ridge, dtype=dtype, block_size=block_size,
+        )  # fmt: skip
+        self.dtype, self.tau = self.design.dtype, self.design.tau
+        self.units = units
+        self.ridge, self.weight_decay = float(ridge), float(weight_decay)
+        if rank_tolerance is None:
+            rank_tolerance = rank_tolerance_for(self.design.ridge_of_columns.size, self.dtype)
+        self.rank_tolerance = rank_tolerance
+
+    @property
+    def n_residuals(self) -> int:
+        """Length of ``residual(w)``: inputs times targets, then the ridge and decay rows."""
+        n, k = self.tau.shape
+        decay_rows = self.n_weights if self.weight_decay else 0
+        return (n + np.count_nonzero(self.design.ridge_of_columns)) * k + decay_rows
+
+    def residual(self, w: FloatArray) -> FloatArray:
+        """Residual vector, (n_residuals,): ``s (tau - Phi A)`` row by row, then the penalties.
+
+        Half its squared norm is the cost.
+        """
+        point, projection = self._evaluate(w)
+        (block,) = self._need_stored(projection.blocks, "residual")
+        A = point.A
+        penalised = self.design.ridge_of_columns > 0
+        parts = [block.tau - block.Phi @ A, -np.sqrt(self.ridge) * A[penalised]]
+        if self.weight_decay:
+            parts.append(np.sqrt(self.weight_decay) * point.w)
+        return np.concatenate([part.ravel() for part in parts])
+
+    def jacobian(
+        self,
+        w: FloatArray,
+        kind: JacobianKind = "kaufman",
+        form: Literal["operator", "array"] = "operator",
+    ) -> LinearOperator | FloatArray:
+        """Jacobian of :meth:`residual`, (n_residuals, h * p).
+
+        Parameters
+        ----------
+        w : ndarray, shape (h * p,)
+        kind : {"kaufman", "full"}
+            Without or with the second term of Golub and Pereyra. The gradient is the same.
+        form : {"operator", "array"}
+            A ``LinearOperator`` that stores ``dPhi``, or the dense array (k times as large; for
+            comparison and for ``method="lm"``).
+        """
+        if form not in ("operator", "array"):
+            msg = f"form must be 'operator' or 'array', got {form!r}."
+            raise ValueError(msg)
+        full = is_full(kind)
+        projection = self._evaluate(w)[1]
+        self._need_stored(projection.blocks, "jacobian")
+        ((block, dPhi),) = self.design.blocks_and_derivative(w, whole=True)
+        jacobian = Jacobian(
+            projection.solution,
+            block,
+            dPhi,
+            ridge=self.design.ridge_of_columns,
+            weight_decay=self.weight_decay,
+            full=full,
+        )
+        return jacobian.operator() if form == "operator" else jacobian.array()
+
+    def _project(self, w: FloatArray) -> tuple[Evaluation, _Projection]:
+        ridge = self.design.ridge_of_columns
+        stored = list(self.design.blocks(w)) if self.design.block_size is None else None
+        sums = row_sums(self.design.blocks(w) if stored is None else stored)
+        solution = least_squares_with_ridge(sums, ridge, self.rank_tolerance)
+        left_out = left_out_sums(self.design.blocks(w) if stored is None else stored, solution)
+        total = float(self.design.root @ self.design.root)
+        point = evaluation(w, solution, self.weight_decay, left_out, total)
+        return point, _Projection(solution, stored)
+
+    def _sums(self, w: FloatArray, *, matrix: bool, full: bool) -> tuple[FloatArray, FloatArray]:
+        solution = self._evaluate(w)[1].solution
+        sums = normal_sums(self.design, w, solution, matrix=matrix, full=full)
+        return sums.matrix() if matrix else np.zeros((0, 0)), sums.gradient()
+
+    def _need_stored(self, blocks: list[Block] | None, what: str) -> list[Block]:
+        if blocks is None:
+            msg = (
+                f"{what} has a row for every input and needs block_size=None, got "
+                f"block_size={self.design.block_size}; use reduced, normal_equations or gradient."
+            )
+            raise ValueError(msg)
+        return blocks
+
+
+def rank_tolerance_for(n_columns: int, dtype: np.dtype[Any]) -> float:
+    """Relative singular value below which a direction of so many columns is rounding."""
+    return max(RANK_TOLERANCE, n_columns * float(np.finfo(dtype).eps))
+
+
+def row_sums(blocks: Iterable[Block]) -> RowSums:
+    """Triangular factor of ``s [Phi, tau]``."""
+    sums: RowSums | None = None
+    for block in blocks:
+        rows = np.concatenate([block.Phi, block.tau], axis=1)
+        sums = RowSums(rows.shape[1]) if sums is None else sums
+        sums.add(rows)
+    assert sums is not None  # a design has one input at least
+    return sums
+
+
+def left_out_sums(blocks: Iterable[Block], solution: LinearSolution) -> tuple[float, float]:
+    """Weighted sum of squared leave-one-out residuals, and weight of the misclassified."""
+    squares = weight = 0.0
+    for block in blocks:
+        basis = solution.range_basis(block.Phi)
+        leverage = np.einsum("ij,ij->i", basis, basis)
+        # Rows stay weighted by s: that weighs their squares, and moves no maximum.
+        squared, wrong = left_out_errors(
+            block.tau - block.Phi @ solution.A, block.tau, leverage, float(np.finfo(np.float64).eps)
+        )
+        squares += float(squared.sum())
+        weight += float(block.root**2 @ wrong)
+    return squares, weight
+
+
+def normal_sums(
+    design: Design, w: FloatArray, solution: LinearSolution, *, matrix: bool, full: bool
+) -> NormalSums:
+    """Sum up the normal equations over a design."""
+    sums = NormalSums(solution, design.units.n_cells, design.n_unit_columns, full=full)
+    for block, dPhi in design.blocks_and_derivative(w):
+        sums.add(block, dPhi, matrix=matrix)
+    return sums
+
+
+def evaluation(
+    w: FloatArray,
+    solution: LinearSolution,
+    weight_decay: float,
+    left_out: tuple[float, float],
+    sum_weights: float,
+) -> Evaluation:
+    """Put together what is known at ``w``; ``left_out`` as :func:`left_out_sums` gives it."""
+    squares, wrong = left_out
+    return Evaluation(
+        w=w,
+        A=solution.A,
+        rank=solution.rank,
+        cost=0.5 * (solution.sum_of_squares + weight_decay * float(w @ w)),
+        loo_mse=squares / sum_weights,
+        loo_error=wrong / sum_weights if solution.A.shape[1] > 1 else np.nan,
+    )
