@@ -13,8 +13,9 @@ from varpro_nn._io import archive
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.data.images import BRIGHT, check_images, largest_intensity
 from varpro_nn.errors import ModelFileError
+from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.tables import as_html, as_text
-from varpro_nn.output.features import block_features, block_slices, workers
+from varpro_nn.output.features import block_features, block_slices
 from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
 
 
@@ -160,7 +161,7 @@ class Network:
                 f"{largest:.4g}; pixels from 0 to 255 must be uint8."
             )
             raise ValueError(msg)
-        with workers(n_jobs) as executor:
+        with thread_pool(n_jobs) as executor:
             for rows in block_slices(len(checked), len(self.A)):
                 views = VIEWS[self.views](checked[rows])
                 outputs = np.zeros((len(views[0]), len(self.classes)))
