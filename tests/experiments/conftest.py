@@ -1,8 +1,11 @@
 """What tests of scripts share: a script as it is called, and its ledgers apart from each other."""
 
+import importlib
+import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -58,3 +61,24 @@ def run_script(
         return lines, json.loads(last)
 
     return run
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType], None]:
+    """Let a script run its children in this process: their imports alone take seconds each.
+
+    ``test_processes`` shows what a process of its own is for.
+    """
+
+    def child_lines(command: Sequence[str], threads: int = 1) -> list[str]:
+        module: Any = importlib.import_module(command[0])
+        with monkeypatch.context() as patch, redirect_stdout(io.StringIO()) as out:
+            patch.setattr(sys, "argv", list(command))
+            module.main()
+        return out.getvalue().splitlines()
+
+    def use(script: ModuleType) -> None:
+        for name in {"child", "child_lines"} & set(vars(script)):
+            monkeypatch.setattr(script, name, child_lines)
+
+    return use

@@ -1,15 +1,14 @@
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from experiments.benchmarks import glue_memory
-from varpro_nn.training.resources import peak_memory_mib
 
 pytestmark = pytest.mark.usefixtures("mnist")
 
 
-def test_each_count_has_a_process_of_its_own(run_script):
+def test_each_count_is_measured(run_script, in_this_process):
+    in_this_process(glue_memory)
     small = ["--images", "400", "800", "--n-units", "40", "--n-jobs", "1"]
     result = run_script(glue_memory, *small)[1]
     assert [row["n_images"] for row in result["rows"]] == [400, 800]
@@ -17,14 +16,15 @@ def test_each_count_has_a_process_of_its_own(run_script):
         assert row["peak_mib"] >= row["before_mib"] > 20
 
 
-def test_peak_memory_is_that_of_the_glue(monkeypatch):
-    peak, already = peak_memory_mib(), np.ones(0)
+def test_peak_memory_is_taken_before_and_after_the_glue(monkeypatch):
+    peaks = [100.0]
 
     def glue(units, W, images, labels, n_classes, n_jobs):
-        nonlocal already
-        already = np.ones((round(peak) + 300) * 2**17)  # eight bytes each
+        assert len(images) == len(labels) == 100
+        peaks.append(350.0)
         return SimpleNamespace(ridge=1.0, loo_error=[0.5])
 
     monkeypatch.setattr(glue_memory, "glue", glue)
+    monkeypatch.setattr(glue_memory, "peak_memory_mib", lambda: peaks[-1])
     row = glue_memory.measure(100, 5, 1)
-    assert row["peak_mib"] - row["before_mib"] > 200
+    assert (row["before_mib"], row["peak_mib"]) == (100.0, 350.0)

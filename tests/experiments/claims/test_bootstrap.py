@@ -136,7 +136,8 @@ def alone(guesses, seed):
 def test_quick_tables(tmp_path, monkeypatch, capsys):
     """Passes are shared by the parts; the first of several is the single one; rows are kept."""
     file = tmp_path / "rows.jsonl"
-    monkeypatch.setitem(table.UNITS, "n_units", 40)
+    monkeypatch.setattr(table, "UNITS", table.UNITS | {"n_units": 10, "n_subnetworks": 1})
+    monkeypatch.setitem(table.QUICK, "labelled", 150)
     parts = ["rules", "repeated", "self-training"]
     arguments = ["bootstrap", "--quick", "--output", str(file), "--only", *parts]
     monkeypatch.setattr(sys, "argv", arguments)

@@ -1,8 +1,9 @@
 from experiments.claims import matrix_equality
 
 
-def test_both_forms_agree_and_rows_are_kept(tmp_path, run_script):
+def test_both_forms_agree_and_rows_are_kept(tmp_path, run_script, in_this_process):
     """Both forms give the same outputs; rows in the file are not measured again."""
+    in_this_process(matrix_equality)
     file = tmp_path / "rows.jsonl"
     small = ["--quick", "--output", str(file)]
     result = run_script(matrix_equality, *small)[1]
