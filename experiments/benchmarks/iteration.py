@@ -31,14 +31,12 @@ from threadpoolctl import threadpool_limits
 
 from experiments.shared.joint import Joint
 from experiments.shared.ledger import print_last_line
+from experiments.shared.subnetwork import INNER, subnetwork
 from experiments.shared.tables import print_table
+from varpro_nn._typing import FloatArray
 from varpro_nn.data import load
-from varpro_nn.data.images import one_hot
-from varpro_nn.units import whole_image_units
 from varpro_nn.varpro.fit import fit
 from varpro_nn.varpro.functional import VarProFunctional
-
-RIDGE, WEIGHT_DECAY, INNER = 1.0, 0.1, 20
 
 
 def products_alone(functional: VarProFunctional, w: np.ndarray) -> dict[str, float]:
@@ -75,14 +73,10 @@ def main() -> None:
     parser.add_argument("--data-dir")
     args = parser.parse_args()
     train = load("mnist", args.data_dir).train
-    rng = np.random.default_rng(args.seed)
-    own = rng.choice(len(train), args.n_images, replace=False)
-    units = whole_image_units("quadratic", train.images.shape[1:], args.n_units)
-    images, tau = train.images[own], one_hot(train.labels[own], 10)
-    w0 = units.init(images, rng)
 
-    def problem() -> VarProFunctional:
-        return VarProFunctional(units, images, tau, ridge=RIDGE, weight_decay=WEIGHT_DECAY)
+    def problem() -> tuple[VarProFunctional, FloatArray]:
+        """Make the same functional and start anew: each path evaluates it for itself."""
+        return subnetwork(train, args.n_images, args.n_units, [args.seed])
 
     paths: dict[str, dict[str, Any]] = {
         "default": {},
@@ -94,9 +88,9 @@ def main() -> None:
     }
     rows: dict[str, dict[str, float]] = {}
     with threadpool_limits(1, user_api="blas"):
-        functional = problem()
+        functional, w0 = problem()
         p = functional.n_weights
-        products = products_alone(functional, w0.ravel())
+        products = products_alone(functional, w0)
         megabytes = args.n_images * p * 4 / 1e6
         print(
             f"\nOne default iteration: {4 * (INNER + 2) * args.n_images * p / 1e9:.2f} Gflop with "
@@ -108,7 +102,7 @@ def main() -> None:
         )
         for name, options in paths.items():
             print(f"{name} ...", file=sys.stderr, flush=True)
-            report = fit(problem(), w0, **{"max_nfev": args.max_nfev, **options})
+            report = fit(*problem(), **{"max_nfev": args.max_nfev, **options})
             n_jacobians = sum(not np.isnan(record.optimality) for record in report.history)
             rows[name] = {
                 "evaluations": report.n_evaluations,
@@ -118,8 +112,8 @@ def main() -> None:
                 "cost": report.cost,
             }
         print("joint ...", file=sys.stderr, flush=True)
-        joint = Joint(problem())
-        x0, start = joint.start(w0.ravel()), time.process_time()
+        joint = Joint(problem()[0])
+        x0, start = joint.start(w0), time.process_time()
         _, path = joint.minimise(x0, "lsmr", args.max_nfev)
         seconds = (time.process_time() - start) / max(args.max_nfev - 1, 1)
         rows["joint"] = {
