@@ -25,7 +25,7 @@ import numpy as np
 from experiments.shared.ledger import Ledger, print_last_line
 from experiments.shared.options import parser, whole_number
 from experiments.shared.tables import print_table
-from varpro_nn import Network, configure, load, train_network
+from varpro_nn import Network, configure, load, to_c, to_html, to_onnx, train_network
 from varpro_nn.data import ImageSet
 from varpro_nn.exporters.folded import fold
 from varpro_nn.exporters.page import plain_values
@@ -54,7 +54,7 @@ def _cpu(work: Callable[[], Any]) -> tuple[Any, float]:
 def _onnx(network: Network, images: Any, folder: Path) -> tuple[Any, float]:
     import onnxruntime
 
-    network.to_onnx(folder / "model.onnx")
+    to_onnx(network, folder / "model.onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
@@ -71,7 +71,7 @@ def _onnx(network: Network, images: Any, folder: Path) -> tuple[Any, float]:
 
 def _c(network: Network, images: Any, folder: Path, *, int8: bool, flags: str) -> tuple[Any, float]:
     source, library = folder / "model.c", folder / f"model{int8}{len(flags)}.so"
-    network.to_c(source, int8=int8)
+    to_c(network, source, int8=int8)
     subprocess.run(
         ["gcc", "-std=c99", *flags.split(), "-shared", "-fPIC", "-o", str(library), str(source),
          "-lm"], check=True,
@@ -127,10 +127,10 @@ def measure(network: Network, test: ImageSet, n_repeats: int) -> dict[str, Any]:
                     test_accuracy=float((answers == labels).mean()),
                     images_per_cpu_second=max(rate, row["images_per_cpu_second"]),
                 )
-        network.to_html(folder / "model.html")
+        to_html(network, folder / "model.html")
         sizes = {name: (folder / name).stat().st_size for name in ("model.onnx", "model.html")}
         for int8 in (False, True):
-            network.to_c(folder / "model.c", int8=int8)
+            to_c(network, folder / "model.c", int8=int8)
             sizes["model.c, int8" if int8 else "model.c"] = (folder / "model.c").stat().st_size
     return {"rows": rows, "bytes": sizes, "n_parameters": network.n_parameters}
 

@@ -14,7 +14,8 @@ import numpy as np
 from experiments.shared.ledger import print_last_line
 from experiments.shared.tables import print_table
 from varpro_nn import load, patch_units
-from varpro_nn.output.features import block_features, block_slices, workers
+from varpro_nn.linalg.threads import thread_pool
+from varpro_nn.output.features import block_features, block_slices
 from varpro_nn.units import ACTIVATIONS
 from varpro_nn.units.patches import IMAGES, TILE, PatchUnits
 
@@ -46,7 +47,7 @@ def main() -> None:
     for activation in ACTIVATIONS:
         units = patch_units("dense", (28, 28), args.n_units, window=7, activation=activation)
         W = units.init(images, rng).astype(np.float32)
-        with workers(1) as executor:
+        with thread_pool(1) as executor:
             alone = products_alone(units, len(images))
             start = time.process_time()
             for rows in block_slices(len(images), len(W) * units.n_cells):

@@ -13,7 +13,9 @@ import numpy as np
 
 from experiments.shared.ledger import print_last_line
 from experiments.shared.processes import child
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data import load
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.output.glue import glue
 from varpro_nn.training.resources import peak_memory_mib
 from varpro_nn.units import whole_image_units
@@ -21,11 +23,11 @@ from varpro_nn.units import whole_image_units
 
 def measure(n_images: int, n_units: int, n_jobs: int) -> dict[str, float]:
     """Glue in this process."""
-    train = load("mnist").train
+    train = TrainingSet.of(load("mnist"), n_images)
     units = whole_image_units("bilinear", train.images.shape[1:], n_units)
     W = units.init(train.images[:2000], np.random.default_rng(0)).astype(np.float32)
     before = peak_memory_mib()
-    report = glue(units, W, train.images[:n_images], train.labels[:n_images], 10, n_jobs=n_jobs)
+    report = glue(units, W, train, Compute(n_jobs))
     return {
         "n_images": n_images,
         "before_mib": before,

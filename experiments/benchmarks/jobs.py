@@ -10,7 +10,7 @@ import argparse
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -18,8 +18,8 @@ import numpy as np
 from experiments.shared.ledger import print_last_line
 from varpro_nn import load, whole_image_units
 from varpro_nn.compute import cluster
-from varpro_nn.compute.pool import executor_for
-from varpro_nn.compute.published import NamedImages
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.training.subnetwork import SubnetworkSettings
 from varpro_nn.training.subnetworks import train_subnetworks
 
@@ -29,37 +29,31 @@ def main() -> None:
     parser.add_argument("--n-subnetworks", type=int, default=24)
     parser.add_argument("--images", type=int, default=4000, help="of each sub-network")
     parser.add_argument("--n-units", type=int, default=100, help="of each sub-network")
-    parser.add_argument("--n-parts", type=int, default=1, help="each, shared among the workers")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--data-dir")
     args = parser.parse_args()
-    mnist = load("mnist", args.data_dir)
-    assert mnist.source is not None
-    data = NamedImages("mnist", mnist.source.data_dir, None, mnist.train.digest)
+    training = TrainingSet.of(load("mnist", args.data_dir))
     units = whole_image_units("bilinear", (28, 28), args.n_units)
     settings = SubnetworkSettings(
         args.n_subnetworks,
         args.images,
         ridge=1.0,
         weight_decay=0.1,
-        n_parts=args.n_parts,
         fit_options={"max_nfev": 10},
     )
-    ways: dict[str, Callable[[], AbstractContextManager[Executor | None]]] = {
-        "1 job": partial(executor_for, 1),
-        "2 jobs": partial(executor_for, 2),
-        "2 workers of Dask": partial(cluster.executor, "dask", None, 2),
+    dask = partial(cluster.executor, "dask", None, 2)
+    ways: dict[str, tuple[int, Callable[[], AbstractContextManager[Executor | None]]]] = {
+        "1 job": (1, nullcontext),
+        "2 jobs": (2, nullcontext),
+        "2 workers of Dask": (1, dask),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     first = None
     for _ in range(args.repeats):
-        for name, make in ways.items():
-            with make() as executor:
+        for name, (n_jobs, make) in ways.items():
+            with make() as executor, Compute(n_jobs, executor=executor) as compute:
                 start = time.perf_counter()
-                found = train_subnetworks(
-                    units, mnist.train.images, mnist.train.labels, 10, settings,
-                    executor=executor, data=data,
-                )  # fmt: skip
+                found = train_subnetworks(units, training, settings, compute)
                 seconds[name].append(time.perf_counter() - start)
             W = np.stack([subnetwork.W for subnetwork in found if subnetwork.W is not None])
             first = W if first is None else first

@@ -46,6 +46,8 @@ from experiments.shared.ledger import Ledger, print_last_line
 from experiments.shared.options import parser
 from experiments.shared.processes import child
 from experiments.shared.tables import print_table
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.training.resources import Clock, peak_memory_mib
 from varpro_nn.training.subnetwork import SubnetworkSettings
 from varpro_nn.training.subnetworks import train_subnetworks
@@ -85,14 +87,15 @@ def measure(name: str, point: Point, seed: int, long_enough: float) -> Row:
 
 def measure_jobs(n_jobs: int, point: Point, seed: int) -> Row:
     """Train six sub-networks with a number of jobs."""
-    images, labels = made_data(point, seed)
+    training = TrainingSet(*made_data(point, seed), point.k)
     settings = SubnetworkSettings(
         6, point.n // 2, ridge=1.0, weight_decay=0.1, fit_options={"max_nfev": 6}
     )
     units, times = units_of(point, False), []
     for _ in range(REPEATS):
         clock = Clock()
-        train_subnetworks(units, images, labels, point.k, settings, seed=seed, n_jobs=n_jobs)
+        with Compute(n_jobs) as compute:
+            train_subnetworks(units, training, settings, compute, seed=seed)
         times.append(clock.read())
     wall, cpu = (min(seconds) for seconds in zip(*times, strict=True))
     return {"n_jobs": n_jobs, "cpu_seconds": cpu, "wall_seconds": wall}

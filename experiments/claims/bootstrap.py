@@ -36,9 +36,11 @@ from experiments.shared.options import parser
 from experiments.shared.tables import print_table
 from experiments.shared.uncertainty import mean_and_error
 from varpro_nn import Network, TrainConfig, VarProClassifier, VarProFeatures, configure, load
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
-from varpro_nn.training.layers import train_network
-from varpro_nn.training.plan import streams, subnetwork_settings, training_part
+from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.training.layers import train_classifier
+from varpro_nn.training.plan import streams, subnetwork_settings
 from varpro_nn.training.pseudo_labels import Rule, bootstrap
 from varpro_nn.training.resources import Clock
 
@@ -86,10 +88,12 @@ def one_pass(
     # A sub-network that failed in training left no units.
     n_parts = len(network.W) // config.units_per_subnetwork
     clock = Clock()
-    done = bootstrap(
-        start, test.images, replace(subnetwork_settings(config), n_subnetworks=n_parts),
-        rule=cast(Rule, rule), ridge=config.bootstrap_ridge, seed=seed, n_jobs=n_jobs,
-    )  # fmt: skip
+    settings = replace(subnetwork_settings(config), n_subnetworks=n_parts)
+    with Compute(n_jobs) as compute:
+        done = bootstrap(
+            start, test.images, settings, compute,
+            rule=cast(Rule, rule), ridge=config.bootstrap_ridge, seed=seed,
+        )  # fmt: skip
     _, seconds = clock.read()
     before, after = (each.predict_codes(test.images) for each in (network, done.network))
     row = figures(done.guesses.codes, done.guesses.ambiguous, before, after, test.labels)
@@ -171,9 +175,9 @@ class Bench:
     @functools.cache  # noqa: B019  (small networks, for as long as the program runs)
     def first(self, config: TrainConfig) -> Network:
         """Train the network that passes start from, on true labels of training images."""
-        part = training_part(config, self.dataset)
-        data = (part.images, part.labels, self.dataset.classes)
-        return train_network(config, *data, n_jobs=self.args.n_jobs)[0]
+        training = TrainingSet.of(self.dataset, config.n_train)
+        with Compute(self.args.n_jobs) as compute:
+            return train_classifier(config, training, self.dataset.classes, compute)[0]
 
     @functools.cache  # noqa: B019
     def after(self, config: TrainConfig, guesses: str, number: int) -> tuple[Row, Network]:

@@ -49,7 +49,8 @@ from varpro_nn.data import Dataset
 from varpro_nn.data.images import intensities, one_hot
 from varpro_nn.linalg import GramAccumulator, KernelAccumulator, column_tiles, run_tiles
 from varpro_nn.linalg.ridge import LeaveOneOut
-from varpro_nn.output.features import block_features, block_slices, workers
+from varpro_nn.linalg.threads import thread_pool
+from varpro_nn.output.features import block_features, block_slices
 from varpro_nn.training.metrics import standard_error
 from varpro_nn.training.resources import peak_memory_mib
 
@@ -152,7 +153,7 @@ def primal(problem: Problem, ks: list[int], n_jobs: int) -> Iterator[dict[str, A
     start = time.process_time()
     # Layers side by side are one layer with the filters of all.
     W = np.concatenate([problem.filters(layer + 1) for layer in range(k)]) if k else None
-    with workers(n_jobs) as executor:
+    with thread_pool(n_jobs) as executor:
 
         def blocks(images: ImageArray) -> Iterator[tuple[slice, RealArray]]:
             for rows in block_slices(len(images), q):
@@ -193,7 +194,7 @@ def dual(problem: Problem, ks: list[int], n_jobs: int) -> Iterator[dict[str, Any
     """Add up blocks of columns: the kernel matrix, and that of test by training images."""
     images, test, n = problem.train, problem.test.images, len(problem.train)
     clock = time.process_time
-    with workers(n_jobs) as executor:
+    with thread_pool(n_jobs) as executor:
         kernel = KernelAccumulator(n, executor)
         cross = np.zeros((len(test), n))
         fit = on_test = 0.0

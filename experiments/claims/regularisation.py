@@ -41,7 +41,9 @@ from experiments.shared.options import parser
 from experiments.shared.tables import print_table
 from experiments.shared.uncertainty import mean_and_error
 from varpro_nn import Network, TrainConfig, configure, load
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data import ImageSet
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.output.glue import RIDGES, glue
 from varpro_nn.training.layers import train_units
 from varpro_nn.training.metrics import accuracy
@@ -94,11 +96,12 @@ def measure(config: TrainConfig, parts: dict[str, ImageSet], n_glue: int, k: int
     images = parts["train"]
     with threadpool_limits(1, user_api="blas"):
         start = time.process_time()
-        trained = train_units(config, images.images, images.labels, k)
-        of_layer = images.take(slice(n_glue))
+        training = TrainingSet(images.images, images.labels, k)
+        trained = train_units(config, training, Compute())
+        of_layer = training.take(slice(n_glue))
         C = c_of(config.ridge, config.images_per_subnetwork)
         fitted = [
-            glue(trained.units, trained.W, of_layer.images, of_layer.labels, k, ridge=ridge)
+            glue(trained.units, trained.W, of_layer, Compute(), ridge=ridge)
             for ridge in (penalty_of(C, n_glue), RIDGES)
         ]
         row: Row = {"cpu_seconds": time.process_time() - start}

@@ -27,7 +27,6 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "48 units, 4 sub-networks, independent": MNIST,
         "untrained": MNIST | {"scheme": "untrained"},
         "stages": MNIST | {"scheme": "stages", "n_stages": 4},
-        "refine": MNIST | {"scheme": "refine", "n_stages": 4},
         "growing subsets": MNIST | {"n_rounds": 3, "max_nfev": 3},
         "cross-entropy": MNIST | CROSS_ENTROPY,
         "6,000 images a sub-network": MNIST | {"images_per_subnetwork": 6000},

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from varpro_nn import GlueState, Network, whole_image_units
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data.cifar import read_cifar_binary
 from varpro_nn.data.folder import read_folder
 from varpro_nn.data.idx import read_idx
 from varpro_nn.data.npz import read_dataset_npz
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError, ModelFileError
 from varpro_nn.training.shards import Shards
 from varpro_nn.training.subnetwork import SubnetworkSettings
@@ -91,7 +93,8 @@ def reader(name: str, folder: Path) -> tuple[Callable[[bytes], Any], type[Except
     elif name == "shard":
         shards = Shards(folder, {"seed": 0})
         settings = SubnetworkSettings(1, 12, 1.0, 0.1, fit_options={"max_nfev": 2})
-        shards.write(train_subnetworks(units, images, np.arange(12) % 3, 3, settings)[0])
+        training = TrainingSet(images, np.arange(12) % 3, 3)
+        shards.write(train_subnetworks(units, training, settings, Compute())[0])
         read = shards.read
     else:
         msg = f"name must be that of a reader, got {name!r}"

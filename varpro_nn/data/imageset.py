@@ -67,6 +67,12 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of images, labels and weights, their types and shapes."""
+        weights = () if self.weights is None else (self.weights,)
+        return sha256_of(self.images, self.labels, *weights)
+
     def take(self, index: slice | Sequence[int] | NDArray[Any]) -> "ImageSet":
         """Return the images at ``index``: a slice, positions, or a mask of n booleans.
 
