@@ -16,7 +16,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from varpro_nn import VarProClassifier, configure, train_network
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.estimators.base import SETTINGS
+from varpro_nn.output.output_layer import fit_output_layer
 
 SMALL = {
     "recipe": "bilinear", "n_units": 30, "n_subnetworks": 3, "max_nfev": 4,
@@ -177,15 +180,13 @@ def test_weights_are_repetitions(layer, digits):
         "standardise": False,
     }  # fmt: skip
     weighted = VarProClassifier(**settings).fit(X, y, sample_weight=times)
-    from varpro_nn.output.output_layer import fit_output_layer
-
     images = (X / X[times > 0].max()).reshape(-1, 8, 8).astype(np.float32)
     network = weighted.network_
     mean = times[times > 0].mean()  # weights on any scale mean the same
     repeated = np.repeat(np.arange(len(X)), times)
     A = fit_output_layer(
-        layer, network.units, network.W, images[repeated], y[repeated], 10, penalty=2.0 * mean,
-        standardise=False,
+        layer, network.units, network.W, TrainingSet(images[repeated], y[repeated], 10),
+        Compute(), penalty=2.0 * mean, standardise=False,
     ).A  # fmt: skip
     Phi = network.units.features(network.W, images)
     expected, found = (Phi @ each[:-1] + each[-1] for each in (A, network.A))
@@ -243,13 +244,6 @@ def test_a_fit_that_fails_leaves_the_last_one(digits, fitted):
     with pytest.raises(ValueError, match=r"same length"):
         batches.fit(X, y[:-1])
     assert batches.glue_state_.n_images == 300
-
-
-def test_callbacks_of_a_first_batch_are_torn_down(digits):
-    pytest.importorskip("sklearn.callback")
-    X, y, _, _ = digits
-    classifier = VarProClassifier(**SMALL).partial_fit(X[:300], y[:300], classes=np.arange(10))
-    assert not hasattr(classifier, "_callback_fit_ctx")
 
 
 # --- one batch after the other, warm start -----------------------------------------------
@@ -395,45 +389,6 @@ def test_tables_with_names(digits):
     assert classifier.predict(table).shape == (1200,)
     with pytest.raises(ValueError, match="feature names"):
         classifier.predict(table.rename(columns={"pixel 0": "other"}))
-
-
-def test_callbacks_are_told_of_each_subnetwork(digits):
-    callback = pytest.importorskip("sklearn.callback")
-    X, y, _, _ = digits
-
-    class Told:
-        def __init__(self):
-            self.tasks, self.scores, self.torn_down = [], [], 0
-
-        def setup(self, estimator, context):
-            pass
-
-        def teardown(self, estimator, context):
-            self.torn_down += 1
-
-        def on_fit_task_begin(self, estimator, context):
-            pass
-
-        def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator):
-            self.tasks.append(context.task_name)
-            if context.task_name == "sub-network":
-                self.scores.append(fitted_estimator.score(X, y))
-
-    told = Told()
-    assert isinstance(told, callback.FitCallback)
-    classifier = VarProClassifier(**SMALL).set_callbacks(told).fit(X, y)
-    assert told.tasks == ["sub-network"] * 3 + ["fit"]
-    assert told.torn_down == 1
-    assert told.scores[0] < told.scores[-1] <= 1
-    assert classifier.score(X, y) == pytest.approx(told.scores[-1], abs=0.02)
-
-
-def test_monitor_of_scikit_learn(digits):
-    callback = pytest.importorskip("sklearn.callback")
-    monitor = callback.ScoringMonitor(scoring="accuracy")
-    VarProClassifier(**SMALL).set_callbacks(monitor).fit(*digits[:2])
-    text = str(vars(monitor.get_logs()))
-    assert text.count("'accuracy'") >= 3  # one of each sub-network
 
 
 def test_its_features_suit_others(digits):
