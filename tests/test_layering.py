@@ -40,6 +40,7 @@ DOORS = {
     "distributed": {"compute/cluster"},
     "filelock": {"_io/atomic"},
     "jinja2": {"_io/pages"},
+    "pooch": {"data/fetch/sources", "data/loading"},
 }
 """Who alone may import a library."""
 
