@@ -21,6 +21,7 @@ from varpro_nn import data
 from varpro_nn._cli import run_command
 from varpro_nn._io.atomic import locked, strict_json
 from varpro_nn.compute import cluster
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import VarProError
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.output.glue_state import GlueState
@@ -28,7 +29,6 @@ from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
 from varpro_nn.training.config import CHOICES, TrainConfig
 from varpro_nn.training.pipeline import Run, run
-from varpro_nn.training.plan import training_part
 from varpro_nn.training.recipes import DATA, RECIPES, configure
 from varpro_nn.training.run_folder import check_same, choose_folder, look_for_earlier_run, write_run
 
@@ -262,9 +262,9 @@ def _train_in(
         report = partial(write_report, run=result, dataset=dataset, n_jobs=args.n_jobs)
     glue = None
     if args.keep_glue:
-        part, network = training_part(config, dataset), result.network
+        training, network = TrainingSet.of(dataset, config.n_train), result.network
         glue = GlueState(network.units, network.W, len(network.classes), n_jobs=args.n_jobs)
-        glue.add_images(part.images, part.labels)
+        glue.add_images(training.images, training.targets)
     write_run(folder, config, result, metrics, glue, report)
     if not args.quiet:
         print(_in_words(metrics, result), file=sys.stderr)

@@ -265,7 +265,6 @@ def test_what_depends_on_a_setting_follows_it():
     assert configure("default").n_stages > 1
     for scheme in ("independent", "untrained"):
         assert configure("default", scheme=scheme).n_stages == 1
-    assert configure("default", scheme="refine").n_stages == configure("default").n_stages
     with pytest.raises(ValueError, match="n_stages"):
         configure("default", scheme="independent", n_stages=2)
     assert configure("tiny").n_copies > 0

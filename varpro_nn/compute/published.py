@@ -1,4 +1,4 @@
-"""Training images as a task carries them: a reference, not the arrays.
+"""Training sets as a task carries them to a worker: a reference, not the arrays.
 
 A worker reads what the reference names once, checks its digest, and keeps it for its next tasks.
 """
@@ -10,100 +10,84 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
-from varpro_nn.data import ImageSet, load
 from varpro_nn.data.images import blocks_of
+from varpro_nn.data.training_set import NamedData, TrainingSet
 from varpro_nn.errors import DatasetError
 
-
-@dataclass(frozen=True, slots=True)
-class NamedImages:
-    """Training images of a data set that every worker can load itself.
-
-    Attributes
-    ----------
-    name : str
-        What ``load`` takes: a name, or the path of a file.
-    data_dir : str or None
-        Where its files are.
-    n_train : int or None
-        The first so many images alone.
-    digest : str
-        SHA-256 of the images and labels that are meant.
-    """
-
-    name: str
-    data_dir: str | None
-    n_train: int | None
-    digest: str
-
-    def read(self) -> ImageSet:
-        """Load the data set; it is fetched if this machine does not have it."""
-        train = load(self.name, self.data_dir, progress=False).train
-        return train if self.n_train is None else train.take(slice(self.n_train))
+_PREFIX = ".varpro_nn-images-"
+_STORED = ("images", "targets", "weights")
 
 
 @dataclass(frozen=True, slots=True)
-class StoredImages:
+class StoredData:
     """Arrays in a folder that every worker can read; they are mapped, not copied.
 
     Attributes
     ----------
     folder : str
-    digest : str
-        SHA-256 of the images and labels that are meant.
+    n_targets : int
     """
 
     folder: str
-    digest: str
+    n_targets: int
 
-    def read(self) -> ImageSet:
+    def read(self) -> TrainingSet:
         """Map the arrays."""
-        images, labels, weights = (
+        paths = [Path(self.folder) / f"{name}.npy" for name in _STORED]
+        images, targets, weights = (
             np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
-            for path in (Path(self.folder) / f"{name}.npy" for name in _STORED)
+            for path in paths
         )
         assert images is not None  # stored() wrote them
-        assert labels is not None
-        return ImageSet(images, labels, weights)
+        assert targets is not None
+        return TrainingSet(images, targets, self.n_targets, weights)
 
 
-_STORED = ("images", "labels", "weights")
-_PREFIX = ".varpro_nn-images-"
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Where a worker finds a training set, and the digest that it must have."""
 
-DataReference = NamedImages | StoredImages
-"""What a task may carry."""
+    place: NamedData | StoredData
+    digest: str
 
 
 @contextmanager
-def stored(images: ImageSet, parent: Path | None = None) -> Iterator[StoredImages]:
-    """Keep arrays in a temporary folder for the length of a ``with`` block.
+def stored(training: TrainingSet, parent: Path | None = None) -> Iterator[Reference]:
+    """Keep a training set in a temporary folder for the length of a ``with`` block.
 
     Parameters
     ----------
-    images : ImageSet
+    training : TrainingSet
     parent : Path, optional
         Where the folder is made; by default the system's place for temporary files. Workers on
         other machines need one that they share.
     """
     # A worker elsewhere may still have the files open: what cannot be removed is left for later.
     with TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True) as folder:
-        array = images.images
+        array = training.images
         # Written, not mapped: a disk that is full is an error then, not a signal.
         with open(Path(folder) / "images.npy", "wb") as stream:
-            header = {
+            header: dict[str, Any] = {
                 "descr": array.dtype.str, "fortran_order": False, "shape": tuple(array.shape),
             }  # fmt: skip
             npy.write_array_header_1_0(stream, header)
             for block in blocks_of(array):
                 stream.write(np.ascontiguousarray(block).data)
-        np.save(Path(folder) / "labels.npy", images.labels, allow_pickle=False)
-        if images.weights is not None:
-            np.save(Path(folder) / "weights.npy", images.weights, allow_pickle=False)
-        yield StoredImages(folder, images.digest)
+        np.save(Path(folder) / "targets.npy", training.targets, allow_pickle=False)
+        if training.weights is not None:
+            np.save(Path(folder) / "weights.npy", training.weights, allow_pickle=False)
+        yield Reference(StoredData(folder, training.n_targets), training.digest)
+
+
+def named(training: TrainingSet) -> Reference:
+    """Refer to a training set by the name under which every worker can load it."""
+    assert training.source is not None  # the caller has looked
+    return Reference(training.source, training.digest)
 
 
 def remove_left(parent: Path) -> None:
@@ -112,21 +96,20 @@ def remove_left(parent: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def images_of(data: DataReference | ImageSet) -> ImageSet:
-    """Images that a task is to use.
+@lru_cache(maxsize=1)
+def training_set_of(reference: Reference) -> TrainingSet:
+    """Read a training set in a worker.
 
     Raises
     ------
     DatasetError
         What is there is not what is meant.
     """
-    return data if isinstance(data, ImageSet) else _read(data)
-
-
-@lru_cache(maxsize=1)
-def _read(reference: DataReference) -> ImageSet:
-    images = reference.read()
-    if images.digest != reference.digest:
-        msg = f"{reference}: the images on this worker are others, of digest {images.digest}."
+    training = reference.place.read()
+    if training.digest != reference.digest:
+        msg = (
+            f"{reference.place}: the images on this worker have digest {training.digest}, "
+            f"expected {reference.digest}; remove the other copy of the data there."
+        )
         raise DatasetError(msg)
-    return images
+    return training

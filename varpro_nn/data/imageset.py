@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
-from varpro_nn.data.images import check_images, check_targets, check_weights
+from varpro_nn.data.images import check_images, check_weights
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 
 
@@ -26,9 +26,9 @@ class ImageSet:
         ``uint8`` (0 to 255) or floating point (intensities), as in `varpro_nn.data.images`; or
         :class:`~varpro_nn.data.images_on_disk.ImagesOnDisk`.
     labels : ndarray of int64, shape (n,)
-        Class numbers from 0 on: positions in ``Dataset.classes``. Or real targets, (n, k).
+        Class numbers from 0 on: positions in ``Dataset.classes``.
     weights : ndarray of float64, shape (n,), optional
-        Of the images in sums of squares. None: all weigh 1.
+        Weights of the images in sums of squares and losses. None: all weigh 1.
 
     Raises
     ------
@@ -43,9 +43,7 @@ class ImageSet:
     def __post_init__(self) -> None:
         images = check_images(self.images)
         labels: Any = np.asarray(self.labels)
-        if labels.ndim == 2 and labels.dtype.kind == "f":
-            labels = check_targets(labels, len(images), labels.shape[1])
-        elif labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             msg = (
                 "labels must be a 1-D array of integers, "
                 f"got shape {labels.shape} of type {labels.dtype}."
@@ -57,17 +55,14 @@ class ImageSet:
                 f"got {len(images)} images and {len(labels)} labels."
             )
             raise ValueError(msg)
-        if labels.ndim == 1:
-            if int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int64).max:
-                msg = (
-                    f"labels must be class numbers from 0 on, got {labels.min()} to {labels.max()}."
-                )
-                raise ValueError(msg)
-            labels = labels.astype(np.int64, copy=False)
+        if int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int64).max:
+            msg = f"labels must be class numbers from 0 on, got {labels.min()} to {labels.max()}."
+            raise ValueError(msg)
+        labels = labels.astype(np.int64, copy=False)
+        object.__setattr__(self, "images", read_only(images))
+        object.__setattr__(self, "labels", read_only(labels))
         weights = check_weights(self.weights, len(images))
-        object.__setattr__(self, "images", _read_only(images))
-        object.__setattr__(self, "labels", _read_only(labels))
-        object.__setattr__(self, "weights", None if weights is None else _read_only(weights))
+        object.__setattr__(self, "weights", None if weights is None else read_only(weights))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,7 +71,7 @@ class ImageSet:
     def digest(self) -> str:
         """SHA-256 (hex) of images, labels and weights, their types and shapes."""
         weights = () if self.weights is None else (self.weights,)
-        return _sha256(self.images, self.labels, *weights)
+        return sha256_of(self.images, self.labels, *weights)
 
     def take(self, index: slice | Sequence[int] | NDArray[Any]) -> "ImageSet":
         """Return the images at ``index``: a slice, positions, or a mask of n booleans.
@@ -141,9 +136,6 @@ class Dataset:
             msg = f"classes must be distinct, got {classes.tolist()}."
             raise ValueError(msg)
         for part, images in (("train", self.train), ("test", self.test)):
-            if images is not None and images.labels.ndim != 1:
-                msg = f"{part} labels must be class numbers, got {images.labels.dtype} targets."
-                raise ValueError(msg)
             if images is not None and int(images.labels.max()) >= len(classes):
                 msg = (
                     f"{part} labels must be 0 to {len(classes) - 1} for {len(classes)} classes, "
@@ -156,7 +148,7 @@ class Dataset:
                 f"got {self.image_shape} and {self.test.images.shape[1:]}."
             )
             raise ValueError(msg)
-        object.__setattr__(self, "classes", _read_only(classes))
+        object.__setattr__(self, "classes", read_only(classes))
 
     @property
     def loadable(self) -> "Source | None":
@@ -176,7 +168,7 @@ class Dataset:
             if part is not None:
                 arrays += [part.images, part.labels]
                 arrays += [] if part.weights is None else [part.weights]
-        return _sha256(*arrays)
+        return sha256_of(*arrays)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,10 +189,10 @@ class Source:
     train: ImageSet
 
 
-def _sha256(*arrays: Any) -> str:
+def sha256_of(*arrays: Any) -> str:
+    """SHA-256 (hex) of arrays, types and shapes; the same on machines of either byte order."""
     sha = hashlib.sha256()
     for array in arrays:
-        # The same on machines of either byte order.
         dtype = array.dtype.newbyteorder("<")
         sha.update(f"{dtype.str} {array.shape};".encode())
         for block in array.blocks() if isinstance(array, ImagesOnDisk) else (array,):
@@ -209,7 +201,8 @@ def _sha256(*arrays: Any) -> str:
     return sha.hexdigest()
 
 
-def _read_only(array: Any) -> Any:
+def read_only(array: Any) -> Any:
+    """Make a view that nobody changes by accident; images on disk stay as they are."""
     if isinstance(array, ImagesOnDisk):
         return array
     view = array.view()

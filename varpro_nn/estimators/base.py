@@ -11,18 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import validate_data
 
 from varpro_nn._typing import FloatArray, ImageArray
 from varpro_nn.data.images import check_weights
-from varpro_nn.estimators.callbacks import CallbackSupportMixin
-from varpro_nn.linalg.threads import single_threaded_blas
 from varpro_nn.training.config import TrainConfig
-from varpro_nn.training.plan import make_units, streams
 from varpro_nn.training.recipes import configure, kind_of_data
 from varpro_nn.training.subnetwork import Subnetwork
-from varpro_nn.units import PatchUnits, WholeImageUnits
 from varpro_nn.varpro.history import FitReport
 
 AS_RECIPE = "recipe"
@@ -71,17 +67,7 @@ def with_settings(**more: Any) -> Callable[[type], type]:
     return decorate
 
 
-def units_so_far(
-    config: TrainConfig, images: ImageArray, subnetworks: list[Subnetwork]
-) -> tuple[PatchUnits | WholeImageUnits, NDArray[np.float32]]:
-    """Make the units of some sub-networks, and their weights, as a finished training has them."""
-    with single_threaded_blas():
-        units = make_units(config, images, np.random.default_rng(streams(config)["whitening"]))
-    W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
-    return units, W
-
-
-class ImageEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
+class ImageEstimator(BaseEstimator):  # type: ignore[misc]
     """Base of the estimators: rows of pixels in, units trained by variable projection."""
 
     # --- rows of pixels as images ----------------------------------------------------------
@@ -195,12 +181,14 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
         """
         if sample_weight is None:
             return None, np.ones(len(rows), dtype=bool)
-        weights = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+        weights = check_array(
+            sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
+        )
         check_weights(weights, len(rows))
         there = weights > 0
         return weights[there] / weights[there].mean(), there
 
-    # --- callbacks and reports -------------------------------------------------------------
+    # --- reports -------------------------------------------------------------
 
     def _set_reports(self, subnetworks: list[Subnetwork]) -> None:
         self.history_: list[FitReport] = [s.report for s in subnetworks if s.report is not None]

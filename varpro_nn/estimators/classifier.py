@@ -12,10 +12,11 @@ from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn._typing import FloatArray, LabelArray
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
-from varpro_nn.estimators.base import ImageEstimator, units_so_far, with_settings
-from varpro_nn.estimators.callbacks import Progress, with_callbacks
+from varpro_nn.estimators.base import ImageEstimator, with_settings
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import (
     conformal_threshold,
@@ -23,10 +24,9 @@ from varpro_nn.output.calibration import (
     label_sets,
 )
 from varpro_nn.output.glue_state import GlueState
-from varpro_nn.output.output_layer import OutputLayer, fit_output_layer
+from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.training.config import TrainConfig
-from varpro_nn.training.layers import train_network
-from varpro_nn.training.subnetwork import Subnetwork
+from varpro_nn.training.layers import train_classifier
 
 
 @with_settings(class_weight=None)
@@ -96,7 +96,6 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     network_: Network
     config_: TrainConfig
 
-    @with_callbacks
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
         """Train on rows of pixels ``X`` (n, d) and labels ``y`` (n,).
 
@@ -125,7 +124,6 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         self.__dict__.pop("glue_state_", None)
         return self
 
-    @with_callbacks
     def partial_fit(
         self,
         X: ArrayLike,
@@ -221,7 +219,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         no images are held back. The share is kept as far as the units treat new images like those
         they were trained on: with tens of thousands of images it was; units that know their images
         by heart miss more (0.057 with alpha 0.01, of 1,500 digits; ``python -m
-        experiments.calibration --data digits``). Outputs are those of the image itself, not
+        experiments.field.calibration --data digits``). Outputs are those of the image itself, not
         averaged over ``views``.
 
         Parameters
@@ -277,19 +275,12 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         names = classes if classes.dtype.kind in "iuU" else classes.astype(str)
         start = self._start(config)
 
-        def rebuild(there: list[Subnetwork]) -> dict[str, Any]:
-            network = _glued(config, there, images, codes, names, weights, self._n_jobs)
-            return {
-                "network_": network, "classes_": classes, "config_": config, "W_": network.W,
-                "_left_out": None,
-            }  # fmt: skip
-
-        with Progress(self, config, X, classes[codes], rebuild) as progress:
+        with Compute(self._n_jobs) as compute:
             try:
-                network, subnetworks, layer = train_network(
-                    config, images, codes, names, n_jobs=self._n_jobs, sample_weight=weights,
-                    start=start, keep=progress.landed,
-                )  # fmt: skip
+                training = TrainingSet(images, codes, len(names), weights)
+                network, subnetworks, layer = train_classifier(
+                    config, training, names, compute, start=start
+                )
             except DatasetError as error:
                 raise ValueError(str(error)) from error
         self.classes_, self.network_, self.config_ = classes, network, config
@@ -329,20 +320,3 @@ def _check_y(estimator: Any, y: Any) -> NDArray[Any]:
     column = column_or_1d(y, warn=True)
     check_classification_targets(column)
     return cast("NDArray[Any]", column)
-
-
-def _glued(
-    config: TrainConfig,
-    subnetworks: list[Subnetwork],
-    images: ImageArray,
-    codes: LabelArray,
-    classes: NDArray[Any],
-    weights: FloatArray | None,
-    n_jobs: int,
-) -> Network:
-    """Network of some sub-networks, with a ridge layer and no temperature."""
-    units, W = units_so_far(config, images, subnetworks)
-    layer = fit_output_layer(
-        "ridge", units, W, images, codes, len(classes), sample_weight=weights, n_jobs=n_jobs
-    )
-    return Network(units, W, layer.A, classes, images.shape[1:])

@@ -10,12 +10,13 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from varpro_nn._typing import RealArray, TargetArray
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
-from varpro_nn.estimators.base import ImageEstimator, units_so_far, with_settings
-from varpro_nn.estimators.callbacks import Progress, with_callbacks
-from varpro_nn.output.features import block_features, block_slices, workers
+from varpro_nn.estimators.base import ImageEstimator, with_settings
+from varpro_nn.linalg.threads import thread_pool
+from varpro_nn.output.features import block_features, block_slices
 from varpro_nn.training.layers import train_units
-from varpro_nn.training.subnetwork import Subnetwork
 
 __all__ = ["VarProFeatures"]
 
@@ -43,7 +44,6 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
-    @with_callbacks
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
         """Train units on rows of pixels ``X`` (n, d) and labels or numbers ``y``.
 
@@ -71,17 +71,10 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         if y is None:
             config = replace(config, scheme="untrained", n_stages=1)
 
-        def rebuild(there: list[Subnetwork]) -> dict[str, Any]:
-            units, W = units_so_far(config, images, there)
-            n_columns = len(W) * units.n_cells
-            return {"units_": units, "W_": W, "config_": config, "_n_features_out": n_columns}
-
-        with Progress(self, config, X, y, rebuild) as progress:
+        with Compute(self._n_jobs) as compute:
             try:
-                trained = train_units(
-                    config, images, targets, k, n_jobs=self._n_jobs, start=self._start(config),
-                    keep=progress.landed,
-                )  # fmt: skip
+                training = TrainingSet(images, targets, k)
+                trained = train_units(config, training, compute, start=self._start(config))
             except DatasetError as error:
                 raise ValueError(str(error)) from error
         self.config_, self.units_, self.W_ = config, trained.units, trained.W
@@ -93,7 +86,7 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         """Compute the unit outputs, (n, h * m), in single precision: for each cell all units."""
         check_is_fitted(self, "units_")
         images = self._images_of(X)
-        with workers(self._n_jobs) as threads:
+        with thread_pool(self._n_jobs) as threads:
             blocks = [
                 block_features(self.units_, self.W_, images[rows], threads)
                 for rows in block_slices(len(images), self._n_features_out)

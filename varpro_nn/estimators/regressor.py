@@ -9,13 +9,12 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from varpro_nn._typing import FloatArray
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
-from varpro_nn.estimators.base import ImageEstimator, units_so_far, with_settings
-from varpro_nn.estimators.callbacks import Progress, with_callbacks
+from varpro_nn.estimators.base import ImageEstimator, with_settings
 from varpro_nn.model.network import Network
-from varpro_nn.output.output_layer import fit_output_layer
 from varpro_nn.training.layers import train_layers
-from varpro_nn.training.subnetwork import Subnetwork
 
 __all__ = ["VarProRegressor"]
 
@@ -48,7 +47,6 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         tags.target_tags.multi_output = True
         return tags
 
-    @with_callbacks
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
         """Train on rows of pixels ``X`` (n, d) and numbers ``y`` (n,) or (n, t).
 
@@ -86,32 +84,20 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         scale[scale == 0] = 1.0
         scaled, k = (targets - mean) / scale, targets.shape[1]
 
-        def network(units: Any, W: Any, A: FloatArray, largest: float) -> Network:
-            A = A * scale
-            A[-1] += mean
-            remembered = {"largest_intensity": largest, "regression": True}
-            return Network(
-                units, W, A, np.arange(k), images.shape[1:], "ridge", config.views, remembered
-            )
-
-        def rebuild(there: list[Subnetwork]) -> dict[str, Any]:
-            units, W = units_so_far(config, images, there)
-            layer = fit_output_layer(
-                "ridge", units, W, images, scaled, k, sample_weight=weights, n_jobs=self._n_jobs
-            )
-            made = network(units, W, layer.A, np.inf)
-            return {"network_": made, "config_": config, "W_": W}
-
-        with Progress(self, config, X, y, rebuild) as progress:
+        with Compute(self._n_jobs) as compute:
             try:
-                trained, layer = train_layers(
-                    config, images, scaled, k, n_jobs=self._n_jobs, sample_weight=weights,
-                    start=self._start(config), keep=progress.landed,
-                )  # fmt: skip
+                training = TrainingSet(images, scaled, k, weights)
+                trained, layer = train_layers(config, training, compute, start=self._start(config))
             except DatasetError as error:
                 raise ValueError(str(error)) from error
+        A = layer.A * scale
+        A[-1] += mean
+        remembered = {"largest_intensity": trained.largest_intensity, "regression": True}
         self.config_, self.W_ = config, trained.W
-        self.network_ = network(trained.units, trained.W, layer.A, trained.largest_intensity)
+        self.network_ = Network(
+            trained.units, trained.W, A, np.arange(k), images.shape[1:], "ridge", config.views,
+            remembered,
+        )  # fmt: skip
         self._set_reports(trained.subnetworks)
         self.loo_error_ = np.nan
         if layer.left_out is not None:

@@ -1,11 +1,16 @@
-"""How many workers a number of jobs stands for, and one thread of BLAS in each of them."""
+"""Threads that share the work of this process, with one thread of BLAS in each of them."""
 
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from joblib import cpu_count
 from threadpoolctl import threadpool_limits
+
+T = TypeVar("T")
 
 _lock = threading.Lock()
 _limits: list[threadpool_limits] = []
@@ -45,3 +50,52 @@ def single_threaded_blas() -> Iterator[None]:
             _n_users -= 1
             if _n_users == 0:
                 _limits.pop().restore_original_limits()
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads that share tasks of this process.
+
+    Parameters
+    ----------
+    n_threads : int
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        super().__init__(n_threads)
+        self.n_threads = n_threads
+
+
+@contextmanager
+def thread_pool(n_jobs: int) -> Iterator[Threads | None]:
+    """Give threads that share tasks, with one thread of BLAS in each; None for a single one."""
+    n_threads = effective_jobs(n_jobs)
+    with single_threaded_blas():
+        if n_threads == 1:
+            yield None
+        else:
+            with Threads(n_threads) as threads:
+                yield threads
+
+
+def in_order(
+    threads: Threads | None, function: Callable[[Any], T], items: Iterable[Any]
+) -> Iterator[T]:
+    """Call ``function`` on each item, in threads if there are any; results in the order of items.
+
+    So sums over the results do not depend on the number of threads. No more results wait than
+    there are threads.
+    """
+    if threads is None:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            if len(waiting) > threads.n_threads:
+                yield waiting.popleft().result()
+            waiting.append(threads.submit(function, item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

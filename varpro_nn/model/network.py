@@ -13,8 +13,9 @@ from varpro_nn._io import archive
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.data.images import BRIGHT, check_images, largest_intensity
 from varpro_nn.errors import ModelFileError
+from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.tables import as_html, as_text
-from varpro_nn.output.features import block_features, block_slices, workers
+from varpro_nn.output.features import block_features, block_slices
 from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
 
 
@@ -160,7 +161,7 @@ class Network:
                 f"{largest:.4g}; pixels from 0 to 255 must be uint8."
             )
             raise ValueError(msg)
-        with workers(n_jobs) as executor:
+        with thread_pool(n_jobs) as executor:
             for rows in block_slices(len(checked), len(self.A)):
                 views = VIEWS[self.views](checked[rows])
                 outputs = np.zeros((len(views[0]), len(self.classes)))
@@ -235,24 +236,6 @@ class Network:
         arrays: dict[str, NDArray[Any]] = {"W": self.W, "A": self.A, "classes": self.classes}
         arrays.update({f"units.{name}": array for name, array in self._learnt.items()})
         archive.write(Path(path), header, arrays)
-
-    def to_onnx(self, path: str | Path) -> None:
-        """Write an ONNX graph; see :func:`varpro_nn.exporters.onnx_graph.to_onnx`."""
-        from varpro_nn.exporters.onnx_graph import to_onnx  # not at the top: few need it
-
-        to_onnx(self, path)
-
-    def to_c(self, path: str | Path, *, int8: bool = False) -> None:
-        """Write a program in C99; see :func:`varpro_nn.exporters.c_source.to_c`."""
-        from varpro_nn.exporters.c_source import to_c
-
-        to_c(self, path, int8=int8)
-
-    def to_html(self, path: str | Path) -> None:
-        """Write a page to draw on; see :func:`varpro_nn.exporters.page.to_html`."""
-        from varpro_nn.exporters.page import to_html
-
-        to_html(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Network":

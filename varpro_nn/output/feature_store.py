@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 import numpy as np
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn.compute.compute import Compute
 from varpro_nn.linalg import spread
 from varpro_nn.output.features import block_features, block_slices, check_finite
 from varpro_nn.units import Units
@@ -42,16 +43,10 @@ def fill(
     images: ImageArray,
     order: LabelArray,
     executor: Executor | None,
-    *,
-    progress: bool,
+    compute: Compute,
 ) -> None:
     """Compute the features of ``images[order]``."""
-    from tqdm import tqdm  # not at the top: imported where it is used
-
-    # disable=None: silent where standard error is not a terminal.
-    for rows in tqdm(
-        block_slices(len(order), Phi.shape[1]), desc="features", disable=None if progress else True
-    ):
+    for rows in compute.bar(iterable=block_slices(len(order), Phi.shape[1]), desc="features"):
         Phi[rows] = block_features(units, W, images[order[rows]], executor)
         check_finite(Phi[rows])
 

@@ -5,9 +5,7 @@ some images is one task for one thread with one thread of BLAS; the tasks do not
 number of threads, so neither do the bits of the result.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -15,25 +13,12 @@ from varpro_nn._typing import ImageArray, RealArray
 from varpro_nn.data.images import intensities
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg import column_tiles, run_tiles
-from varpro_nn.linalg.threads import effective_jobs, single_threaded_blas
 from varpro_nn.units import Units
 
 BLOCK_BYTES = 2**24
 """Bytes of ``Phi`` that one block of images may take."""
 TASK_IMAGES = 256
 """Images of one task."""
-
-
-@contextmanager
-def workers(n_jobs: int) -> Iterator[Executor | None]:
-    """Threads that share tiles, with one thread of BLAS in each; None for a single one."""
-    n_threads = effective_jobs(n_jobs)
-    with single_threaded_blas():
-        if n_threads == 1:
-            yield None
-        else:
-            with ThreadPoolExecutor(n_threads) as executor:
-                yield executor
 
 
 def block_slices(n: int, n_columns: int) -> list[slice]:

@@ -13,19 +13,18 @@ involved.
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray, TargetArray
-from varpro_nn.compute.published import DataReference
-from varpro_nn.data.images import check_targets, targets_of
+from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.linalg import DualPath, KernelAccumulator, RidgePath, spread
 from varpro_nn.linalg.ridge import LeaveOneOut
+from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.accumulation import accumulate
-from varpro_nn.output.features import block_features, block_slices, check_finite, workers
+from varpro_nn.output.features import block_features, block_slices, check_finite
 from varpro_nn.units import Units
 
 RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 5.01, 0.5))
@@ -99,17 +98,11 @@ class GlueReport:
 def glue(
     units: Units,
     W: RealArray,
-    images: ImageArray,
-    labels: TargetArray,
-    n_classes: int,
+    training: TrainingSet,
+    compute: Compute,
     *,
     ridge: float | Sequence[float] = RIDGES,
     standardise: bool = False,
-    n_jobs: int = 1,
-    executor: Executor | None = None,
-    data: DataReference | None = None,
-    sample_weight: FloatArray | None = None,
-    progress: bool = False,
 ) -> GlueReport:
     """Fit the linear weights of all units on all images.
 
@@ -118,26 +111,14 @@ def glue(
     units : Units
     W : ndarray, shape (h, p)
         Weights of all units; the features are computed in its type.
-    images : ndarray, shape (n, ...)
-    labels : ndarray of int, shape (n,); or of float, shape (n, k)
-        Class numbers 0 to n_classes - 1, or real targets.
-    n_classes : int
-        Or number of targets.
+    training : TrainingSet
+    compute : Compute
+        Its threads, or the workers of its cluster, share the sums; the same bits for any number.
     ridge : float or sequence of float
         ``lam``, or the grid to choose it from by the leave-one-out error rate, the squared
         error breaking ties (of real targets by that alone).
     standardise : bool
         Let the ridge act on columns scaled to variance 1.
-    n_jobs : int
-        Threads, -1 for all cores. The result is bitwise the same for any number.
-    executor : concurrent.futures.Executor, optional
-        Workers that compute the sums instead of threads; the same bits.
-    data : NamedImages or StoredImages, optional
-        Where those workers find ``images`` and ``labels``; needed with ``executor``.
-    sample_weight : ndarray of float, shape (n,), optional
-        Weights of the images in the sum of squares.
-    progress : bool
-        Show a bar on standard error (never off a terminal).
 
     Returns
     -------
@@ -148,78 +129,62 @@ def glue(
     TrainingError
         If the workers of some sums were killed each time.
     ValueError
-        If a ridge is negative or not finite, or labels do not fit the images or the classes.
+        If a ridge is negative or not finite.
     """
-    targets: Any = check_targets(labels, len(images), n_classes)
     ridges = _check_ridges(ridge)
-    from tqdm import tqdm  # not at the top: imported where it is used
-
-    n_columns = len(W) * units.n_cells
-    slices = block_slices(len(images), n_columns)
-    # disable=None: silent where standard error is not a terminal.
-    bar = tqdm(desc="glue", unit="part", disable=None if progress else True)
-    with bar, workers(n_jobs) as threads:
+    n, n_columns = len(training), len(W) * units.n_cells
+    slices = block_slices(n, n_columns)
+    with compute.bar(desc="glue", unit="part") as bar, thread_pool(compute.n_jobs) as threads:
 
         def blocks() -> Iterator[tuple[RealArray, FloatArray, FloatArray | None]]:
             for rows in slices:
-                yield (
-                    block_features(units, W, images[rows], threads),
-                    targets_of(targets[rows], n_classes),
-                    None if sample_weight is None else sample_weight[rows],
-                )
+                Phi = block_features(units, W, training.images[rows], threads)
+                yield Phi, training.tau(rows), training.weights_at(rows)
                 bar.update()
 
-        sums = accumulate(
-            units, W, images, targets, n_classes, sample_weight=sample_weight,
-            threads=threads, executor=executor, data=data, tick=bar.update,
-        )  # fmt: skip
+        sums = accumulate(units, W, training, threads=threads, compute=compute, tick=bar.update)
         path = sums.path(standardise=standardise, keep=False)
         del sums
-        n_kept = min(MOST_LEFT_OUT, max(1, LEFT_OUT_BYTES // (4 * len(ridges) * n_classes)))
-        every = -(-len(images) // n_kept)
+        n_kept = min(
+            MOST_LEFT_OUT, max(1, LEFT_OUT_BYTES // (4 * len(ridges) * training.n_targets))
+        )
+        every = -(-n // n_kept)
         errors = path.leave_one_out(blocks(), ridges, threads, every=every)
     for value, mse, error in zip(ridges, errors.mean_squared_error, errors.error_rate, strict=True):
         _logger.info("glue, ridge %.3g: left-out squared error %.5g, rate %.5f", value, mse, error)
-    best = _best(errors, targets)
+    best = _best(errors, training)
     of_unit = np.tile(np.arange(len(W)), units.n_cells)
     # Of fewer images than columns any so many columns make up for the rest.
-    redundant = path.redundant_groups(of_unit) if len(images) > n_columns else []
+    redundant = path.redundant_groups(of_unit) if n > n_columns else []
     return _report(path.solve(ridges[best]), path, ridges, errors, best, redundant)
 
 
 def dual_glue(
     units: Units,
     W: RealArray,
-    images: ImageArray,
-    labels: TargetArray,
-    n_classes: int,
+    training: TrainingSet,
+    compute: Compute,
     *,
     ridge: float | Sequence[float] = RIDGES,
     standardise: bool = False,
-    n_jobs: int = 1,
-    progress: bool = False,
 ) -> GlueReport:
     """Fit the same linear weights as :func:`glue` by the dual form.
 
     Parameters, errors and result are those of :func:`glue`; memory is that of two matrices of
     images by images (:data:`varpro_nn.linalg.dual.MEMORY_BUDGET`).
     """
-    targets: Any = check_targets(labels, len(images), n_classes)
     ridges = _check_ridges(ridge)
-    from tqdm import tqdm  # not at the top: imported where it is used
-
-    images = images[:]  # fewer than columns: if they are on disk, memory holds them
+    images = training.images[:]  # fewer than columns: if they are on disk, memory holds them
     h, m = len(W), units.n_cells
     size = max(1, DUAL_BLOCK_BYTES // (4 * m * len(images)))
     tiles = [slice(start, min(start + size, h)) for start in range(0, h, size)]
     deviations = np.ones((m, h))
-    # disable=None: silent where standard error is not a terminal.
-    bar = tqdm(total=2 * len(tiles), desc="glue", unit="block", disable=None if progress else True)
-    with bar, workers(n_jobs) as executor:
+    bar = compute.bar(total=2 * len(tiles), desc="glue", unit="block")
+    with bar, thread_pool(compute.n_jobs) as threads:
 
         def blocks() -> Iterator[RealArray]:
             for tile in tiles:
-                Phi = block_features(units, W[tile], images, executor)
+                Phi = block_features(units, W[tile], images, threads)
                 check_finite(Phi)
                 if standardise:
                     deviation = spread(
@@ -230,18 +195,18 @@ def dual_glue(
                 yield Phi
                 bar.update()
 
-        kernel = KernelAccumulator(len(images), executor)
+        kernel = KernelAccumulator(len(images), threads)
         for Phi in blocks():
             kernel.add(Phi)
-        path = kernel.path(targets_of(targets, n_classes))
-        errors = path.leave_one_out(ridges, executor)
-        best = _best(errors, targets)
-        by_blocks = path.weights(blocks(), float(ridges[best]), executor)
-    A = np.empty((m * h + 1, n_classes))
+        path = kernel.path(training.tau())
+        errors = path.leave_one_out(ridges, threads)
+        best = _best(errors, training)
+        by_blocks = path.weights(blocks(), float(ridges[best]), threads)
+    A = np.empty((m * h + 1, training.n_targets))
     A[-1] = by_blocks[-1]
-    by_unit = A[:-1].reshape(m, h, n_classes)
+    by_unit = A[:-1].reshape(m, h, -1)
     for tile in tiles:
-        part = by_blocks[m * tile.start : m * tile.stop].reshape(m, -1, n_classes)
+        part = by_blocks[m * tile.start : m * tile.stop].reshape(m, tile.stop - tile.start, -1)
         by_unit[:, tile] = part / deviations[:, tile, None]
     return _report(A, path, ridges, errors, best)
 
@@ -267,9 +232,11 @@ def _report(
     )
 
 
-def _best(errors: LeaveOneOut, targets: TargetArray) -> int:
+def _best(errors: LeaveOneOut, training: TrainingSet) -> int:
     """Position of the best ridge: by the error rate, the squared error breaking ties."""
-    rates = errors.error_rate if targets.ndim == 1 else np.zeros_like(errors.mean_squared_error)
+    rates = errors.error_rate
+    if not training.is_classified:
+        rates = np.zeros_like(errors.mean_squared_error)
     return int(np.lexsort((errors.mean_squared_error, rates))[0])
 
 

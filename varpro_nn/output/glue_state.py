@@ -16,9 +16,11 @@ from numpy.typing import ArrayLike
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
 from varpro_nn.data.images import check_images, check_labels, one_hot
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.linalg import GramAccumulator, RidgePath, RowStore
+from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.accumulation import accumulate
-from varpro_nn.output.features import block_features, block_slices, check_finite, workers
+from varpro_nn.output.features import block_features, block_slices, check_finite
 from varpro_nn.output.glue import RIDGES
 from varpro_nn.output.glue_file import Kept, form_of, read_glue, unit_weights, write_glue
 from varpro_nn.units import Units
@@ -166,7 +168,7 @@ class GlueState:
         else:
             of_new = self._sums_of(new, checked, codes)
             cross = np.zeros((n_old, of_new.n_columns))
-            with workers(self.n_jobs) as threads:
+            with thread_pool(self.n_jobs) as threads:
                 for rows in block_slices(len(checked), n_old + of_new.n_columns):
                     Phi, appended = (
                         block_features(self.units, each, checked[rows], threads)
@@ -242,7 +244,7 @@ class GlueState:
     def path(self, *, standardise: bool = False) -> RidgePath:
         """Factorise what is kept, for every ridge; once after each change."""
         if standardise not in self._paths:
-            with workers(1):
+            with thread_pool(1):
                 self._paths[standardise] = self._kept.path(standardise=standardise)
         return self._paths[standardise]
 
@@ -284,7 +286,7 @@ class GlueState:
     def _as_sums(self, kept: Kept) -> GramAccumulator:
         if isinstance(kept, GramAccumulator):
             return kept
-        with workers(self.n_jobs) as threads:
+        with thread_pool(self.n_jobs) as threads:
             return kept.sums(threads)
 
     def _sums_of(
@@ -294,13 +296,12 @@ class GlueState:
         labels: LabelArray,
         shift: RealArray | None = None,
     ) -> GramAccumulator:
-        with workers(self.n_jobs) as threads:
-            return accumulate(
-                self.units, W, images, labels, self.n_classes, threads=threads, shift=shift
-            )
+        with thread_pool(self.n_jobs) as threads:
+            training = TrainingSet(images, labels, self.n_classes)
+            return accumulate(self.units, W, training, threads=threads, shift=shift)
 
     def _features(self, W: RealArray, images: ImageArray) -> RealArray:
-        with workers(self.n_jobs) as threads:
+        with thread_pool(self.n_jobs) as threads:
             Phi = block_features(self.units, W, images[:], threads)
         check_finite(Phi)
         return Phi

@@ -25,18 +25,16 @@ flatter a leave-one-out error too, so with copies the ridge layer goes by the sp
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray, ImageArray, RealArray, TargetArray
-from varpro_nn.compute.published import DataReference
-from varpro_nn.data.images import check_targets, check_weights
+from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.linalg.convex import LOSSES
+from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.feature_store import FeatureStore, fill, standardise_columns
-from varpro_nn.output.features import workers
 from varpro_nn.output.glue import RIDGES, GlueReport, LeftOut, dual_glue, glue
 from varpro_nn.output.linear_fits import LinearFits
 from varpro_nn.units import Units
@@ -125,19 +123,13 @@ def fit_output_layer(
     name: str,
     units: Units,
     W: RealArray,
-    images: ImageArray,
-    labels: TargetArray,
-    n_classes: int,
+    training: TrainingSet,
+    compute: Compute,
     *,
     penalty: float | None = None,
     standardise: bool = True,
     n_copies: int = 1,
     rng: np.random.Generator | None = None,
-    n_jobs: int = 1,
-    executor: Executor | None = None,
-    data: DataReference | None = None,
-    sample_weight: FloatArray | None = None,
-    progress: bool = False,
 ) -> OutputLayer:
     """Fit the output layer of all units on all images.
 
@@ -146,11 +138,11 @@ def fit_output_layer(
     name : {"ridge", "softmax", "hinge"}
     units : Units
     W : ndarray, shape (h, p)
-    images : ndarray, shape (n, ...)
+    training : TrainingSet
         With ``n_copies`` > 1: all images, then distorted copies of all of them in the same order.
-    labels : ndarray of int, shape (n,); or of float, shape (n, k)
-        Class numbers; or real targets, for the ridge layer.
-    n_classes : int
+        Real targets are for the ridge layer.
+    compute : Compute
+        Its threads share the work; a cluster makes the sums of a ridge layer without copies.
     penalty : float, optional
         By default the one that does best; see the head of the module.
     standardise : bool
@@ -158,15 +150,6 @@ def fit_output_layer(
     n_copies : int
     rng : numpy.random.Generator, optional
         Draws the images that are put aside.
-    n_jobs : int
-        Threads, -1 for all cores. The result is bitwise the same for any number.
-    executor, data : optional
-        Workers that make the sums of a ridge layer instead, as for
-        :func:`varpro_nn.output.glue.glue`.
-    sample_weight : ndarray of float, shape (n,), optional
-        Weights of the images (of the copies too) in the sum of losses.
-    progress : bool
-        Show a bar on standard error (never off a terminal).
 
     Returns
     -------
@@ -175,7 +158,7 @@ def fit_output_layer(
     Raises
     ------
     ValueError
-        An unknown name, a penalty out of range, labels that do not fit.
+        An unknown name, a penalty out of range, or real targets for another layer than ridge.
     """
     if name not in LAYERS:
         msg = f"output layer must be one of {', '.join(LAYERS)}, got {name!r}."
@@ -184,43 +167,35 @@ def fit_output_layer(
     if penalty is not None and not least_allowed <= penalty < np.inf:
         msg = f"penalty must be finite and positive (ridge: or 0), got {penalty}."
         raise ValueError(msg)
-    targets: Any = check_targets(labels, len(images), n_classes)
-    if targets.ndim != 1 and name != "ridge":
+    if not training.is_classified and name != "ridge":
         msg = f"labels must be class numbers for the layer {name}, got real targets."
         raise ValueError(msg)
-    weights = check_weights(sample_weight, len(images))
     q = len(W) * units.n_cells
     # An image that is left out alone would still be there in its copies.
     by_glue = name == "ridge" and (n_copies == 1 or penalty is not None)
-    if by_glue and min(q, len(images)) <= LARGEST_EIGENPROBLEM:
-        options: dict[str, Any] = {
-            "ridge": RIDGES if penalty is None else penalty, "standardise": standardise,
-            "n_jobs": n_jobs, "progress": progress,
-        }  # fmt: skip
-        if q > len(images) and weights is None:
-            report = dual_glue(units, W, images, targets, n_classes, **options)
+    if by_glue and min(q, len(training)) <= LARGEST_EIGENPROBLEM:
+        ridge = RIDGES if penalty is None else penalty
+        if q > len(training) and training.weights is None:
+            report = dual_glue(units, W, training, compute, ridge=ridge, standardise=standardise)
             return OutputLayer.of_glue(report, n_copies)
         if q <= LARGEST_EIGENPROBLEM:
-            report = glue(
-                units, W, images, targets, n_classes,
-                executor=executor, data=data, sample_weight=weights, **options,
-            )  # fmt: skip
+            report = glue(units, W, training, compute, ridge=ridge, standardise=standardise)
             return OutputLayer.of_glue(report, n_copies)
     # Images that are put aside come first, with their copies: the rest is one view.
-    n, rest = divmod(len(images), n_copies)
+    n, rest = divmod(len(training), n_copies)
     if rest or (n < 2 and penalty is None):
-        msg = f"images must be two or more, each {n_copies} times, got {len(images)} in all."
+        msg = f"images must be two or more, each {n_copies} times, got {len(training)} in all."
         raise ValueError(msg)
     shuffled = (np.random.default_rng(0) if rng is None else rng).permutation(n)
     n_aside = 0 if penalty is not None else max(1, n // 6)
     aside, kept = np.sort(shuffled[:n_aside]), np.sort(shuffled[n_aside:])
     copies = n * np.arange(n_copies)[:, None]
     order = np.concatenate([(aside + copies).ravel(), (kept + copies).ravel()])
-    with FeatureStore(len(order), q) as Phi, workers(n_jobs) as threads:
-        fill(Phi, units, W, images, order, threads, progress=progress)
+    with FeatureStore(len(order), q) as Phi, thread_pool(compute.n_jobs) as threads:
+        fill(Phi, units, W, training.images, order, threads, compute)
         mean, deviation = standardise_columns(Phi, scale=standardise or name != "ridge")
-        ordered = None if weights is None else weights[order]
-        fits = LinearFits(name, Phi, targets[order], n_classes, threads, ordered)
+        ordered = training.weights_at(order)
+        fits = LinearFits(name, Phi, training.targets[order], training.n_targets, threads, ordered)
         grid: Sequence[float] = RIDGES[::-2] if name == "ridge" else PENALTIES
         rates: list[float] = []
         losses: list[float] = []

@@ -16,9 +16,10 @@ from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.exporters.page import drawing, policy
 from varpro_nn.linalg import RidgePath
+from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import calibration_curve
-from varpro_nn.output.features import block_features, block_slices, workers
+from varpro_nn.output.features import block_features, block_slices
 from varpro_nn.output.glue_state import GlueState
 from varpro_nn.report import figures
 from varpro_nn.training.pipeline import Run
@@ -147,7 +148,7 @@ def _accuracies(
     """Accuracy of each linear layer, on the first units of ``W``."""
     m = network.units.n_cells
     right = np.zeros(len(layers), dtype=int)
-    with workers(n_jobs) as threads:
+    with thread_pool(n_jobs) as threads:
         for rows in block_slices(len(test), len(W) * m):
             Phi = block_features(network.units, W, test.images[rows], threads)
             Phi = Phi.reshape(len(Phi), m, -1)

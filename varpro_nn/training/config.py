@@ -51,10 +51,10 @@ class TrainConfig:
     n_units : int
         Of the whole network; a multiple of ``n_subnetworks``.
     n_subnetworks : int
-    scheme : {"independent", "stages", "refine", "untrained"}
+    scheme : {"independent", "stages", "untrained"}
         How sub-networks know of each other; see :mod:`varpro_nn.training.schemes`.
     n_stages : int
-        Groups of sub-networks that train one after the other in ``stages`` and ``refine``.
+        Groups of sub-networks that train one after the other in ``stages``.
     images_per_subnetwork : int
         Drawn at random for each sub-network, without replacement.
     n_rounds : int
@@ -253,7 +253,7 @@ _NEEDS: dict[str, tuple[Callable[[TrainConfig], bool], str]] = {
         "whitening and dense scalarisation",
     ),
     "n_copies": (lambda c: bool(c.augmentation), "a distortion (shift, flip, ...)"),
-    "n_stages": (lambda c: c.scheme in ("stages", "refine"), "the scheme stages or refine"),
+    "n_stages": (lambda c: c.scheme == "stages", "the scheme stages"),
     "whitening": (lambda c: c.units == "patch", "patch units"),
     "contrast": (lambda c: c.units == "patch", "patch units"),
     "training_stride": (lambda c: c.units == "patch", "patch units"),

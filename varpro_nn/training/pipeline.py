@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from varpro_nn._io.atomic import locked
-from varpro_nn.compute.published import DataReference, NamedImages, remove_left, stored
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset
-from varpro_nn.data.images_on_disk import ImagesOnDisk
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.network import Network, probabilities
@@ -19,13 +19,14 @@ from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.calibration import expected_calibration_error
 from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.training.config import TrainConfig
-from varpro_nn.training.layers import train_network
+from varpro_nn.training.layers import train_classifier
 from varpro_nn.training.metrics import accuracy, standard_error
-from varpro_nn.training.plan import identity, streams, subnetwork_settings, training_part
+from varpro_nn.training.plan import identity, streams, subnetwork_settings
 from varpro_nn.training.pseudo_labels import BootstrapResult, bootstrap
 from varpro_nn.training.resources import Clock, peak_memory_mib, versions
 from varpro_nn.training.shards import Shards
 from varpro_nn.training.subnetwork import Subnetwork
+from varpro_nn.training.subnetworks import NoStore, SubnetworkStore
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,44 +125,36 @@ def run(
     ValueError
         Settings that the images do not allow (quadratic units for a rectangle, say).
     """
-    if executor is not None and not isinstance(executor, Executor):
-        msg = f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}."
-        raise TypeError(msg)
     if config.bootstrap and dataset.test is None:
         msg = "bootstrap needs test images, and this data set has none."
         raise DatasetError(msg)
     clock = Clock()
-    part = training_part(config, dataset)
-    origin = {"config": asdict(config), "dataset": dataset.name, "digest": part.digest}
+    training = TrainingSet.of(dataset, config.n_train)
+    origin = {"config": asdict(config), "dataset": dataset.name, "digest": training.digest}
     with ExitStack() as stack:
+        store: SubnetworkStore = NoStore()
         if shard_folder is not None:
             stack.enter_context(locked(shard_folder))
-            remove_left(shard_folder)
-        shards = None if shard_folder is None else Shards(shard_folder, identity(config, part))
-        done = {} if shards is None else shards.read()
-        data: DataReference | None = None
-        elsewhere = executor is not None or isinstance(part.images, ImagesOnDisk)
-        if elsewhere and part.weights is None and (source := dataset.loadable) is not None:
-            data = NamedImages(source.name, source.data_dir, config.n_train, part.digest)
-        elif executor is not None or effective_jobs(n_jobs) > 1:
-            data = stack.enter_context(stored(part, shard_folder))
-        network, subnetworks, layer = train_network(
-            config, part.images, part.labels, dataset.classes,
-            n_jobs=n_jobs, executor=executor, data=data, folder=shard_folder,
-            sample_weight=part.weights, progress=progress, training=origin, done=done,
-            keep=None if shards is None else shards.write,
-        )  # fmt: skip
+            store = Shards(shard_folder, identity(config, training))
+        compute = stack.enter_context(
+            Compute(n_jobs, executor=executor, scratch=shard_folder, progress=progress)
+        )
+        n_resumed = sum(index < config.n_subnetworks for index in store.read())
+        network, subnetworks, layer = train_classifier(
+            config, training, dataset.classes, compute, origin=origin, store=store
+        )
     metrics: dict[str, Any] = {
         "dataset": dataset.name,
         "recipe": config.recipe,
-        "n_train": len(part),
+        "n_train": len(training),
         "n_test": 0 if dataset.test is None else len(dataset.test),
         "n_units": len(network.W),
         "n_parameters": network.n_parameters,
     }
     trained_after = clock.read()
-    train_codes = network.predict_codes(part.images, n_jobs=n_jobs)
-    metrics["train_accuracy"] = accuracy(train_codes, part.labels)
+    labels: Any = training.targets
+    train_codes = network.predict_codes(training.images, n_jobs=n_jobs)
+    metrics["train_accuracy"] = accuracy(train_codes, labels)
     if dataset.test is not None:
         metrics.update(_measure(network, dataset, n_jobs))
     metrics.update(
@@ -174,7 +167,7 @@ def run(
         views=config.views,
         temperature=network.temperature,
         n_subnetworks=config.n_subnetworks,
-        n_resumed_subnetworks=sum(index < config.n_subnetworks for index in done),
+        n_resumed_subnetworks=n_resumed,
         n_failed_subnetworks=sum(s.W is None for s in subnetworks),
         training_wall_seconds=trained_after[0],
         training_cpu_seconds=trained_after[1],
@@ -238,12 +231,12 @@ def _bootstrap(
     n_parts = len(network.W) // config.units_per_subnetwork
     settings = replace(subnetwork_settings(config), n_subnetworks=n_parts)
     before = network.predict_codes(images, n_jobs=n_jobs)
-    result = bootstrap(
-        network, images, settings,
-        rule=config.bootstrap_rule,  # type: ignore[arg-type]
-        ridge=config.bootstrap_ridge, seed=streams(config)["bootstrap"], n_jobs=n_jobs,
-        progress=progress,
-    )  # fmt: skip
+    with Compute(n_jobs, progress=progress) as compute:
+        result = bootstrap(
+            network, images, settings, compute,
+            rule=config.bootstrap_rule,  # type: ignore[arg-type]
+            ridge=config.bootstrap_ridge, seed=streams(config)["bootstrap"],
+        )  # fmt: skip
     after = result.network.predict_codes(images, n_jobs=n_jobs)
     return result, {
         "agreement_with_guesses": result.agreement_with_guesses,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from varpro_nn._typing import ImageArray
-from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.resources import versions
 from varpro_nn.training.subnetwork import SubnetworkSettings
@@ -19,11 +19,6 @@ from varpro_nn.units import (
 )
 
 
-def training_part(config: TrainConfig, dataset: Dataset) -> ImageSet:
-    """Images that are trained on: the first ``n_train``, or all."""
-    return dataset.train if config.n_train is None else dataset.train.take(slice(config.n_train))
-
-
 def subnetwork_settings(config: TrainConfig) -> SubnetworkSettings:
     """Pick the settings that concern one sub-network."""
     return SubnetworkSettings(
@@ -33,7 +28,6 @@ def subnetwork_settings(config: TrainConfig) -> SubnetworkSettings:
         weight_decay=config.weight_decay,
         loss=config.loss,
         n_rounds=config.n_rounds,
-        n_parts=config.n_parts,
         augmentation=config.augmentation,
         fit_options={
             "solver": config.solver,
@@ -45,14 +39,14 @@ def subnetwork_settings(config: TrainConfig) -> SubnetworkSettings:
     )
 
 
-def identity(config: TrainConfig, train: ImageSet) -> dict[str, Any]:
+def identity(config: TrainConfig, training: TrainingSet) -> dict[str, Any]:
     """All that the weights of a sub-network depend on."""
     later = (
         "recipe", "glue_ridge", "bootstrap", "bootstrap_rule", "bootstrap_ridge", "n_copies",
         "output_layer", "standardise", "views",
     )  # fmt: skip
     settings = {name: value for name, value in asdict(config).items() if name not in later}
-    return {**settings, "data": train.digest, "versions": versions()}
+    return {**settings, "data": training.digest, "versions": versions()}
 
 
 def streams(config: TrainConfig) -> dict[str, np.random.SeedSequence]:

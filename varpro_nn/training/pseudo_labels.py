@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from varpro_nn._typing import FloatArray, LabelArray
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import check_images
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.glue import glue
 from varpro_nn.training.subnetwork import SubnetworkSettings
@@ -101,12 +103,11 @@ def bootstrap(
     network: Network,
     images: ArrayLike,
     settings: SubnetworkSettings,
+    compute: Compute,
     *,
     rule: Rule = "margin",
     ridge: float | None = None,
     seed: int | np.random.SeedSequence = 0,
-    n_jobs: int = 1,
-    progress: bool = False,
 ) -> BootstrapResult:
     """Run one full training pass on unlabelled images.
 
@@ -117,13 +118,12 @@ def bootstrap(
         which are the sub-networks to train further.
     images : array_like, shape (n, *image_shape)
     settings : SubnetworkSettings
+    compute : Compute
     rule : {"margin", "margin-logistic", "argmax"}
         How to guess; see :func:`guess`.
     ridge : float, optional
         Of the glue on the guesses; by default that of ``settings``.
     seed : int or SeedSequence
-    n_jobs : int
-    progress : bool
 
     Returns
     -------
@@ -142,7 +142,7 @@ def bootstrap(
         raise ValueError(msg)
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     guess_seed, train_seed = root.spawn(2)
-    outputs = network.decision_function(checked, n_jobs=n_jobs)
+    outputs = network.decision_function(checked, n_jobs=compute.n_jobs)
     if network.output_layer != "ridge":
         # The rules compare outputs that estimate probabilities.
         outputs = probabilities(outputs, network.output_layer)
@@ -153,18 +153,13 @@ def bootstrap(
     )
     part: Any = replace(network.units, n_units=h // parts)  # type: ignore[type-var]
     start = network.W.reshape(parts, h // parts, p).astype(np.float64)
-    trained = train_subnetworks(
-        part, checked, guesses.codes, len(network.classes), settings,
-        seed=train_seed, n_jobs=n_jobs, start=start, progress=progress,
-    )  # fmt: skip
+    training = TrainingSet(checked, guesses.codes, len(network.classes))
+    trained = train_subnetworks(part, training, settings, compute, seed=train_seed, start=start)
     # A sub-network that failed keeps the weights it had.
     W = np.concatenate([start[s.index] if s.W is None else s.W for s in trained], dtype=np.float32)
-    glued = glue(
-        network.units, W, checked, guesses.codes, len(network.classes),
-        ridge=settings.ridge if ridge is None else ridge, n_jobs=n_jobs,
-        progress=progress,
-    )  # fmt: skip
+    ridge = settings.ridge if ridge is None else ridge
+    glued = glue(network.units, W, training, compute, ridge=ridge)
     remembered = {**network.training, "bootstrap": rule}
     after = replace(network, W=W, A=glued.A, output_layer="ridge", training=remembered)
-    agreement = np.mean(after.predict_codes(checked, n_jobs=n_jobs) == guesses.codes)
+    agreement = np.mean(after.predict_codes(checked, n_jobs=compute.n_jobs) == guesses.codes)
     return BootstrapResult(after, guesses, float(agreement))

@@ -189,7 +189,7 @@ def configure(
     if "n_subnetworks" not in overrides and isinstance(n_units, int) and n_units >= 1:
         overrides["n_subnetworks"] = _n_subnetworks(n_units, base.units_per_subnetwork)
     if "n_stages" not in overrides:
-        in_stages = overrides.get("scheme", base.scheme) in ("stages", "refine")
+        in_stages = overrides.get("scheme", base.scheme) == "stages"
         n_subnetworks = overrides.get("n_subnetworks", base.n_subnetworks)
         fitting = isinstance(n_subnetworks, int) and 1 <= n_subnetworks < base.n_stages
         n_stages = n_subnetworks if fitting or base.n_stages == 1 else base.n_stages

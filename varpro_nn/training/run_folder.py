@@ -9,12 +9,12 @@ from typing import Any
 
 from varpro_nn._io.atomic import strict_json, write_atomically
 from varpro_nn.data import Dataset
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import VarProError
 from varpro_nn.model.network import Network
 from varpro_nn.output.glue_state import GlueState
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import Run
-from varpro_nn.training.plan import training_part
 
 
 def check_same(folder: Path, config: TrainConfig, dataset: Dataset) -> None:
@@ -28,7 +28,7 @@ def check_same(folder: Path, config: TrainConfig, dataset: Dataset) -> None:
     settings = theirs.get("config")
     settings = settings if isinstance(settings, dict) else {}
     differing = [name for name, own in asdict(config).items() if settings.get(name) != own]
-    if theirs.get("digest") != training_part(config, dataset).digest:
+    if theirs.get("digest") != TrainingSet.of(dataset, config.n_train).digest:
         differing.append("data")
     if differing:
         msg = (

@@ -21,7 +21,7 @@ E. Newman, L. Ruthotto, J. Hart and B. van Bloemen Waanders, Train like a (Var)P
 training of neural networks with variable projection, SIAM J. Math. Data Sci. 3 (2021).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -29,6 +29,7 @@ from scipy import linalg, special
 
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.linalg.convex import fit_linear
+from varpro_nn.linalg.threads import Threads, in_order
 from varpro_nn.units import Units
 from varpro_nn.varpro.design_matrix import Design
 from varpro_nn.varpro.jacobian import by_classes
@@ -58,6 +59,8 @@ class CrossEntropyFunctional(ReducedFunctional):
         Type of the features and of the large products.
     tolerance : float
         Of the inner fit; see :func:`varpro_nn.linalg.convex.fit_linear`.
+    threads : Threads, optional
+        Share the sums over inputs; no bit depends on them. See :mod:`varpro_nn.linalg.threads`.
 
     Raises
     ------
@@ -82,8 +85,9 @@ class CrossEntropyFunctional(ReducedFunctional):
         fixed: ArrayLike | None = None,
         dtype: DTypeLike = np.float32,
         tolerance: float = 1e-5,
+        threads: Threads | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(threads)
         check_penalties(ridge, weight_decay)
         if ridge == 0:
             msg = "ridge must be positive with cross-entropy, got 0."
@@ -117,6 +121,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         fit = fit_linear(
             "softmax", block.Phi[:, :-1].astype(self.design.dtype), self._labels, self._A,
             self.ridge, tolerance=self.tolerance, max_iterations=30, rounds=5,
+            executor=self.threads,
         )  # fmt: skip
         self._A = fit.A
         cost = fit.cost + 0.5 * self.weight_decay * float(w @ w)
@@ -133,16 +138,31 @@ class CrossEntropyFunctional(ReducedFunctional):
         g = np.zeros(p)
         H = np.zeros((p, p)) if matrix else np.zeros((0, 0))
         X, Y = np.zeros((k, q, p)), np.zeros((k, k, q, q))
-        for block, dPhi in self.design.blocks_and_derivative(w):
+        pairs = [(a, c) for a in range(k) for c in range(a, k)]
+
+        def terms_of(rows: slice) -> _Terms:
+            block, dPhi = self.design.block_and_derivative(w, rows)
             b, dtype = len(block.tau), dPhi.dtype
             probability = special.softmax(block.Phi @ A, axis=1)
             B = by_classes(dPhi, unit_rows).reshape(b, k, p)
             residual = (probability - block.tau).astype(dtype)
-            g += residual.ravel() @ B.reshape(b * k, p)
-            if matrix:
-                Phi = block.Phi.astype(dtype)
-                _add_curvature(Y, Phi, probability.astype(dtype))
-                H += _add_cross(X, Phi, probability.astype(dtype), B)
+            gradient = residual.ravel() @ B.reshape(b * k, p)
+            if not matrix:
+                return _Terms(gradient, None)
+            Phi, probability = block.Phi.astype(dtype), probability.astype(dtype)
+            curvature = [_curvature(Phi, probability, a, c) for a, c in pairs]
+            return _Terms(gradient, (curvature, *_cross_terms(Phi, probability, B)))
+
+        # The terms of a block are single, their sums double and in the order of the blocks.
+        for terms in in_order(self.threads, terms_of, self.design.derivative_slices()):
+            g += terms.gradient
+            if terms.sums is not None:
+                curvature, cross, gram = terms.sums
+                for (a, c), term in zip(pairs, curvature, strict=True):
+                    Y[a, c] += term
+                for c, term in enumerate(cross):
+                    X[c] += term
+                H += gram
         if not matrix:
             return H, g
         # A constant added to all outputs moves nothing, and the constant column is not penalised:
@@ -156,26 +176,39 @@ class CrossEntropyFunctional(ReducedFunctional):
         return H - Z.T @ Z, g
 
 
-def _add_curvature(Y: FloatArray, Phi: RealArray, probability: RealArray) -> None:
-    """Add ``S_i ⊗ phi_i phi_i'`` of a block to the upper triangle of ``Y`` (k, k, q, q)."""
-    for a in range(len(Y)):
-        for c in range(a, len(Y)):
-            weight = probability[:, a] * (float(a == c) - probability[:, c])
-            Y[a, c] += (Phi * weight[:, None]).T @ Phi
+class _Terms(NamedTuple):
+    """What the inputs of one block add to the sums.
+
+    ``gradient`` (p,); and, where the matrix is asked for, what is added to ``Y`` by pairs of
+    classes, (q, q) each, to ``X`` by class, (q, p) each, and to ``H``, (p, p).
+    """
+
+    gradient: RealArray
+    sums: tuple[list[RealArray], list[RealArray], RealArray] | None
 
 
-def _add_cross(X: FloatArray, Phi: RealArray, probability: RealArray, B: RealArray) -> RealArray:
-    """Add ``phi_i ⊗ S_i B_i`` of a block to ``X`` (k, q, p); return its ``sum_i B_i'S_i B_i``.
+def _curvature(Phi: RealArray, probability: RealArray, a: int, c: int) -> RealArray:
+    """Entry (a, c) of ``S_i ⊗ phi_i phi_i'``, summed over a block: (q, q)."""
+    weight = probability[:, a] * (float(a == c) - probability[:, c])
+    product: RealArray = (Phi * weight[:, None]).T @ Phi
+    return product
+
+
+def _cross_terms(
+    Phi: RealArray, probability: RealArray, B: RealArray
+) -> tuple[list[RealArray], RealArray]:
+    """``phi_i ⊗ S_i B_i`` of a block, by class, and its ``sum_i B_i'S_i B_i``.
 
     ``B`` (b, k, p) is used as work space: ``p_c (B_c - p'B)`` is row c of ``S B``, and
     ``sqrt(p_c) (B_c - p'B)`` that of ``M'B``.
     """
     B -= probability[:, None, :] @ B
-    for c in range(len(X)):
-        X[c] += (Phi * probability[:, c, None]).T @ B[:, c]
+    cross: list[RealArray] = [
+        (Phi * probability[:, c, None]).T @ B[:, c] for c in range(B.shape[1])
+    ]
     B *= np.sqrt(probability)[:, :, None]
     rows = B.reshape(-1, B.shape[2])
-    return rows.T @ rows
+    return cross, rows.T @ rows
 
 
 def _whole(Y: FloatArray) -> FloatArray:

@@ -128,12 +128,14 @@ class Design:
         for rows in self._slices(self.block_size):
             yield self._block(rows, self.units.features(W, self.inputs[rows]))
 
-    def blocks_and_derivative(
-        self, w: FloatArray, *, whole: bool = False
-    ) -> Iterator[tuple[Block, RealArray]]:
-        """Yield the same rows, each block with its ``dPhi`` (b, m, h, p), not weighted.
+    def derivative_slices(self) -> list[slice]:
+        """Cut the inputs into blocks whose derivatives keep to ``DERIVATIVE_BYTES`` each."""
+        of_one_input = self.n_unit_columns * self.units.n_weights * self.dtype.itemsize
+        size = max(1, min(DERIVATIVE_BYTES // of_one_input, self.block_size or len(self.tau)))
+        return list(self._slices(size))
 
-        The blocks are as small as ``DERIVATIVE_BYTES`` asks for, or one block with ``whole``.
+    def block_and_derivative(self, w: FloatArray, rows: slice) -> tuple[Block, RealArray]:
+        """Rows of some inputs at ``w`` (h * p,) with their ``dPhi`` (b, m, h, p), not weighted.
 
         Raises
         ------
@@ -141,14 +143,11 @@ class Design:
             If features or derivatives are NaN or infinite.
         """
         W = self._unit_weights(w)
-        of_one_input = self.n_unit_columns * self.units.n_weights * self.dtype.itemsize
-        size = max(1, min(DERIVATIVE_BYTES // of_one_input, self.block_size or len(self.tau)))
-        for rows in self._slices(None if whole else size):
-            features, dPhi = self.units.features_and_derivative(W, self.inputs[rows])
-            if not np.isfinite(dPhi.sum()):
-                msg = "the derivatives of the features are NaN or infinite at these weights."
-                raise NonFiniteError(msg)
-            yield self._block(rows, features), dPhi
+        features, dPhi = self.units.features_and_derivative(W, self.inputs[rows])
+        if not np.isfinite(dPhi.sum()):
+            msg = "the derivatives of the features are NaN or infinite at these weights."
+            raise NonFiniteError(msg)
+        return self._block(rows, features), dPhi
 
     def _slices(self, size: int | None) -> Iterator[slice]:
         n = len(self.tau)

@@ -50,6 +50,7 @@ from scipy.sparse.linalg import LinearOperator
 from varpro_nn._typing import FloatArray
 from varpro_nn.linalg import LinearSolution, RowSums, least_squares_with_ridge, left_out_errors
 from varpro_nn.linalg.qr import RANK_TOLERANCE
+from varpro_nn.linalg.threads import Threads, in_order
 from varpro_nn.units import Units
 from varpro_nn.varpro.design_matrix import Block, Design
 from varpro_nn.varpro.jacobian import Jacobian, NormalSums
@@ -100,6 +101,8 @@ class VarProFunctional(ReducedFunctional):
         Singular values of ``Phi`` below this times the largest count as zero. By default 1e-12,
         or q times the rounding error of ``dtype`` where that is larger: what single precision
         cannot tell from a repeated column is none of its own.
+    threads : Threads, optional
+        Share the sums over inputs; no bit depends on them. See :mod:`varpro_nn.linalg.threads`.
 
     Raises
     ------
@@ -124,8 +127,9 @@ class VarProFunctional(ReducedFunctional):
         dtype: DTypeLike = np.float32,
         block_size: int | None = None,
         rank_tolerance: float | None = None,
+        threads: Threads | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(threads)
         check_penalties(ridge, weight_decay)
         self.design = Design(
             units, inputs, tau, fixed, sample_weight,
@@ -182,7 +186,7 @@ class VarProFunctional(ReducedFunctional):
         full = is_full(kind)
         projection = self._evaluate(w)[1]
         self._need_stored(projection.blocks, "jacobian")
-        ((block, dPhi),) = self.design.blocks_and_derivative(w, whole=True)
+        block, dPhi = self.design.block_and_derivative(w, slice(None))
         jacobian = Jacobian(
             projection.solution,
             block,
@@ -205,8 +209,31 @@ class VarProFunctional(ReducedFunctional):
 
     def _sums(self, w: FloatArray, *, matrix: bool, full: bool) -> tuple[FloatArray, FloatArray]:
         solution = self._evaluate(w)[1].solution
-        sums = normal_sums(self.design, w, solution, matrix=matrix, full=full)
+        sums = self._normal_sums(w, solution, matrix=matrix, full=full)
         return sums.matrix() if matrix else np.zeros((0, 0)), sums.gradient()
+
+    def _normal_sums(
+        self, w: FloatArray, solution: LinearSolution, *, matrix: bool, full: bool
+    ) -> NormalSums:
+        """Sum up the normal equations block by block, in threads if there are any."""
+        design = self.design
+
+        def add_block(sums: NormalSums, rows: slice) -> NormalSums:
+            sums.add(*design.block_and_derivative(w, rows), matrix=matrix)
+            return sums
+
+        def empty() -> NormalSums:
+            return NormalSums(solution, self.units.n_cells, design.n_unit_columns, full=full)
+
+        total = empty()
+        if self.threads is None:
+            for rows in design.derivative_slices():
+                add_block(total, rows)
+            return total
+        slices = design.derivative_slices()
+        for sums in in_order(self.threads, lambda rows: add_block(empty(), rows), slices):
+            total.merge(sums)
+        return total
 
     def _need_stored(self, blocks: list[Block] | None, what: str) -> list[Block]:
         if blocks is None:
@@ -247,16 +274,6 @@ def left_out_sums(blocks: Iterable[Block], solution: LinearSolution) -> tuple[fl
         squares += float(squared.sum())
         weight += float(block.root**2 @ wrong)
     return squares, weight
-
-
-def normal_sums(
-    design: Design, w: FloatArray, solution: LinearSolution, *, matrix: bool, full: bool
-) -> NormalSums:
-    """Sum up the normal equations over a design."""
-    sums = NormalSums(solution, design.units.n_cells, design.n_unit_columns, full=full)
-    for block, dPhi in design.blocks_and_derivative(w):
-        sums.add(block, dPhi, matrix=matrix)
-    return sums
 
 
 def evaluation(

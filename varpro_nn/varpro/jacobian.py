@@ -178,10 +178,10 @@ class NormalSums:
 
     def merge(self, other: "NormalSums") -> None:
         """Take in what another has summed up, of the same solution."""
-        self._S = self._S + other._S
-        self._gradient = self._gradient + other._gradient
-        self._gram = self._gram + other._gram
-        self._cross = self._cross + other._cross
+        self._S = _added(self._S, other._S)
+        self._gradient = _added(self._gradient, other._gradient)
+        self._gram = _added(self._gram, other._gram)
+        self._cross = _added(self._cross, other._cross)
 
     def gradient(self) -> FloatArray:
         """``J'r``, (h * p,)."""
@@ -211,8 +211,10 @@ class NormalSums:
         return H
 
 
-def _added(total: FloatArray | float, term: RealArray) -> FloatArray:
+def _added(total: FloatArray | float, term: RealArray | float) -> FloatArray | float:
     """Add in double precision, in place: large sums are bound by memory."""
+    if isinstance(term, float):
+        return total  # nothing was summed up
     if isinstance(total, float):
         return term.astype(np.float64)
     return np.add(total, term, out=total)

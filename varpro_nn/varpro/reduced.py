@@ -8,6 +8,7 @@ import numpy as np
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.linalg import small_equivalent
+from varpro_nn.linalg.threads import Threads
 from varpro_nn.units import Units
 
 JacobianKind = Literal["kaufman", "full"]
@@ -53,6 +54,8 @@ class ReducedFunctional(ABC):
         Type of the features and of the large products.
     forms : tuple of str
         Forms of the problem that :func:`varpro_nn.varpro.fit.fit` may choose from.
+    threads : Threads or None
+        Share the sums over inputs; no bit depends on them. See :mod:`varpro_nn.linalg.threads`.
     has_leave_one_out : bool
         Whether an evaluation knows the errors ``loo_mse`` and ``loo_error``.
 
@@ -70,7 +73,8 @@ class ReducedFunctional(ABC):
     weight_decay: float
     dtype: np.dtype[Any]
 
-    def __init__(self) -> None:
+    def __init__(self, threads: Threads | None = None) -> None:
+        self.threads = threads
         self._memo: tuple[Evaluation, Any] | None = None
 
     @property

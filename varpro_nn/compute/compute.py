@@ -1,0 +1,181 @@
+"""Where the work of a run is done, as one value."""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from varpro_nn.compute.pool import run_here, run_on_executor, run_on_processes
+from varpro_nn.compute.published import Reference, named, remove_left, stored, training_set_of
+from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.errors import WorkerDiedError
+from varpro_nn.linalg.threads import effective_jobs
+
+
+class Compute:
+    """Worker processes or a cluster, the folder through which they get images, and progress bars.
+
+    Used in a ``with`` block, at the end of which what was put into the folder is removed.
+
+    Parameters
+    ----------
+    n_jobs : int
+        Worker processes for whole sub-networks, threads for everything else; -1 for all cores. No
+        bit of a result depends on it.
+    executor : concurrent.futures.Executor, optional
+        Does the tasks instead of worker processes of this machine: that of a cluster.
+    scratch : Path, optional
+        Where images are put for workers; workers of other machines need a folder that they
+        share. By default among the temporary files. The caller holds it for itself: what a killed
+        run left there is removed.
+    progress : bool
+        Show bars on standard error (never off a terminal).
+
+    Raises
+    ------
+    TypeError
+        An executor that is none.
+    ValueError
+        ``n_jobs`` is neither -1 nor at least 1.
+    """
+
+    def __init__(
+        self,
+        n_jobs: int = 1,
+        *,
+        executor: Executor | None = None,
+        scratch: Path | None = None,
+        progress: bool = False,
+    ) -> None:
+        if executor is not None and not isinstance(executor, Executor):
+            msg = f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}."
+            raise TypeError(msg)
+        self.n_jobs = effective_jobs(n_jobs)
+        self.executor = executor
+        self.progress = progress
+        self._scratch = scratch
+        self._published: dict[int, tuple[TrainingSet, Reference]] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Compute":
+        if self._scratch is not None:
+            remove_left(self._scratch)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._published.clear()
+        self._stack.close()
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether tasks go to an executor that was given."""
+        return self.executor is not None
+
+    def threads_for(self, n_tasks: int) -> int:
+        """Threads that each of ``n_tasks`` tasks may use: what workers there are, shared out."""
+        return 1 if self.on_cluster else max(1, self.n_jobs // max(1, n_tasks))
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        training: TrainingSet,
+        tasks: Mapping[Any, tuple[Any, ...]],
+    ) -> Iterator[tuple[Any, Any]]:
+        """Run ``function(training, *arguments)`` for each task.
+
+        Parameters
+        ----------
+        function : callable
+            A function of a module.
+        training : TrainingSet
+            Workers get a reference to it.
+        tasks : mapping of key to tuple
+            The arguments of each task.
+
+        Yields
+        ------
+        key, result
+            As they land. The result of a task whose workers were killed each time is the
+            :class:`~varpro_nn.errors.WorkerDiedError`.
+
+        Raises
+        ------
+        TrainingError
+            The executor broke down as a whole.
+        """
+        if not tasks:
+            return
+        # One task alone has all cores as threads: in this process there is nothing to wait for.
+        if not self.on_cluster and (self.n_jobs == 1 or len(tasks) == 1):
+            given = {key: (training, *arguments) for key, arguments in tasks.items()}
+            yield from run_here(function, given)
+            return
+        reference = self._publish(training)
+        given = {key: (function, reference, *arguments) for key, arguments in tasks.items()}
+        if self.executor is not None:
+            yield from run_on_executor(_with_training_set, given, self.executor)
+        else:
+            yield from run_on_processes(_with_training_set, given, self.n_jobs)
+
+    def map_in_order(
+        self,
+        function: Callable[..., Any],
+        training: TrainingSet,
+        tasks: list[tuple[Any, ...]],
+    ) -> Iterator[Any]:
+        """Run the same; results in the order of the tasks.
+
+        What lands early waits here, so the tasks should be few.
+
+        Raises
+        ------
+        WorkerDiedError
+            The workers of a task were killed each time.
+        TrainingError
+            The executor broke down.
+        """
+        waiting: dict[int, Any] = {}
+        n_given = 0
+        for number, result in self.map(function, training, dict(enumerate(tasks))):
+            if isinstance(result, WorkerDiedError):
+                msg = f"could not compute block {number + 1} of {len(tasks)}: {result}"
+                raise WorkerDiedError(msg)
+            waiting[number] = result
+            del result
+            while n_given in waiting:  # whichever comes first
+                yield waiting.pop(n_given)
+                n_given += 1
+
+    def bar(self, **options: Any) -> Any:
+        """Make a progress bar of tqdm's, silent unless progress is shown on a terminal."""
+        from tqdm import tqdm  # not at the top: imported where it is used
+
+        # disable=None: silent where standard error is not a terminal.
+        return tqdm(disable=None if self.progress else True, **options)
+
+    def _publish(self, training: TrainingSet) -> Reference:
+        """Put a training set where workers find it, once."""
+        held = self._published.get(id(training))
+        if held is None:
+            # A worker of this machine maps the arrays in no time; one elsewhere, or images that
+            # are a file already, need no copy where there is a name for them.
+            by_name = training.source is not None and (self.on_cluster or training.on_disk)
+            reference = (
+                named(training)
+                if by_name
+                else self._stack.enter_context(stored(training, self._scratch))
+            )
+            held = self._published[id(training)] = training, reference
+        return held[1]
+
+
+def _with_training_set(function: Callable[..., Any], reference: Reference, *arguments: Any) -> Any:
+    """Do a task in a worker."""
+    return function(training_set_of(reference), *arguments)

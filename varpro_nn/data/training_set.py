@@ -1,0 +1,143 @@
+"""What is trained on: images, their targets and weights, as one value.
+
+A :class:`TrainingSet` is made once, where the data enter training, and goes whole from there to
+the training of one sub-network. Its arrays are checked when it is made and are read-only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varpro_nn._typing import FloatArray, ImageArray, TargetArray
+from varpro_nn.data.images import check_images, check_targets, check_weights, targets_of
+from varpro_nn.data.images_on_disk import ImagesOnDisk
+from varpro_nn.data.imageset import Dataset, read_only, sha256_of
+from varpro_nn.data.loading import load
+
+
+@dataclass(frozen=True, slots=True)
+class NamedData:
+    """The training images of a data set that another process can load by its name.
+
+    Attributes
+    ----------
+    name : str
+        What :func:`varpro_nn.load` takes: a name, or the absolute path of a file or folder.
+    data_dir : str or None
+        Where its files are.
+    n_train : int or None
+        The first ``n_train`` images alone.
+    """
+
+    name: str
+    data_dir: str | None
+    n_train: int | None
+
+    def read(self) -> "TrainingSet":
+        """Load the data set; it is fetched if this machine does not have it."""
+        return TrainingSet.of(load(self.name, self.data_dir, progress=False), self.n_train)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Images with targets and weights, checked.
+
+    Attributes
+    ----------
+    images : ndarray or ImagesOnDisk, shape (n, rows, columns) or (n, channels, rows, columns)
+    targets : ndarray of int64, shape (n,); or of float64, shape (n, k)
+        Class numbers 0 to k - 1, or real targets.
+    n_targets : int
+        k, the number of classes or of real targets.
+    weights : ndarray of float64, shape (n,), optional
+        Weights of the images in sums of squares and losses. None: all weigh 1.
+    source : NamedData, optional
+        With what another process can load the same images.
+
+    Raises
+    ------
+    ValueError
+        Arrays of a wrong shape or type, values that are not finite, or targets that do not fit
+        the images or ``n_targets``.
+    """
+
+    images: ImageArray
+    targets: TargetArray
+    n_targets: int
+    weights: FloatArray | None = None
+    source: NamedData | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        images = check_images(self.images)
+        targets = check_targets(self.targets, len(images), self.n_targets)
+        weights = check_weights(self.weights, len(images))
+        self._set(images, targets, weights)
+
+    def _set(self, images: Any, targets: Any, weights: Any) -> None:
+        object.__setattr__(self, "images", read_only(images))
+        object.__setattr__(self, "targets", read_only(targets))
+        object.__setattr__(self, "weights", None if weights is None else read_only(weights))
+
+    @classmethod
+    def of(cls, dataset: Dataset, n_train: int | None = None) -> "TrainingSet":
+        """Take the training images of a data set: the first ``n_train``, or all."""
+        train = dataset.train if n_train is None else dataset.train.take(slice(n_train))
+        origin, source = dataset.loadable, None
+        if origin is not None and train.weights is None:  # what is loaded by name has no weights
+            source = NamedData(origin.name, origin.data_dir, n_train)
+        return cls(train.images, train.labels, len(dataset.classes), train.weights, source)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def is_classified(self) -> bool:
+        """Whether the targets are class numbers."""
+        return self.targets.ndim == 1
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of images, targets and weights, their types and shapes."""
+        weights = () if self.weights is None else (self.weights,)
+        return sha256_of(self.images, self.targets, *weights)
+
+    def tau(self, rows: Any = slice(None)) -> FloatArray:
+        """Targets of some images as the columns of a least-squares problem, (b, k)."""
+        return targets_of(self.targets[rows], self.n_targets)
+
+    def weights_at(self, rows: Any) -> FloatArray | None:
+        """Weights of some images, (b,), or None."""
+        return None if self.weights is None else self.weights[rows]
+
+    def take(self, rows: slice | Sequence[int] | NDArray[Any]) -> "TrainingSet":
+        """Take some images, into memory if they are on disk."""
+        return self.with_images(self.images[rows], rows)
+
+    def with_images(self, images: ImageArray, rows: Any = slice(None)) -> "TrainingSet":
+        """Put other images (distorted ones) in the place of some, with the targets of these.
+
+        Parameters
+        ----------
+        images : ndarray, shape (b, ...)
+            Made of images of this set, so not checked again.
+        rows : slice or array of int
+            Whose targets and weights they have.
+        """
+        made = object.__new__(TrainingSet)
+        object.__setattr__(made, "n_targets", self.n_targets)
+        object.__setattr__(made, "source", None)
+        made._set(images, self.targets[rows], self.weights_at(rows))
+        return made
+
+    def repeated(self, images: ImageArray, times: int) -> "TrainingSet":
+        """Append copies of all images, ``images`` being all of them ``times`` times over."""
+        return self.with_images(images, np.tile(np.arange(len(self)), times))
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the images stay in their file."""
+        return isinstance(self.images, ImagesOnDisk)
