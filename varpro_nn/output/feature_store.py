@@ -9,7 +9,7 @@ import numpy as np
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.linalg import spread
-from varpro_nn.output.features import block_features, block_slices, check_finite
+from varpro_nn.output.features import block_slices, feature_blocks
 from varpro_nn.units import Units
 
 FEATURE_BYTES = 2**31
@@ -46,9 +46,11 @@ def fill(
     compute: Compute,
 ) -> None:
     """Compute the features of ``images[order]``."""
-    for rows in compute.bar(iterable=block_slices(len(order), Phi.shape[1]), desc="features"):
-        Phi[rows] = block_features(units, W, images[order[rows]], executor)
-        check_finite(Phi[rows])
+    places = block_slices(len(order), Phi.shape[1])
+    blocks = compute.bar(iterable=[order[rows] for rows in places], desc="features")
+    computed = feature_blocks(units, W, images, executor, blocks=blocks)
+    for rows, (_, block) in zip(places, computed, strict=True):
+        Phi[rows] = block
 
 
 def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, FloatArray]:

@@ -25,7 +25,7 @@ from varpro_nn.linalg import RidgePath
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import calibration_curve
-from varpro_nn.output.features import block_features, block_slices
+from varpro_nn.output.features import feature_blocks
 from varpro_nn.output.glue_state import GlueState
 from varpro_nn.report import figures
 from varpro_nn.training.pipeline import Run
@@ -143,11 +143,10 @@ def _accuracies(
     m = network.units.n_cells
     right = np.zeros(len(layers), dtype=int)
     with thread_pool(n_jobs) as threads:
-        for rows in block_slices(len(test), len(W) * m):
-            Phi = block_features(network.units, W, test.images[rows], threads)
-            Phi = Phi.reshape(len(Phi), m, -1)
+        for rows, Phi in feature_blocks(network.units, W, test.images, threads):
+            by_cell = Phi.reshape(len(Phi), m, -1)
             for number, A in enumerate(layers):
-                of_first = Phi[:, :, : (len(A) - 1) // m].reshape(len(Phi), -1)
+                of_first = by_cell[:, :, : (len(A) - 1) // m].reshape(len(Phi), -1)
                 codes = np.argmax(of_first @ A[:-1] + A[-1], axis=1)
                 right[number] += np.count_nonzero(codes == test.labels[rows])
     return (right / len(test)).tolist()
