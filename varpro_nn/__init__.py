@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from varpro_nn._version import __version__
 from varpro_nn.data import load
 from varpro_nn.model.network import Network
-from varpro_nn.output.glue_state import GlueState
+from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.layers import train_network
 from varpro_nn.training.pipeline import Run, run
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from varpro_nn.estimators import VarProClassifier, VarProFeatures, VarProRegressor
 
 __all__ = [
-    "GlueState",
     "Network",
+    "RidgeLayer",
     "Run",
     "TrainConfig",
     "VarProClassifier",

@@ -26,7 +26,7 @@ from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import calibration_curve
 from varpro_nn.output.features import feature_blocks
-from varpro_nn.output.glue_state import GlueState
+from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.report import figures
 from varpro_nn.training.pipeline import Run
 from varpro_nn.units import PatchUnits
@@ -124,13 +124,13 @@ def glue_by_subnetworks(
         layers.append(np.concatenate(drawn, dtype=np.float32))
     paths, accuracies = [], []
     for own in layers:
-        state = GlueState(units, own, len(network.classes), n_jobs=n_jobs)
-        state.add_images(train.images, train.labels)
-        paths.append(state.path(standardise=True))
+        layer = RidgeLayer(units, own, len(network.classes), n_jobs=n_jobs)
+        layer.add_images(train.images, train.labels)
+        paths.append(layer.path(standardise=True))
         solved: list[FloatArray] = []
         for size in reversed(sizes):
-            state.drop_units(np.arange(size * each, len(state.W)))
-            solved.insert(0, state.solve(standardise=True))
+            layer.drop_units(np.arange(size * each, len(layer.W)))
+            solved.insert(0, layer.solve(standardise=True))
         if test is not None and sizes:
             accuracies.append(_accuracies(network, own, solved, test, n_jobs))
     return sizes, accuracies, paths[0]
