@@ -12,8 +12,10 @@ import json
 import numpy as np
 
 from experiments.ledger import child, print_last_line
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data import load
-from varpro_nn.output.glue import glue
+from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.output.ridge_fit import fit_ridge
 from varpro_nn.training.resources import peak_memory_mib
 from varpro_nn.units import whole_image_units
 
@@ -24,13 +26,14 @@ def measure(n_images: int, n_units: int, n_jobs: int) -> dict[str, float]:
     units = whole_image_units("bilinear", train.images.shape[1:], n_units)
     W = units.init(train.images[:2000], np.random.default_rng(0)).astype(np.float32)
     before = peak_memory_mib()
-    report = glue(units, W, train.images[:n_images], train.labels[:n_images], 10, n_jobs=n_jobs)
+    training = TrainingSet(train.images[:n_images], train.labels[:n_images], 10)
+    layer = fit_ridge(units, W, training, Compute(n_jobs))
     return {
         "n_images": n_images,
         "before_mib": before,
         "peak_mib": peak_memory_mib(),
-        "ridge": report.ridge,
-        "loo_error": min(report.loo_error),
+        "ridge": layer.penalty,
+        "loo_error": min(layer.error_rates),
     }
 
 

@@ -44,8 +44,11 @@ from experiments.ledger import (
     print_table,
 )
 from varpro_nn import Network, TrainConfig, configure, load
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data import ImageSet
-from varpro_nn.output.glue import RIDGES, glue
+from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.output.ridge_fit import fit_ridge
+from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.training.layers import train_units
 from varpro_nn.training.metrics import accuracy
 
@@ -98,10 +101,10 @@ def measure(config: TrainConfig, parts: dict[str, ImageSet], n_glue: int, k: int
     with threadpool_limits(1, user_api="blas"):
         start = time.process_time()
         trained = train_units(config, images.images, images.labels, k)
-        of_layer = images.take(slice(n_glue))
+        of_layer = TrainingSet(images.images[:n_glue], images.labels[:n_glue], k)
         C = c_of(config.ridge, config.images_per_subnetwork)
         fitted = [
-            glue(trained.units, trained.W, of_layer.images, of_layer.labels, k, ridge=ridge)
+            fit_ridge(trained.units, trained.W, of_layer, Compute(), ridge=ridge)
             for ridge in (penalty_of(C, n_glue), RIDGES)
         ]
         row: Row = {"cpu_seconds": time.process_time() - start}
@@ -113,7 +116,7 @@ def measure(config: TrainConfig, parts: dict[str, ImageSet], n_glue: int, k: int
         for name, report in zip(LAYERS, fitted, strict=True):
             row[name] = {
                 "n_parameters": trained.W.size + report.A.size,
-                "ridge": report.ridge,
+                "ridge": report.penalty,
                 "norm_W": float(np.linalg.norm(trained.W)),
                 "norm_A": float(np.linalg.norm(report.A[:-1])),
             }

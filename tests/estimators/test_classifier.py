@@ -16,6 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from varpro_nn import VarProClassifier, configure, train_network
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.estimators.base import SETTINGS
 
 SMALL = {
@@ -177,15 +179,15 @@ def test_weights_are_repetitions(layer, digits):
         "standardise": False,
     }  # fmt: skip
     weighted = VarProClassifier(**settings).fit(X, y, sample_weight=times)
-    from varpro_nn.output.output_layer import fit_output_layer
+    from varpro_nn.output.fit import fit_output_layer
 
     images = (X / X[times > 0].max()).reshape(-1, 8, 8).astype(np.float32)
     network = weighted.network_
     mean = times[times > 0].mean()  # weights on any scale mean the same
     repeated = np.repeat(np.arange(len(X)), times)
     A = fit_output_layer(
-        layer, network.units, network.W, images[repeated], y[repeated], 10, penalty=2.0 * mean,
-        standardise=False,
+        layer, network.units, network.W, TrainingSet(images[repeated], y[repeated], 10), Compute(),
+        penalty=2.0 * mean, standardise=False,
     ).A  # fmt: skip
     Phi = network.units.features(network.W, images)
     expected, found = (Phi @ each[:-1] + each[-1] for each in (A, network.A))
@@ -242,7 +244,7 @@ def test_a_fit_that_fails_leaves_the_last_one(digits, fitted):
     batches = VarProClassifier(**SMALL).partial_fit(X[:300], y[:300], classes=np.arange(10))
     with pytest.raises(ValueError, match=r"same length"):
         batches.fit(X, y[:-1])
-    assert batches.glue_state_.n_images == 300
+    assert batches.ridge_layer_.n_images == 300
 
 
 def test_callbacks_of_a_first_batch_are_torn_down(digits):
@@ -264,12 +266,13 @@ def test_partial_fit_keeps_the_units_and_refits_the_layer_on_all(digits):
     W, first = classifier.network_.W, classifier.score(Z, z)
     classifier.partial_fit(X[400:800], y[400:800]).partial_fit(X[800:], y[800:])
     assert_array_equal(classifier.network_.W, W)
-    assert classifier.glue_state_.n_images == 1200
+    assert classifier.ridge_layer_.n_images == 1200
     assert classifier.score(Z, z) > first
-    from varpro_nn.output.glue import glue
+    from varpro_nn.output.ridge_fit import fit_ridge
 
     images = (X / X[:400].max()).reshape(-1, 8, 8).astype(np.float32)
-    A = glue(classifier.network_.units, W, images, y, 10, ridge=1.0).A
+    training = TrainingSet(images, y, 10)
+    A = fit_ridge(classifier.network_.units, W, training, Compute(), ridge=1.0).A
     assert_allclose(classifier.network_.A, A, atol=1e-3 * np.abs(A).max())
     with pytest.raises(ValueError, match=r"class_weight must be None with partial_fit"):
         VarProClassifier(**SMALL, class_weight="balanced").partial_fit(X, y, classes=np.arange(10))

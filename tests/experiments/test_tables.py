@@ -66,12 +66,12 @@ def test_glue_memory(monkeypatch, capsys):
 def test_peak_memory_is_that_of_the_glue(monkeypatch):
     peak, already = peak_memory_mib(), np.ones(0)
 
-    def glue(units, W, images, labels, n_classes, n_jobs):
+    def fit_ridge(units, W, training, compute):
         nonlocal already
         already = np.ones((round(peak) + 300) * 2**17)  # eight bytes each
-        return SimpleNamespace(ridge=1.0, loo_error=[0.5])
+        return SimpleNamespace(penalty=1.0, error_rates=[0.5])
 
-    monkeypatch.setattr(glue_memory, "glue", glue)
+    monkeypatch.setattr(glue_memory, "fit_ridge", fit_ridge)
     row = glue_memory.measure(100, 5, 1)
     assert row["peak_mib"] - row["before_mib"] > 200
 
