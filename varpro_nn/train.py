@@ -21,10 +21,8 @@ from varpro_nn import data
 from varpro_nn._cli import run_command
 from varpro_nn._io.atomic import locked, strict_json
 from varpro_nn.compute import cluster
-from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import VarProError
 from varpro_nn.linalg.threads import effective_jobs
-from varpro_nn.output.glue_state import GlueState
 from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
 from varpro_nn.training.config import CHOICES, TrainConfig
@@ -251,6 +249,7 @@ def _train_in(
         result = run(
             config, dataset,
             n_jobs=args.n_jobs, executor=executor, progress=not args.quiet, shard_folder=shards,
+            keep_sums=args.keep_glue,
         )  # fmt: skip
     except KeyboardInterrupt:
         n_kept = len(list(shards.glob("*.npz")))
@@ -260,12 +259,7 @@ def _train_in(
     report = None
     if args.report:
         report = partial(write_report, run=result, dataset=dataset, n_jobs=args.n_jobs)
-    glue = None
-    if args.keep_glue:
-        training, network = TrainingSet.of(dataset, config.n_train), result.network
-        glue = GlueState(network.units, network.W, len(network.classes), n_jobs=args.n_jobs)
-        glue.add_images(training.images, training.targets)
-    write_run(folder, config, result, metrics, glue, report)
+    write_run(folder, config, result, metrics, report)
     if not args.quiet:
         print(_in_words(metrics, result), file=sys.stderr)
     return strict_json(metrics).decode().strip()

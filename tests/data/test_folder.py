@@ -90,7 +90,7 @@ def test_recipes_make_no_copies_of_images_on_disk(folder):
 
 
 def test_more_columns_than_images(folder):
-    """The dual form of the glue takes all images at a time."""
+    """The dual form of the ridge layer takes all images at a time."""
     dataset = load(folder)
     config = configure(
         "bilinear", data=dataset, n_units=120, n_subnetworks=1, n_train=60, max_nfev=2

@@ -26,9 +26,9 @@ def blocks(Phi, tau, weights, block_size=None):
 
 
 def path_of(Phi, tau, weights=None, block_size=None, executor=None) -> RidgePath:
-    sums = GramAccumulator(Phi.shape[1], tau.shape[1], executor)
+    sums = GramAccumulator(Phi.shape[1], tau.shape[1])
     for block in blocks(Phi, tau, weights, block_size):
-        sums.add(*block)
+        sums.add(*block, executor)
     return sums.path()
 
 
@@ -193,9 +193,9 @@ def test_result_is_bitwise_the_same_for_any_number_of_threads(dtype):
 def test_a_fault_in_a_thread_is_raised(rng):
     Phi, tau, _ = problem(rng)
     with ThreadPoolExecutor(2) as executor:
-        sums = GramAccumulator(6, 5, executor)  # tau has 3 columns
+        sums = GramAccumulator(6, 5)  # tau has 3 columns
         with pytest.raises(ValueError, match="broadcast"):
-            sums.add(Phi, tau)
+            sums.add(Phi, tau, executor=executor)
 
 
 # --- edges -------------------------------------------------------------------------------

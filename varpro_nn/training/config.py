@@ -84,7 +84,7 @@ class TrainConfig:
         Whether the penalty of the ridge layer acts on columns of variance 1, as that of the others.
     glue_ridge : float or None
         Penalty of the output layer. None: chosen on training images; see
-        :mod:`varpro_nn.output.output_layer`.
+        :mod:`varpro_nn.output.fit`.
     views : {"single", "flip", "shifts"}
         What the outputs of an image are averaged over: itself; and its mirror image; and its four
         shifts by a pixel.

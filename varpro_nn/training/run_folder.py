@@ -12,7 +12,6 @@ from varpro_nn.data import Dataset
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import VarProError
 from varpro_nn.model.network import Network
-from varpro_nn.output.glue_state import GlueState
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import Run
 
@@ -43,12 +42,12 @@ def write_run(
     config: TrainConfig,
     result: Run,
     metrics: dict[str, Any],
-    glue: GlueState | None = None,
     report: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a run folder, each file atomically and ``metrics.json`` last.
 
     A folder that holds ``metrics.json`` is therefore complete. ``report`` writes ``report.html``.
+    Sums that were kept become ``glue.npz``.
 
     Raises
     ------
@@ -64,8 +63,8 @@ def write_run(
     if result.bootstrap is not None:
         result.bootstrap.network.save(folder / "model-bootstrap.npz")
     (folder / "glue.npz").unlink(missing_ok=True)
-    if glue is not None:
-        glue.save(folder / "glue.npz")
+    if result.output_layer.ridge_layer is not None:
+        result.output_layer.ridge_layer.save(folder / "glue.npz")
     (folder / "report.html").unlink(missing_ok=True)
     if report is not None:
         report(folder / "report.html")
@@ -85,8 +84,8 @@ def _history(result: Run) -> Iterator[bytes]:
             line["form"] = subnetwork.report.form
             line["history"] = [asdict(record) for record in subnetwork.report.history]
         yield strict_json(line)
-    trace = asdict(replace(result.output_layer, left_out=None))
-    del trace["A"], trace["left_out"]
+    trace = asdict(replace(result.output_layer, left_out=None, ridge_layer=None))
+    del trace["A"], trace["left_out"], trace["ridge_layer"]
     yield strict_json({"output_layer": trace})
 
 
