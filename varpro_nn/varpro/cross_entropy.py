@@ -133,6 +133,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         g = np.zeros(p)
         H = np.zeros((p, p)) if matrix else np.zeros((0, 0))
         X, Y = np.zeros((k, q, p)), np.zeros((k, k, q, q))
+        squares = 0.0  # of all features
         for block, dPhi in self.design.blocks_and_derivative(w):
             b, dtype = len(block.tau), dPhi.dtype
             probability = special.softmax(block.Phi @ A, axis=1)
@@ -141,6 +142,7 @@ class CrossEntropyFunctional(ReducedFunctional):
             g += residual.ravel() @ B.reshape(b * k, p)
             if matrix:
                 Phi = block.Phi.astype(dtype)
+                squares += float(np.einsum("ij,ij->", block.Phi, block.Phi))
                 _add_curvature(Y, Phi, probability.astype(dtype))
                 H += _add_cross(X, Phi, probability.astype(dtype), B)
         if not matrix:
@@ -151,7 +153,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         Y = _whole(Y)
         noise = float(np.finfo(self.design.dtype).eps) * np.trace(Y)
         Y[np.diag_indices_from(Y)] += np.tile(self.design.ridge_of_columns, k) + noise
-        L = linalg.cholesky(Y, lower=True, overwrite_a=True, check_finite=False)
+        L = _lower_factor(Y, 4 * float(np.finfo(self.design.dtype).eps) * squares)
         Z = linalg.solve_triangular(L, X.reshape(k * q, p), lower=True, check_finite=False)
         return H - Z.T @ Z, g
 
@@ -176,6 +178,21 @@ def _add_cross(X: FloatArray, Phi: RealArray, probability: RealArray, B: RealArr
     B *= np.sqrt(probability)[:, :, None]
     rows = B.reshape(-1, B.shape[2])
     return rows.T @ rows
+
+
+def _lower_factor(Y: FloatArray, bound: float) -> FloatArray:
+    """Lower Cholesky factor of ``Y``, or of ``Y + bound I`` if rounding left ``Y`` indefinite.
+
+    Where the network is sure of its images, ``S`` is no larger than the rounding error of the
+    probabilities, eps per image, and the constant columns have no ridge to outweigh it. These
+    errors add up to 2 eps sum_i ||phi_i||^2 at most; ``bound`` is twice that. It lessens
+    ``X' Y^-1 X``, so ``H`` errs towards ``sum_i B_i'S_i B_i``. The gradient does not see it.
+    """
+    try:
+        return linalg.cholesky(Y, lower=True, check_finite=False)
+    except linalg.LinAlgError:
+        Y[np.diag_indices_from(Y)] += bound
+        return linalg.cholesky(Y, lower=True, overwrite_a=True, check_finite=False)
 
 
 def _whole(Y: FloatArray) -> FloatArray:
