@@ -9,7 +9,8 @@ compared on the same mutants: give the other version as ``--root``. Nothing belo
 written to.
 
 Prints a table, and the survivors with their line. Not every survivor is a gap of the tests: a
-change of a size of blocks, or of ``<`` where equality never comes, changes no result.
+change of a size of blocks, of ``<`` where equality never comes, or of the -1 of ``reshape`` into
+another negative number changes no result.
 """
 
 import argparse
