@@ -24,11 +24,6 @@ class TwoCells:
         return np.concatenate(cells, axis=1)
 
 
-@pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
-def rng(request):
-    return np.random.default_rng(request.param)
-
-
 def test_column_c_h_plus_i_is_cell_c_of_unit_i(rng):
     """Small whole numbers: every sum is exact, so tiles must not change a bit."""
     units = TwoCells()

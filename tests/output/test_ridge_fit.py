@@ -30,11 +30,6 @@ def digits():
     return train.images, train.labels
 
 
-@pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
-def rng(request):
-    return np.random.default_rng(request.param)
-
-
 def drawn(digits, rng, h, n=None, dtype=np.float64):
     images, labels = digits[0][:n], digits[1][:n]
     units = whole_image_units("bilinear", (8, 8), h)

