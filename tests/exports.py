@@ -8,7 +8,7 @@ from varpro_nn import Network, patch_units, whole_image_units
 from varpro_nn.units import learn_whitening
 
 SHAPES = {"grey": (9, 9), "colour": (3, 9, 9)}
-ACTIVATIONS = ("logistic", "tanh", "softplus", "rectifier", "two-sided")
+ACTIVATIONS = ("logistic", "tanh", "rectifier", "two-sided")
 LINKS = (("ridge", None), ("ridge", 0.15), ("softmax", None), ("hinge", 1.7))
 VIEWS = ("single", "flip", "shifts")
 

@@ -1,5 +1,6 @@
 """Slow and obvious versions of what the package computes."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -69,7 +70,6 @@ def activate(name: str, z: float, threshold: float = 0.0) -> list[float]:
     formulas: dict[str, Callable[[float], float]] = {
         "logistic": lambda z: 1 / (1 + math.exp(-z)),
         "tanh": math.tanh,
-        "softplus": lambda z: math.log(1 + math.exp(z)),
         "rectifier": lambda z: max(0.0, z),
     }
     return [formulas[name](z)]
@@ -291,7 +291,22 @@ def _sides(activation, threshold, z):
         {
             "logistic": lambda z: 1 / (1 + np.exp(-z)),
             "tanh": np.tanh,
-            "softplus": lambda z: np.log1p(np.exp(-abs(z))) + np.maximum(z, 0),
             "rectifier": lambda z: np.maximum(z, 0),
         }[activation](z)
     ]
+
+
+def window_operator(windows):
+    """The matrix of 0 and 1 that takes an image to its windows, cell by cell."""
+    pixel = np.arange(math.prod(windows.image_shape)).reshape(-1, *windows.image_shape[-2:])
+    rows, columns = windows.bounds(0), windows.bounds(1)
+    order = []
+    for a, b in itertools.product(range(windows.grid), repeat=2):
+        for y in range(rows[a], rows[a + 1]):
+            for x in range(columns[b], columns[b + 1]):
+                top, left = y * windows.stride, x * windows.stride
+                window = pixel[:, top : top + windows.window, left : left + windows.window]
+                order += window.ravel().tolist()
+    operator = np.zeros((len(order), pixel.size))
+    operator[np.arange(len(order)), order] = 1
+    return operator

@@ -49,7 +49,7 @@ from varpro_nn.data.images import intensities
 from varpro_nn.units import PatchUnits
 from varpro_nn.units.activations import sides
 from varpro_nn.units.patches import IMAGES, TILE
-from varpro_nn.units.windows import Windows, window_operator
+from varpro_nn.units.windows import Windows
 
 Way = Callable[[PatchUnits, RealArray, RealArray], RealArray]
 """From units, filters (h, pixels + 1), bias last, and images (b, channels, rows, columns) to
@@ -146,6 +146,17 @@ def sees(windows: Windows) -> RealArray:
 
     rows, columns = windows.image_shape[-2:]
     return np.outer(along(rows, windows.places[0]), along(columns, windows.places[1]))
+
+
+def window_operator(windows: Windows) -> Any:
+    """Make the 0/1 matrix that takes an image to its windows, sparse.
+
+    (places * n_pixels, pixels), its rows in the order of ``windows.collect``.
+    """
+    n = prod(windows.image_shape)
+    order = windows.collect(np.arange(float(n))[None]).ravel().astype(np.int64)
+    entries = np.ones(order.size), (np.arange(order.size), order)
+    return sparse.csr_array(entries, shape=(order.size, n))
 
 
 def checks(units: PatchUnits, P_phi: Any, F: RealArray, X: RealArray) -> dict[str, Any]:

@@ -212,14 +212,14 @@ def responses(activation, gain):
     """One unit that sees one pixel: its activation, scaled into [0, 1], is a probability."""
     units = whole_image_units("dense", (1, 1), 1, activation=activation)
     W = np.array([[2 * gain, -gain]], dtype=np.float32)  # -gain to gain
-    scale = {"logistic": 1.0, "tanh": 0.5, "softplus": 1 / (gain + 1)}[activation]
+    scale = {"logistic": 1.0, "tanh": 0.5}[activation]
     shift = 0.5 if activation == "tanh" else 0.0
     A = np.array([[scale, -scale], [shift, 1 - shift]])
     return Network(units, W, A, np.array([0, 1]), (1, 1))
 
 
 @needs_gcc
-@pytest.mark.parametrize("activation", ["logistic", "tanh", "softplus"])
+@pytest.mark.parametrize("activation", ["logistic", "tanh"])
 def test_activations_small_and_large(activation, tmp_path):
     networks = [responses(activation, gain) for gain in (0.01, 8, 1e6)]
     images = np.arange(256, dtype=np.uint8).reshape(-1, 1, 1)

@@ -113,14 +113,16 @@ def test_by_the_standard_s_own_reference(name, tmp_path):
 @pytest.mark.parametrize("level", [0, 120, 250])
 def test_the_contrast_of_faint_windows_is_exact(level, contrast, tmp_path):
     """Where the mean of squares and the square of the mean are nearly the same number."""
-    network = NETWORKS["whitened, colour, quadratic"]
+    network = NETWORKS["whitened, colour, tensor"]
     network = replace(network, units=replace(network.units, contrast=contrast))
     to_onnx(network, tmp_path / "network.onnx")
     rng = np.random.default_rng(4)
     images = level + rng.integers(0, 5, (6, *network.image_shape)).astype(np.uint8)
     probabilities = session(tmp_path / "network.onnx").run(OUTPUTS, {"images": images})[1]
     expected = folded_probabilities(fold(network), images)[1]
-    assert_allclose(probabilities, expected, rtol=0, atol=4e-6)  # 1e-5 in single precision
+    assert_allclose(
+        probabilities, expected, rtol=0, atol=4e-6
+    )  # 1.5e-5 in single precision, 1e-6 in double
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

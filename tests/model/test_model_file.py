@@ -138,7 +138,7 @@ PATCHES = {
     "bilinear": {"kind": "bilinear", "rank": 2, "stride": 2, "layer": "softmax"},
     "colour": {"shape": (3, 6, 6), "n_components": 27, "layer": "ridge"},
     "contrast": {"contrast": 0.1, "activation": "two-sided", "threshold": 0.5, "draw": "windows"},
-    "tensor": {"kind": "tensor", "shape": (3, 6, 5), "activation": "softplus"},
+    "tensor": {"kind": "tensor", "shape": (3, 6, 5), "activation": "rectifier"},
 }
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._io.atomic import write_atomically
-from varpro_nn.exporters.folded import FoldedNetwork, TrainedNetwork, fold
+from varpro_nn.exporters.folded import FoldedNetwork, fold
+from varpro_nn.model.network import Network
 
 _BLOCK = re.compile(r"^//: (.+)\n((?:.*\n)*?)//:\n", re.MULTILINE)
 _N_VIEWS = {"single": 1, "flip": 2, "shifts": 5}
@@ -26,7 +27,7 @@ _MOST_PLACES = 8
 """Places worked on at once: as many sums as the registers of most processors hold."""
 
 
-def to_c(network: TrainedNetwork, path: str | Path, *, int8: bool = False) -> None:
+def to_c(network: Network, path: str | Path, *, int8: bool = False) -> None:
     """Write a network as one C99 file, atomically; the same network gives the same bytes.
 
     The file defines ``int varpro_predict(const uint8_t *pixels, float *probabilities)``: one image

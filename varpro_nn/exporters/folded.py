@@ -16,62 +16,16 @@ Outputs are ``A' phi + constant``, the mean of them over the views, and probabil
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.data.images import BRIGHT
-from varpro_nn.units import PatchUnits, Units, WholeImageUnits
+from varpro_nn.model.network import Network
+from varpro_nn.units import PatchUnits, WholeImageUnits
 from varpro_nn.units.activations import sides
-
-
-class TrainedNetwork(Protocol):
-    """What an export reads of a :class:`varpro_nn.Network`, whose methods the exports are."""
-
-    @property
-    def units(self) -> Units:
-        """The layer of units."""
-
-    @property
-    def W(self) -> NDArray[np.float32]:  # noqa: N802
-        """Unit weights, (h, p)."""
-
-    @property
-    def A(self) -> FloatArray:  # noqa: N802
-        """Linear weights, (h * m + 1, k)."""
-
-    @property
-    def classes(self) -> NDArray[Any]:
-        """Labels, (k,)."""
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(rows, columns) or (channels, rows, columns)."""
-
-    @property
-    def output_layer(self) -> str:
-        """Name of the output layer."""
-
-    @property
-    def views(self) -> str:
-        """What outputs are averaged over."""
-
-    @property
-    def temperature(self) -> float | None:
-        """Divisor of the outputs."""
-
-    @property
-    def training(self) -> dict[str, Any]:
-        """How the network came about."""
-
-    @property
-    def n_parameters(self) -> int:
-        """All parameters."""
-
-    def summary(self) -> str:
-        """Tell what it consists of."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +44,7 @@ class FoldedNetwork:
     filters : ndarray of float32, shape (h, channels * window rows * window columns)
     bias : ndarray of float32, shape (h,)
     contrast : float or None
-    activation : {"logistic", "tanh", "softplus", "rectifier", "two-sided"}
+    activation : {"logistic", "tanh", "rectifier", "two-sided"}
     threshold : float
         Of the two-sided activation: ``max(0, z - threshold)`` and ``max(0, -z - threshold)``.
     A : ndarray of float64, shape (sides * cells * h, k)
@@ -131,7 +85,7 @@ class FoldedNetwork:
         return len(self.bounds[0]) - 1, len(self.bounds[1]) - 1
 
 
-def fold(network: TrainedNetwork) -> FoldedNetwork:
+def fold(network: Network) -> FoldedNetwork:
     """Fold a network.
 
     Raises

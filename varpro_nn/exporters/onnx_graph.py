@@ -22,7 +22,8 @@ from varpro_nn._io.atomic import write_atomically
 from varpro_nn._typing import FloatArray
 from varpro_nn._version import __version__
 from varpro_nn.errors import VarProError
-from varpro_nn.exporters.folded import FoldedNetwork, TrainedNetwork, fold
+from varpro_nn.exporters.folded import FoldedNetwork, fold
+from varpro_nn.model.network import Network
 
 OPSET = 17
 IR_VERSION = 8
@@ -35,7 +36,7 @@ _CORNERS = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
 _MIDDLE = 128
 
 
-def to_onnx(network: TrainedNetwork, path: str | Path) -> None:
+def to_onnx(network: Network, path: str | Path) -> None:
     """Write a network to an ONNX file, atomically; the same network gives the same bytes.
 
     The graph takes ``images``, ``uint8`` of shape (n, *image_shape) for any n, and gives
@@ -241,10 +242,6 @@ def _activated(graph: _Graph, folded: FoldedNetwork, z: str, bias: ArrayLike) ->
         return [graph.add("Relu", above), graph.add("Relu", below)]
     if bias.any():
         z = graph.add("Add", z, graph.array("bias", bias))
-    if folded.activation == "softplus":
-        # Above 40 it is z to the last bit; a runtime may take the exponential of what it gets.
-        tail = graph.add("Softplus", graph.add("Min", z, graph.array("last", 40.0)))
-        return [graph.add("Max", z, tail)]
     return [graph.add(_ACTIVATIONS[folded.activation], z)]
 
 

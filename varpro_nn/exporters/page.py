@@ -26,7 +26,8 @@ from numpy.typing import ArrayLike
 
 from varpro_nn._io.pages import fill, read_template, write_page
 from varpro_nn.data.preparation import filled_by
-from varpro_nn.exporters.folded import FoldedNetwork, TrainedNetwork, fold
+from varpro_nn.exporters.folded import FoldedNetwork, fold
+from varpro_nn.model.network import Network
 
 _PACKAGE = "varpro_nn.exporters"
 _GREY = "Draw it with mouse, pen or finger; or drop, paste or choose a picture."
@@ -35,7 +36,7 @@ _MAX_NAMED = 12
 """So many classes are named in the heading."""
 
 
-def drawing(network: TrainedNetwork) -> str:
+def drawing(network: Network) -> str:
     """Make the part of a page that is drawn on: markup, style, script and the network.
 
     It can stand anywhere in the body of a page, once. A page with a Content-Security-Policy needs
@@ -65,7 +66,7 @@ def drawing(network: TrainedNetwork) -> str:
     )
 
 
-def to_html(network: TrainedNetwork, path: str | Path) -> None:
+def to_html(network: Network, path: str | Path) -> None:
     """Write a page with the drawing and a table of what the network consists of, atomically.
 
     The same network gives the same bytes. The page forbids itself to load or send anything.
@@ -151,7 +152,7 @@ def _base64(array: ArrayLike) -> str:
     return base64.b64encode(np.asarray(array, dtype="<f4").tobytes()).decode()
 
 
-def _dataset(network: TrainedNetwork) -> str:
+def _dataset(network: Network) -> str:
     name = network.training.get("dataset")
     return name if isinstance(name, str) else ""
 
@@ -163,7 +164,7 @@ def _named(classes: Any) -> str:
     return f"{', '.join(names[:_MAX_NAMED])} and {len(names) - _MAX_NAMED} more"
 
 
-def _odd_intensity(network: TrainedNetwork) -> float | None:
+def _odd_intensity(network: Network) -> float | None:
     """Return the largest intensity of the training images, unless pixels from 0 to 1 fit it."""
     largest = network.training.get("largest_intensity", 1.0)
     return None if not isinstance(largest, int | float) or 0.5 <= largest <= 2 else largest

@@ -30,7 +30,7 @@ class TrainConfig:
         Kind of the patch units; the others say it by their name.
     rank : int
         Terms of the sum in each unit.
-    activation : {"logistic", "tanh", "softplus", "rectifier", "two-sided"}
+    activation : {"logistic", "tanh", "rectifier", "two-sided"}
     threshold : float
         Of the two-sided activation.
     gain : float

@@ -34,14 +34,6 @@ def _logistic(z: RealArray, out: RealArray) -> RealArray:
     return out
 
 
-def _softplus(z: RealArray, out: RealArray) -> RealArray:
-    # Above 40 log(1 + exp(z)) is z to the last bit, and exp could overflow.
-    tail = np.minimum(z, 40.0)
-    np.exp(tail, out=tail)
-    np.log1p(tail, out=tail)
-    return np.maximum(z, tail, out=out)
-
-
 def _step(value: RealArray) -> RealArray:
     # The derivative at the kink is taken as 0.
     return (value > 0).astype(value.dtype)
@@ -49,10 +41,9 @@ def _step(value: RealArray) -> RealArray:
 
 _LOGISTIC = Side(_logistic, lambda value: value * (1 - value))
 _TANH = Side(lambda z, out: np.tanh(z, out=out), lambda value: 1 - value * value)
-_SOFTPLUS = Side(_softplus, lambda value: -np.expm1(-value))
 _RECTIFIER = Side(lambda z, out: np.maximum(z, 0.0, out=out), _step)
 
-ACTIVATIONS = ("logistic", "tanh", "softplus", "rectifier", "two-sided")
+ACTIVATIONS = ("logistic", "tanh", "rectifier", "two-sided")
 """The activations by name."""
 
 
@@ -61,7 +52,7 @@ def sides(name: str, threshold: float = 0.0) -> tuple[Side, ...]:
 
     Parameters
     ----------
-    name : {"logistic", "tanh", "softplus", "rectifier", "two-sided"}
+    name : {"logistic", "tanh", "rectifier", "two-sided"}
         ``two-sided`` is the soft threshold of both signs: ``max(0, z - a)`` and
         ``max(0, -z - a)``.
     threshold : float
@@ -73,7 +64,7 @@ def sides(name: str, threshold: float = 0.0) -> tuple[Side, ...]:
     """
     if name == "two-sided":
         return _above(threshold), _below(threshold)
-    known = {"logistic": _LOGISTIC, "tanh": _TANH, "softplus": _SOFTPLUS, "rectifier": _RECTIFIER}
+    known = {"logistic": _LOGISTIC, "tanh": _TANH, "rectifier": _RECTIFIER}
     return (known[name],)
 
 

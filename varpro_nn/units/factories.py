@@ -34,7 +34,7 @@ def whole_image_units(
     n_units : int
     rank : int
         Terms of the sum; 1 for dense units.
-    activation : {"logistic", "tanh", "softplus", "rectifier", "two-sided"}
+    activation : {"logistic", "tanh", "rectifier", "two-sided"}
     gain : float
         Standard deviation of the pre-activations at the start.
     threshold : float
@@ -89,7 +89,7 @@ def patch_units(
         Cells along each side; each is a column of ``Phi``.
     rank : int
         Terms of the sum; 1 for dense units.
-    activation : {"logistic", "tanh", "softplus", "rectifier", "two-sided"}
+    activation : {"logistic", "tanh", "rectifier", "two-sided"}
     gain : float
         Standard deviation of the pre-activations at the start.
     threshold : float

@@ -1,8 +1,7 @@
 """Windows of an image: where they lie, how they are collected, and the cells they fall into.
 
-Collecting the windows of an image is a linear map with entries 0 and 1 (:func:`window_operator`,
-the form that a reader can check). The units use two fast forms of it, one for each direction of
-the work:
+Collecting the windows of an image is a linear map with entries 0 and 1. The units use two fast
+forms of it, one for each direction of the work:
 
 - :meth:`Windows.rows` has the images innermost: a row of windows is ``window ** 2`` runs of long
   contiguous copies, and stays in cache. Features are made so.
@@ -15,12 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
-from scipy import sparse
 
 from varpro_nn._typing import RealArray
 
@@ -120,13 +117,3 @@ class Windows:
         for row in range(n_rows):
             np.copyto(target, views[row])
             yield row, int(cell_of_row[row])
-
-
-def window_operator(windows: Windows) -> Any:
-    """Make the 0/1 matrix that takes an image to its windows, (places * n_pixels, pixels), sparse.
-
-    Rows are in the order of :meth:`Windows.collect`. For reading and for tests.
-    """
-    order = windows._order[0]
-    shape = (order.size, prod(windows.image_shape))
-    return sparse.csr_array((np.ones(order.size), (np.arange(order.size), order)), shape=shape)

@@ -218,10 +218,6 @@ static void add_activations(const float *z, float *sums)
 //: tanh
         sums[u] += tangent(z[u]);
 //:
-//: softplus
-        /* log(1 + exp(z)) without an exponential that could overflow. */
-        sums[u] += (z[u] > 0.0f ? z[u] : 0.0f) + log1pf(expf(-fabsf(z[u])));
-//:
 //: rectifier
         sums[u] += z[u] > 0.0f ? z[u] : 0.0f;
 //:

@@ -14,8 +14,6 @@ function varproFloats(text) {
 const varproActivations = {
   "logistic": [(z) => 1 / (1 + Math.exp(-z))],
   "tanh": [Math.tanh],
-  // Above 0 by the other branch, whose exponential cannot overflow.
-  "softplus": [(z) => (z > 0 ? z + Math.log1p(Math.exp(-z)) : Math.log1p(Math.exp(z)))],
   "rectifier": [(z) => (z > 0 ? z : 0)],
   "two-sided": [
     (z, threshold) => (z > threshold ? z - threshold : 0),
