@@ -10,6 +10,7 @@ to.
 import html
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -28,6 +29,7 @@ from varpro_nn.output.calibration import calibration_curve
 from varpro_nn.output.features import block_features, block_slices
 from varpro_nn.output.glue_state import GlueState
 from varpro_nn.report import figures
+from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import Run
 from varpro_nn.units import PatchUnits
 
@@ -74,8 +76,9 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
     chosen = np.sort(rng.permutation(metrics["n_train"])[:MOST_IMAGES])
     random = None if metrics["scheme"] == "untrained" else rng
     train, test = dataset.train.take(chosen), dataset.test
-    glued = glue_by_subnetworks(run.network, train, test, random, n_jobs=n_jobs)
-    blanks |= _of_glue(run, len(train), *glued)
+    each = next(len(s.W) for s in run.subnetworks if s.W is not None)
+    glued = glue_by_subnetworks(run.network, each, train, test, random, n_jobs=n_jobs)
+    blanks |= _of_glue(run, each, len(train), *glued)
     if test is not None:
         blanks |= _of_test(run.network, test, n_jobs)
     else:
@@ -92,13 +95,14 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
 
 def glue_by_subnetworks(
     network: Network,
+    each: int,
     train: ImageSet,
     test: ImageSet | None,
     rng: np.random.Generator | None = None,
     *,
     n_jobs: int = 1,
 ) -> tuple[list[int], list[list[float]], RidgePath]:
-    """Fit ridge layers to the units of the first sub-networks, and measure them.
+    """Fit ridge layers to the units of the first sub-networks, ``each`` units each; measure them.
 
     Sums are made once, for all units; for fewer of them columns are dropped. With ``rng`` the same
     is done with random units.
@@ -113,14 +117,15 @@ def glue_by_subnetworks(
         Of all columns of the trained units, or the first ones, standardised.
     """
     units = network.units
-    each, n_units = units.n_units, max(1, MOST_COLUMNS // units.n_cells)
+    n_units = max(1, MOST_COLUMNS // units.n_cells)
     W, most = network.W[:n_units], min(n_units, len(network.W)) // each
     sizes: list[int] = []
     if most and test is not None:
         sizes = sorted({round(size) for size in np.geomspace(1, most, MOST_POINTS).tolist()})
     layers = [W]
     if sizes and rng is not None:
-        drawn = [units.init(train.images[:2000], rng) for _ in range(most)]
+        part: Any = replace(units, n_units=each)  # type: ignore[type-var]
+        drawn = [part.init(train.images[:2000], rng) for _ in range(most)]
         layers.append(np.concatenate(drawn, dtype=np.float32))
     paths, accuracies = [], []
     for own in layers:
@@ -168,7 +173,7 @@ def _of_run(run: Run) -> dict[str, str]:
     blanks |= {f"{name}_seconds": f"{value:,.1f} s" for name, value in seconds.items()}
     return blanks | {
         "summary": _rows(re.split(" {2,}", line, maxsplit=1) for line in summary),
-        "settings": _rows(run.network.training.get("config", {}).items()),
+        "settings": _rows(TrainConfig.from_dict(run.network.training["config"]).options().items()),
         "all_metrics": _rows(metrics.items()),
     }
 
@@ -185,10 +190,15 @@ def _of_training(run: Run) -> dict[str, str]:
 
 
 def _of_glue(
-    run: Run, n_glued: int, sizes: list[int], accuracies: list[list[float]], path: RidgePath
+    run: Run,
+    each: int,
+    n_glued: int,
+    sizes: list[int],
+    accuracies: list[list[float]],
+    path: RidgePath,
 ) -> dict[str, str]:
     network, k = run.network, len(run.network.classes)
-    m, each, n_used = network.units.n_cells, network.units.n_units, len(path.mean_Phi)
+    m, n_used = network.units.n_cells, len(path.mean_Phi)
     cut = f" These are the first {n_used:,} of all {len(network.A) - 1:,} columns, to save time."
     values = np.sqrt(path.eigenvalues[::-1])
     alt = f"{len(values):,} singular values from {values[0]:.3g} down; rank {path.rank:,}"
