@@ -16,6 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from varpro_nn import VarProClassifier, configure, train_network
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.estimators.base import SETTINGS
 
 SMALL = {
@@ -68,19 +70,21 @@ def test_every_setting_is_a_parameter():
     assert {"recipe", "image_shape", "n_jobs", "random_state", "warm_start", "class_weight"} <= set(
         parameters
     )
-    config = configure("default", data="digits")
-    for name in SETTINGS:
-        assert hasattr(config, name)
+    assert set(SETTINGS) < set(configure("default", data="digits").options())
+    assert not {"seed", "n_train", "bootstrap", "bootstrap_ridge"} & set(SETTINGS)
     with pytest.raises(TypeError, match=r"VarProClassifier has no parameters colour"):
         VarProClassifier(colour="red")
+    with pytest.raises(ValueError, match=r"patience is no more: stop early with the callback"):
+        VarProClassifier(patience=2)
+    with pytest.warns(FutureWarning, match="glue_ridge is now named output_penalty"):
+        assert VarProClassifier(glue_ridge=2.0).output_penalty == 2.0
 
 
 def test_settings_reach_the_configuration(digits):
     classifier = VarProClassifier(n_units=24, ridge=3.0, random_state=5).fit(*digits[:2])
-    assert classifier.config_.recipe == "default"
-    assert classifier.config_.units == "patch"
-    assert (classifier.config_.n_units, classifier.config_.ridge) == (24, 3.0)
-    assert classifier.config_.output_layer == "hinge"
+    config = classifier.config_
+    assert (config.recipe, config.units.kind, config.output.layer) == ("default", "patch", "hinge")
+    assert (config.units.n_units, config.subnetworks.ridge) == (24, 3.0)
     assert classifier.score(*digits[2:]) > 0.9
 
 
@@ -173,7 +177,7 @@ def test_weights_are_repetitions(layer, digits):
     X, y, _, _ = digits
     times = np.random.default_rng(0).integers(0, 4, len(X))
     settings = {
-        **SMALL, "max_nfev": 0, "draw": "gaussian", "output_layer": layer, "glue_ridge": 2.0,
+        **SMALL, "max_nfev": 0, "draw": "gaussian", "output_layer": layer, "output_penalty": 2.0,
         "standardise": False,
     }  # fmt: skip
     weighted = VarProClassifier(**settings).fit(X, y, sample_weight=times)
@@ -183,8 +187,9 @@ def test_weights_are_repetitions(layer, digits):
     network = weighted.network_
     mean = times[times > 0].mean()  # weights on any scale mean the same
     repeated = np.repeat(np.arange(len(X)), times)
+    training = TrainingSet(images[repeated], y[repeated], 10)
     A = fit_output_layer(
-        layer, network.units, network.W, images[repeated], y[repeated], 10, penalty=2.0 * mean,
+        layer, network.units, network.W, training, Compute(1), penalty=2.0 * mean,
         standardise=False,
     ).A  # fmt: skip
     Phi = network.units.features(network.W, images)
@@ -245,19 +250,12 @@ def test_a_fit_that_fails_leaves_the_last_one(digits, fitted):
     assert batches.glue_state_.n_images == 300
 
 
-def test_callbacks_of_a_first_batch_are_torn_down(digits):
-    pytest.importorskip("sklearn.callback")
-    X, y, _, _ = digits
-    classifier = VarProClassifier(**SMALL).partial_fit(X[:300], y[:300], classes=np.arange(10))
-    assert not hasattr(classifier, "_callback_fit_ctx")
-
-
 # --- one batch after the other, warm start -----------------------------------------------
 
 
 def test_partial_fit_keeps_the_units_and_refits_the_layer_on_all(digits):
     X, y, Z, z = digits
-    classifier = VarProClassifier(**SMALL, glue_ridge=1.0)
+    classifier = VarProClassifier(**SMALL, output_penalty=1.0)
     with pytest.raises(ValueError, match=r"classes must be given in the first call"):
         classifier.partial_fit(X[:400], y[:400])
     classifier.partial_fit(X[:400], y[:400], classes=np.arange(10))
@@ -269,7 +267,7 @@ def test_partial_fit_keeps_the_units_and_refits_the_layer_on_all(digits):
     from varpro_nn.output.glue import glue
 
     images = (X / X[:400].max()).reshape(-1, 8, 8).astype(np.float32)
-    A = glue(classifier.network_.units, W, images, y, 10, ridge=1.0).A
+    A = glue(classifier.network_.units, W, TrainingSet(images, y, 10), Compute(1), ridge=1.0).A
     assert_allclose(classifier.network_.A, A, atol=1e-3 * np.abs(A).max())
     with pytest.raises(ValueError, match=r"class_weight must be None with partial_fit"):
         VarProClassifier(**SMALL, class_weight="balanced").partial_fit(X, y, classes=np.arange(10))
@@ -340,7 +338,9 @@ def test_label_sets_cover(alpha, digits):
 
 
 def test_label_sets_need_outputs_that_saw_not_their_image(digits):
-    classifier = VarProClassifier(**SMALL, output_layer="softmax", glue_ridge=1.0).fit(*digits[:2])
+    classifier = VarProClassifier(**SMALL, output_layer="softmax", output_penalty=1.0).fit(
+        *digits[:2]
+    )
     with pytest.raises(ValueError, match=r"predict_set needs outputs that saw not their image"):
         classifier.predict_set(digits[2])
     assert np.isnan(classifier.loo_error_)
@@ -395,45 +395,6 @@ def test_tables_with_names(digits):
     assert classifier.predict(table).shape == (1200,)
     with pytest.raises(ValueError, match="feature names"):
         classifier.predict(table.rename(columns={"pixel 0": "other"}))
-
-
-def test_callbacks_are_told_of_each_subnetwork(digits):
-    callback = pytest.importorskip("sklearn.callback")
-    X, y, _, _ = digits
-
-    class Told:
-        def __init__(self):
-            self.tasks, self.scores, self.torn_down = [], [], 0
-
-        def setup(self, estimator, context):
-            pass
-
-        def teardown(self, estimator, context):
-            self.torn_down += 1
-
-        def on_fit_task_begin(self, estimator, context):
-            pass
-
-        def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator):
-            self.tasks.append(context.task_name)
-            if context.task_name == "sub-network":
-                self.scores.append(fitted_estimator.score(X, y))
-
-    told = Told()
-    assert isinstance(told, callback.FitCallback)
-    classifier = VarProClassifier(**SMALL).set_callbacks(told).fit(X, y)
-    assert told.tasks == ["sub-network"] * 3 + ["fit"]
-    assert told.torn_down == 1
-    assert told.scores[0] < told.scores[-1] <= 1
-    assert classifier.score(X, y) == pytest.approx(told.scores[-1], abs=0.02)
-
-
-def test_monitor_of_scikit_learn(digits):
-    callback = pytest.importorskip("sklearn.callback")
-    monitor = callback.ScoringMonitor(scoring="accuracy")
-    VarProClassifier(**SMALL).set_callbacks(monitor).fit(*digits[:2])
-    text = str(vars(monitor.get_logs()))
-    assert text.count("'accuracy'") >= 3  # one of each sub-network
 
 
 def test_its_features_suit_others(digits):

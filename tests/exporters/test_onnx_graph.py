@@ -85,10 +85,10 @@ def test_images_that_are_not_square(shape, stride, views, tmp_path):
     "name",
     [
         "whole image, colour, dense",  # flip, two-sided
-        "whole image, grey, quadratic",  # shifts, softplus
-        "windows, colour, quadratic",  # shifts at a distance of two
+        "whole image, grey, quadratic",  # softplus
+        "windows, colour, quadratic",
         "whitened, colour, bilinear",
-        "whitened, colour, tensor",  # shifts at a distance of one
+        "whitened, colour, tensor",
         "components, grey, dense",
     ],
 )

@@ -1,4 +1,4 @@
-"""What the estimators share: parameters, rows of pixels as images, callbacks."""
+"""What the estimators share: parameters and rows of pixels as images."""
 
 import inspect
 import warnings
