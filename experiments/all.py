@@ -25,7 +25,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from experiments.ledger import child, end_quietly, whole_number
+from experiments.shared.options import end_quietly, whole_number
+from experiments.shared.processes import child
 from varpro_nn._io.atomic import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,7 +38,7 @@ class Table(NamedTuple):
     Attributes
     ----------
     module : str
-        In ``experiments``.
+        In ``experiments``: folder and name.
     options : sequence of str
         Of the full run.
     quick : sequence of str or None
@@ -56,43 +57,47 @@ _LONGEST = ("accurate", "accurate-untrained", "patches-logistic-LM")
 ONCE = {"mnist": (), "fashion-mnist": _LONGEST, "cifar10": (*_LONGEST, "SVC-first-10000")}
 """Rows of the field that take longest, and are not repeated."""
 TABLES: dict[str, Table] = {
-    "paper": Table("paper"),
-    "iterations": Table("iterations"),
-    "projection": Table("projection"),
-    "search_methods": Table("search_methods"),
+    "paper": Table("claims.paper"),
+    "iterations": Table("claims.iterations"),
+    "projection": Table("claims.projection"),
+    "search_methods": Table("claims.search_methods"),
     "iteration": Table(
-        "bench_subnetwork",
+        "benchmarks.iteration",
         quick=("--n-images", "150", "--n-units", "4", "--max-nfev", "4"),
         keeps=False,
     ),
-    "bootstrap": Table("bootstrap", ("--large",)),
-    "random_units": Table("random_units"),
-    "matrix_equality": Table("matrix_equality", ("--images", "4000", "--test-images", "4000")),
+    "bootstrap": Table("claims.bootstrap", ("--large",)),
+    "random_units": Table("claims.random_units"),
+    "matrix_equality": Table(
+        "claims.matrix_equality", ("--images", "4000", "--test-images", "4000")
+    ),
     "matrix_equality_10000": Table(
-        "matrix_equality",
+        "claims.matrix_equality",
         ("--images", "10000", "--test-images", "4000", "--ks", "1", "4", "25", "--skip-all-images"),
         None,
     ),
-    "linear_classifiers": Table("linear_classifiers", ("--updates", "50000")),
-    "templates": Table("templates", ("--figure", "docs/templates.png")),
-    "regularisation": Table("regularisation"),
-    "patch_operator": Table("patch_operator"),
-    "accuracy_mnist": Table("accuracy_table", ("mnist",), ("mnist", "--quick")),
-    "accuracy_fashion-mnist": Table("accuracy_table", ("fashion-mnist",), None),
-    "accuracy_cifar10": Table("accuracy_table", ("cifar10",), None),
-    "validation_mnist": Table("validation_split", ("mnist",), ("mnist", "--quick")),
-    "validation_cifar10": Table("validation_split", ("cifar10",), None),
+    "linear_classifiers": Table("claims.linear_classifiers", ("--updates", "50000")),
+    "templates": Table("claims.templates", ("--figure", "docs/templates.png")),
+    "regularisation": Table("claims.regularisation"),
+    "patch_operator": Table("claims.patch_operator"),
+    "accuracy_mnist": Table("field.accuracy", ("mnist",), ("mnist", "--quick")),
+    "accuracy_fashion-mnist": Table("field.accuracy", ("fashion-mnist",), None),
+    "accuracy_cifar10": Table("field.accuracy", ("cifar10",), None),
+    "validation_mnist": Table("field.validation_split", ("mnist",), ("mnist", "--quick")),
+    "validation_cifar10": Table("field.validation_split", ("cifar10",), None),
     **{
         f"field_{data}": Table(
-            "field",
+            "field.table",
             (data, *(["--once", *once] if once else []), "--figure", f"docs/field_{data}.svg"),
             ("--quick",) if data == "mnist" else None,
         )
         for data, once in ONCE.items()
     },
-    "scaling_laws": Table("scaling_laws", ("--figure", "docs/scaling_laws.svg")),
-    "features": Table("bench_features", quick=("--n-images", "64", "--n-units", "3"), keeps=False),
-    "calibration": Table("calibration"),
+    "scaling_laws": Table("benchmarks.scaling_laws", ("--figure", "docs/scaling_laws.svg")),
+    "features": Table(
+        "benchmarks.features", quick=("--n-images", "64", "--n-units", "3"), keeps=False
+    ),
+    "calibration": Table("field.calibration"),
 }
 """The tables by name; what is about survival and speed of a whole run stands in the README."""
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.ledger import described, print_table
+from experiments.shared.ledger import described
+from experiments.shared.tables import print_table
 
 LEFT_ASIDE = ["versions", "seed", "repetition"]
 SHARES = {

@@ -14,33 +14,45 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from varpro_nn._version import __version__
-from varpro_nn.data import load
+from varpro_nn.data import Dataset, load
+from varpro_nn.errors import VarProError
+from varpro_nn.exporters import to_c, to_html, to_onnx
 from varpro_nn.model.network import Network
 from varpro_nn.output.glue_state import GlueState
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.layers import train_network
 from varpro_nn.training.pipeline import Run, run
 from varpro_nn.training.recipes import configure
-from varpro_nn.units import patch_units, whole_image_units
+from varpro_nn.units import Units, patch_units, whole_image_units
+from varpro_nn.varpro.fit import fit
 from varpro_nn.varpro.functional import VarProFunctional
+from varpro_nn.varpro.history import FitReport
 
 if TYPE_CHECKING:
     from varpro_nn.estimators import VarProClassifier, VarProFeatures, VarProRegressor
 
 __all__ = [
+    "Dataset",
+    "FitReport",
     "GlueState",
     "Network",
     "Run",
     "TrainConfig",
+    "Units",
     "VarProClassifier",
+    "VarProError",
     "VarProFeatures",
     "VarProFunctional",
     "VarProRegressor",
     "__version__",
     "configure",
+    "fit",
     "load",
     "patch_units",
     "run",
+    "to_c",
+    "to_html",
+    "to_onnx",
     "train_network",
     "whole_image_units",
 ]

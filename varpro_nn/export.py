@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from varpro_nn._cli import add_model, make_parser, run_command
+from varpro_nn.exporters import to_c, to_html, to_onnx
 from varpro_nn.model.network import Network
 
 SUFFIXES = {"onnx": ".onnx", "c": ".c", "html": ".html"}
@@ -50,11 +51,11 @@ def _export(args: argparse.Namespace) -> Iterator[str]:
     model = model / "model.npz" if model.is_dir() else model
     path = Path(args.output) if args.output else model.with_suffix(SUFFIXES[args.format])
     if args.format == "onnx":
-        network.to_onnx(path)
+        to_onnx(network, path)
     elif args.format == "c":
-        network.to_c(path, int8=args.int8)
+        to_c(network, path, int8=args.int8)
     else:
-        network.to_html(path)
+        to_html(network, path)
     print(f"{path.stat().st_size:,} bytes", file=sys.stderr)
     yield str(path)
 

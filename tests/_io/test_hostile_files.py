@@ -1,6 +1,7 @@
 """Damaged files of every kind: refused by the documented error, or read; nothing else.
 
-``python -m experiments.fuzz`` does the same with coverage as its guide, millions of times.
+``python -m experiments.reliability.fuzz`` does the same with coverage as its guide,
+millions of times.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.readers import archive, pieces, reader
+from experiments.reliability.readers import archive, pieces, reader
 
 READERS = ("idx", "cifar", "npz", "folder", "model", "shard", "glue")
 MEMORY_CAP = 64 * 2**20

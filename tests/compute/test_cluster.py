@@ -1,5 +1,6 @@
 """Sub-networks on a real cluster of Dask: several processes on this machine."""
 
+import importlib
 import os
 import signal
 from dataclasses import dataclass, replace
@@ -10,7 +11,8 @@ from numpy.testing import assert_array_equal
 
 from varpro_nn import configure, load, run, whole_image_units
 from varpro_nn.compute import cluster
-from varpro_nn.compute.published import NamedImages
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import ClusterError
 from varpro_nn.training.subnetwork import SubnetworkSettings
 from varpro_nn.training.subnetworks import train_subnetworks
@@ -20,7 +22,6 @@ distributed = pytest.importorskip("distributed")
 # Dask closes its sockets when it sees fit, not when Python 3.11 wants it.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
-K = 10
 N = 8
 PLAN = SubnetworkSettings(
     N, 600, ridge=1.0, weight_decay=0.1, fit_options={"max_nfev": 8, "form": "operator"}
@@ -44,10 +45,21 @@ def two_workers():
         yield local.scheduler_address, client
 
 
-def train(dataset, units=None, **options):
+def train(dataset, units=None, executor=None, **options):
     units = whole_image_units("bilinear", (8, 8), 6) if units is None else units
-    train = dataset.train
-    return train_subnetworks(units, train.images, train.labels, K, PLAN, seed=3, **options)
+    training = TrainingSet.of(dataset)
+    with Compute(1, executor=executor) as compute:
+        return train_subnetworks(units, training, PLAN, compute, seed=3, **options)
+
+
+class Store:
+    """Calls a function with each sub-network that lands."""
+
+    def __init__(self, write):
+        self.write = write
+
+    def read(self):
+        return {}
 
 
 def test_a_cluster_changes_no_bit(dataset, two_workers):
@@ -55,17 +67,6 @@ def test_a_cluster_changes_no_bit(dataset, two_workers):
     here = run(config, dataset, n_jobs=1).network
     with cluster.executor("dask", two_workers[0]) as executor:
         there = run(config, dataset, n_jobs=1, executor=executor).network
-    assert_array_equal(there.W, here.W)
-    assert_array_equal(there.A, here.A)
-
-
-def test_parts_of_one_subnetwork_on_a_cluster_change_no_bit(dataset, two_workers, tmp_path):
-    config = configure(
-        "bilinear", n_units=12, n_subnetworks=1, images_per_subnetwork=900, n_parts=5, shift=1
-    )
-    here = run(config, dataset, n_jobs=1).network
-    with cluster.executor("dask", two_workers[0]) as executor:
-        there = run(config, dataset, n_jobs=1, executor=executor, shard_folder=tmp_path).network
     assert_array_equal(there.W, here.W)
     assert_array_equal(there.A, here.A)
 
@@ -79,16 +80,17 @@ def test_images_that_were_changed_after_loading_go_as_a_copy(dataset, two_worker
     assert_array_equal(there.A, here.A)
 
 
+def published():
+    return importlib.import_module("varpro_nn.compute.published")
+
+
 def test_workers_load_the_images_themselves(dataset, two_workers):
     """What goes to them is a reference, of a size that does not depend on the images."""
     _, client = two_workers
-    client.run(lambda: __import__("varpro_nn.compute.published").training_data._read.cache_clear())
-    data = NamedImages("digits", None, None, dataset.train.digest)
+    client.run(lambda: published().training_set_of.cache_clear())
     with cluster.executor("dask", two_workers[0]) as executor:
-        found = train(dataset, executor=executor, data=data)
-    held = client.run(
-        lambda: __import__("varpro_nn.compute.published").training_data._read.cache_info()
-    )
+        found = train(dataset, executor=executor)
+    held = client.run(lambda: published().training_set_of.cache_info())
     assert sum(info.hits for info in held.values()) >= N - 2
     assert all(info.misses <= 1 for info in held.values())
     for a, b in zip(found, train(dataset), strict=True):
@@ -106,7 +108,7 @@ def test_killed_workers_lose_nothing(dataset, two_workers):
                 os.kill(process, signal.SIGKILL)
 
     with cluster.executor("dask", address) as executor:
-        found = train(dataset, executor=executor, keep=keep)
+        found = train(dataset, executor=executor, store=Store(keep))
     assert sorted(kept) == list(range(N))
     for a, b in zip(found, train(dataset), strict=True):
         assert a.error == b.error == ""

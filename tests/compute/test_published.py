@@ -1,4 +1,4 @@
-"""References to images: small, checked, read once."""
+"""References to training sets: small, checked, read once."""
 
 import mmap
 import pickle
@@ -9,41 +9,59 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from varpro_nn import load
-from varpro_nn.compute import published
-from varpro_nn.compute.published import NamedImages, StoredImages, images_of, remove_left, stored
+from varpro_nn.compute.published import (
+    Reference,
+    StoredData,
+    named,
+    remove_left,
+    stored,
+    training_set_of,
+)
+from varpro_nn.data.training_set import NamedData, TrainingSet
 from varpro_nn.errors import DatasetError
 
 
 @pytest.fixture(scope="module")
-def train():
-    return load("digits").train
+def training():
+    return TrainingSet.of(load("digits"))
 
 
 @pytest.fixture(autouse=True)
 def _nothing_read():
-    published._read.cache_clear()
+    training_set_of.cache_clear()
 
 
-def test_a_reference_is_small(train, tmp_path):
-    with stored(train, tmp_path) as reference:
-        assert len(pickle.dumps(reference)) < 1000 < train.images.nbytes
+def test_a_reference_is_small(training, tmp_path):
+    with stored(training, tmp_path) as reference:
+        assert len(pickle.dumps(reference)) < 1000 < training.images.nbytes
 
 
-def test_stored_images_come_back_mapped(train, tmp_path):
-    with stored(train, tmp_path) as reference:
-        images = images_of(pickle.loads(pickle.dumps(reference)))
-        assert_array_equal(images.images, train.images)
-        assert_array_equal(images.labels, train.labels)
-        base = images.images
+def test_stored_images_come_back_mapped(training, tmp_path):
+    weighted = replace(training, weights=np.arange(1.0, len(training) + 1), source=None)
+    with stored(weighted, tmp_path) as reference:
+        found = training_set_of(pickle.loads(pickle.dumps(reference)))
+        assert_array_equal(found.images, weighted.images)
+        assert_array_equal(found.targets, weighted.targets)
+        assert_array_equal(found.weights, weighted.weights)
+        assert found.n_targets == 10
+        base = found.images
         while isinstance(base, np.ndarray):
             base = base.base
         assert isinstance(base, mmap.mmap)
-        assert not images.images.flags.writeable
+        assert not found.images.flags.writeable
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_removed(train, tmp_path):
-    with stored(train, tmp_path):
+def test_real_targets_come_back(tmp_path, training):
+    targets = np.random.default_rng(0).standard_normal((len(training), 3))
+    with stored(TrainingSet(training.images, targets, 3), tmp_path) as reference:
+        found = training_set_of(reference)
+        assert_array_equal(found.targets, targets)
+        assert not found.is_classified
+
+
+def test_what_a_killed_process_left_is_removed(training, tmp_path):
+    with stored(training, tmp_path):
         (left,) = tmp_path.iterdir()
         (tmp_path / "images-of-mine").mkdir()
         remove_left(tmp_path)  # by another process, after the first was killed
@@ -53,38 +71,33 @@ def test_what_a_killed_process_left_is_removed(train, tmp_path):
 
 
 @pytest.mark.parametrize("n_train", [None, 40])
-def test_named_images_are_loaded(n_train, train):
-    part = train if n_train is None else train.take(slice(n_train))
-    images = images_of(NamedImages("digits", None, n_train, part.digest))
-    assert_array_equal(images.images, part.images)
+def test_named_images_are_loaded(n_train):
+    part = TrainingSet.of(load("digits"), n_train)
+    assert_array_equal(training_set_of(named(part)).images, part.images)
 
 
-def test_a_file_is_found_from_another_folder(train, tmp_path, monkeypatch):
-    np.savez(tmp_path / "mine.npz", x_train=train.images, y_train=train.labels)
+def test_a_file_is_found_from_another_folder(training, tmp_path, monkeypatch):
+    np.savez(tmp_path / "mine.npz", x_train=training.images, y_train=training.targets)
     monkeypatch.chdir(tmp_path)
-    dataset = load("mine.npz")
+    mine = TrainingSet.of(load("mine.npz"))
     monkeypatch.chdir("/")
-    assert images_of(NamedImages(dataset.source.name, None, None, dataset.train.digest)).digest
+    assert_array_equal(training_set_of(named(mine)).images, training.images)
 
 
-def test_images_are_read_once(train, tmp_path, monkeypatch):
+def test_images_are_read_once(training, tmp_path, monkeypatch):
     count = []
-    read = StoredImages.read
-    monkeypatch.setattr(StoredImages, "read", lambda self: count.append(1) or read(self))
-    with stored(train, tmp_path) as reference:
-        assert images_of(reference) is images_of(replace(reference))
+    read = StoredData.read
+    monkeypatch.setattr(StoredData, "read", lambda self: count.append(1) or read(self))
+    with stored(training, tmp_path) as reference:
+        assert training_set_of(reference) is training_set_of(replace(reference))
     assert len(count) == 1
 
 
-def test_other_images_are_refused(train, tmp_path):
+def test_other_images_are_refused(training, tmp_path):
     with (
-        stored(train, tmp_path) as reference,
-        pytest.raises(DatasetError, match=r"digest='0000'.*are others, of digest"),
+        stored(training, tmp_path) as reference,
+        pytest.raises(DatasetError, match=r"have digest [0-9a-f]{64}, expected 0000"),
     ):
-        images_of(replace(reference, digest="0000"))
-    with pytest.raises(DatasetError, match="are others"):
-        images_of(NamedImages("digits", None, 39, train.digest))
-
-
-def test_arrays_pass_as_they_are(train):
-    assert images_of(train) is train
+        training_set_of(replace(reference, digest="0000"))
+    with pytest.raises(DatasetError, match="expected"):
+        training_set_of(Reference(NamedData("digits", None, 39), training.digest))

@@ -60,14 +60,15 @@ def test_a_table_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit, match="bootstrap went wrong"):
         run(monkeypatch, "--quick", "--output", str(tmp_path), "--only", *names)
     assert [command[0] for command in commands] == [
-        "experiments.bootstrap", "experiments.random_units", "experiments.bench_features",
+        "experiments.claims.bootstrap", "experiments.claims.random_units",
+        "experiments.benchmarks.features",
     ]  # fmt: skip
     assert commands[1][1:] == ["--quick", "--output", str(tmp_path / "random_units.jsonl")]
     assert "--output" not in commands[2]
     assert not (tmp_path / "bootstrap.md").exists()
     page = (tmp_path / "random_units.md").read_text(encoding="utf-8")
     assert page.startswith(
-        "# random_units\n\n`python -m experiments.random_units --quick`, 2001-02-03"
+        "# random_units\n\n`python -m experiments.claims.random_units --quick`, 2001-02-03"
     )
     assert "commit abc" in page
     assert "load of the machine 0.5 to 1.5" in page
@@ -145,5 +146,5 @@ def test_all_of_them_quickly(tmp_path, monkeypatch, capsys):
     assert len(commands) == len({command[0] for command in commands})
     commands.clear()
     run(monkeypatch, "--only", "features")
-    assert [command[0] for command in commands] == ["experiments.bench_features"]
+    assert [command[0] for command in commands] == ["experiments.benchmarks.features"]
     assert [path.name for path in tmp_path.iterdir()] == ["features.md"]

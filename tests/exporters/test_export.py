@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from exports import NETWORKS, images_of
 
+from varpro_nn import to_c, to_html, to_onnx
 from varpro_nn.export import main
 
 NAME = "windows, grey, dense"
@@ -37,7 +38,7 @@ def test_every_format_is_written_beside_the_model(format_, run_folder):
     assert (status, err) == (0, f"{path.stat().st_size:,} bytes\n")
     assert out == f"{path}\n"
     network, direct = NETWORKS[NAME], run_folder / "direct"
-    {"c": network.to_c, "html": network.to_html, "onnx": network.to_onnx}[format_](direct)
+    {"c": to_c, "html": to_html, "onnx": to_onnx}[format_](network, direct)
     assert path.read_bytes() == direct.read_bytes()
 
 

@@ -67,7 +67,7 @@ def model_of(network):
 
 def in_node(cases):
     """Probabilities of (network, images) each, by one process of node."""
-    script = Path(varpro_nn.__file__).parent / "templates" / "predict.js"
+    script = Path(varpro_nn.__file__).parent / "exporters" / "templates" / "predict.js"
     plain = [
         {
             "model": model_of(network),

@@ -6,7 +6,9 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from varpro_nn import configure, load, run
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.output.glue import RIDGES, glue
 from varpro_nn.training import layers, pipeline, schemes
@@ -196,10 +198,9 @@ def test_the_saved_file_is_the_same_for_any_number_of_jobs(digits, done, tmp_pat
 
 
 def test_the_network_is_its_subnetworks_glued_on_all_images(done, digits):
-    part = digits.train.take(slice(400))
     W = np.concatenate([s.W for s in done.subnetworks]).astype(np.float32)
     assert_array_equal(done.network.W, W)
-    report = glue(done.network.units, W, part.images, part.labels, 10, ridge=RIDGES)
+    report = glue(done.network.units, W, TrainingSet.of(digits, 400), Compute(), ridge=RIDGES)
     assert_array_equal(done.network.A, report.A)
     layer = done.output_layer
     assert_array_equal(layer.A, report.A)
@@ -220,7 +221,7 @@ def test_the_network_remembers_where_it_comes_from(done, digits):
     training = done.network.training
     assert training["config"] == asdict(replace(CONFIG, bootstrap=True))
     assert training["dataset"] == "digits"
-    assert training["digest"] == digits.train.take(slice(400)).digest
+    assert training["digest"] == TrainingSet.of(digits, 400).digest
     values = dict(training["config"])
     assert configure(values.pop("recipe"), **values) == replace(CONFIG, bootstrap=True)
 
@@ -291,9 +292,9 @@ def test_the_others_make_the_network(failing, digits, monkeypatch, done):
     assert_array_equal(result.network.W, np.concatenate(left).astype(np.float32))
     parts = []
 
-    def spy(network, images, settings, **options):
+    def spy(network, images, settings, compute, **options):
         parts.append(settings.n_subnetworks)
-        return bootstrap(network, images, settings, **options)
+        return bootstrap(network, images, settings, compute, **options)
 
     monkeypatch.setattr(pipeline, "bootstrap", spy)
     bootstrapped = run(replace(CONFIG, bootstrap=True), digits, n_jobs=1)
@@ -412,7 +413,7 @@ def test_views_are_of_the_network_alone(views, patches, digits):
     assert result.metrics["test_accuracy"] == share != patches.metrics["test_accuracy"]
 
 
-@pytest.mark.parametrize("scheme", ["stages", "refine"])
+@pytest.mark.parametrize("scheme", ["stages"])
 def test_schemes_are_named_in_the_metrics(scheme, digits):
     config = replace(PATCHES, scheme=scheme, n_stages=2)
     result = run(config, digits, n_jobs=1)

@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from varpro_nn import configure, load, run, train_network
+from varpro_nn.compute.compute import Compute
 from varpro_nn.training.plan import subnetwork_settings
 from varpro_nn.training.pseudo_labels import bootstrap, guess
 
@@ -156,12 +157,12 @@ def test_a_run_opens_no_test_label_in_the_bootstrap_pass(monkeypatch):
     digits.digest  # noqa: B018  (it counts the labels in; known from here on)
     object.__setattr__(digits.test, "labels", digits.test.labels.view(Sealed))
 
-    def closed(network, images, settings, **options):
+    def closed(network, images, settings, compute, **options):
         Sealed.closed = True
         try:
             with pytest.raises(AssertionError):
                 digits.test.labels == 3  # noqa: B015  (the seal holds)
-            return bootstrap(network, images, settings, **options)
+            return bootstrap(network, images, settings, compute, **options)
         finally:
             Sealed.closed = False
 
@@ -173,10 +174,15 @@ def test_a_run_opens_no_test_label_in_the_bootstrap_pass(monkeypatch):
 # --- the pass ----------------------------------------------------------------------------
 
 
+def label(network, images, settings, *, n_jobs=1, **options):
+    with Compute(n_jobs) as compute:
+        return bootstrap(network, images, settings, compute, **options)
+
+
 def test_the_pass_trains_on_the_guesses(network, digits):
     settings = subnetwork_settings(CONFIG)
     images = digits.test.images
-    result = bootstrap(network, images, settings, rule="argmax", ridge=0.01, seed=1)
+    result = label(network, images, settings, rule="argmax", ridge=0.01, seed=1)
     assert_array_equal(result.guesses.codes, network.predict_codes(images))
     assert result.network.W.shape == network.W.shape
     assert result.network.W.dtype == np.float32
@@ -190,24 +196,24 @@ def test_the_pass_trains_on_the_guesses(network, digits):
 def test_it_starts_from_the_units_of_the_network(network, digits):
     """With no evaluation allowed, the units stay and the glue alone is new."""
     settings = subnetwork_settings(replace(CONFIG, max_nfev=0))
-    result = bootstrap(network, digits.test.images, settings, seed=1)
+    result = label(network, digits.test.images, settings, seed=1)
     assert_array_equal(result.network.W, network.W)
     assert not np.array_equal(result.network.A, network.A)
 
 
 def test_its_network_can_be_saved(network, digits, tmp_path):
-    result = bootstrap(network, digits.test.images, subnetwork_settings(CONFIG), seed=1)
+    result = label(network, digits.test.images, subnetwork_settings(CONFIG), seed=1)
     result.network.save(tmp_path / "model.npz")
     loaded = type(network).load(tmp_path / "model.npz")
     assert_array_equal(loaded.W, result.network.W)
-    again = bootstrap(loaded, digits.test.images, subnetwork_settings(CONFIG), seed=2)
+    again = label(loaded, digits.test.images, subnetwork_settings(CONFIG), seed=2)
     assert again.network.W.shape == network.W.shape
 
 
 def test_processes_change_no_bit_and_seeds_do(network, digits):
     settings = subnetwork_settings(CONFIG)
     one, two, other = (
-        bootstrap(network, digits.test.images, settings, seed=seed, n_jobs=n_jobs)
+        label(network, digits.test.images, settings, seed=seed, n_jobs=n_jobs)
         for seed, n_jobs in ((1, 1), (1, 2), (2, 1))
     )
     assert_array_equal(one.network.W, two.network.W)
@@ -238,9 +244,9 @@ def test_a_network_agrees_with_labels_it_was_fitted_to_however_wrong(digits):
 def test_parts_must_be_equal(parts, network, digits):
     settings = replace(subnetwork_settings(CONFIG), n_subnetworks=parts)
     with pytest.raises(ValueError, match=f"must divide the 60 units of the network, got {parts}"):
-        bootstrap(network, digits.test.images, settings)
+        label(network, digits.test.images, settings)
 
 
 def test_images_are_checked(network):
     with pytest.raises(ValueError, match=r"images must have shape \(n, \*\(8, 8\)\)"):
-        bootstrap(network, np.zeros((5, 8, 9)), subnetwork_settings(CONFIG))
+        label(network, np.zeros((5, 8, 9)), subnetwork_settings(CONFIG))

@@ -5,18 +5,19 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from in_memory import MemoryStore, train
 from numpy.testing import assert_array_equal
 
 from varpro_nn import load, whole_image_units
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data.augmentation import Augmentation
-from varpro_nn.data.images import one_hot
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import TrainingError
 from varpro_nn.training import schemes, subnetwork, subnetworks
 from varpro_nn.training.schemes import SCHEMES, train_by_scheme
 from varpro_nn.training.subnetwork import SubnetworkSettings
 from varpro_nn.training.subnetworks import train_subnetworks
 from varpro_nn.units import WholeImageUnits
-from varpro_nn.varpro.functional import VarProFunctional
 from varpro_nn.varpro.history import FitReport, Record, join_reports
 
 UNITS = whole_image_units("bilinear", (8, 8), 3)
@@ -36,8 +37,7 @@ def plan(n_subnetworks=4, images=100, max_nfev=2, **options):
 
 @pytest.fixture(scope="module")
 def digits():
-    train = load("digits").train
-    return train.images[:250], train.labels[:250]
+    return TrainingSet.of(load("digits"), 250)
 
 
 @pytest.fixture
@@ -54,10 +54,10 @@ def calls(monkeypatch):
     return recorded
 
 
-def by_scheme(scheme, n_stages, digits, settings=None, units=UNITS, **options):
-    return train_by_scheme(
-        scheme, n_stages, units, *digits, K, plan() if settings is None else settings, **options
-    )
+def by_scheme(scheme, n_stages, digits, settings=None, units=UNITS, n_jobs=1, **options):
+    settings = plan() if settings is None else settings
+    with Compute(n_jobs) as compute:
+        return train_by_scheme(scheme, n_stages, units, digits, settings, compute, **options)
 
 
 def assert_same(one, other):
@@ -101,7 +101,7 @@ def test_independent_is_one_training_of_all(digits, calls):
     found = by_scheme("independent", 1, digits, seed=3)
     assert len(calls) == 1
     assert calls[0][0]["members"] == [0, 1, 2, 3]
-    assert_same(found, train_subnetworks(UNITS, *digits, K, plan(), seed=3))
+    assert_same(found, train(UNITS, digits, plan(), seed=3))
 
 
 def test_a_stage_is_given_the_columns_of_all_before_it(digits, calls):
@@ -128,50 +128,9 @@ def test_the_first_stage_is_independent_and_the_next_is_not(digits):
     assert_same(by_scheme("stages", 1, digits, seed=3), alone)
 
 
-def test_refined_ones_start_where_they_were_with_all_others_fixed(digits, calls):
-    found = by_scheme("refine", 2, digits, seed=3)
-    (_, trained), *further = calls
-    assert [options["members"] for options, _ in further] == [[4, 5], [6, 7]]
-    current = {s.index: s.W for s in trained}
-    for options, group in further:
-        for i in (index - 4 for index in options["members"]):
-            assert_array_equal(options["start"][i + 4], current[i])
-            others = [current[j] for j in range(4) if j != i]
-            assert_array_equal(options["fixed"][i + 4], np.concatenate(others))
-        current.update({s.index - 4: s.W for s in group})
-    assert [s.index for s in found] == [0, 1, 2, 3]
-    for s in found:
-        assert_array_equal(s.W, current[s.index])
-
-
-def test_refining_does_not_raise_the_cost(digits, calls):
-    """Of the block that is refined, on the images it is refined on, the others' columns fixed."""
-    by_scheme("refine", 2, digits, plan(max_nfev=4), seed=3)
-    for options, group in calls[1:]:
-        for s in group:
-            assert s.report.history[0].cost > s.report.cost
-            child = np.random.SeedSequence(3).spawn(s.index + 1)[s.index]
-            own = np.sort(np.random.default_rng(child).choice(250, 100, replace=False))
-            columns = UNITS.features(options["fixed"][s.index].astype(np.float32), digits[0][own])
-            functional = VarProFunctional(
-                UNITS, digits[0][own], one_hot(digits[1][own], K),
-                ridge=1.0, weight_decay=0.1, fixed=columns,
-            )  # fmt: skip
-            start = functional.cost(options["start"][s.index].ravel())
-            assert s.report.history[0].cost == pytest.approx(start, rel=1e-6)
-            assert s.report.cost == pytest.approx(functional.cost(s.W.ravel()), rel=1e-6)
-
-
-def test_a_single_subnetwork_is_refined_without_others(digits, calls):
-    (found,) = by_scheme("refine", 1, digits, plan(1), seed=3)
-    assert calls[1][0]["fixed"] == {}
-    assert found.report.cost < calls[0][1][0].report.cost * 1.5
-    assert not np.array_equal(found.W, calls[0][1][0].W)
-
-
 def test_untrained_ones_stay_as_they_were_drawn(digits):
     drawn = by_scheme("untrained", 1, digits, seed=3)
-    assert_same(drawn, train_subnetworks(UNITS, *digits, K, plan(max_nfev=0), seed=3))
+    assert_same(drawn, train(UNITS, digits, plan(max_nfev=0), seed=3))
     start = by_scheme("independent", 1, digits, plan(max_nfev=1), seed=3)
     for a, b in zip(drawn, start, strict=True):
         assert a.report is None
@@ -190,7 +149,7 @@ def test_the_index_alone_decides_the_random_numbers(make_seed, digits):
     assert len({s.W.tobytes() for s in expected}) == 4
     for n_stages in (2, 3, 4):
         assert_same(by_scheme("stages", n_stages, digits, drawn, seed=seed), expected)
-    (alone,) = train_subnetworks(UNITS, *digits, K, drawn, seed=seed, members=[2])
+    (alone,) = train(UNITS, digits, drawn, seed=seed, members=[2])
     assert_array_equal(alone.W, expected[2].W)
 
 
@@ -205,36 +164,39 @@ def test_processes_change_no_bit(scheme, digits):
 def test_what_is_done_is_not_trained_again(scheme, digits, monkeypatch):
     """After any number of sub-networks a run goes on to the same bits."""
     n_stages = 1 if scheme == "independent" else 2
-    kept = []
-    whole = by_scheme(scheme, n_stages, digits, seed=3, keep=kept.append)
-    assert [s.index for s in kept] == list(range(8 if scheme == "refine" else 4))
+    store = MemoryStore()
+    whole = by_scheme(scheme, n_stages, digits, seed=3, store=store)
+    kept = list(store.values())
+    assert [s.index for s in kept] == list(range(4))
     again = []
-    train = subnetworks.train_one
+    train_one = subnetworks.train_one
     monkeypatch.setattr(
-        subnetworks, "train_one", lambda index, *a: again.append(index) or train(index, *a)
+        subnetworks,
+        "train_one",
+        lambda training, index, *a: again.append(index) or train_one(training, index, *a),
     )
     for n_done in range(len(kept) + 1):
         again.clear()
-        done = {s.index: s for s in kept[:n_done]}
         more = []
-        resumed = by_scheme(scheme, n_stages, digits, seed=3, done=done, keep=more.append)
+        store = MemoryStore(kept[:n_done], more.append)
+        resumed = by_scheme(scheme, n_stages, digits, seed=3, store=store)
         assert_same(resumed, whole)
         assert again == [s.index for s in kept[n_done:]]
         assert_same(more, kept[n_done:])
 
 
 def test_done_may_be_given_by_index_without_order(digits):
-    kept = []
-    whole = by_scheme("stages", 2, digits, seed=3, keep=kept.append)
-    done = {s.index: s for s in reversed(kept) if s.index != 1}
-    assert_same(by_scheme("stages", 2, digits, seed=3, done=done), whole)
+    store = MemoryStore()
+    whole = by_scheme("stages", 2, digits, seed=3, store=store)
+    there = MemoryStore(s for s in reversed(store.values()) if s.index != 1)
+    assert_same(by_scheme("stages", 2, digits, seed=3, store=there), whole)
 
 
 def test_arguments_are_not_changed(digits):
-    images, labels = digits[0].copy(), digits[1].copy()
-    by_scheme("refine", 2, (images, labels))
-    assert_array_equal(images, digits[0])
-    assert_array_equal(labels, digits[1])
+    images, labels = digits.images.copy(), digits.targets.copy()
+    by_scheme("stages", 2, TrainingSet(images, labels, K))
+    assert_array_equal(images, digits.images)
+    assert_array_equal(labels, digits.targets)
 
 
 # --- failures ----------------------------------------------------------------------------
@@ -247,44 +209,9 @@ def test_a_failed_one_gives_no_columns_to_later_stages(digits, calls):
         assert_array_equal(W, found[0].W)
 
 
-def test_a_failed_one_is_not_refined(digits, calls):
-    found = by_scheme("refine", 2, digits, units=failing([0, 1]), seed=0)
-    assert [s.W is None for s in found] == [True, True, False, False]
-    assert found[0].error.startswith("NonFiniteError")
-    assert [options["members"] for options, _ in calls] == [[0, 1, 2, 3], [6, 7]]
-    assert_array_equal(calls[1][0]["fixed"][6], calls[0][1][3].W)
-
-
-def test_one_that_fails_while_it_is_refined_stays_as_it_was(digits, monkeypatch):
-    before = by_scheme("independent", 1, digits, seed=3)
-    train = subnetworks.train_one
-
-    def fail(index, *arguments):
-        found = train(index, *arguments)
-        return replace(found, W=None, report=None, error="broken") if index == 5 else found
-
-    monkeypatch.setattr(subnetworks, "train_one", fail)
-    found = by_scheme("refine", 2, digits, seed=3)
-    assert_same(found[1:2], before[1:2])
-    assert not np.array_equal(found[0].W, before[0].W)
-
-
 def test_a_later_stage_that_fails_is_left_out(digits):
     found = by_scheme("stages", 2, digits, units=failing([2, 3]), seed=0)
     assert [s.W is None for s in found] == [False, False, True, True]
-
-
-def test_a_group_that_fails_while_it_is_refined_stays_as_it_was(digits, monkeypatch):
-    before = by_scheme("independent", 1, digits, seed=3)
-    train = subnetworks.train_one
-
-    def fail(index, *arguments):
-        found = train(index, *arguments)
-        return replace(found, W=None, report=None, error="broken") if index == 5 else found
-
-    monkeypatch.setattr(subnetworks, "train_one", fail)
-    found = by_scheme("refine", 4, digits, seed=3)
-    assert_same(found[1:2], before[1:2])
 
 
 @pytest.mark.parametrize("scheme", [s for s in SCHEMES if s != "untrained"])  # nothing to fail
@@ -294,7 +221,7 @@ def test_if_all_fail_there_is_no_network(scheme, digits):
 
 
 def test_an_unknown_scheme_is_refused(digits):
-    with pytest.raises(ValueError, match=r"one of independent, stages, refine.*, got 'boost'"):
+    with pytest.raises(ValueError, match=r"one of independent, stages, untrained, got 'boost'"):
         by_scheme("boost", 1, digits)
 
 
@@ -315,7 +242,7 @@ def problems(monkeypatch):
     make, fit = subnetwork._functional, subnetwork.fit
 
     def record(units, here, *rest):
-        recorded.append([here.images.copy(), here.labels.copy()])
+        recorded.append([here.images.copy(), here.targets.copy()])
         return make(units, here, *rest)
 
     def record_fit(functional, W, **options):
@@ -330,7 +257,7 @@ def problems(monkeypatch):
 
 
 def test_each_round_goes_on_with_twice_the_images(digits, problems):
-    (found,) = train_subnetworks(UNITS, *digits, K, plan(1, 101, n_rounds=3), seed=3)
+    (found,) = train(UNITS, digits, plan(1, 101, n_rounds=3), seed=3)
     assert [len(images) for images, *_ in problems] == [25, 50, 101]
     for (images, labels, _, report, _), (more, more_labels, W, _, _) in pairwise(problems):
         assert_array_equal(more[: len(images)], images)
@@ -346,20 +273,20 @@ def test_each_round_goes_on_with_twice_the_images(digits, problems):
     # The last round has the same images as a training in one.
     child = np.random.SeedSequence(3).spawn(1)[0]
     own = np.random.default_rng(child).choice(250, 101, replace=False)
-    assert_array_equal(problems[-1][0], digits[0][own])
-    assert_array_equal(problems[-1][1], digits[1][own])
+    assert_array_equal(problems[-1][0], digits.images[own])
+    assert_array_equal(problems[-1][1], digits.targets[own])
 
 
 def test_in_one_round_the_images_keep_their_order(digits, problems):
-    train_subnetworks(UNITS, *digits, K, plan(1, 101), seed=3)
+    train(UNITS, digits, plan(1, 101), seed=3)
     child = np.random.SeedSequence(3).spawn(1)[0]
     own = np.sort(np.random.default_rng(child).choice(250, 101, replace=False))
-    assert_array_equal(problems[0][0], digits[0][own])
-    assert_array_equal(problems[0][1], digits[1][own])
+    assert_array_equal(problems[0][0], digits.images[own])
+    assert_array_equal(problems[0][1], digits.targets[own])
 
 
 def test_more_rounds_than_images_begin_with_one(digits, problems):
-    train_subnetworks(UNITS, *digits, K, plan(1, 5, n_rounds=4), seed=3)
+    train(UNITS, digits, plan(1, 5, n_rounds=4), seed=3)
     assert [len(images) for images, *_ in problems] == [1, 1, 2, 5]
 
 
@@ -368,7 +295,7 @@ def test_more_rounds_than_images_begin_with_one(digits, problems):
 )
 def test_no_round_is_smaller_than_need_be(n_own, sizes, digits, problems, monkeypatch):
     monkeypatch.setattr(subnetwork, "SMALLEST_ROUND", 30)
-    train_subnetworks(UNITS, *digits, K, plan(1, n_own, n_rounds=3), seed=3)
+    train(UNITS, digits, plan(1, n_own, n_rounds=3), seed=3)
     assert [len(images) for images, *_ in problems] == sizes
 
 
@@ -390,12 +317,12 @@ def test_reports_are_joined():
 @pytest.mark.parametrize("n_rounds", [1, 2])
 def test_images_are_distorted_anew_in_each_round(n_rounds, digits, problems):
     settings = plan(1, 40, n_rounds=n_rounds)
-    W = UNITS.init(digits[0], np.random.default_rng(0))
-    train_subnetworks(UNITS, *digits, K, settings, seed=3, start={0: W})
+    W = UNITS.init(digits.images, np.random.default_rng(0))
+    train(UNITS, digits, settings, seed=3, start={0: W})
     originals = [p[0] for p in problems]
     problems.clear()
     settings = replace(settings, augmentation=Augmentation(shift=1.0))
-    train_subnetworks(UNITS, *digits, K, settings, seed=3, start={0: W})
+    train(UNITS, digits, settings, seed=3, start={0: W})
     given = [p[0] for p in problems]
     for images, distorted in zip(originals, given, strict=True):
         assert distorted.shape == images.shape
@@ -404,7 +331,7 @@ def test_images_are_distorted_anew_in_each_round(n_rounds, digits, problems):
         assert not np.array_equal(given[1][:20], given[0])
 
 
-@pytest.mark.parametrize("scheme", ["stages", "refine"])
+@pytest.mark.parametrize("scheme", ["stages"])
 def test_cross_entropy_trains_in_every_scheme(scheme, digits, problems):
     settings = plan(2, 60, loss="cross-entropy", n_rounds=2, max_nfev=4)
     found = by_scheme(scheme, 2, digits, settings, seed=3)
@@ -417,10 +344,10 @@ def test_cross_entropy_trains_in_every_scheme(scheme, digits, problems):
 
 
 def test_fixed_columns_are_features_of_the_fixed_units(digits, problems):
-    W = UNITS.init(digits[0], np.random.default_rng(0))
-    train_subnetworks(UNITS, *digits, K, plan(2, 60), seed=3, fixed={1: W[:2]})
+    W = UNITS.init(digits.images, np.random.default_rng(0))
+    train(UNITS, digits, plan(2, 60), seed=3, fixed={1: W[:2]})
     (*_, plain), (images, *_, with_fixed) = problems
-    w = UNITS.init(digits[0], np.random.default_rng(1)).ravel()
+    w = UNITS.init(digits.images, np.random.default_rng(1)).ravel()
     (block,) = plain.design.blocks(w)
     assert block.Phi.shape == (60, 3 + 1)
     (block,) = with_fixed.design.blocks(w)
@@ -432,7 +359,7 @@ def test_fixed_columns_are_features_of_the_fixed_units(digits, problems):
 def test_starts_may_be_given_by_index(digits):
     W = np.random.default_rng(0).standard_normal((3, 17))
     settings = plan(max_nfev=0)
-    (found,) = train_subnetworks(UNITS, *digits, K, settings, members=[7], start={7: W})
+    (found,) = train(UNITS, digits, settings, members=[7], start={7: W})
     assert found.index == 7
     assert_array_equal(found.W, W)
 
@@ -441,8 +368,6 @@ def test_starts_may_be_given_by_index(digits):
     ("options", "message"),
     [
         ({"n_rounds": 0}, "n_rounds must be at least 1, got 0"),
-        ({"n_parts": 0}, "n_parts must be at least 1, got 0"),
-        ({"n_parts": 2, "loss": "cross-entropy"}, "n_parts=2 needs the loss squares"),
         ({"loss": "hinge"}, "loss must be one of squares, cross-entropy, got 'hinge'"),
     ],
 )

@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from in_memory import train
 from numpy.testing import assert_array_equal
 
 from varpro_nn import Network, configure, load, run
 from varpro_nn._io import archive
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import ModelFileError
 from varpro_nn.train import main
 from varpro_nn.training import plan
 from varpro_nn.training.shards import Shards
 from varpro_nn.training.subnetwork import Subnetwork, SubnetworkSettings
-from varpro_nn.training.subnetworks import train_subnetworks
 from varpro_nn.units import whole_image_units
 
 CONFIG = configure("bilinear", n_units=24, n_subnetworks=4, images_per_subnetwork=120, max_nfev=4)
@@ -39,7 +40,7 @@ def digits():
 def trained(digits):
     units = whole_image_units("bilinear", (8, 8), 5)
     settings = SubnetworkSettings(3, 100, 1.0, 0.1, fit_options={"max_nfev": 4})
-    return train_subnetworks(units, digits.train.images, digits.train.labels, 10, settings)
+    return train(units, TrainingSet.of(digits), settings)
 
 
 def test_round_trip(digits, tmp_path):
@@ -131,7 +132,7 @@ PATCHES = configure(
     ids=str,
 )
 def test_what_the_weights_of_patch_units_depend_on_is_compared(digits, tmp_path, change, name):
-    identity = plan.identity(PATCHES, plan.training_part(PATCHES, digits))
+    identity = plan.identity(PATCHES, TrainingSet.of(digits, PATCHES.n_train))
     Shards(tmp_path, identity).write(Subnetwork(0, None, None, "made to fail", 0))
     with pytest.raises(ModelFileError, match=f"another run: {name} differ"):
         run(replace(PATCHES, **change), digits, n_jobs=1, shard_folder=tmp_path)
@@ -202,12 +203,11 @@ def test_resume_counts_what_was_there_and_leaves_no_model_of_another_kind(tmp_pa
     assert [json.loads(text)["n_resumed_subnetworks"] for text in lines] == [0, 4]
 
 
-@pytest.mark.parametrize("scheme", ["stages", "refine"])
 @pytest.mark.parametrize("lost", [[0], [1], [0, 1]], ids=str)
-def test_schemes_are_resumed_bit_for_bit(digits, tmp_path, scheme, lost):
-    config = replace(PATCHES, scheme=scheme, n_stages=2)
+def test_schemes_are_resumed_bit_for_bit(digits, tmp_path, lost):
+    config = replace(PATCHES, scheme="stages", n_stages=2)
     whole = run(config, digits, n_jobs=1, shard_folder=tmp_path)
-    assert len(list(tmp_path.glob("*.npz"))) == (2 if scheme == "stages" else 4)
+    assert len(list(tmp_path.glob("*.npz"))) == 2
     last = sorted(tmp_path.glob("*.npz"))[-2:]
     for number in lost:
         last[number].unlink()

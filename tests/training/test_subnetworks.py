@@ -4,14 +4,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from in_memory import MemoryStore, train
 from numpy.testing import assert_array_equal
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from varpro_nn import load, whole_image_units
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import NonFiniteError, TrainingError
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.training.subnetwork import SubnetworkSettings
-from varpro_nn.training.subnetworks import train_subnetworks
 from varpro_nn.units import WholeImageUnits
 
 UNITS = whole_image_units("bilinear", (8, 8), 4)
@@ -30,13 +31,12 @@ def plan(n_subnetworks=4, images=120, max_nfev=3, **options):
 
 @pytest.fixture(scope="module")
 def digits():
-    train = load("digits").train
-    return train.images[:300], train.labels[:300]
+    return TrainingSet.of(load("digits"), 300)
 
 
 @pytest.fixture(scope="module")
 def trained(digits):
-    return train_subnetworks(UNITS, *digits, K, plan(), seed=5)
+    return train(UNITS, digits, plan(), seed=5)
 
 
 def assert_same_weights(one, other):
@@ -61,7 +61,7 @@ def test_every_subnetwork_comes_back_trained_in_order(trained):
 
 
 def test_processes_change_no_bit(digits, trained):
-    assert_same_weights(train_subnetworks(UNITS, *digits, K, plan(), seed=5, n_jobs=2), trained)
+    assert_same_weights(train(UNITS, digits, plan(), seed=5, n_jobs=2), trained)
 
 
 def test_large_images_shared_in_memory_change_no_bit():
@@ -70,27 +70,27 @@ def test_large_images_shared_in_memory_change_no_bit():
     labels = np.arange(400) % K
     assert images.nbytes > 2**20
     units = whole_image_units("bilinear", (20, 20), 3)
-    runs = [train_subnetworks(units, images, labels, K, plan(3), seed=1, n_jobs=n) for n in (1, 2)]
+    runs = [train(units, TrainingSet(images, labels, K), plan(3), seed=1, n_jobs=n) for n in (1, 2)]
     assert_same_weights(*runs)
 
 
 def test_a_subnetwork_does_not_depend_on_how_many_there_are(digits, trained):
-    more = train_subnetworks(UNITS, *digits, K, plan(6), seed=5)
+    more = train(UNITS, digits, plan(6), seed=5)
     assert_same_weights(more[:4], trained)
 
 
 def test_seeds(digits, trained):
-    other = train_subnetworks(UNITS, *digits, K, plan(), seed=6)
+    other = train(UNITS, digits, plan(), seed=6)
     assert not any(np.array_equal(a.W, b.W) for a in other for b in trained)
     assert not np.array_equal(trained[0].W, trained[1].W)
-    sequence = train_subnetworks(UNITS, *digits, K, plan(), seed=np.random.SeedSequence(5))
+    sequence = train(UNITS, digits, plan(), seed=np.random.SeedSequence(5))
     assert_same_weights(sequence, trained)
 
 
 def test_no_evaluation_leaves_the_units_where_training_starts(digits):
-    drawn = train_subnetworks(UNITS, *digits, K, plan(max_nfev=0), seed=5)
+    drawn = train(UNITS, digits, plan(max_nfev=0), seed=5)
     assert all(s.report is None and s.error == "" for s in drawn)
-    start = train_subnetworks(UNITS, *digits, K, plan(max_nfev=1), seed=5)
+    start = train(UNITS, digits, plan(max_nfev=1), seed=5)
     for a, b in zip(drawn, start, strict=True):
         assert b.report.n_evaluations == 1
         assert_array_equal(a.W, b.W)
@@ -98,44 +98,44 @@ def test_no_evaluation_leaves_the_units_where_training_starts(digits):
 
 def test_given_starts_are_started_from(digits):
     start = np.random.default_rng(0).standard_normal((4, 4, 17))
-    given = train_subnetworks(UNITS, *digits, K, plan(max_nfev=0), start=start)
+    given = train(UNITS, digits, plan(max_nfev=0), start=start)
     assert_array_equal(np.stack([s.W for s in given]), start)
-    once = train_subnetworks(UNITS, *digits, K, plan(max_nfev=1), start=start)
+    once = train(UNITS, digits, plan(max_nfev=1), start=start)
     assert_array_equal(np.stack([s.W for s in once]), start)
 
 
 def test_fewer_images_than_a_subnetwork_wants_are_all_taken(digits):
     """All have the same images then, so from the same start they end at the same weights."""
     start = np.repeat(np.random.default_rng(0).standard_normal((1, 4, 17)), 2, axis=0)
-    all_of_them = train_subnetworks(UNITS, *digits, K, plan(2, 300), start=start)
-    too_many = train_subnetworks(UNITS, *digits, K, plan(2, 10_000), start=start)
+    all_of_them = train(UNITS, digits, plan(2, 300), start=start)
+    too_many = train(UNITS, digits, plan(2, 10_000), start=start)
     assert_same_weights(too_many, all_of_them)
     assert_array_equal(all_of_them[0].W, all_of_them[1].W)
-    some = train_subnetworks(UNITS, *digits, K, plan(2, 299), start=start)
+    some = train(UNITS, digits, plan(2, 299), start=start)
     assert not np.array_equal(some[0].W, some[1].W)
 
 
 def test_classes_missing_in_a_subset_are_counted(digits):
-    images, labels = digits
+    labels = digits.targets
     few = (labels < 3) | (np.arange(300) == 7)  # 7: a seven, drawn for few subsets
     assert labels[7] == 7
-    found = train_subnetworks(UNITS, images[few], labels[few], K, plan(8, 40), seed=0)
+    found = train(UNITS, digits.take(few), plan(8, 40), seed=0)
     assert {s.n_missing_classes for s in found} == {6, 7}
     assert all(np.isfinite(s.W).all() for s in found)
 
 
 def test_one_class_in_a_subset_is_no_fault(digits):
-    (subnetwork,) = train_subnetworks(UNITS, *digits, K, plan(1, 1), seed=0)
+    (subnetwork,) = train(UNITS, digits, plan(1, 1), seed=0)
     assert subnetwork.n_missing_classes == 9
     assert subnetwork.error == ""
     assert np.isfinite(subnetwork.W).all()
 
 
 def test_arguments_are_not_changed(digits):
-    images, labels = digits[0].copy(), digits[1].copy()
+    images, labels = digits.images.copy(), digits.targets.copy()
     start = np.random.default_rng(0).standard_normal((2, 4, 17))
     before = images.copy(), labels.copy(), start.copy()
-    train_subnetworks(UNITS, images, labels, K, plan(2), start=start)
+    train(UNITS, TrainingSet(images, labels, K), plan(2), start=start)
     for array, old in zip((images, labels, start), before, strict=True):
         assert_array_equal(array, old)
 
@@ -146,9 +146,9 @@ def test_arguments_are_not_changed(digits):
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_subnetwork_that_fails_is_recorded_and_left_out(n_jobs, digits):
     start = np.random.default_rng(0).standard_normal((4, 4, 17))
-    sound = train_subnetworks(UNITS, *digits, K, plan(), start=start)
+    sound = train(UNITS, digits, plan(), start=start)
     start[2, 1, 3] = np.nan
-    found = train_subnetworks(UNITS, *digits, K, plan(), start=start, n_jobs=n_jobs)
+    found = train(UNITS, digits, plan(), start=start, n_jobs=n_jobs)
     assert [s.W is None for s in found] == [False, False, True, False]
     assert found[2].error.startswith(NonFiniteError.__name__)
     assert found[2].report is None
@@ -158,7 +158,7 @@ def test_a_subnetwork_that_fails_is_recorded_and_left_out(n_jobs, digits):
 def test_if_all_fail_there_is_no_network(digits):
     start = np.full((3, 4, 17), np.nan)
     with pytest.raises(TrainingError, match="all 3 sub-networks failed; the first: NonFiniteError"):
-        train_subnetworks(UNITS, *digits, K, plan(3), start=start)
+        train(UNITS, digits, plan(3), start=start)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def test_a_derivative_that_is_not_finite_is_not_fatal(options, digits):
     units = Steep("bilinear", (8, 8), 4)
     start = np.random.default_rng(0).standard_normal((2, 4, 17))
     start[1, 0, -1] = 9
-    found = train_subnetworks(units, *digits, K, plan(2, **options), start=start)
+    found = train(units, digits, plan(2, **options), start=start)
     assert found[0].error == ""
     # left out with a reason, or left where it was
     assert found[1].error if found[1].W is None else np.isfinite(found[1].W).all()
@@ -202,7 +202,7 @@ class Singular(WholeImageUnits):
 
 
 def test_an_algorithm_that_does_not_converge_is_not_fatal(digits):
-    found = train_subnetworks(Singular("bilinear", (8, 8), 4), *digits, K, plan(8), seed=0)
+    found = train(Singular("bilinear", (8, 8), 4), digits, plan(8), seed=0)
     failed = [s for s in found if s.W is None]
     assert 0 < len(failed) < 8
     assert {s.error for s in failed} == {"LinAlgError: SVD did not converge"}
@@ -218,9 +218,7 @@ class Mistaken(WholeImageUnits):
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_mistake_in_the_program_is_not_hidden(n_jobs, digits):
     with pytest.raises(TypeError, match="a mistake in the program"):
-        train_subnetworks(
-            Mistaken("bilinear", (8, 8), 4), *digits, K, plan(), seed=0, n_jobs=n_jobs
-        )
+        train(Mistaken("bilinear", (8, 8), 4), digits, plan(), seed=0, n_jobs=n_jobs)
 
 
 @dataclass(frozen=True)
@@ -240,22 +238,22 @@ class SometimesKilled(WholeImageUnits):
 def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded_and_not_kept(digits):
     """The others go on; what failed for want of memory can be tried again."""
     start = np.random.default_rng(0).standard_normal((4, 4, 17))
-    sound = train_subnetworks(UNITS, *digits, K, plan(), start=start)
+    sound = train(UNITS, digits, plan(), start=start)
     start[2, 0, -1] = 9
-    kept = []
-    found = train_subnetworks(
-        SometimesKilled("bilinear", (8, 8), 4), *digits, K, plan(),
-        start=start, n_jobs=2, keep=lambda subnetwork: kept.append(subnetwork.index),
+    store = MemoryStore()
+    found = train(
+        SometimesKilled("bilinear", (8, 8), 4), digits, plan(),
+        start=start, n_jobs=2, store=store,
     )  # fmt: skip
     assert found[2].W is None
     assert "killed 3 times" in found[2].error
-    assert sorted(kept) == [0, 1, 3]
+    assert sorted(store) == [0, 1, 3]
     assert_same_weights([found[i] for i in (0, 1, 3)], [sound[i] for i in (0, 1, 3)])
 
 
 def test_a_worker_that_is_killed_is_a_fault_of_the_run(digits):
     with pytest.raises(TrainingError, match="worker"):
-        train_subnetworks(Killed("bilinear", (8, 8), 4), *digits, K, plan(), n_jobs=2)
+        train(Killed("bilinear", (8, 8), 4), digits, plan(), n_jobs=2)
 
 
 # --- threads, progress, arguments --------------------------------------------------------
@@ -275,22 +273,20 @@ class Counting(WholeImageUnits):
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_blas_has_one_thread_inside_a_job(n_jobs, digits):
     with threadpool_limits(2, user_api="blas"):
-        found = train_subnetworks(
-            Counting("bilinear", (8, 8), 4), *digits, K, plan(max_nfev=0), n_jobs=n_jobs
-        )
+        found = train(Counting("bilinear", (8, 8), 4), digits, plan(max_nfev=0), n_jobs=n_jobs)
     assert [s.W[0, 0] for s in found] == [1] * 4
 
 
 def test_the_bar_is_silent_off_a_terminal(digits, capfd):
-    train_subnetworks(UNITS, *digits, K, plan(), progress=True)
+    train(UNITS, digits, plan(), progress=True)
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_bar_shows_best_and_median_cost_on_a_terminal(digits, trained, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    train_subnetworks(UNITS, *digits, K, plan(), seed=5)
+    train(UNITS, digits, plan(), seed=5)
     assert capsys.readouterr() == ("", "")
-    train_subnetworks(UNITS, *digits, K, plan(), seed=5, progress=True)
+    train(UNITS, digits, plan(), seed=5, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
     costs = [s.report.cost for s in trained]

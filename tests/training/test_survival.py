@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from experiments.chaos import children
+from experiments.reliability.chaos import children
 from varpro_nn._io.atomic import locked
 
 N = 8

@@ -122,8 +122,7 @@ class Compute:
         if self.executor is not None:
             yield from run_on_executor(_with_training_set, given, self.executor)
         else:
-            n_workers = min(self.n_jobs, max(2, len(tasks)))
-            yield from run_on_processes(_with_training_set, given, n_workers)
+            yield from run_on_processes(_with_training_set, given, self.n_jobs)
 
     def map_in_order(
         self,

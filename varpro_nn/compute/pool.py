@@ -4,9 +4,9 @@ The one user of joblib's pool and of a cluster's executor. Tasks are functions o
 arguments that are small. A task that keeps killing its worker becomes a result like any other, a
 :class:`~varpro_nn.errors.WorkerDiedError`, and the others go on.
 
-A killed worker breaks the whole pool, whichever task it held. So what was under way is run again:
-the tasks that had not begun go on in a new pool, and those that had, the suspects, follow in ever
-smaller groups until each is done or has died alone.
+A killed worker breaks the whole pool, whichever task it held. So the tasks that had not begun go on
+in a new pool. Those that had begun, the suspects, follow in ever smaller groups until each is done
+or has died alone.
 """
 
 import os
@@ -73,7 +73,7 @@ def run_on_processes(function: Callable[..., Any], tasks: Tasks, n_workers: int)
             tries[key] += isinstance(result, _Suspect)
             yield key, result
 
-    yield from _isolated(run, tasks, guilty)
+    yield from _isolated(run, tasks, guilty, n_groups=2)
 
 
 def run_on_executor(function: Callable[..., Any], tasks: Tasks, executor: Executor) -> Results:
@@ -90,13 +90,22 @@ def run_on_executor(function: Callable[..., Any], tasks: Tasks, executor: Execut
     TrainingError
         The executor broke down as a whole.
     """
-    yield from _isolated(lambda some: _landing(function, some, executor), tasks, lambda key: True)
+    yield from _isolated(
+        lambda some: _landing(function, some, executor),
+        tasks,
+        lambda key: True,
+        n_groups=len(tasks),
+    )
 
 
 def _isolated(
-    run: Callable[[Tasks], Results], tasks: Tasks, guilty: Callable[[Any], bool]
+    run: Callable[[Tasks], Results],
+    tasks: Tasks,
+    guilty: Callable[[Any], bool],
+    *,
+    n_groups: int,
 ) -> Results:
-    """Run tasks; run suspects again in ever smaller groups, until each is done or dies alone."""
+    """Run tasks; cut suspects into groups and run these, until each is done or dies alone."""
     groups = [list(tasks)]
     while groups:
         group = groups.pop()
@@ -111,8 +120,9 @@ def _isolated(
             msg = f"the worker process was killed {TRIES} times, probably out of memory"
             yield group[0], WorkerDiedError(msg)
         elif suspects:
-            half = -(-len(suspects) // 2)
-            groups += [part for part in (suspects[half:], suspects[:half]) if part]
+            size = -(-len(suspects) // n_groups)
+            cut = [suspects[i : i + size] for i in range(0, len(suspects), size)]
+            groups += reversed(cut)  # the last one is next
 
 
 def _in_pools(function: Callable[..., Any], tasks: Tasks, n_workers: int) -> Results:
@@ -127,8 +137,9 @@ def _in_pools(function: Callable[..., Any], tasks: Tasks, n_workers: int) -> Res
                 yield delayed(_guarded)(key, function, tasks[key])
 
         pool = Parallel(
-            n_jobs=n_workers, backend="loky", return_as="generator_unordered",
-            batch_size=1, pre_dispatch=n_workers, max_nbytes=None,
+            # One job would be this process itself, for joblib.
+            n_jobs=min(n_workers, max(2, len(waiting))), backend="loky", batch_size=1,
+            return_as="generator_unordered", pre_dispatch=n_workers, max_nbytes=None,
             initializer=_prepare_worker, initargs=(os.getpid(),),
         )  # fmt: skip
         landed = set()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from varpro_nn._typing import ImageArray, LabelArray
-from varpro_nn.data.images import check_images
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn.data.images import check_images, check_weights
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 
 
@@ -27,6 +27,8 @@ class ImageSet:
         :class:`~varpro_nn.data.images_on_disk.ImagesOnDisk`.
     labels : ndarray of int64, shape (n,)
         Class numbers from 0 on: positions in ``Dataset.classes``.
+    weights : ndarray of float64, shape (n,), optional
+        Weights of the images in sums of squares and losses. None: all weigh 1.
 
     Raises
     ------
@@ -36,6 +38,7 @@ class ImageSet:
 
     images: ImageArray
     labels: LabelArray
+    weights: FloatArray | None = None
 
     def __post_init__(self) -> None:
         images = check_images(self.images)
@@ -58,9 +61,17 @@ class ImageSet:
         labels = labels.astype(np.int64, copy=False)
         object.__setattr__(self, "images", read_only(images))
         object.__setattr__(self, "labels", read_only(labels))
+        weights = check_weights(self.weights, len(images))
+        object.__setattr__(self, "weights", None if weights is None else read_only(weights))
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of images, labels and weights, their types and shapes."""
+        weights = () if self.weights is None else (self.weights,)
+        return sha256_of(self.images, self.labels, *weights)
 
     def take(self, index: slice | Sequence[int] | NDArray[Any]) -> "ImageSet":
         """Return the images at ``index``: a slice, positions, or a mask of n booleans.
@@ -77,9 +88,12 @@ class ImageSet:
             start, stop, step = index.indices(len(self))
             if step == 1:
                 images = images.part(start, max(start, stop))
-                return ImageSet(images, self.labels[index])
+                return ImageSet(images, self.labels[index], self._weights_at(index))
         at = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
-        return ImageSet(self.images[at], self.labels[at])
+        return ImageSet(self.images[at], self.labels[at], self._weights_at(at))
+
+    def _weights_at(self, index: Any) -> FloatArray | None:
+        return None if self.weights is None else self.weights[index]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,6 +167,7 @@ class Dataset:
         for part in (self.train, self.test):
             if part is not None:
                 arrays += [part.images, part.labels]
+                arrays += [] if part.weights is None else [part.weights]
         return sha256_of(*arrays)
 
 

@@ -86,9 +86,10 @@ class TrainingSet:
     def of(cls, dataset: Dataset, n_train: int | None = None) -> "TrainingSet":
         """Take the training images of a data set: the first ``n_train``, or all."""
         train = dataset.train if n_train is None else dataset.train.take(slice(n_train))
-        origin = dataset.loadable
-        source = None if origin is None else NamedData(origin.name, origin.data_dir, n_train)
-        return cls(train.images, train.labels, len(dataset.classes), None, source)
+        origin, source = dataset.loadable, None
+        if origin is not None and train.weights is None:  # what is loaded by name has no weights
+            source = NamedData(origin.name, origin.data_dir, n_train)
+        return cls(train.images, train.labels, len(dataset.classes), train.weights, source)
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -220,7 +220,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         no images are held back. The share is kept as far as the units treat new images like those
         they were trained on: with tens of thousands of images it was; units that know their images
         by heart miss more (0.057 with alpha 0.01, of 1,500 digits; ``python -m
-        experiments.calibration --data digits``). Outputs are those of the image itself, not
+        experiments.field.calibration --data digits``). Outputs are those of the image itself, not
         averaged over ``views``.
 
         Parameters

@@ -254,24 +254,6 @@ class Network:
         arrays.update({f"units.{name}": array for name, array in self._learnt.items()})
         archive.write(Path(path), header, arrays)
 
-    def to_onnx(self, path: str | Path) -> None:
-        """Write an ONNX graph; see :func:`varpro_nn.exporters.onnx_graph.to_onnx`."""
-        from varpro_nn.exporters.onnx_graph import to_onnx  # not at the top: few need it
-
-        to_onnx(self, path)
-
-    def to_c(self, path: str | Path, *, int8: bool = False) -> None:
-        """Write a program in C99; see :func:`varpro_nn.exporters.c_source.to_c`."""
-        from varpro_nn.exporters.c_source import to_c
-
-        to_c(self, path, int8=int8)
-
-    def to_html(self, path: str | Path) -> None:
-        """Write a page to draw on; see :func:`varpro_nn.exporters.page.to_html`."""
-        from varpro_nn.exporters.page import to_html
-
-        to_html(self, path)
-
     @classmethod
     def load(cls, path: str | Path) -> "Network":
         """Read a network that :meth:`save` wrote, or that of a run folder.

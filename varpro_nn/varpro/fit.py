@@ -12,7 +12,7 @@ solver          method of SciPy                                 form of the prob
 =============== =============================================== ===================================
 
 A capped, inexact inner solve is the default: much faster than an exact one, and not worse after as
-many evaluations (``python -m experiments.bench_subnetwork``). The last three are the paper's
+many evaluations (``python -m experiments.benchmarks.iteration``). The last three are the paper's
 appendix (8.1 and 8.2).
 """
 

@@ -1,0 +1,1 @@
+"""Seconds and memory of the parts, and of a whole run."""

@@ -1,0 +1,1 @@
+"""Accuracy, parameters and seconds of the recipes, beside the field; what settings are worth."""

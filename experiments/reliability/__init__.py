@@ -1,0 +1,1 @@
+"""Killed processes and damaged files."""

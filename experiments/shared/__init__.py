@@ -1,0 +1,1 @@
+"""What the scripts share: options, the ledger, tables, figures, and the paper's sub-network."""

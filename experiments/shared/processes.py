@@ -1,0 +1,46 @@
+"""A script in a process of its own: its own memory, clock and number of threads."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+
+def child(command: Sequence[str], threads: int = 1) -> list[str]:
+    """Run ``python -m`` with a module and its options in a process of its own, to its end.
+
+    Returns
+    -------
+    list of str
+        The lines that it prints; see :func:`child_lines`.
+    """
+    return list(child_lines(command, threads))
+
+
+def child_lines(command: Sequence[str], threads: int = 1) -> Iterator[str]:
+    """Run ``python -m`` with a module and its options in a process of its own.
+
+    It has a memory, a clock and ``threads`` threads of its own.
+
+    Yields
+    ------
+    str
+        Each line that it prints, as it comes.
+
+    Raises
+    ------
+    SystemExit
+        It ended with another status than 0.
+    """
+    libraries = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    limits = {name: str(threads) for name in libraries}
+    arguments = [sys.executable, "-m", *command]
+    with subprocess.Popen(
+        arguments, env=os.environ | limits, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None  # a pipe
+        for line in process.stdout:
+            yield line.rstrip("\n")
+    if process.returncode:
+        msg = f"error: python -m {' '.join(command)} ended with status {process.returncode}"
+        raise SystemExit(msg)

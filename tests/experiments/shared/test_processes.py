@@ -1,0 +1,17 @@
+import json
+
+import pytest
+
+from experiments.shared.processes import child
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_child_has_so_many_threads(threads):
+    pools = json.loads("".join(child(["threadpoolctl", "-i", "numpy"], threads)))
+    assert {pool["num_threads"] for pool in pools} == {threads}
+
+
+def test_child_tells_of_its_end():
+    assert child(["platform"])[0]
+    with pytest.raises(SystemExit, match="ended with status 2"):
+        child(["json.tool", "--no-such-option"])

@@ -1,0 +1,28 @@
+"""Training in tests: sub-networks on arrays in memory, and a store that keeps them there."""
+
+from varpro_nn.compute.compute import Compute
+from varpro_nn.training.subnetworks import train_subnetworks
+
+
+class MemoryStore(dict):
+    """Sub-networks by index, in the order in which they were written.
+
+    ``landed`` is called with each of them.
+    """
+
+    def __init__(self, there=(), landed=lambda subnetwork: None):
+        super().__init__({s.index: s for s in there})
+        self.landed = landed
+
+    def read(self):
+        return dict(self)
+
+    def write(self, subnetwork):
+        self[subnetwork.index] = subnetwork
+        self.landed(subnetwork)
+
+
+def train(units, training, settings, *, n_jobs=1, progress=False, **options):
+    """Train sub-networks by processes of this machine."""
+    with Compute(n_jobs, progress=progress) as compute:
+        return train_subnetworks(units, training, settings, compute, **options)
