@@ -1,7 +1,9 @@
 """Fixtures of all tests; its folder is on the path, so ``import reference`` works below it."""
 
+import shutil
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,3 +34,28 @@ def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Runs write no report, which takes seconds, but for tests that are marked ``report``."""
     if request.node.get_closest_marker("report") is None:
         monkeypatch.setattr(train, "_wants_report", lambda args: False)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """The Chromium of this machine, driven by Playwright; not its own, so nothing is downloaded.
+
+    For one module alone: while it is open, nothing else can run an event loop in this thread.
+    """
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("there is no Chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as client, client.chromium.launch(executable_path=path) as it:
+        yield it
+
+
+@pytest.fixture
+def tab(chromium: Any) -> Iterator[Any]:
+    """A page of the browser; at the end its console must have no complaint."""
+    with chromium.new_page(viewport={"width": 1000, "height": 900}) as page:
+        yield page
+        assert page.page_errors() == []
+        complaints = [it for it in page.console_messages() if it.type in ("error", "warning")]
+        assert [it.text for it in complaints] == []

@@ -1,6 +1,8 @@
 import contextlib
 import fcntl
 import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -75,9 +77,37 @@ def test_a_lock_file_that_was_removed_meanwhile_does_not_count(tmp_path, monkeyp
         calls.append(how)
         flock(stream, how)
         if len(calls) == 1:
-            os.unlink(stream.name)
+            (tmp_path / ".lock").unlink()
 
     monkeypatch.setattr(fcntl, "flock", slow)
     with locked(tmp_path):
-        assert len(calls) == 2
+        assert calls == [fcntl.LOCK_EX | fcntl.LOCK_NB] * 2
         assert (tmp_path / ".lock").exists()
+
+
+def test_a_folder_that_was_removed_meanwhile_is_busy(tmp_path, monkeypatch):
+    """Its holder has made it, and removes it between our making and opening it."""
+    mkdir = Path.mkdir
+
+    def fleeting(folder, *options, **more):
+        mkdir(folder, *options, **more)
+        folder.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", fleeting)
+    with pytest.raises(BusyError), locked(tmp_path / "run"):
+        pass
+
+
+def test_holders_that_come_and_go_never_meet(tmp_path):
+    inside = []
+
+    def come_and_go(number):
+        for _ in range(200):
+            with contextlib.suppress(BusyError), locked(tmp_path):
+                inside.append(number)
+                assert inside == [number]
+                inside.remove(number)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(come_and_go, range(4))) == [None] * 4
+    assert list(tmp_path.iterdir()) == []

@@ -192,7 +192,7 @@ def test_images():
     floats = np.array([[-1.0, 0.0], [1.0, 9.0]])
     assert_array_equal(pixels(figures.image(floats, "", -1, 1)), [[0, 128], [255, 255]])
     assert pixels(figures.image(np.ones((2, 2)), "", 1, 1)).shape == (2, 2)
-    assert 'alt="&quot;&gt;"' in figures.image(grey, '">')
+    assert 'alt="&#34;&gt;"' in figures.image(grey, '">')
 
 
 def test_filters_are_grey_at_zero():

@@ -5,7 +5,6 @@ file under its final name is complete, whatever interrupts, and two processes th
 file at the same time replace each other's.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -55,45 +54,30 @@ def locked(folder: Path) -> Iterator[None]:
     BusyError
         Another process holds it.
     OSError
-        The folder cannot be written.
+        The folder cannot be written, or its file system knows no locks.
     """
+    from filelock import FileLock, Timeout  # not at the top: slow to load
+
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     path = folder / ".lock"
-    with _lock_file(path):
+    # Time to look again: the last holder may remove the file between our opening and locking it.
+    lock = FileLock(path, timeout=0.1, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except (Timeout, FileNotFoundError):  # not found: the last holder has just removed the folder
+        msg = f"{folder}: another process works on this run folder."
+        raise BusyError(msg) from None
+    try:
         for part in folder.iterdir():
             if _PART.fullmatch(part.name):
                 part.unlink(missing_ok=True)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            with suppress(OSError):  # not empty
-                for each in made:
-                    each.rmdir()
-
-
-@contextmanager
-def _lock_file(path: Path) -> Iterator[None]:
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            stream = open(path, "ab")  # noqa: SIM115
-        except FileNotFoundError:
-            continue  # its last holder has just removed the folder, which was empty
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                msg = f"{path.parent}: another process works on this run folder."
-                raise BusyError(msg) from None
-            # Its last holder may have removed the file between our opening and locking it.
-            try:
-                current = os.path.samestat(os.fstat(stream.fileno()), path.stat())
-            except FileNotFoundError:
-                current = False
-            if current:
-                yield
-                return
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            for each in made:
+                each.rmdir()
+        lock.release()
 
 
 def strict_json(value: Any) -> bytes:

@@ -16,22 +16,19 @@ centre of mass moved to the middle. A box on the page turns that off.
 
 import base64
 import hashlib
-import html
-import json
 import re
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from varpro_nn._io.atomic import write_atomically
+from varpro_nn._io.pages import fill, read_template, write_page
 from varpro_nn.data.preparation import filled_by
 from varpro_nn.exporters.folded import FoldedNetwork, TrainedNetwork, fold
 
+_PACKAGE = "varpro_nn.exporters"
 _GREY = "Draw it with mouse, pen or finger; or drop, paste or choose a picture."
 _COLOUR = "Drop, paste or choose a picture; or draw with mouse, pen or finger."
 _MAX_NAMED = 12
@@ -57,12 +54,13 @@ def drawing(network: TrainedNetwork) -> str:
     if folded.image_shape[0] not in (1, 3):
         msg = f"images must have 1 or 3 channels to be drawn, got {folded.image_shape[0]}."
         raise ValueError(msg)
-    filled = filled_by(network.training)
-    return Template(_template("draw.html")).substitute(
+    return fill(
+        _PACKAGE,
+        "draw.html",
         style=_style(),
         script=_script(),
-        model=_json({**plain_values(folded), "filled": filled}),
-        classes=html.escape(_named(folded.classes)),
+        model={**plain_values(folded), "filled": filled_by(network.training)},
+        classes=_named(folded.classes),
         how=_GREY if folded.image_shape[0] == 1 else _COLOUR,
     )
 
@@ -79,23 +77,19 @@ def to_html(network: TrainedNetwork, path: str | Path) -> None:
     OSError
         The file cannot be written; an older one stays.
     """
-    rows = (re.split(" {2,}", line, maxsplit=1) for line in network.summary().splitlines())
-    cells = "".join(
-        f"<tr><th scope=row>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-        for name, value in rows
-    )
-    title = _dataset(network) or "image classifier"
-    page = Template(_template("page.html")).substitute(
-        policy=html.escape(policy(styles=[_template("page.css")])),
-        title=html.escape(title),
-        style=_template("page.css"),
+    style = read_template(_PACKAGE, "page.css")
+    page = fill(
+        _PACKAGE,
+        "page.html",
+        policy=policy(styles=[style]),
+        style=style,
+        title=_dataset(network) or "image classifier",
         n_classes=len(network.classes),
         drawing=drawing(network),
-        summary=cells,
-        scale=_scale(network),
+        summary=[re.split(" {2,}", line, maxsplit=1) for line in network.summary().splitlines()],
+        largest=_odd_intensity(network),
     )
-    # Half a surrogate pair in a name has no bytes in UTF-8.
-    write_atomically(Path(path), page.encode("utf-8", "xmlcharrefreplace"))
+    write_page(path, page)
 
 
 def policy(styles: Iterable[str] = (), scripts: Iterable[str] = ()) -> str:
@@ -122,17 +116,14 @@ def _digests(texts: Iterable[str]) -> str:
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
-def _template(name: str) -> str:
-    return (resources.files("varpro_nn.exporters") / "templates" / name).read_text(encoding="utf-8")
-
-
 def _style() -> str:
-    return _template("style.css")
+    return read_template(_PACKAGE, "style.css")
 
 
 def _script() -> str:
     # In a function: its names are no names of the page that the drawing is part of.
-    return "(() => {\n" + _template("predict.js") + _template("draw.js") + "})();\n"
+    parts = (read_template(_PACKAGE, name) for name in ("predict.js", "draw.js"))
+    return f"(() => {{\n{''.join(parts)}}})();\n"
 
 
 def plain_values(folded: FoldedNetwork) -> dict[str, Any]:
@@ -160,11 +151,6 @@ def _base64(array: ArrayLike) -> str:
     return base64.b64encode(np.asarray(array, dtype="<f4").tobytes()).decode()
 
 
-def _json(value: Any) -> str:
-    """JSON that may stand in a ``<script>`` element: no name in it can end that."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
-
-
 def _dataset(network: TrainedNetwork) -> str:
     name = network.training.get("dataset")
     return name if isinstance(name, str) else ""
@@ -177,12 +163,7 @@ def _named(classes: Any) -> str:
     return f"{', '.join(names[:_MAX_NAMED])} and {len(names) - _MAX_NAMED} more"
 
 
-def _scale(network: TrainedNetwork) -> str:
-    """Warn where pixels from 0 to 1 are not what the network was trained on."""
+def _odd_intensity(network: TrainedNetwork) -> float | None:
+    """Return the largest intensity of the training images, unless pixels from 0 to 1 fit it."""
     largest = network.training.get("largest_intensity", 1.0)
-    if not isinstance(largest, int | float) or 0.5 <= largest <= 2:
-        return ""
-    return (
-        f"<p>The network was trained on intensities up to {largest:.4g}; pixels are divided by 255 "
-        "here, as they are in Python.</p>"
-    )
+    return None if not isinstance(largest, int | float) or 0.5 <= largest <= 2 else largest

@@ -7,7 +7,6 @@ the same numbers give the same bytes.
 """
 
 import base64
-import html
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from varpro_nn._io.pages import fill
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.errors import VarProError
 from varpro_nn.varpro.history import Record
@@ -204,22 +204,15 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> str:
         side = max(1, 800 // k)
         alt = f"Confusion matrix of {k} classes: {np.trace(counts):,} of {counts.sum():,} right"
         picture = _png(pixels.repeat(side, axis=0).repeat(side, axis=1), alt)
-        said = "Blue: the share of a true class that is right. Red: wrong, the deeper the more."
-        return f'<figure class="card picture">{picture}<figcaption>{said}</figcaption></figure>'
-    kind = ' class="long"' if max(map(len, names)) > 4 else ""
-    safe = [html.escape(name) for name in names]
-    heads = "".join(f'<th scope="col"><span{kind}>{name}</span></th>' for name in safe)
+        return fill("varpro_nn.report", "confusion.html", picture=picture)
     rows = []
-    for i, name in enumerate(safe):
-        kinds = [f"wrong{np.ceil(5 * level):.0f}" for level in levels[i]]
-        kinds[i] = "right"
-        cells = zip(kinds, counts[i].tolist(), strict=True)
-        row = "".join(f'<td class="{kind}">{n:,}</td>' for kind, n in cells)
-        share = f'<td class="share">{100 * shares[i]:.1f} %</td>'
-        rows.append(f'<tr><th scope="row">{name}</th>{row}{share}</tr>')
-    return (
-        '<div class="scroll"><table class="matrix"><thead><tr><td class="corner">true \\ given</td>'
-        f'{heads}<th scope="col" class="share">right</th></tr></thead>{"".join(rows)}</table></div>'
+    for i, name in enumerate(names):
+        shades = [f"wrong{np.ceil(5 * level):.0f}" for level in levels[i]]
+        shades[i] = "right"
+        rows.append((name, list(zip(shades, counts[i].tolist(), strict=True)), shares[i]))
+    long = max(map(len, names)) > 4
+    return fill(
+        "varpro_nn.report", "confusion.html", picture=None, names=names, long=long, rows=rows
     )
 
 
@@ -250,8 +243,9 @@ def _png(pixels: FloatArray, alt: str) -> str:
 
 def _img(kind: str, content: bytes, alt: str, width: int, height: int) -> str:
     data = base64.b64encode(content).decode()
-    size = f'width="{width}" height="{height}"'
-    return f'<img src="data:image/{kind};base64,{data}" {size} alt="{html.escape(alt)}">'
+    return fill(
+        "varpro_nn.report", "image.html", kind=kind, data=data, alt=alt, width=width, height=height
+    )
 
 
 @contextmanager

@@ -1,24 +1,18 @@
 """The report of a run: one HTML page with its figures, its pictures, and a canvas to draw on.
 
-The text of the page is ``templates/report.html``, cut into parts by comments. A part that a run
-has nothing for is left out, and the page says so. Charts come from
-:mod:`varpro_nn.report.figures`, the
-canvas from :mod:`varpro_nn.exporters.page`. The page loads and sends nothing, and forbids itself
-to.
+The text of the page is ``templates/report.html``. A section that a run has nothing for is left out,
+and the page says so. Charts come from :mod:`varpro_nn.report.figures`, the canvas from
+:mod:`varpro_nn.exporters.page`. The page loads and sends nothing, and forbids itself to.
 """
 
-import html
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
-from varpro_nn._io.atomic import write_atomically
+from varpro_nn._io.pages import fill, read_template, write_page
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.exporters.page import drawing, policy
@@ -62,35 +56,47 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
         The file cannot be written; an older one stays.
     """
     figures.check_matplotlib()
-    metrics, notes = run.metrics, []
-    blanks = {**_of_run(run), **_of_units(run.network)}
+    network, metrics = run.network, run.metrics
+    notes = []
+    canvas = None
     try:
-        blanks["drawing"] = drawing(run.network)
+        canvas = drawing(network)
     except ValueError as error:
         notes.append(f"There is no canvas to draw on: {error}")
-    if any(subnetwork.report is not None for subnetwork in run.subnetworks):
-        blanks |= _of_training(run)
-    else:
+    training = _of_training(run)
+    if training is None:
         notes.append("The units are as they were drawn, untrained: there are no curves of cost.")
     rng = np.random.default_rng(metrics["seed"])
     chosen = np.sort(rng.permutation(metrics["n_train"])[:MOST_IMAGES])
     random = None if metrics["scheme"] == "untrained" else rng
     train, test = dataset.train.take(chosen), dataset.test
     each = next(len(s.W) for s in run.subnetworks if s.W is not None)
-    glued = glue_by_subnetworks(run.network, each, train, test, random, n_jobs=n_jobs)
-    blanks |= _of_glue(run, each, len(train), *glued)
-    if test is not None:
-        blanks |= _of_test(run.network, test, n_jobs)
-    else:
+    glued = glue_by_subnetworks(network, each, train, test, random, n_jobs=n_jobs)
+    if test is None:
         notes.append(
             "The data set has no test images. Left out for that: accuracy on new images, the "
             "confusion matrix, the wrongest images, calibration, and what each sub-network adds."
         )
-    blanks["notes"] = "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
-    blanks["style"] = _template("report.css")
-    blanks["policy"] = html.escape(f"{policy(styles=[blanks['style']])}; img-src data:")
-    # Half a surrogate pair in a name has no bytes in UTF-8.
-    write_atomically(Path(path), _filled(blanks).encode("utf-8", "xmlcharrefreplace"))
+    style = read_template("varpro_nn.report", "report.css")
+    reports = [subnetwork.report for subnetwork in run.subnetworks]
+    page = fill(
+        "varpro_nn.report",
+        "report.html",
+        policy=f"{policy(styles=[style])}; img-src data:",
+        style=style,
+        notes=notes,
+        metrics=metrics,
+        subnetworks_cpu_seconds=sum(report.cpu_seconds for report in reports if report),
+        summary=[re.split(" {2,}", line, maxsplit=1) for line in network.summary().splitlines()],
+        settings=TrainConfig.from_dict(network.training["config"]).options().items(),
+        drawing=canvas,
+        training=training,
+        glue=_of_glue(run, each, len(train), *glued),
+        test=None if test is None else _of_test(network, test, n_jobs),
+        units=_of_units(network),
+        said=_said,
+    )
+    write_page(path, page)
 
 
 def glue_by_subnetworks(
@@ -102,7 +108,7 @@ def glue_by_subnetworks(
     *,
     n_jobs: int = 1,
 ) -> tuple[list[int], list[list[float]], RidgePath]:
-    """Fit ridge layers to the units of the first sub-networks, ``each`` units each; measure them.
+    """Fit ridge layers to the first sub-networks, of ``each`` units, and measure them.
 
     Sums are made once, for all units; for fewer of them columns are dropped. With ``rng`` the same
     is done with random units.
@@ -158,105 +164,86 @@ def _accuracies(
     return (right / len(test)).tolist()
 
 
-def _of_run(run: Run) -> dict[str, str]:
-    metrics, summary = run.metrics, run.network.summary().splitlines()
-    blanks = {name: html.escape(_said(value)) for name, value in metrics.items()}
-    for name in ("test_accuracy", "test_accuracy_standard_error", "test_calibration_error"):
-        if name in metrics:
-            blanks[name] = f"{100 * metrics[name]:.2f} %"
-    reports = [subnetwork.report for subnetwork in run.subnetworks]
-    seconds = {"subnetworks_cpu": sum(report.cpu_seconds for report in reports if report)}
-    for clock in ("wall", "cpu"):
-        for phase in ("", "training_"):
-            seconds[phase + clock] = metrics[f"{phase}{clock}_seconds"]
-        seconds[f"measurement_{clock}"] = seconds[clock] - seconds[f"training_{clock}"]
-    blanks |= {f"{name}_seconds": f"{value:,.1f} s" for name, value in seconds.items()}
-    return blanks | {
-        "summary": _rows(re.split(" {2,}", line, maxsplit=1) for line in summary),
-        "settings": _rows(TrainConfig.from_dict(run.network.training["config"]).options().items()),
-        "all_metrics": _rows(metrics.items()),
-    }
-
-
-def _of_training(run: Run) -> dict[str, str]:
+def _of_training(run: Run) -> dict[str, str] | None:
     histories = {str(s.index + 1): s.report.history for s in run.subnetworks if s.report}
+    if not histories:
+        return None
     first, last = (np.median([h[at].cost for h in histories.values()]) for at in (0, -1))
     alt = f"Costs of {len(histories)} sub-networks, in the median {first:.4g} at first, "
     alt += f"{last:.4g} at last, against "
     return {
-        "cost_by_evaluation": figures.cost_curves(histories, alt + "evaluations", by_time=False),
-        "cost_by_time": figures.cost_curves(histories, alt + "CPU seconds", by_time=True),
+        "by_evaluation": figures.cost_curves(histories, alt + "evaluations", by_time=False),
+        "by_time": figures.cost_curves(histories, alt + "CPU seconds", by_time=True),
     }
 
 
 def _of_glue(
     run: Run,
     each: int,
-    n_glued: int,
+    n_images: int,
     sizes: list[int],
     accuracies: list[list[float]],
     path: RidgePath,
-) -> dict[str, str]:
+) -> dict[str, Any]:
     network, k = run.network, len(run.network.classes)
-    m, n_used = network.units.n_cells, len(path.mean_Phi)
-    cut = f" These are the first {n_used:,} of all {len(network.A) - 1:,} columns, to save time."
+    m = network.units.n_cells
     values = np.sqrt(path.eigenvalues[::-1])
     alt = f"{len(values):,} singular values from {values[0]:.3g} down; rank {path.rank:,}"
-    blanks = {
-        "n_glued": f"{n_glued:,}",
-        "n_columns": f"{n_used:,}",
-        "spectrum_rank": f"{path.rank:,}",
-        "singular": figures.singular_values(values, path.rank, alt),
-        "cut": cut if n_used < len(network.A) - 1 else "",
-        "random": "" if len(accuracies) < 2 else "Squares: as many random units, not trained.",
-    }
+    curve = None
     if sizes:
         points = zip(sizes, accuracies[0], strict=True)
-        alt = ", ".join(f"{100 * share:.2f} % with {size}" for size, share in points)
+        of_sizes = ", ".join(f"{100 * share:.2f} % with {size}" for size, share in points)
         fixed = network.n_parameters - network.W.size - network.A.size + k
         names = ("trained units", "random units") if len(accuracies) > 1 else ("random units",)
-        blanks["glued"] = figures.glue_curve(
+        curve = figures.glue_curve(
             sizes, dict(zip(names, accuracies, strict=True)),
-            f"Test accuracy by number of sub-networks: {alt}",
+            f"Test accuracy by number of sub-networks: {of_sizes}",
             n_test=run.metrics["n_test"], whole=run.metrics["test_accuracy"],
             parameters=(fixed, each * (network.units.n_weights + m * k)),
         )  # fmt: skip
-    return blanks
+    return {
+        "n_images": n_images,
+        "n_columns": len(path.mean_Phi),
+        "n_all_columns": len(network.A) - 1,
+        "rank": path.rank,
+        "singular": figures.singular_values(values, path.rank, alt),
+        "with_random": len(accuracies) > 1,
+        "curve": curve,
+    }
 
 
-def _of_test(network: Network, test: ImageSet, n_jobs: int) -> dict[str, str]:
+def _of_test(network: Network, test: ImageSet, n_jobs: int) -> dict[str, Any]:
     outputs = network.decision_function(test.images, n_jobs=n_jobs)
     sure = probabilities(outputs, network.output_layer, network.temperature)
-    given, names, k = outputs.argmax(axis=1), network.classes.astype(str), len(network.classes)
+    given, k = outputs.argmax(axis=1), len(network.classes)
+    names = network.classes.astype(str).tolist()
     counts = np.bincount(test.labels * k + given, minlength=k * k).reshape(k, k)
     off = np.where(np.eye(k, dtype=bool), 0, counts)
-    worst = [divmod(i, k) for i in np.argsort(-off, axis=None, kind="stable")[:3].tolist()]
-    often = [f"{names[i]} taken for {names[j]} ({off[i, j]:,})" for i, j in worst if off[i, j]]
+    most = [divmod(i, k) for i in np.argsort(-off, axis=None, kind="stable")[:3].tolist()]
+    often = [f"{names[i]} taken for {names[j]} ({off[i, j]:,})" for i, j in most if off[i, j]]
     curve = calibration_curve(sure, test.labels)
     alt = ", ".join(f"{100 * r:.0f} % at {100 * s:.0f} %" for _, s, r in zip(*curve, strict=True))
     wrong = np.flatnonzero(given != test.labels)
     wrong = wrong[np.argsort(-sure[wrong, given[wrong]], kind="stable")]
     images: Any = test.images[wrong[:MOST_WRONG]]
-    most = 255 if images.dtype == np.uint8 else images.max(initial=0)
-    shown = []
+    white = 255 if images.dtype == np.uint8 else images.max(initial=0)
+    wrongest = []
     for number, pixels in zip(wrong.tolist(), images, strict=False):
         label, true = names[given[number]], names[test.labels[number]]
-        share = f"{100 * sure[number, given[number]]:.1f} %"
-        said = f"Test image {number}: taken for {label} with {share}, true label {true}"
-        picture = figures.image(pixels, said, min(0, pixels.min()), most)
-        label, true = html.escape(label), html.escape(true)
-        share = share.replace(" ", "&nbsp;")
-        shown.append(f"<li>{picture}<span><b>{label}</b> {share}</span><span>true: {true}</span>")
+        share = sure[number, given[number]]
+        said = f"taken for {label} with {100 * share:.1f} %, true label {true}"
+        picture = figures.image(pixels, f"Test image {number}: {said}", min(0, pixels.min()), white)
+        wrongest.append((picture, label, share, true))
     return {
-        "n_wrong": f"{len(wrong):,}",
-        "wrongest": "".join(shown),
-        "confusion": figures.confusion(counts, names.tolist()),
-        "confused": html.escape(f"Most often: {', '.join(often)}." if often else ""),
+        "n_wrong": len(wrong),
+        "wrongest": wrongest,
+        "confusion": figures.confusion(counts, names),
+        "confused": often,
         "calibration": figures.calibration(*curve, f"Correct by probability: {alt}"),
     }
 
 
-def _of_units(network: Network) -> dict[str, str]:
+def _of_units(network: Network) -> dict[str, Any]:
     units: Any = network.units
     sizes = np.linalg.norm(network.A[:-1].reshape(units.n_cells, len(network.W), -1), axis=(0, 2))
     order = np.argsort(-sizes, kind="stable")[:MOST_FILTERS].tolist()
@@ -264,48 +251,21 @@ def _of_units(network: Network) -> dict[str, str]:
     shape = network.image_shape if whole else units.windows.shape
     filters = units.effective_filters(network.W[order])[:, :-1].reshape(-1, *shape)
     pairs = list(zip(order, filters, strict=True))
-    in_colour = len(shape) == 3 and shape[0] == 3
-    blanks = {
-        "n_filters": str(len(order)),
-        "what": "the image" if whole else "each window of the image",
-        "shades": "colours are the three channels" if in_colour else "light is positive",
-        "filters": "".join(
-            f"<li>{figures.filter_image(f, f'Filter of unit {i}')}</li>" for i, f in pairs
-        ),
-    }
+    vectors = None
     if whole and units.kind != "dense":
         some = dict(pairs[:MOST_VECTORS])
         alt = f"Vectors of the units {', '.join(map(str, some))}"
-        blanks["vectors"] = figures.vectors(some, units.rank, alt)
-    return blanks
-
-
-def _filled(blanks: dict[str, str]) -> str:
-    """Fill the parts of the page for which there is something, and list them."""
-    head, *parts = re.split(r"(?m)^<!-- part ?(.*?) -->\n", _template("report.html"))
-    filled, contents = [head], []
-    for name, text in zip(parts[::2], parts[1::2], strict=True):
-        if set(Template(text).get_identifiers()) <= {*blanks, "contents"}:
-            if name:
-                place, title = name.split(": ")
-                contents.append(f'<li><a href="#{place}">{title}</a></li>')
-                text = f'<section id="{place}">\n<h2>{title}</h2>\n{text}</section>\n'
-            filled.append(text)
-    return Template("".join(filled)).substitute(blanks, contents="".join(contents))
-
-
-def _template(name: str) -> str:
-    return (resources.files("varpro_nn.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _rows(values: Iterable[Sequence[Any]]) -> str:
-    return "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(_said(value))}</td></tr>'
-        for name, value in values
-    )
+        vectors = figures.vectors(some, units.rank, alt)
+    return {
+        "whole": whole,
+        "in_colour": len(shape) == 3 and shape[0] == 3,
+        "filters": [figures.filter_image(f, f"Filter of unit {i}") for i, f in pairs],
+        "vectors": vectors,
+    }
 
 
 def _said(value: Any) -> str:
+    """Write a figure or a setting for the reader."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_said(entry)}" for name, entry in value.items())
     form = {int: ",", float: ".6g"}.get(type(value), "")

@@ -9,7 +9,8 @@ from numpy.testing import assert_array_equal
 from experiments.claims import bootstrap as table
 from experiments.claims.bootstrap import REFITS, cells, figures, mean, one_pass
 from varpro_nn import configure, load, train_network
-from varpro_nn.training.plan import streams, subnetwork_settings, training_part
+from varpro_nn.compute.compute import Compute
+from varpro_nn.training.plan import streams
 from varpro_nn.training.pseudo_labels import bootstrap
 
 
@@ -73,8 +74,8 @@ def test_a_mean_is_of_the_seeds_that_have_the_figure():
 def test_one_pass_is_the_pass_of_the_package(network, config, digits):
     row, after = one_pass(network, digits.test, config, "margin", 3)
     done = bootstrap(
-        network, digits.test.images, subnetwork_settings(config), rule="margin",
-        ridge=config.bootstrap_ridge, seed=3,
+        network, digits.test.images, config.subnetworks, Compute(), rule="margin",
+        ridge=config.bootstrap.ridge, seed=3,
     )  # fmt: skip
     assert_array_equal(after.W, done.network.W)
     assert row["agreement"] == done.agreement_with_guesses
@@ -127,7 +128,7 @@ def alone(guesses, seed):
     """Run the pass of the quick table by itself."""
     digits = load("digits")
     config = configure("paper", data=digits, n_units=40, n_subnetworks=2, seed=seed, **table.SMALL)
-    part = training_part(config, digits)
+    part = digits.train if config.n_train is None else digits.train.take(slice(config.n_train))
     start = train_network(config, part.images, part.labels, digits.classes)[0]
     row, _ = one_pass(start, digits.test, config, guesses, streams(config)["bootstrap"])
     return without_time(row)

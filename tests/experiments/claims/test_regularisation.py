@@ -8,7 +8,9 @@ import pytest
 
 from experiments.claims import regularisation
 from varpro_nn import VarProFunctional, configure, load, whole_image_units
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import one_hot
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.output.glue import glue
 from varpro_nn.training.layers import train_units
 
@@ -73,7 +75,7 @@ def test_rows_are_those_of_glues_by_themselves():
     config = config.with_options(ridge=2.0, weight_decay=0.3, max_nfev=2)
     train, held_out = digits.train.take(slice(600)), digits.train.take(slice(600, None))
     row = regularisation.measure(config, {"train": train, "held out": held_out}, 300, 10)
-    trained = train_units(config, train.images, train.labels, 10)
+    trained = train_units(config, TrainingSet(train.images, train.labels, 10), Compute())
     Phi = trained.units.features(trained.W, held_out.images)
     # 150 images a sub-network and lam = 2: C = 37.5; 300 images in the output layer: lam = 4.
     for layer, ridge in (("one C", 4.0), ("leave-one-out", regularisation.RIDGES)):

@@ -5,12 +5,11 @@ them (the caller compares digests, whatever the source) and does not store them.
 """
 
 import io
-import queue
 import socket
 import tempfile
 import threading
-import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -20,7 +19,6 @@ from varpro_nn.data.packed import archive_members, open_packed, read_limited
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30
-_DOWNLOAD_SECONDS = 1800
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +90,11 @@ class Mirror:
     def fetch(self, files: Sequence[DataFile], *, progress: bool) -> Contents:
         """Download file by file; see `Source`."""
         for file in files:
-            with tempfile.TemporaryDirectory(prefix="varpro_nn-") as folder:
-                path = Path(folder, f"{file.name}.gz")
-                _download(f"{self.url}{file.name}.gz", path, _packed_limit(file), progress)
-                with open_packed(path) as stream:
-                    yield file, read_limited(stream, file.size + 1)
+            with (
+                _downloaded(f"{self.url}{file.name}.gz", _packed_limit(file), progress) as path,
+                open_packed(path) as stream,
+            ):
+                yield file, read_limited(stream, file.size + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +119,7 @@ class MirrorArchive:
 
     def fetch(self, files: Sequence[DataFile], *, progress: bool) -> Contents:
         """Download and read the archive; see `Source`."""
-        with tempfile.TemporaryDirectory(prefix="varpro_nn-") as folder:
-            path = Path(folder, "archive")
-            _download(self.url, path, self.size_limit, progress)
+        with _downloaded(self.url, self.size_limit, progress) as path:
             yield from from_archive(path, files)
 
 
@@ -132,41 +128,42 @@ def _packed_limit(file: DataFile) -> int:
     return 2 * file.size + 4096
 
 
-class _LimitedFile(io.FileIO):
-    """A file to download into, that refuses to grow or to take for ever."""
+class _LimitedFile(io.BufferedWriter):
+    """A file for pooch to download into, that refuses to grow beyond a limit."""
 
     def __init__(self, path: Path, size_limit: int):
-        super().__init__(path, "w")
+        super().__init__(io.FileIO(path, "w"))
         self._left = size_limit
-        self._deadline = time.monotonic() + _DOWNLOAD_SECONDS
 
     def write(self, piece: bytes, /) -> int:  # type: ignore[override]
         self._left -= len(piece)
         if self._left < 0:
             msg = "the file is larger than it should be"
             raise SourceError(msg)
-        if time.monotonic() > self._deadline:
-            msg = f"not done after {_DOWNLOAD_SECONDS} s"
-            raise SourceError(msg)
-        written = super().write(piece)
-        if written != len(piece):
-            msg = "no space for the download"
-            raise SourceError(msg)
-        return written
+        return super().write(piece)
 
 
-def _download(url: str, path: Path, size_limit: int, progress: bool) -> None:
+@contextmanager
+def _downloaded(url: str, size_limit: int, progress: bool) -> Iterator[Path]:
+    """Download to a temporary file.
+
+    ``pooch.retrieve`` is no help here: it checks the file as the server packs it, of which mirrors
+    have different ones, and it has no limit of size.
+    """
     import pooch
 
     _check_connection(url)
     downloader = pooch.HTTPDownloader(
         progressbar=progress, chunk_size=1 << 16, timeout=(_CONNECT_SECONDS, _READ_SECONDS)
     )
-    try:
-        with _LimitedFile(path, size_limit) as file:
-            downloader(url, file, None)
-    except ValueError as error:  # an answer with headers that make no sense
-        raise SourceError(str(error)) from error
+    with tempfile.TemporaryDirectory(prefix="varpro_nn-") as folder:
+        path = Path(folder, url.rpartition("/")[2])
+        try:
+            with _LimitedFile(path, size_limit) as file:
+                downloader(url, file, None)
+        except ValueError as error:  # an answer with headers that make no sense
+            raise SourceError(str(error)) from error
+        yield path
 
 
 def _check_connection(url: str) -> None:
@@ -180,27 +177,25 @@ def _check_connection(url: str) -> None:
     if get_environ_proxies(url):
         return  # only the proxy can tell
     server = urlsplit(url)
-    address = (server.hostname or "", server.port or 443)
-    answers: queue.SimpleQueue[OSError | None] = queue.SimpleQueue()
+    faults: list[OSError] = []
 
     def connect() -> None:
+        address = (server.hostname or "", server.port or 443)
         try:
             socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
         except OSError as error:
-            answers.put(error)
-        else:
-            answers.put(None)
+            faults.append(error)
 
     # A daemon: a lookup cannot be interrupted, and must not hold up the end of the program.
-    threading.Thread(target=connect, daemon=True).start()
-    try:
-        error = answers.get(timeout=_CONNECT_SECONDS)
-    except queue.Empty:
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_CONNECT_SECONDS)
+    if thread.is_alive():
         msg = f"no connection within {_CONNECT_SECONDS} s"
-        raise SourceError(msg) from None
-    if error is not None:
-        msg = f"no connection: {error.strerror or error}"
-        raise SourceError(msg) from error
+        raise SourceError(msg)
+    if faults:
+        msg = f"no connection: {faults[0].strerror or faults[0]}"
+        raise SourceError(msg) from faults[0]
 
 
 def from_archive(path: Path, files: Sequence[DataFile]) -> Contents:
