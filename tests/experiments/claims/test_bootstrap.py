@@ -1,6 +1,5 @@
 import json
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,7 +103,7 @@ def test_a_wide_network_agrees_with_plain_guesses_and_learns_nothing(digits):
     )
     part = digits.train.take(slice(100))
     poor = train_network(wide, part.images, part.labels, digits.classes)[0]
-    row, _ = one_pass(poor, digits.test, replace(wide, bootstrap_ridge=1e-6), REFITS[0], 0)
+    row, _ = one_pass(poor, digits.test, wide.with_options(bootstrap_ridge=1e-6), REFITS[0], 0)
     assert row["agreement"] == 1
     assert row["true_after"] == row["true_before"] < 0.9
 
