@@ -17,7 +17,20 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, default=1, metavar="N", help="seeds of each random test")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test that asks for ``rng`` seed 0, or as many as ``--seeds`` or its mark says."""
+    if "rng" in metafunc.fixturenames:
+        marks = metafunc.definition.iter_markers("seeds")
+        n_seeds = max(metafunc.config.getoption("seeds"), *(mark.args[0] for mark in marks), 1)
+        seeds = range(n_seeds)
+        metafunc.parametrize("rng", seeds, indirect=True, ids=[f"seed{seed}" for seed in seeds])
+
+
+@pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     return np.random.default_rng(request.param)
 

@@ -32,11 +32,19 @@ def _networks():
         itertools.cycle([1, 2]),
         strict=False,
     )
-    kinds = ("dense", "bilinear", "quadratic", "tensor")
-    places = ("whole image", "windows", "whitened", "components")
-    for place, colour, kind in itertools.product(places, SHAPES, kinds):
-        if place == "components" and kind != "dense":
-            continue
+    # Scalarisations are folded into filters: each once a place, in one of the shapes.
+    folded = {
+        "whole image": (("grey", "quadratic"), ("colour", "bilinear"), ("colour", "tensor")),
+        "windows": (("grey", "bilinear"), ("grey", "tensor"), ("colour", "quadratic")),
+        "whitened": (("grey", "bilinear"), ("colour", "quadratic"), ("colour", "tensor")),
+        "components": (),  # of dense units alone
+    }
+    kinds = [
+        (place, colour, kind)
+        for place, others in folded.items()
+        for colour, kind in (("grey", "dense"), ("colour", "dense"), *others)
+    ]
+    for place, colour, kind in kinds:
         activation, (layer, temperature), views, rank = next(cycle)
         shape = SHAPES[colour]
         images = images_of(shape, 30, seed=2)

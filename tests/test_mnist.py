@@ -122,14 +122,16 @@ GLUE = """
 import resource, sys
 import numpy as np
 from varpro_nn import whole_image_units
-from varpro_nn.output.glue import glue
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.output.ridge_fit import fit_ridge
 
 with np.load("train.npz") as file:
     images, labels = file["images"], file["labels"]
 n = int(sys.argv[1])
 units = whole_image_units("bilinear", (28, 28), 2000)
 W = units.init(images[:1000], np.random.default_rng(0)).astype(np.float32)
-glue(units, W, images[:n], labels[:n], 10)
+fit_ridge(units, W, TrainingSet(images[:n], labels[:n], 10), Compute())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -19,7 +19,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import varpro_nn
-from varpro_nn import GlueState, Network, configure, load
+from varpro_nn import Network, RidgeLayer, configure, load
 from varpro_nn.__main__ import main as main_of_commands
 from varpro_nn.train import main
 from varpro_nn.training.config import TrainConfig
@@ -207,7 +207,7 @@ def test_verbose_says_what_every_sub_network_came_to(tmp_path, caplog):
         )
     said = [record.getMessage() for record in caplog.records]
     assert sum(line.startswith("sub-network") and "cost" in line for line in said) == 2
-    assert any(line.startswith("glue, ridge") for line in said)
+    assert any(line.startswith("ridge layer, penalty") for line in said)
 
 
 def test_a_finished_run_is_not_measured_again(tmp_path, capsys):
@@ -532,10 +532,10 @@ def test_the_glue_is_kept_if_asked_for(tmp_path, capsys):
     assert main(["digits", *SMALL, "--keep-glue", "--output", str(folder), "--quiet"]) == 0
     metrics = strict(capsys.readouterr().out)
     network = Network.load(folder / "model.npz")
-    state = GlueState.load(folder / "glue.npz")
-    assert state.n_images == 400
-    assert_array_equal(state.W, network.W)
-    assert_array_equal(state.solve(metrics["output_penalty"]), network.A)
+    layer = RidgeLayer.load(folder / "glue.npz")
+    assert layer.n_images == 400
+    assert_array_equal(layer.W, network.W)
+    assert_array_equal(layer.solve(metrics["output_penalty"]), network.A)
 
 
 def on_a_terminal(*argv, folder):

@@ -14,7 +14,7 @@ import reference
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logit
 
-from varpro_nn.units import Units, patch_units, whole_image_units
+from varpro_nn.units import Units, whole_image_units
 from varpro_nn.varpro.functional import VarProFunctional
 
 PREACTIVATION = {"logistic": logit, "tanh": np.arctanh}
@@ -224,22 +224,12 @@ class CountingUnits:
 
 
 PROBLEMS: dict[str, tuple[Units, tuple[int, ...], int]] = {
-    # units, shape of one input, targets
-    "quadratic": (whole_image_units("quadratic", (4, 4), 3), (4, 4), 3),
+    # units, shape of one input, targets: a functional sees n_units, n_cells, n_weights and arrays
     "bilinear": (whole_image_units("bilinear", (3, 4), 3), (3, 4), 3),
-    "rank2": (whole_image_units("bilinear", (3, 3), 2, rank=2, activation="tanh"), (3, 3), 2),
-    "colour": (whole_image_units("tensor", (3, 3, 3), 2, gain=0.5), (3, 3, 3), 2),
-    "dense": (whole_image_units("dense", (2, 3), 2, activation="tanh"), (2, 3), 4),
     "one_target": (whole_image_units("bilinear", (3, 3), 3), (3, 3), 1),
-    "cells": (CellUnits(2, 3, 4), (3, 4), 3),
-    "exponential": (ExponentialUnits(2), (), 2),
-    # Of a gain at which the means over cells are not all alike.
-    "patches": (patch_units("dense", (5, 5), 2, window=3, grid=2, gain=2.0), (5, 5), 3),
-    "patches_bilinear": (
-        patch_units("bilinear", (5, 4), 2, window=3, grid=2, rank=2, activation="tanh", gain=2.0),
-        (5, 4),
-        2,
-    ),
+    "few_cells": (CellUnits(2, 2, 4), (2, 4), 5),  # m^2 <= k
+    "cells": (CellUnits(2, 3, 4), (3, 4), 3),  # m^2 > k
+    "exponential": (ExponentialUnits(2), (), 2),  # no images
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -248,8 +238,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no_constant": {"constant": False, "fixed": 1},
     "no_constant_penalised": {"constant": False, "ridge": 0.2, "weights": True},
 }
-EVERY_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS)
-EVERY_SETTING = pytest.mark.parametrize("setting", SETTINGS)
+EVERY_CASE = pytest.mark.parametrize(
+    ("problem", "setting"),
+    [(problem, "weighted") for problem in PROBLEMS]
+    + [(problem, setting) for problem in ("bilinear", "cells") for setting in SETTINGS
+       if setting != "weighted"],
+)  # fmt: skip
+"""Each problem with all that a functional takes, and each setting with one cell and with more."""
 
 
 def inputs_of(problem: str, rng: np.random.Generator, n: int = 24) -> np.ndarray:

@@ -18,7 +18,7 @@ from varpro_nn.data import Dataset, load
 from varpro_nn.errors import VarProError
 from varpro_nn.exporters import to_c, to_html, to_onnx
 from varpro_nn.model.network import Network
-from varpro_nn.output.glue_state import GlueState
+from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.layers import train_network
 from varpro_nn.training.pipeline import Run, run
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Dataset",
     "FitReport",
-    "GlueState",
     "Network",
+    "RidgeLayer",
     "Run",
     "TrainConfig",
     "Units",

@@ -16,7 +16,7 @@ from experiments.shared.processes import child
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import load
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.output.glue import glue
+from varpro_nn.output.ridge_fit import fit_ridge
 from varpro_nn.training.resources import peak_memory_mib
 from varpro_nn.units import whole_image_units
 
@@ -27,13 +27,13 @@ def measure(n_images: int, n_units: int, n_jobs: int) -> dict[str, float]:
     units = whole_image_units("bilinear", train.images.shape[1:], n_units)
     W = units.init(train.images[:2000], np.random.default_rng(0)).astype(np.float32)
     before = peak_memory_mib()
-    report = glue(units, W, train, Compute(n_jobs))
+    layer = fit_ridge(units, W, train, Compute(n_jobs))
     return {
         "n_images": n_images,
         "before_mib": before,
         "peak_mib": peak_memory_mib(),
-        "ridge": report.ridge,
-        "loo_error": min(report.loo_error),
+        "ridge": layer.penalty,
+        "loo_error": min(layer.error_rates),
     }
 
 

@@ -159,9 +159,9 @@ def primal(problem: Problem, ks: list[int], n_jobs: int) -> Iterator[dict[str, A
             for rows in block_slices(len(images), q):
                 yield rows, problem.columns(W, images[rows], executor)
 
-        sums = GramAccumulator(q, problem.tau.shape[1], executor)
+        sums = GramAccumulator(q, problem.tau.shape[1])
         for rows, Phi in blocks(problem.train):
-            sums.add(Phi, problem.tau[rows])
+            sums.add(Phi, problem.tau[rows], executor=executor)
         summed = time.process_time()
         path = sums.path(keep=False)
         solved = time.process_time()
@@ -195,7 +195,7 @@ def dual(problem: Problem, ks: list[int], n_jobs: int) -> Iterator[dict[str, Any
     images, test, n = problem.train, problem.test.images, len(problem.train)
     clock = time.process_time
     with thread_pool(n_jobs) as executor:
-        kernel = KernelAccumulator(n, executor)
+        kernel = KernelAccumulator(n)
         cross = np.zeros((len(test), n))
         fit = on_test = 0.0
 
@@ -216,7 +216,7 @@ def dual(problem: Problem, ks: list[int], n_jobs: int) -> Iterator[dict[str, Any
                 tiles = column_tiles(len(test))
                 run_tiles(executor, partial(add_product, of_test, Phi), tiles)
                 end = clock()
-                kernel.add(Phi)
+                kernel.add(Phi, executor)
                 fit += middle - start + clock() - end
                 on_test += end - middle
             if k not in ks:

@@ -43,7 +43,8 @@ from varpro_nn import Network, TrainConfig, configure, load
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import ImageSet
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.output.glue import RIDGES, glue
+from varpro_nn.output.ridge_fit import fit_ridge
+from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.training.layers import train_units
 from varpro_nn.training.metrics import accuracy
 
@@ -100,7 +101,7 @@ def measure(config: TrainConfig, parts: dict[str, ImageSet], n_glue: int, k: int
         of_layer = training.take(slice(n_glue))
         C = c_of(config.subnetworks.ridge, config.subnetworks.images_per_subnetwork)
         fitted = [
-            glue(trained.units, trained.W, of_layer, Compute(), ridge=ridge)
+            fit_ridge(trained.units, trained.W, of_layer, Compute(), ridge=ridge)
             for ridge in (penalty_of(C, n_glue), RIDGES)
         ]
         row: Row = {"cpu_seconds": time.process_time() - start}
@@ -112,7 +113,7 @@ def measure(config: TrainConfig, parts: dict[str, ImageSet], n_glue: int, k: int
         for name, report in zip(LAYERS, fitted, strict=True):
             row[name] = {
                 "n_parameters": trained.W.size + report.A.size,
-                "ridge": report.ridge,
+                "ridge": report.penalty,
                 "norm_W": float(np.linalg.norm(trained.W)),
                 "norm_A": float(np.linalg.norm(report.A[:-1])),
             }

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from varpro_nn import GlueState, Network, whole_image_units
+from varpro_nn import Network, RidgeLayer, whole_image_units
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.cifar import read_cifar_binary
 from varpro_nn.data.folder import read_folder
@@ -82,14 +82,14 @@ def reader(name: str, folder: Path) -> tuple[Callable[[bytes], Any], type[Except
         Network(units, W, rng.standard_normal((3, 3)), np.arange(3), (4, 4)).save(path)
         read = partial(Network.load, path)
     elif name == "glue":
-        GlueState(units, W, 3).add_images(images[:2], [0, 1]).save(path)
+        RidgeLayer(units, W, 3).add_images(images[:2], [0, 1]).save(path)
         more = [pieces(path.read_bytes())]  # rows; the next are sums
-        GlueState(units, W, 3).add_images(images, np.arange(12) % 3).save(path)
+        RidgeLayer(units, W, 3).add_images(images, np.arange(12) % 3).save(path)
 
         def read() -> None:
-            state = GlueState.load(path)
-            if state.n_images:
-                state.solve(1.0)  # what can be read can be used
+            layer = RidgeLayer.load(path)
+            if layer.n_images:
+                layer.solve(1.0)  # what can be read can be used
     elif name == "shard":
         shards = Shards(folder, {"seed": 0})
         settings = SubnetworkSettings(n_subnetworks=1, images_per_subnetwork=12, max_nfev=2)

@@ -49,14 +49,13 @@ def test_training_images_stay_on_disk(folder):
     assert dataset.digest == in_memory(dataset).digest
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
 @pytest.mark.parametrize(
-    "settings",
+    ("folder", "n_jobs", "settings"),
     [
-        {"recipe": "bilinear"},
-        {"recipe": "tiny", "n_copies": 0, "max_nfev": 2, "whitening": 0.1, "n_train": 700},
+        ("npy", 2, {"recipe": "bilinear"}),
+        ("idx", 1, {"recipe": "tiny", "n_copies": 0, "whitening": 0.1, "n_train": 700}),
     ],
-    ids=["bilinear", "tiny"],
+    indirect=["folder"],
 )
 def test_no_bit_depends_on_where_the_images_are(settings, n_jobs, folder):
     dataset = load(folder)
@@ -76,6 +75,7 @@ def test_a_part_of_the_images_is_on_disk_too(folder):
     )
 
 
+@pytest.mark.parametrize("folder", ["npy"], indirect=True)
 def test_command_line(folder, tmp_path, capsys):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     out = str(tmp_path / "run")
@@ -90,7 +90,7 @@ def test_recipes_make_no_copies_of_images_on_disk(folder):
 
 
 def test_more_columns_than_images(folder):
-    """The dual form of the glue takes all images at a time."""
+    """The dual form of the ridge layer takes all images at a time."""
     dataset = load(folder)
     config = configure(
         "bilinear", data=dataset, n_units=120, n_subnetworks=1, n_train=60, max_nfev=2

@@ -7,10 +7,12 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from varpro_nn import Network, whole_image_units
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data import images_on_disk
 from varpro_nn.data.images_on_disk import ImagesOnDisk
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.output import features
-from varpro_nn.output.glue import glue
+from varpro_nn.output.ridge_fit import fit_ridge
 
 
 @pytest.fixture(params=["uint8", "<f4", "<f8"])
@@ -92,7 +94,7 @@ def test_memory_does_not_depend_on_the_number_of_images(tmp_path, monkeypatch):
     """Sums, leave-one-out errors and outputs go block by block; labels alone are all there."""
     monkeypatch.setattr(features, "BLOCK_BYTES", 2**16)
     monkeypatch.setattr(images_on_disk, "BLOCK_BYTES", 2**16)
-    monkeypatch.setattr("varpro_nn.output.glue.MOST_LEFT_OUT", 500)
+    monkeypatch.setattr("varpro_nn.output.ridge_fit.MOST_LEFT_OUT", 500)
     rng = np.random.default_rng(0)
     units = whole_image_units("bilinear", (28, 28), 20)
     W = rng.standard_normal((20, 57)).astype(np.float32)
@@ -102,7 +104,7 @@ def test_memory_does_not_depend_on_the_number_of_images(tmp_path, monkeypatch):
         images = ImagesOnDisk(tmp_path / "images", 0, (n, 28, 28), np.dtype(np.uint8))
         labels = np.arange(n) % 10
         tracemalloc.start()
-        A = glue(units, W, images, labels, 10).A
+        A = fit_ridge(units, W, TrainingSet(images, labels, 10), Compute()).A
         Network(units, W, A, np.arange(10), (28, 28)).predict_codes(images)
         peaks.append(tracemalloc.get_traced_memory()[1] - labels.nbytes)
         tracemalloc.stop()

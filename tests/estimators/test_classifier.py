@@ -19,6 +19,7 @@ from varpro_nn import VarProClassifier, configure, train_network
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.estimators.base import SETTINGS
+from varpro_nn.output.fit import fit_output_layer
 
 SMALL = {
     "recipe": "bilinear", "n_units": 30, "n_subnetworks": 3, "max_nfev": 4,
@@ -181,8 +182,6 @@ def test_weights_are_repetitions(layer, digits):
         "standardise": False,
     }  # fmt: skip
     weighted = VarProClassifier(**settings).fit(X, y, sample_weight=times)
-    from varpro_nn.output.output_layer import fit_output_layer
-
     images = (X / X[times > 0].max()).reshape(-1, 8, 8).astype(np.float32)
     network = weighted.network_
     mean = times[times > 0].mean()  # weights on any scale mean the same
@@ -247,7 +246,7 @@ def test_a_fit_that_fails_leaves_the_last_one(digits, fitted):
     batches = VarProClassifier(**SMALL).partial_fit(X[:300], y[:300], classes=np.arange(10))
     with pytest.raises(ValueError, match=r"same length"):
         batches.fit(X, y[:-1])
-    assert batches.glue_state_.n_images == 300
+    assert batches.ridge_layer_.n_images == 300
 
 
 # --- one batch after the other, warm start -----------------------------------------------
@@ -262,12 +261,13 @@ def test_partial_fit_keeps_the_units_and_refits_the_layer_on_all(digits):
     W, first = classifier.network_.W, classifier.score(Z, z)
     classifier.partial_fit(X[400:800], y[400:800]).partial_fit(X[800:], y[800:])
     assert_array_equal(classifier.network_.W, W)
-    assert classifier.glue_state_.n_images == 1200
+    assert classifier.ridge_layer_.n_images == 1200
     assert classifier.score(Z, z) > first
-    from varpro_nn.output.glue import glue
+    from varpro_nn.output.ridge_fit import fit_ridge
 
     images = (X / X[:400].max()).reshape(-1, 8, 8).astype(np.float32)
-    A = glue(classifier.network_.units, W, TrainingSet(images, y, 10), Compute(1), ridge=1.0).A
+    training = TrainingSet(images, y, 10)
+    A = fit_ridge(classifier.network_.units, W, training, Compute(), ridge=1.0).A
     assert_allclose(classifier.network_.A, A, atol=1e-3 * np.abs(A).max())
     with pytest.raises(ValueError, match=r"class_weight must be None with partial_fit"):
         VarProClassifier(**SMALL, class_weight="balanced").partial_fit(X, y, classes=np.arange(10))

@@ -14,8 +14,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from reference import folded_probabilities
 
-import varpro_nn
-from varpro_nn import Network, patch_units, whole_image_units
+from varpro_nn import (
+    Network,
+    configure,
+    exporters,
+    load,
+    patch_units,
+    run,
+    whole_image_units,
+)
 from varpro_nn.data import read_images
 from varpro_nn.exporters.folded import fold
 from varpro_nn.exporters.page import drawing, policy, to_html
@@ -65,7 +72,7 @@ def model_of(network):
 
 def in_node(cases):
     """Probabilities of (network, images) each, by one process of node."""
-    script = Path(varpro_nn.__file__).parent / "exporters" / "templates" / "predict.js"
+    script = Path(exporters.__file__).parent / "templates" / "predict.js"
     plain = [
         {
             "model": model_of(network),
@@ -169,8 +176,8 @@ def test_what_cannot_be_drawn(tmp_path):
 
 @pytest.fixture(scope="module")
 def digits():
-    data = varpro_nn.load("digits")
-    return varpro_nn.run(varpro_nn.configure("tiny", data="digits"), data, n_jobs=1).network
+    data = load("digits")
+    return run(configure("tiny", data="digits"), data, n_jobs=1).network
 
 
 def shown(tab, network):

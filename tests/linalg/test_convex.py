@@ -123,8 +123,7 @@ def test_softmax_is_the_logistic_regression_of_scikit_learn(k, penalty, rng):
     assert_allclose(found[-1], constants - constants.mean(), atol=atol)
 
 
-@EVERY_LOSS
-@pytest.mark.parametrize("penalty", [0.1, 10.0])
+@pytest.mark.parametrize(("loss", "penalty"), [("softmax", 0.1), ("hinge", 10.0)])
 def test_at_the_end_the_plain_cost_has_no_slope(loss, penalty, rng):
     """Of a convex cost that is the optimum."""
     Phi, labels, start = problem(rng, n=60, q=3)
@@ -279,8 +278,7 @@ def test_without_columns_the_probabilities_are_the_shares(rng):
 # --- the way there -----------------------------------------------------------------------
 
 
-@EVERY_LOSS
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("loss", "dtype"), [("softmax", np.float32), ("hinge", np.float64)])
 def test_threads_and_memory_maps_change_no_bit(loss, dtype, rng, tmp_path):
     """More rows than a block and more columns than a tile."""
     n, q = ROWS + 500, 530

@@ -38,9 +38,9 @@ def column_blocks(Phi, block_size=None):
 
 
 def dual_of(Phi, tau, block_size=None, executor=None) -> DualPath:
-    sums = KernelAccumulator(len(Phi), executor)
+    sums = KernelAccumulator(len(Phi))
     for block in column_blocks(Phi, block_size):
-        sums.add(block)
+        sums.add(block, executor)
     return sums.path(tau)
 
 

@@ -6,6 +6,7 @@ import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
 from varpro_nn.linalg import GramAccumulator, RidgePath, column_tiles, left_out_errors
+from varpro_nn.linalg.ridge import spread
 
 RIDGES = np.array([1e-3, 0.1, 1.0, 30.0])
 
@@ -26,9 +27,9 @@ def blocks(Phi, tau, weights, block_size=None):
 
 
 def path_of(Phi, tau, weights=None, block_size=None, executor=None) -> RidgePath:
-    sums = GramAccumulator(Phi.shape[1], tau.shape[1], executor)
+    sums = GramAccumulator(Phi.shape[1], tau.shape[1])
     for block in blocks(Phi, tau, weights, block_size):
-        sums.add(*block)
+        sums.add(*block, executor)
     return sums.path()
 
 
@@ -92,6 +93,18 @@ def test_weights_are_numbers_of_copies(rng):
     assert_allclose(weighted.sum_weights, counts.sum())
     for ridge in (0.0, 1.0):
         assert_allclose(weighted.solve(ridge), copied.solve(ridge), rtol=1e-9, atol=1e-12)
+
+
+def test_columns_that_do_not_vary_stay_as_they_are():
+    deviation, mean = np.array([2.0, 1e-9, 0.0, 1e-9]), np.array([1.0, 1.0, 0.0, 0.0])
+    assert_array_equal(spread(deviation, mean), [2.0, 1.0, 1.0, 1e-9])
+
+
+def test_a_perfect_fit_has_no_error_left(rng):
+    """Generalised cross-validation is zero to rounding, and never below."""
+    Phi, _, _ = problem(rng)
+    path = path_of(Phi, Phi @ rng.standard_normal((6, 3)) + 2.0)
+    assert 0 <= path.generalised_cross_validation(0.0) < 1e-12
 
 
 @pytest.mark.parametrize("case", ["duplicated", "constant_column", "fewer_rows", "all_constant"])
@@ -193,9 +206,9 @@ def test_result_is_bitwise_the_same_for_any_number_of_threads(dtype):
 def test_a_fault_in_a_thread_is_raised(rng):
     Phi, tau, _ = problem(rng)
     with ThreadPoolExecutor(2) as executor:
-        sums = GramAccumulator(6, 5, executor)  # tau has 3 columns
+        sums = GramAccumulator(6, 5)  # tau has 3 columns
         with pytest.raises(ValueError, match="broadcast"):
-            sums.add(Phi, tau)
+            sums.add(Phi, tau, executor=executor)
 
 
 # --- edges -------------------------------------------------------------------------------

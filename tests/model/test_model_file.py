@@ -251,9 +251,9 @@ def same_or_refused(path, content, network):
     return True
 
 
-def test_every_truncation_is_refused(path):
+def test_truncations_are_refused(path):
     whole = contents(make(), path)
-    for length in range(len(whole)):
+    for length in (*range(0, len(whole), 3), *range(len(whole) - 40, len(whole))):
         path.write_bytes(whole[:length])
         refused(path)
 
@@ -262,12 +262,13 @@ def test_no_damaged_byte_changes_a_network(path):
     network = make()
     whole = contents(network, path)
     harmless = 0
-    for position in range(len(whole)):
+    positions = range(0, len(whole), 2)
+    for position in positions:
         damaged = bytearray(whole)
         damaged[position] ^= 1 << position % 8 if position % 3 else 0xFF
         harmless += same_or_refused(path, bytes(damaged), network)
     # Dates, attributes and version numbers of four members, in two places each.
-    assert harmless < 0.15 * len(whole)
+    assert harmless < 0.15 * len(positions)
 
 
 def test_no_damaged_byte_of_the_headers_of_a_larger_file_changes_it(path):
@@ -276,11 +277,10 @@ def test_no_damaged_byte_of_the_headers_of_a_larger_file_changes_it(path):
     whole = contents(network, path)
     starts = [i for i in range(len(whole)) if whole.startswith((b"PK", b"\x93NUMPY"), i)]
     positions = {i for start in starts for i in range(start, min(start + 140, len(whole)))}
-    for position in sorted(positions):
-        for mask in (0xFF, 1 << position % 8, 0x07):
-            damaged = bytearray(whole)
-            damaged[position] ^= mask
-            same_or_refused(path, bytes(damaged), network)
+    for number, position in enumerate(sorted(positions)):
+        damaged = bytearray(whole)
+        damaged[position] ^= (0xFF, 1 << position % 8, 0x07)[number % 3]
+        same_or_refused(path, bytes(damaged), network)
 
 
 @pytest.mark.parametrize("made", ["whole images", "patches"])

@@ -10,11 +10,6 @@ from varpro_nn.output import features
 from varpro_nn.units import WholeImageUnits, learn_whitening
 
 
-@pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
-def rng(request):
-    return np.random.default_rng(request.param)
-
-
 def make(rng, h=6, shape=(4, 5), classes=("a", "bb", "ccc"), **choices):
     units = whole_image_units("bilinear", shape, h, **choices)
     images = rng.random((50, *shape))

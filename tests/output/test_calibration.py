@@ -15,11 +15,6 @@ from varpro_nn.output.calibration import (
 )
 
 
-@pytest.fixture(params=[0, 1])
-def rng(request):
-    return np.random.default_rng(request.param)
-
-
 @pytest.mark.parametrize("temperature", [0.05, 1.0, 30.0])
 def test_a_temperature_is_found_again(temperature, rng):
     z = rng.standard_normal((20_000, 4)) * 2

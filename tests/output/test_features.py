@@ -5,8 +5,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from varpro_nn import whole_image_units
 from varpro_nn.linalg import column_tiles
+from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output import features
-from varpro_nn.output.features import block_features, block_slices, workers
+from varpro_nn.output.features import block_features, block_slices, feature_blocks
 
 
 class TwoCells:
@@ -21,11 +22,6 @@ class TwoCells:
         cells = [inputs[:, :, :2].reshape(len(inputs), -1) @ W.T]
         cells.append(inputs[:, :, 2:].reshape(len(inputs), -1) @ W.T)
         return np.concatenate(cells, axis=1)
-
-
-@pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
-def rng(request):
-    return np.random.default_rng(request.param)
 
 
 def test_column_c_h_plus_i_is_cell_c_of_unit_i(rng):
@@ -55,18 +51,36 @@ def test_threads_change_no_bit(rng):
     units = whole_image_units("bilinear", (8, 8), 10)
     W = rng.standard_normal((1300, 17)).astype(np.float32)
     images = rng.random((50, 8, 8))
-    with workers(1) as executor:
+    with thread_pool(1) as executor:
         assert executor is None
         one = block_features(units, W, images, executor)
     for n_jobs in (2, 3, 5):
-        with workers(n_jobs) as executor:
+        with thread_pool(n_jobs) as executor:
             assert_array_equal(block_features(units, W, images, executor), one)
 
 
 def test_an_error_in_a_thread_is_raised_here(rng):
     units = whole_image_units("bilinear", (8, 8), 10)
-    with workers(2) as executor, pytest.raises(ValueError, match="inputs must be images"):
+    with thread_pool(2) as executor, pytest.raises(ValueError, match="inputs must be images"):
         block_features(units, np.zeros((1300, 17), np.float32), rng.random((5, 8, 9)), executor)
+
+
+def test_blocks_are_the_features_of_their_images(rng, monkeypatch):
+    monkeypatch.setattr(features, "BLOCK_BYTES", 1)
+    units = whole_image_units("bilinear", (8, 8), 10)
+    W, images = rng.standard_normal((5, 17)), rng.integers(0, 256, (600, 8, 8), dtype=np.uint8)
+    whole = block_features(units, W, images)
+    found = list(feature_blocks(units, W, images))
+    assert [rows for rows, _ in found] == block_slices(600, 5)
+    assert_array_equal(np.concatenate([Phi for _, Phi in found]), whole)
+    chosen = [np.array([7, 3]), slice(590, None)]
+    for given, (rows, Phi) in zip(
+        chosen, feature_blocks(units, W, images, blocks=chosen), strict=True
+    ):
+        assert rows is given
+        assert_array_equal(Phi, whole[rows])
+    (first, *_) = feature_blocks(units, W, images, view=lambda block: block[..., ::-1])
+    assert_array_equal(first[1], block_features(units, W, images[:256, :, ::-1]))
 
 
 @pytest.mark.parametrize("n_columns", [0, 1, 5200, 10**6])
@@ -79,13 +93,13 @@ def test_blocks_cover_every_image_once_and_keep_to_the_bytes(n, n_columns):
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_one_thread_of_blas_among_workers(n_jobs):
+def test_one_thread_of_blas_among_threads(n_jobs):
     def counts():
         return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
     with threadpool_limits(2, user_api="blas"):
         before = counts()
-        with workers(n_jobs) as executor:
+        with thread_pool(n_jobs) as executor:
             assert (counts() if executor is None else executor.submit(counts).result()) == {1}
         assert counts() == before
 
@@ -98,7 +112,7 @@ def test_callers_that_overlap_share_one_limit_of_blas():
 
     with threadpool_limits(2, user_api="blas"):
         before = blas_threads()
-        first, second = workers(1), workers(2)
+        first, second = thread_pool(1), thread_pool(2)
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)

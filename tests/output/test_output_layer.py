@@ -9,13 +9,18 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import LogisticRegression
 
 from varpro_nn import load, whole_image_units
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import one_hot
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg import GramAccumulator
 from varpro_nn.linalg.convex import LOSSES, fit_linear
-from varpro_nn.output import feature_store, linear_fits, output_layer
-from varpro_nn.output.glue import RIDGES, glue
-from varpro_nn.output.output_layer import LAYERS, PENALTIES, OutputLayer, fit_output_layer
+from varpro_nn.output import feature_store, linear_fits, ridge_fit
+from varpro_nn.output import fit as fit_module
+from varpro_nn.output.fit import PENALTIES, fit_output_layer
+from varpro_nn.output.output_layer import LAYERS, OutputLayer
+from varpro_nn.output.ridge_fit import fit_ridge
+from varpro_nn.output.ridge_layer import RIDGES
 
 K = 3
 EVERY_LAYER = pytest.mark.parametrize("name", LAYERS)
@@ -52,11 +57,12 @@ def problem(rng, n=240, q=6, k=K):
     return Phi, labels
 
 
-def fit_columns(name, Phi, labels, k=K, **options):
-    """The output layer on given columns."""
+def fit_columns(name, Phi, labels, k=K, *, n_jobs=1, sample_weight=None, factor=1.0, **options):
+    """The output layer on given columns, times a factor."""
     q = Phi.shape[1]
-    W = np.eye(q, dtype=np.float32)
-    return fit_output_layer(name, PixelUnits(q), W, Phi[:, None], labels, k, **options)
+    W = factor * np.eye(q, dtype=np.float32)
+    training = TrainingSet(Phi[:, None], labels, k, sample_weight)
+    return fit_output_layer(name, PixelUnits(q), W, training, Compute(n_jobs), **options)
 
 
 def scaled(Phi):
@@ -68,7 +74,7 @@ def scaled(Phi):
 
 def by_split(monkeypatch, way):
     if way == "split":
-        monkeypatch.setattr(output_layer, "LARGEST_EIGENPROBLEM", 0)
+        monkeypatch.setattr(fit_module, "LARGEST_EIGENPROBLEM", 0)
 
 
 class Recorded:
@@ -158,20 +164,18 @@ def test_the_ridge_layer_is_ridge_regression(penalty, standardise, way, rng, mon
     assert found.n_iterations == 0
 
 
-def test_the_ridge_layer_is_the_glue(rng):
+def test_the_ridge_layer_is_the_one_with_leave_one_out_errors(rng):
     Phi, labels = problem(rng)
-    images = Phi[:, None]
+    training, W = TrainingSet(Phi[:, None], labels, K), np.eye(6, dtype=np.float32)
     for standardise in (False, True):
         found = fit_columns("ridge", Phi, labels, standardise=standardise)
-        report = glue(
-            PixelUnits(6), np.eye(6, dtype=np.float32), images, labels, K, standardise=standardise
-        )
-        assert_array_equal(found.A, report.A)
-        assert found.penalty == report.ridge
+        other = fit_ridge(PixelUnits(6), W, training, Compute(), standardise=standardise)
+        assert_array_equal(found.A, other.A)
+        assert found.penalty == other.penalty
         assert found.penalties == RIDGES
-        assert found.losses == report.loo_mse
-        assert found.error_rates == report.loo_error
-        assert found.error_rate == min(report.loo_error)
+        assert found.losses == other.losses
+        assert found.error_rates == other.error_rates
+        assert found.error_rate == min(other.error_rates)
         assert found.chosen_by == "leave-one-out"
 
 
@@ -310,7 +314,7 @@ def test_it_gains_on_the_ridge_layer_on_digits():
     W = units.init(train.images, np.random.default_rng(0)).astype(np.float32)
     wrong = {}
     for name in LAYERS:
-        A = fit_output_layer(name, units, W, train.images, train.labels, 10).A
+        A = fit_output_layer(name, units, W, TrainingSet.of(load("digits")), Compute()).A
         outputs = units.features(W, test.images) @ A[:-1] + A[-1]
         wrong[name] = np.mean(outputs.argmax(axis=1) != test.labels)
     assert wrong["softmax"] < 0.9 * wrong["ridge"]
@@ -366,16 +370,22 @@ def test_arguments_are_not_changed(name, rng):
 def test_features_that_are_not_finite_are_an_error(name, rng, monkeypatch):
     by_split(monkeypatch, "split")
     Phi, labels = problem(rng)
-    Phi[7, 2] = np.nan
-    with pytest.raises(NonFiniteError, match="features are NaN or infinite"):
-        fit_columns(name, Phi, labels)
+    Phi[7, 2] = 3e38
+    with (
+        pytest.raises(NonFiniteError, match="features are NaN or infinite"),
+        np.errstate(all="ignore"),
+    ):
+        fit_columns(name, Phi, labels, factor=2.0)
 
 
-def test_features_that_are_not_finite_are_an_error_of_the_glue_too(rng):
+def test_features_that_are_not_finite_are_an_error_of_leave_one_out_too(rng):
     Phi, labels = problem(rng)
-    Phi[7, 2] = np.nan
-    with pytest.raises(NonFiniteError, match="features are NaN or infinite"):
-        fit_columns("ridge", Phi, labels)
+    Phi[7, 2] = 3e38
+    with (
+        pytest.raises(NonFiniteError, match="features are NaN or infinite"),
+        np.errstate(all="ignore"),
+    ):
+        fit_columns("ridge", Phi, labels, factor=2.0)
 
 
 def test_an_unknown_layer_is_refused(rng):
@@ -561,3 +571,57 @@ def test_outputs_that_did_not_see_their_image_are_kept(name, rng):
 def test_weights_that_are_none(weights, match, rng):
     with pytest.raises(ValueError, match=match):
         fit_columns("ridge", *problem(rng), sample_weight=weights)
+
+
+# --- what the layer was fitted from -------------------------------------------------------
+
+
+@pytest.mark.parametrize("standardise", [False, True], ids=["plain", "standardised"])
+@pytest.mark.parametrize(
+    ("n", "form"), [(240, "sums"), (40, "rows")], ids=["more images", "fewer images"]
+)
+@RIDGE_WAYS
+@pytest.mark.parametrize("penalty", [None, 3.0], ids=["chosen", "given"])
+def test_sums_are_kept_without_another_pass(penalty, way, n, form, standardise, rng, monkeypatch):
+    """The layer that is kept is the one that was fitted, and goes on from there."""
+    by_split(monkeypatch, way)
+    monkeypatch.setattr(ridge_fit, "DUAL_BLOCK_BYTES", 4 * 40 * 7)  # the dual form in tiles
+    Phi, labels = problem(rng, n=n, q=60)
+    computed = []
+
+    def features_of(self, W, inputs):
+        computed.append(inputs.size)
+        return inputs.reshape(len(inputs), -1) @ W.T
+
+    monkeypatch.setattr(PixelUnits, "features", features_of)
+    options = {"penalty": penalty, "standardise": standardise}
+    plain = fit_columns("ridge", Phi, labels, **options)
+    alone, computed[:] = sum(computed), []
+    kept = fit_columns("ridge", Phi, labels, keep_sums=True, **options)
+    assert sum(computed) == alone
+    assert_same(kept, plain)
+    assert plain.ridge_layer is None
+    layer = kept.ridge_layer
+    assert layer.form == form
+    assert layer.n_images == n
+    scale = np.abs(kept.A).max()
+    found = layer.solve(kept.penalty, standardise=standardise)
+    outputs, expected = (Phi @ A[:-1] + A[-1] for A in (found, kept.A))
+    assert_allclose(outputs, expected, atol=1e-3)
+    assert_allclose(found, kept.A, atol=3e-2 * scale)
+    rest = slice(n // 4, None)
+    layer.remove_images(Phi[: n // 4, None], labels[: n // 4])
+    other = fit_columns("ridge", Phi[rest], labels[rest], penalty=3.0, standardise=False)
+    outputs, expected = (Phi @ A[:-1] + A[-1] for A in (layer.solve(3.0), other.A))
+    assert_allclose(outputs, expected, atol=1e-3)
+
+
+def test_sums_that_no_ridge_layer_holds_are_not_kept(rng):
+    Phi, labels = problem(rng)
+    for name, targets, weights in (
+        ("softmax", labels, None),
+        ("ridge", one_hot(labels, K), None),
+        ("ridge", labels, np.ones(240)),
+    ):
+        with pytest.raises(ValueError, match=r"keep_sums needs a ridge layer of class labels"):
+            fit_columns(name, Phi, targets, sample_weight=weights, keep_sums=True)

@@ -10,7 +10,8 @@ from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
-from varpro_nn.output.glue import RIDGES, glue
+from varpro_nn.output.ridge_fit import fit_ridge
+from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.training import layers, pipeline, schemes
 from varpro_nn.training.pseudo_labels import bootstrap
 
@@ -200,12 +201,13 @@ def test_the_saved_file_is_the_same_for_any_number_of_jobs(digits, done, tmp_pat
 def test_the_network_is_its_subnetworks_glued_on_all_images(done, digits):
     W = np.concatenate([s.W for s in done.subnetworks]).astype(np.float32)
     assert_array_equal(done.network.W, W)
-    report = glue(done.network.units, W, TrainingSet.of(digits, 400), Compute(), ridge=RIDGES)
+    report = fit_ridge(done.network.units, W, TrainingSet.of(digits, 400), Compute())
     assert_array_equal(done.network.A, report.A)
     layer = done.output_layer
     assert_array_equal(layer.A, report.A)
-    assert (layer.name, layer.penalty, layer.chosen_by) == ("ridge", report.ridge, "leave-one-out")
-    assert (layer.penalties, layer.error_rates) == (RIDGES, report.loo_error)
+    assert (layer.name, layer.chosen_by) == ("ridge", "leave-one-out")
+    assert layer.penalty == report.penalty
+    assert (layer.penalties, layer.error_rates) == (RIDGES, report.error_rates)
     assert layer.n_iterations == 0
 
 

@@ -9,6 +9,9 @@ from varpro_nn.units.patches import PatchUnits
 from varpro_nn.units.whitening import learn_whitening
 
 SHAPES = pytest.mark.parametrize("shape", [(9, 8), (2, 9, 8)], ids=["gray", "colour"])
+CASES = pytest.mark.parametrize(
+    ("shape", "contrast"), [((9, 8), None), ((2, 9, 8), 0.01)], ids=["gray", "colour-contrast"]
+)
 CONTRAST = pytest.mark.parametrize("contrast", [None, 0.01], ids=["as_is", "contrast"])
 
 
@@ -39,8 +42,9 @@ def covariance(P):
     return away.T @ away / len(P)
 
 
+@pytest.mark.seeds(2)
 @SHAPES
-@pytest.mark.parametrize("n_components", [None, 9, 4], ids=["zca", "pca9", "pca4"])
+@pytest.mark.parametrize("n_components", [None, 4], ids=["zca", "pca4"])
 def test_windows_drawn_anew_are_white(n_components, shape, rng):
     units = dense(shape)
     made = learn_whitening(
@@ -69,8 +73,7 @@ def test_zca_is_the_inverse_root_of_the_covariance(shape, contrast, rng):
     assert_allclose(made.whitening @ made.whitening @ shifted, np.eye(len(C)), atol=0.05)
 
 
-@CONTRAST
-@SHAPES
+@CASES
 def test_pca_is_zca_in_other_axes(shape, contrast, rng):
     """All components: an orthogonal matrix away; fewer: the first of them."""
     images, units, seed = pictures(rng, shape), dense(shape, contrast), int(rng.integers(2**31))
@@ -86,8 +89,7 @@ def test_pca_is_zca_in_other_axes(shape, contrast, rng):
     assert_array_equal(some, pca[:3])
 
 
-@CONTRAST
-@SHAPES
+@CASES
 def test_components_are_by_variance_and_have_a_sign(shape, contrast, rng):
     units = dense(shape, contrast)
     d = units.windows.n_pixels
@@ -101,7 +103,7 @@ def test_components_are_by_variance_and_have_a_sign(shape, contrast, rng):
     assert_allclose(variance, np.sort(variance)[::-1], rtol=0.1, atol=1e-9)
 
 
-@pytest.mark.parametrize("epsilon", [1e-3, 0.1, 10.0])
+@pytest.mark.parametrize("epsilon", [1e-3, 10.0])
 def test_epsilon_is_relative(epsilon, rng):
     """Images in other units: the filters see the same."""
     images, seed, shape = pictures(rng, (9, 8)), int(rng.integers(2**31)), (9, 8)
@@ -115,8 +117,7 @@ def test_epsilon_is_relative(epsilon, rng):
     assert_allclose(other.features(W, 100 * images), one.features(W, images), rtol=1e-8)
 
 
-@CONTRAST
-@SHAPES
+@CASES
 @pytest.mark.parametrize("n_components", [None, 5], ids=["zca", "pca"])
 def test_folded_into_filters_it_is_the_same(n_components, shape, contrast, rng):
     """<F, whitened window> + b for each window, one cell for each place."""

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from varpro_nn import configure, load, patch_units, run, whole_image_units
+from varpro_nn import RidgeLayer, configure, load, patch_units, run, whole_image_units
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
-from varpro_nn.output.glue import glue
-from varpro_nn.output.glue_state import GlueState
-from varpro_nn.output.output_layer import LAYERS, fit_output_layer
+from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.output.fit import fit_output_layer
+from varpro_nn.output.output_layer import LAYERS
+from varpro_nn.output.ridge_fit import fit_ridge
 
 K = 10
 H = 30
@@ -18,6 +20,14 @@ H = 30
 def digits():
     train = load("digits").train
     return train.images[:700], train.labels[:700]
+
+
+def ridge_of(units, W, images, labels, **options):
+    return fit_ridge(units, W, TrainingSet(images, labels, K), Compute(), form="primal", **options)
+
+
+def layer_of(name, units, W, images, labels):
+    return fit_output_layer(name, units, W, TrainingSet(images, labels, K), Compute())
 
 
 def duplicated(W):
@@ -60,12 +70,12 @@ def units(request):
     return patch_units("dense", (8, 8), H, window=4, grid=2)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("standardise", [False, True])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_rank_and_redundant_units_are_told(case, standardise, dtype, units, digits):
+def test_rank_and_redundant_units_are_told(case, standardise, units, digits):
+    dtype = np.float64 if units.n_cells == 1 else np.float32
     W, n_redundant = case(units.init(digits[0], np.random.default_rng(0)))
-    report = glue(units, W.astype(dtype), *digits, K, standardise=standardise)
+    report = ridge_of(units, W.astype(dtype), *digits, standardise=standardise)
     assert np.isfinite(report.A).all()
     assert np.isfinite(report.degrees_of_freedom)
     assert 1 <= report.degrees_of_freedom <= report.rank + 1.01
@@ -74,28 +84,29 @@ def test_rank_and_redundant_units_are_told(case, standardise, dtype, units, digi
         assert report.rank == (len(W) - n_redundant) * units.n_cells
     # And they are what they are said to be: without them the fit is as good.
     rest = np.delete(W, report.redundant_units, axis=0)
-    assert glue(units, rest.astype(dtype), *digits, K).rank == len(rest) * units.n_cells or (
+    assert ridge_of(units, rest.astype(dtype), *digits).rank == len(rest) * units.n_cells or (
         case is of_all_scales
     )
     options = {"ridge": 1e-2, "standardise": standardise}
-    whole = glue(units, W.astype(dtype), *digits, K, **options).loo_mse[0]
-    without = glue(units, rest.astype(dtype), *digits, K, **options).loo_mse[0]
+    whole = ridge_of(units, W.astype(dtype), *digits, **options).losses[0]
+    without = ridge_of(units, rest.astype(dtype), *digits, **options).losses[0]
     assert_allclose(without, whole, rtol=2e-2)
 
 
 def test_sound_units_are_not_called_redundant(units, digits):
     W = units.init(digits[0], np.random.default_rng(0)).astype(np.float32)
     for standardise in (False, True):
-        report = glue(units, W, *digits, K, standardise=standardise)
+        report = ridge_of(units, W, *digits, standardise=standardise)
         assert report.redundant_units == ()
         assert report.rank == H * units.n_cells
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_every_layer_is_finite(case, layer, units, digits):
+def test_every_layer_is_finite(case, layer, digits):
+    units = whole_image_units("dense", (8, 8), H)
     W, _ = case(units.init(digits[0], np.random.default_rng(0)))
-    fitted = fit_output_layer(layer, units, W.astype(np.float32), *digits, K)
+    fitted = layer_of(layer, units, W.astype(np.float32), *digits)
     assert np.isfinite(fitted.A).all()
     assert fitted.error_rate < 0.5
 
@@ -105,14 +116,14 @@ def test_more_columns_than_images(layer, digits):
     units = whole_image_units("bilinear", (8, 8), 200)
     W = units.init(digits[0], np.random.default_rng(0)).astype(np.float32)
     few = digits[0][:60], digits[1][:60]
-    fitted = fit_output_layer(layer, units, W, *few, K)
+    fitted = layer_of(layer, units, W, *few)
     assert np.isfinite(fitted.A).all()
     if layer == "ridge":
         assert fitted.rank <= 59
         assert 1 <= fitted.degrees_of_freedom <= 60
-    state = GlueState(units, W, K).add_images(*few)
-    assert state.path().rank <= 59
-    assert np.isfinite(state.solve()).all()
+    changing = RidgeLayer(units, W, K).add_images(*few)
+    assert changing.path().rank <= 59
+    assert np.isfinite(changing.solve()).all()
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -23,8 +23,8 @@ from varpro_nn.output.calibration import (
     expected_calibration_error,
     label_sets,
 )
-from varpro_nn.output.glue_state import GlueState
 from varpro_nn.output.output_layer import OutputLayer
+from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.layers import train_classifier
 
@@ -76,7 +76,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         least squares, of the images put aside for other layers. The units have seen them.
     calibration_error_ : float
         Expected calibration error of ``predict_proba``, on the same outputs.
-    glue_state_ : varpro_nn.GlueState
+    ridge_layer_ : varpro_nn.RidgeLayer
         Only after ``partial_fit``.
 
     See Also
@@ -95,6 +95,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
 
     network_: Network
     config_: TrainConfig
+    ridge_layer_: RidgeLayer
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
         """Train on rows of pixels ``X`` (n, d) and labels ``y`` (n,).
@@ -121,7 +122,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         y = _check_y(self, y)
         classes, codes = np.unique(y, return_inverse=True)
         self._fit(X, codes, classes, sample_weight, {})
-        self.__dict__.pop("glue_state_", None)
+        self.__dict__.pop("ridge_layer_", None)
         return self
 
     def partial_fit(
@@ -154,7 +155,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         ValueError
             No classes in the first call, or labels that are not among them.
         """
-        first = not hasattr(self, "glue_state_")
+        first = not hasattr(self, "ridge_layer_")
         if self.class_weight is not None:
             msg = f"class_weight must be None with partial_fit, got {self.class_weight!r}."
             raise ValueError(msg)
@@ -180,16 +181,14 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             raise ValueError(msg)
         codes = np.searchsorted(known, y)
         if first:
-            self._fit(X, codes, known, None, {"output_layer": "ridge", "n_copies": 0})
-            state = GlueState(
-                self.network_.units, self.network_.W, len(self.classes_), n_jobs=self._n_jobs
-            )
-            state.add_images(self._images_of(X), codes)
-            self.glue_state_ = state
+            fixed = {"output_layer": "ridge", "n_copies": 0}
+            layer = self._fit(X, codes, known, None, fixed, keep_sums=True)
+            assert layer.ridge_layer is not None
+            self.ridge_layer_ = layer.ridge_layer
             return self
-        self.glue_state_.add_images(self._images_of(X), codes)
+        self.ridge_layer_.add_images(self._images_of(X), codes)
         output = self.config_.output
-        A = self.glue_state_.solve(output.penalty, standardise=output.standardise)
+        A = self.ridge_layer_.solve(output.penalty, standardise=output.standardise)
         self.network_ = replace(self.network_, A=A)
         return self
 
@@ -257,7 +256,9 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         classes: NDArray[Any],
         sample_weight: Any,
         fixed: Mapping[str, Any],
-    ) -> None:
+        *,
+        keep_sums: bool = False,
+    ) -> OutputLayer:
         rows = self._rows(X, reset=True)
         if len(rows) != len(codes):
             msg = f"X and y must have the same length, got {len(rows)} and {len(codes)}."
@@ -280,7 +281,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             try:
                 training = TrainingSet(images, codes, len(names), weights)
                 network, subnetworks, layer = train_classifier(
-                    config, training, names, compute, start=start
+                    config, training, names, compute, start=start, keep_sums=keep_sums
                 )
             except DatasetError as error:
                 raise ValueError(str(error)) from error
@@ -288,6 +289,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         self.W_ = network.W
         self._set_reports(subnetworks)
         self._set_left_out(layer, codes, weights)
+        return layer
 
     def _set_left_out(
         self, layer: OutputLayer, codes: LabelArray, weights: FloatArray | None

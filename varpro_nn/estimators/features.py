@@ -14,7 +14,7 @@ from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.estimators.base import ImageEstimator, with_settings
 from varpro_nn.linalg.threads import thread_pool
-from varpro_nn.output.features import block_features, block_slices
+from varpro_nn.output.features import feature_blocks
 from varpro_nn.training.layers import train_units
 
 __all__ = ["VarProFeatures"]
@@ -86,11 +86,8 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         check_is_fitted(self, "units_")
         images = self._images_of(X)
         with thread_pool(self._n_jobs) as threads:
-            blocks = [
-                block_features(self.units_, self.W_, images[rows], threads)
-                for rows in block_slices(len(images), self._n_features_out)
-            ]
-        return np.concatenate(blocks)
+            blocks = feature_blocks(self.units_, self.W_, images, threads)
+            return np.concatenate([Phi for _, Phi in blocks])
 
 
 def _targets(y: Any, n: int) -> tuple[TargetArray, int]:

@@ -281,8 +281,6 @@ class KernelAccumulator:
     ----------
     n_rows : int
         Rows of ``Phi``, n: every block has all of them, in the same order.
-    executor : concurrent.futures.Executor, optional
-        Threads that share the tiles. None: one tile after the other.
 
     Raises
     ------
@@ -296,7 +294,7 @@ class KernelAccumulator:
     blocks, but for rounding.
     """
 
-    def __init__(self, n_rows: int, executor: Executor | None = None) -> None:
+    def __init__(self, n_rows: int) -> None:
         if n_rows < 1:
             msg = f"a ridge regression needs at least one row, got n_rows={n_rows}."
             raise ValueError(msg)
@@ -310,12 +308,11 @@ class KernelAccumulator:
             raise ValueError(msg)
         self._n_rows = n_rows
         self._tiles = column_tiles(n_rows)  # the kernel matrix has a column for each row of Phi
-        self._executor = executor
         self._kernel: FloatArray | None = np.zeros((n_rows, n_rows))  # upper tiles alone are filled
         self._n_columns = 0
         self._precision = float(np.finfo(np.float64).eps)
 
-    def add(self, Phi: RealArray) -> None:
+    def add(self, Phi: RealArray, executor: Executor | None = None) -> None:
         """Take in a block of columns.
 
         Parameters
@@ -323,6 +320,8 @@ class KernelAccumulator:
         Phi : ndarray of float, shape (n, b)
             All rows of ``b`` columns, of any float type: the products run in it. It is used as
             work space and overwritten, and may be used again: no reference to it is kept.
+        executor : concurrent.futures.Executor, optional
+            Threads that share the tiles. None: one tile after the other.
 
         Raises
         ------
@@ -335,8 +334,8 @@ class KernelAccumulator:
         if kernel is None:
             raise ValueError(_USED_UP)
         check_block(Phi, self._n_rows)
-        centre(Phi, self._executor)
-        add_gram(kernel, Phi.T, self._executor)
+        centre(Phi, executor)
+        add_gram(kernel, Phi.T, executor)
         self._n_columns += Phi.shape[1]
         self._precision = max(self._precision, float(np.finfo(Phi.dtype).eps))
 

@@ -24,8 +24,6 @@ class GramAccumulator:
         Columns of ``Phi``, q, without the constant column.
     n_targets : int
         Columns of ``tau``, k.
-    executor : concurrent.futures.Executor, optional
-        Threads that share the tiles. None: one tile after the other.
     shift : ndarray of float, shape (q,), optional
         What is taken off the rows before their products, to keep them small: about their mean.
         Its type is that of the rows. By default the mean of the first block.
@@ -35,11 +33,9 @@ class GramAccumulator:
         self,
         n_columns: int,
         n_targets: int,
-        executor: Executor | None = None,
         *,
         shift: RealArray | None = None,
     ) -> None:
-        self._executor = executor
         self._shift = shift
         self._gram = np.zeros((n_columns, n_columns))  # upper tiles alone are filled
         self._moments = np.zeros((n_columns, n_targets))
@@ -76,8 +72,17 @@ class GramAccumulator:
         """What is taken off the rows, (q,); None before the first block."""
         return self._shift
 
-    def add(self, Phi: RealArray, tau: FloatArray, sample_weight: FloatArray | None = None) -> None:
-        """Take in a block of rows; ``Phi`` (b, q) is used as work space and overwritten."""
+    def add(
+        self,
+        Phi: RealArray,
+        tau: FloatArray,
+        sample_weight: FloatArray | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        """Take in a block of rows; ``Phi`` (b, q) is used as work space and overwritten.
+
+        Threads share the tiles if there are any.
+        """
         if self._shift is None:
             self._shift = Phi.mean(axis=0, dtype=np.float64).astype(Phi.dtype)
         Phi -= self._shift
@@ -92,8 +97,8 @@ class GramAccumulator:
             self._moments[tile] += products[:, :-1]
             self._sum_Phi[tile] += products[:, -1]
 
-        add_gram(self._gram, Phi, self._executor)
-        run_tiles(self._executor, add_moments, column_tiles(self.n_columns))
+        add_gram(self._gram, Phi, executor)
+        run_tiles(executor, add_moments, column_tiles(self.n_columns))
         self._sum_tau += root @ right[:, :-1]
         self._squares_tau += float(np.square(right[:, :-1]).sum())
         self._sum_weights += float(root @ root)

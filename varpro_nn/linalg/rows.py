@@ -104,10 +104,10 @@ class RowStore:
 
     def sums(self, executor: Executor | None = None) -> GramAccumulator:
         """Sum over the rows, block by block; threads share the work."""
-        sums = GramAccumulator(self.n_columns, self.n_targets, executor)
+        sums = GramAccumulator(self.n_columns, self.n_targets)
         for start in range(0, len(self._Phi), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            sums.add(self._Phi[rows].copy(), self._tau[rows])
+            sums.add(self._Phi[rows].copy(), self._tau[rows], executor=executor)
         return sums
 
     def path(self, *, standardise: bool = False) -> RidgePath:

@@ -1,6 +1,6 @@
 """The finished network: units, their weights, linear weights, and what they stand for."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,21 @@ from varpro_nn.data.images import BRIGHT, check_images, largest_intensity
 from varpro_nn.errors import ModelFileError
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.tables import as_html, as_text
-from varpro_nn.output.features import block_features, block_slices
+from varpro_nn.output.features import block_slices, feature_blocks
 from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
 
 
-def _mirrored(images: Any) -> list[Any]:
-    return [images, images[..., ::-1]]
+def _same(images: Any) -> Any:
+    return images
 
 
-VIEWS: dict[str, Callable[[Any], list[Any]]] = {
-    "single": lambda images: [images],
-    "flip": _mirrored,
+def _mirrored(images: Any) -> Any:
+    return images[..., ::-1]
+
+
+VIEWS: dict[str, tuple[Callable[[Any], Any], ...]] = {
+    "single": (_same,),
+    "flip": (_same, _mirrored),
 }
 """What the outputs of an image may be averaged over."""
 
@@ -156,10 +160,6 @@ class Network:
         ValueError
             Images of another shape, not finite, or over ten times brighter than in training.
         """
-        return np.concatenate(list(self._outputs(images, n_jobs)))
-
-    def _outputs(self, images: ArrayLike, n_jobs: int) -> Iterator[FloatArray]:
-        """Compute the outputs block by block."""
         checked = check_images(images)
         if checked.shape[1:] != self.image_shape:
             msg = f"images must have shape (n, *{self.image_shape}), got {checked.shape}."
@@ -178,19 +178,21 @@ class Network:
                 f"{largest:.4g}; pixels from 0 to 255 must be uint8."
             )
             raise ValueError(msg)
-        with thread_pool(n_jobs) as executor:
-            for rows in block_slices(len(checked), len(self.A)):
-                views = VIEWS[self.views](checked[rows])
-                outputs = np.zeros((len(views[0]), len(self.classes)))
-                for view in views:
-                    Phi = block_features(self.units, self.W, view, executor)
-                    outputs += (Phi @ self.A[:-1] + self.A[-1]) / len(views)
-                yield outputs
+        views = VIEWS[self.views]
+        blocks = block_slices(len(checked), len(self.A))
+        outputs = np.zeros((len(checked), len(self.classes)))
+        with thread_pool(n_jobs) as threads:
+            for view in views:
+                for rows, Phi in feature_blocks(
+                    self.units, self.W, checked, threads, blocks=blocks, view=view
+                ):
+                    outputs[rows] += (Phi @ self.A[:-1] + self.A[-1]) / len(views)
+        return outputs
 
     def predict_codes(self, images: ArrayLike, *, n_jobs: int = 1) -> LabelArray:
         """Class numbers 0 to k - 1, (n,)."""
-        blocks = [np.argmax(outputs, axis=1) for outputs in self._outputs(images, n_jobs)]
-        return np.concatenate(blocks).astype(np.int64, copy=False)
+        codes = self.decision_function(images, n_jobs=n_jobs).argmax(axis=1)
+        return codes.astype(np.int64, copy=False)
 
     def predict(self, images: ArrayLike, *, n_jobs: int = 1) -> NDArray[Any]:
         """Labels, (n,), of the type of ``classes``."""

@@ -1,8 +1,8 @@
 """Probabilities that mean what they say, from outputs that did not see their image.
 
 The outputs are those that the output layer would give an image had it never seen it
-(:class:`varpro_nn.output.glue.LeftOut`), so no image need be held back. The units may have seen
-it: as far as they know it by heart, probabilities come out a little too sure.
+(:class:`varpro_nn.output.output_layer.LeftOut`), so no image need be held back. The units may
+have seen it: as far as they know it by heart, probabilities come out a little too sure.
 
 References
 ----------

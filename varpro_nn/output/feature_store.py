@@ -2,38 +2,34 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.linalg import spread
-from varpro_nn.output.features import block_features, block_slices, check_finite
+from varpro_nn.output.features import block_slices, feature_blocks
 from varpro_nn.units import Units
 
 FEATURE_BYTES = 2**31
 """Larger features go to a temporary file, of which the system keeps in memory what fits."""
 
 
-class FeatureStore:
-    """An array (n, q) in memory, or in a temporary file that goes with the ``with`` block."""
-
-    def __init__(self, n: int, q: int) -> None:
-        self._shape = n, q
-
-    def __enter__(self) -> RealArray:
-        n_bytes = 4 * self._shape[0] * self._shape[1]
-        if n_bytes <= FEATURE_BYTES:
-            return np.empty(self._shape, dtype=np.float32)
-        self._file = tempfile.TemporaryFile(prefix="varpro_nn-")
+@contextmanager
+def feature_store(n: int, q: int) -> Iterator[RealArray]:
+    """Give an array (n, q) in memory, or in a temporary file that goes with the ``with`` block."""
+    n_bytes = 4 * n * q
+    if n_bytes <= FEATURE_BYTES:
+        yield np.empty((n, q), dtype=np.float32)
+        return
+    with tempfile.TemporaryFile(prefix="varpro_nn-") as file:
         # Now, not at some page in the middle of the work, is the time to find the disk full.
-        os.posix_fallocate(self._file.fileno(), 0, n_bytes)
-        return np.memmap(self._file, dtype=np.float32, mode="w+", shape=self._shape)
-
-    def __exit__(self, *_: object) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
+        yield np.memmap(file, dtype=np.float32, mode="w+", shape=(n, q))
 
 
 def fill(
@@ -46,9 +42,11 @@ def fill(
     compute: Compute,
 ) -> None:
     """Compute the features of ``images[order]``."""
-    for rows in compute.bar(iterable=block_slices(len(order), Phi.shape[1]), desc="features"):
-        Phi[rows] = block_features(units, W, images[order[rows]], executor)
-        check_finite(Phi[rows])
+    places = block_slices(len(order), Phi.shape[1])
+    blocks = compute.bar(iterable=[order[rows] for rows in places], desc="features")
+    computed = feature_blocks(units, W, images, executor, blocks=blocks)
+    for rows, (_, block) in zip(places, computed, strict=True):
+        Phi[rows] = block
 
 
 def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, FloatArray]:
@@ -71,3 +69,13 @@ def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, Flo
         Phi[rows] -= mean.astype(Phi.dtype)
         Phi[rows] *= factor
     return mean, deviation
+
+
+def restored(
+    Phi: RealArray, mean: FloatArray, deviation: FloatArray, order: LabelArray, dtype: DTypeLike
+) -> RealArray:
+    """Undo :func:`standardise_columns` and :func:`fill`: columns and order as they were before."""
+    columns = np.empty(Phi.shape, dtype)
+    for rows in block_slices(*Phi.shape):
+        columns[order[rows]] = Phi[rows] * deviation + mean
+    return columns

@@ -5,7 +5,9 @@ some images is one task for one thread with one thread of BLAS; the tasks do not
 number of threads, so neither do the bits of the result.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +44,26 @@ def check_finite(Phi: RealArray) -> None:
 def block_features(
     units: Units, W: RealArray, images: ImageArray, executor: Executor | None = None
 ) -> RealArray:
-    """Features of all rows of ``W`` on one block of images, (b, h * m), in the type of ``W``."""
+    """Compute the features of all rows of ``W`` on some images, as one block.
+
+    Parameters
+    ----------
+    units : Units
+    W : ndarray, shape (h, p)
+    images : ndarray or ImagesOnDisk, shape (b, ...)
+    executor : concurrent.futures.Executor, optional
+        Threads that share the work; see :func:`varpro_nn.linalg.threads.thread_pool`.
+
+    Returns
+    -------
+    ndarray, shape (b, h * m)
+        In the type of ``W``: for each cell all units.
+
+    Raises
+    ------
+    NonFiniteError
+        Features are NaN or infinite.
+    """
     X = intensities(images, W.dtype)  # once for all tiles
     h, m = len(W), units.n_cells
     Phi = np.empty((len(X), m, h), dtype=W.dtype)
@@ -53,4 +74,45 @@ def block_features(
 
     parts = [slice(start, start + TASK_IMAGES) for start in range(0, len(X), TASK_IMAGES)]
     run_tiles(executor, one_task, [(rows, tile) for rows in parts for tile in column_tiles(h)])
-    return Phi.reshape(len(X), m * h)
+    columns = Phi.reshape(len(X), m * h)
+    check_finite(columns)
+    return columns
+
+
+def feature_blocks(
+    units: Units,
+    W: RealArray,
+    images: ImageArray,
+    executor: Executor | None = None,
+    *,
+    blocks: Iterable[Any] | None = None,
+    view: Callable[[Any], Any] = lambda block: block,
+) -> Iterator[tuple[Any, RealArray]]:
+    """Compute the features of many images, block by block.
+
+    Parameters
+    ----------
+    units, W, executor
+        As for :func:`block_features`.
+    images : ndarray or ImagesOnDisk, shape (n, ...)
+    blocks : iterable of slice or array of int, optional
+        Positions of the images of each block. By default all images, :func:`block_slices`.
+    view : callable, optional
+        Makes of a block of images those whose features are computed: mirror images, say.
+
+    Yields
+    ------
+    rows : slice or array of int
+        Positions of the images of the block.
+    Phi : ndarray, shape (b, h * m)
+        The caller may overwrite it.
+
+    Raises
+    ------
+    NonFiniteError
+        Features are NaN or infinite.
+    """
+    if blocks is None:
+        blocks = block_slices(len(images), len(W) * units.n_cells)
+    for rows in blocks:
+        yield rows, block_features(units, W, view(images[rows]), executor)

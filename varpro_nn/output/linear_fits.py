@@ -8,7 +8,7 @@ from scipy import linalg
 
 from varpro_nn._typing import FloatArray, RealArray, TargetArray
 from varpro_nn.data.images import targets_of
-from varpro_nn.linalg import add_gram
+from varpro_nn.linalg import GramAccumulator, add_gram
 from varpro_nn.linalg.convex import LOSSES, ROWS_FOR_GRAM, fit_linear
 from varpro_nn.output.features import block_slices
 
@@ -106,6 +106,39 @@ class LinearFits:
             moments[:-1] += columns.T @ tau.astype(Phi.dtype)
             moments[-1] += tau.sum(axis=0) if weights is None else root[:, 0] @ tau
         return gram, moments, sums
+
+    def sums(
+        self, mean: FloatArray, deviation: FloatArray, dtype: np.dtype[Any]
+    ) -> GramAccumulator:
+        """Hand over the sums of the last ridge fit, on all rows, for columns as they were before.
+
+        The sums are used up.
+
+        Parameters
+        ----------
+        mean, deviation : ndarray, shape (q,)
+            What :func:`varpro_nn.output.feature_store.standardise_columns` has taken off.
+        dtype : numpy.dtype
+            Type of rows that will be added or removed.
+        """
+        assert self._rows == slice(None)
+        gram, moments, sums = self._gram, self._moments, self._sums
+        del self._gram  # as large as all the rest
+        self._rows = None
+        gram *= deviation[:, None]
+        gram *= deviation
+        arrays = {
+            "gram": gram,
+            "moments": moments[:-1] * deviation[:, None],
+            "sum_Phi": sums[:-1] * deviation,
+            "sum_tau": moments[-1],
+            "peaks": np.diag(gram),
+            # Targets of class numbers: a single 1 in each row, so their squares sum to n.
+            "totals": np.array([sums[-1], sums[-1]]),
+            # As it was taken off: rounded to the type of the columns.
+            "shift": mean.astype(self._Phi.dtype).astype(dtype),
+        }
+        return GramAccumulator.of_arrays(arrays, len(gram), dtype)
 
     def _weights_of(self, rows: slice) -> FloatArray | None:
         return None if self._weights is None else self._weights[rows]

@@ -20,8 +20,8 @@ from varpro_nn.linalg import RidgePath
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import calibration_curve
-from varpro_nn.output.features import block_features, block_slices
-from varpro_nn.output.glue_state import GlueState
+from varpro_nn.output.features import feature_blocks
+from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.report import figures
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import Run
@@ -135,13 +135,13 @@ def glue_by_subnetworks(
         layers.append(np.concatenate(drawn, dtype=np.float32))
     paths, accuracies = [], []
     for own in layers:
-        state = GlueState(units, own, len(network.classes), n_jobs=n_jobs)
-        state.add_images(train.images, train.labels)
-        paths.append(state.path(standardise=True))
+        layer = RidgeLayer(units, own, len(network.classes), n_jobs=n_jobs)
+        layer.add_images(train.images, train.labels)
+        paths.append(layer.path(standardise=True))
         solved: list[FloatArray] = []
         for size in reversed(sizes):
-            state.drop_units(np.arange(size * each, len(state.W)))
-            solved.insert(0, state.solve(standardise=True))
+            layer.drop_units(np.arange(size * each, len(layer.W)))
+            solved.insert(0, layer.solve(standardise=True))
         if test is not None and sizes:
             accuracies.append(_accuracies(network, own, solved, test, n_jobs))
     return sizes, accuracies, paths[0]
@@ -154,11 +154,10 @@ def _accuracies(
     m = network.units.n_cells
     right = np.zeros(len(layers), dtype=int)
     with thread_pool(n_jobs) as threads:
-        for rows in block_slices(len(test), len(W) * m):
-            Phi = block_features(network.units, W, test.images[rows], threads)
-            Phi = Phi.reshape(len(Phi), m, -1)
+        for rows, Phi in feature_blocks(network.units, W, test.images, threads):
+            by_cell = Phi.reshape(len(Phi), m, -1)
             for number, A in enumerate(layers):
-                of_first = Phi[:, :, : (len(A) - 1) // m].reshape(len(Phi), -1)
+                of_first = by_cell[:, :, : (len(A) - 1) // m].reshape(len(Phi), -1)
                 codes = np.argmax(of_first @ A[:-1] + A[-1], axis=1)
                 right[number] += np.count_nonzero(codes == test.labels[rows])
     return (right / len(test)).tolist()

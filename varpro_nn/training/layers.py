@@ -17,7 +17,8 @@ from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import single_threaded_blas
 from varpro_nn.model.network import Network
 from varpro_nn.output.calibration import fit_temperature
-from varpro_nn.output.output_layer import OutputLayer, check_size, fit_output_layer
+from varpro_nn.output.fit import check_size, fit_output_layer
+from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.plan import make_units, streams, units_in_training
 from varpro_nn.training.schemes import train_by_scheme
@@ -122,17 +123,19 @@ def train_layers(
     *,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
+    keep_sums: bool = False,
 ) -> tuple[TrainedUnits, OutputLayer]:
     """Train units in sub-networks, then fit the output layer of all of them.
 
-    Parameters, errors and the units are those of :func:`train_units`.
+    Parameters, errors and the units are those of :func:`train_units`; ``keep_sums`` is that of
+    :func:`varpro_nn.output.fit.fit_output_layer`.
     """
     trained = train_units(config, training, compute, start=start, store=store)
     rng = np.random.default_rng(streams(config)["output layer"])
     layer = fit_output_layer(
         config.output.layer, trained.units, trained.W, _with_copies(training, config, rng),
         compute, penalty=config.output.penalty, standardise=config.output.standardise,
-        n_copies=1 + config.output.n_copies, rng=rng,
+        n_copies=1 + config.output.n_copies, rng=rng, keep_sums=keep_sums,
     )  # fmt: skip
     return trained, layer
 
@@ -146,6 +149,7 @@ def train_classifier(
     origin: Mapping[str, Any] | None = None,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
+    keep_sums: bool = False,
 ) -> tuple[Network, list[Subnetwork], OutputLayer]:
     """Train a classifier: the units in sub-networks, then the output layer of all of them.
 
@@ -158,8 +162,8 @@ def train_classifier(
     compute : Compute
     origin : mapping, optional
         What the network shall remember of its origin.
-    start, store : optional
-        As for :func:`train_units`.
+    start, store, keep_sums : optional
+        As for :func:`train_layers`.
 
     Returns
     -------
@@ -177,7 +181,9 @@ def train_classifier(
     if len(np.unique(labels)) < 2:
         msg = f"training needs images of two classes at least, got {len(np.unique(labels))}."
         raise DatasetError(msg)
-    trained, layer = train_layers(config, training, compute, start=start, store=store)
+    trained, layer = train_layers(
+        config, training, compute, start=start, store=store, keep_sums=keep_sums
+    )
     temperature = None
     if layer.left_out is not None:
         rows = layer.left_out.rows

@@ -91,6 +91,7 @@ def run(
     executor: Executor | None = None,
     progress: bool = False,
     shard_folder: Path | None = None,
+    keep_sums: bool = False,
 ) -> Run:
     """Train on the training set of ``dataset``, then measure on its test set, once.
 
@@ -110,6 +111,9 @@ def run(
     shard_folder : Path, optional
         Keep each sub-network there as soon as it is trained, and go on with those that are
         there already.
+    keep_sums : bool
+        Keep the sums of a ridge layer without distorted copies, as ``output_layer.ridge_layer``
+        of the run: images and units can be added to it and removed.
 
     Returns
     -------
@@ -142,8 +146,9 @@ def run(
         )
         n_resumed = sum(index < config.subnetworks.n_subnetworks for index in store.read())
         network, subnetworks, layer = train_classifier(
-            config, training, dataset.classes, compute, origin=origin, store=store
-        )
+            config, training, dataset.classes, compute, origin=origin, store=store,
+            keep_sums=keep_sums,
+        )  # fmt: skip
     metrics: dict[str, Any] = {
         "dataset": dataset.name,
         "recipe": config.recipe,

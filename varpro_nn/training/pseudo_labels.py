@@ -24,7 +24,7 @@ from varpro_nn.data.augmentation import NO_DISTORTION, Augmentation
 from varpro_nn.data.images import check_images
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.model.network import Network, probabilities
-from varpro_nn.output.glue import glue
+from varpro_nn.output.ridge_fit import fit_ridge
 from varpro_nn.training.config import Rule, SubnetworkSettings
 from varpro_nn.training.subnetworks import train_subnetworks
 
@@ -125,7 +125,7 @@ def bootstrap(
     rule : {"margin", "margin-logistic", "argmax"}
         How to guess; see :func:`guess`.
     ridge : float, optional
-        Of the glue on the guesses; by default that of ``settings``.
+        Of the output layer on the guesses; by default that of ``settings``.
     seed : int or SeedSequence
 
     Returns
@@ -163,9 +163,10 @@ def bootstrap(
     # A sub-network that failed keeps the weights it had.
     W = np.concatenate([start[s.index] if s.W is None else s.W for s in trained], dtype=np.float32)
     ridge = settings.ridge if ridge is None else ridge
-    glued = glue(network.units, W, training, compute, ridge=ridge)
+    # The primal form even for more columns than images: rounding would differ in the other.
+    layer = fit_ridge(network.units, W, training, compute, ridge=ridge, form="primal")
     remembered = {**network.training, "bootstrap": rule}
-    trained_further = network.with_weights(W, glued.A)
+    trained_further = network.with_weights(W, layer.A)
     after = replace(trained_further, output_layer="ridge", training=remembered)
     agreement = np.mean(after.predict_codes(checked, n_jobs=compute.n_jobs) == guesses.codes)
     return BootstrapResult(after, guesses, float(agreement))

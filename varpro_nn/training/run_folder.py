@@ -13,7 +13,6 @@ from varpro_nn.data import Dataset
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import VarProError
 from varpro_nn.model.network import Network
-from varpro_nn.output.glue_state import GlueState
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import Run, run
 
@@ -151,21 +150,16 @@ class RunFolder:
         result = run(
             config, dataset,
             n_jobs=n_jobs, executor=executor, progress=progress, shard_folder=self.shards,
+            keep_sums=keep_glue,
         )  # fmt: skip
         result = replace(result, metrics={**result.metrics, "output": str(self.path)})
-        glue = None
-        if keep_glue:
-            training, network = TrainingSet.of(dataset, config.n_train), result.network
-            glue = GlueState(network.units, network.W, len(network.classes), n_jobs=n_jobs)
-            glue.add_images(training.images, training.targets)
-        self._write(config, result, glue, report)
+        self._write(config, result, report)
         return result
 
     def _write(
         self,
         config: TrainConfig,
         result: Run,
-        glue: GlueState | None,
         report: Callable[[Path, Run], None] | None,
     ) -> None:
         """Write each file atomically and ``metrics.json`` last: with it the folder is complete."""
@@ -179,8 +173,8 @@ class RunFolder:
         if result.bootstrap is not None:
             result.bootstrap.network.save(folder / "model-bootstrap.npz")
         (folder / "glue.npz").unlink(missing_ok=True)
-        if glue is not None:
-            glue.save(folder / "glue.npz")
+        if result.output_layer.ridge_layer is not None:
+            result.output_layer.ridge_layer.save(folder / "glue.npz")
         (folder / "report.html").unlink(missing_ok=True)
         if report is not None:
             report(folder / "report.html", result)
@@ -223,6 +217,6 @@ def _history(result: Run) -> Iterator[bytes]:
             line["form"] = subnetwork.report.form
             line["history"] = [asdict(record) for record in subnetwork.report.history]
         yield strict_json(line)
-    trace = asdict(replace(result.output_layer, left_out=None))
-    del trace["A"], trace["left_out"]
+    trace = asdict(replace(result.output_layer, left_out=None, ridge_layer=None))
+    del trace["A"], trace["left_out"], trace["ridge_layer"]
     yield strict_json({"output_layer": trace})

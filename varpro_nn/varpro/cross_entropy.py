@@ -138,6 +138,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         g = np.zeros(p)
         H = np.zeros((p, p)) if matrix else np.zeros((0, 0))
         X, Y = np.zeros((k, q, p)), np.zeros((k, k, q, q))
+        squares = 0.0  # of all features
         pairs = [(a, c) for a in range(k) for c in range(a, k)]
 
         def terms_of(rows: slice) -> _Terms:
@@ -148,14 +149,16 @@ class CrossEntropyFunctional(ReducedFunctional):
             residual = (probability - block.tau).astype(dtype)
             gradient = residual.ravel() @ B.reshape(b * k, p)
             if not matrix:
-                return _Terms(gradient, None)
+                return _Terms(gradient, 0.0, None)
+            of_block = float(np.einsum("ij,ij->", block.Phi, block.Phi))
             Phi, probability = block.Phi.astype(dtype), probability.astype(dtype)
             curvature = [_curvature(Phi, probability, a, c) for a, c in pairs]
-            return _Terms(gradient, (curvature, *_cross_terms(Phi, probability, B)))
+            return _Terms(gradient, of_block, (curvature, *_cross_terms(Phi, probability, B)))
 
         # The terms of a block are single, their sums double and in the order of the blocks.
         for terms in in_order(self.threads, terms_of, self.design.derivative_slices()):
             g += terms.gradient
+            squares += terms.squares
             if terms.sums is not None:
                 curvature, cross, gram = terms.sums
                 for (a, c), term in zip(pairs, curvature, strict=True):
@@ -171,7 +174,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         Y = _whole(Y)
         noise = float(np.finfo(self.design.dtype).eps) * np.trace(Y)
         Y[np.diag_indices_from(Y)] += np.tile(self.design.ridge_of_columns, k) + noise
-        L = linalg.cholesky(Y, lower=True, overwrite_a=True, check_finite=False)
+        L = _lower_factor(Y, 4 * float(np.finfo(self.design.dtype).eps) * squares)
         Z = linalg.solve_triangular(L, X.reshape(k * q, p), lower=True, check_finite=False)
         return H - Z.T @ Z, g
 
@@ -179,11 +182,13 @@ class CrossEntropyFunctional(ReducedFunctional):
 class _Terms(NamedTuple):
     """What the inputs of one block add to the sums.
 
-    ``gradient`` (p,); and, where the matrix is asked for, what is added to ``Y`` by pairs of
-    classes, (q, q) each, to ``X`` by class, (q, p) each, and to ``H``, (p, p).
+    ``gradient`` (p,); and, where the matrix is asked for, the ``squares`` of the features, and what
+    is added to ``Y`` by pairs of classes, (q, q) each, to ``X`` by class, (q, p) each, and to
+    ``H``, (p, p).
     """
 
     gradient: RealArray
+    squares: float
     sums: tuple[list[RealArray], list[RealArray], RealArray] | None
 
 
@@ -209,6 +214,21 @@ def _cross_terms(
     B *= np.sqrt(probability)[:, :, None]
     rows = B.reshape(-1, B.shape[2])
     return cross, rows.T @ rows
+
+
+def _lower_factor(Y: FloatArray, bound: float) -> FloatArray:
+    """Lower Cholesky factor of ``Y``, or of ``Y + bound I`` if rounding left ``Y`` indefinite.
+
+    Where the network is sure of its images, ``S`` is no larger than the rounding error of the
+    probabilities, eps per image, and the constant columns have no ridge to outweigh it. These
+    errors add up to 2 eps sum_i ||phi_i||^2 at most; ``bound`` is twice that. It lessens
+    ``X' Y^-1 X``, so ``H`` errs towards ``sum_i B_i'S_i B_i``. The gradient does not see it.
+    """
+    try:
+        return linalg.cholesky(Y, lower=True, check_finite=False)
+    except linalg.LinAlgError:
+        Y[np.diag_indices_from(Y)] += bound
+        return linalg.cholesky(Y, lower=True, overwrite_a=True, check_finite=False)
 
 
 def _whole(Y: FloatArray) -> FloatArray:

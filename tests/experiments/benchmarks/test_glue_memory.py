@@ -19,12 +19,12 @@ def test_each_count_is_measured(run_script, in_this_process):
 def test_peak_memory_is_taken_before_and_after_the_glue(monkeypatch):
     peaks = [100.0]
 
-    def glue(units, W, images, labels, n_classes, n_jobs):
-        assert len(images) == len(labels) == 100
+    def fit_ridge(units, W, training, compute):
+        assert len(training) == 100
         peaks.append(350.0)
-        return SimpleNamespace(ridge=1.0, loo_error=[0.5])
+        return SimpleNamespace(penalty=1.0, error_rates=[0.5])
 
-    monkeypatch.setattr(glue_memory, "glue", glue)
+    monkeypatch.setattr(glue_memory, "fit_ridge", fit_ridge)
     monkeypatch.setattr(glue_memory, "peak_memory_mib", lambda: peaks[-1])
     row = glue_memory.measure(100, 5, 1)
     assert (row["before_mib"], row["peak_mib"]) == (100.0, 350.0)

@@ -11,7 +11,7 @@ from varpro_nn import VarProFunctional, configure, load, whole_image_units
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import one_hot
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.output.glue import glue
+from varpro_nn.output.ridge_fit import fit_ridge
 from varpro_nn.training.layers import train_units
 
 
@@ -79,11 +79,11 @@ def test_rows_are_those_of_glues_by_themselves():
     Phi = trained.units.features(trained.W, held_out.images)
     # 150 images a sub-network and lam = 2: C = 37.5; 300 images in the output layer: lam = 4.
     for layer, ridge in (("one C", 4.0), ("leave-one-out", regularisation.RIDGES)):
-        images, labels = train.images[:300], train.labels[:300]
-        report = glue(trained.units, trained.W, images, labels, 10, ridge=ridge)
+        of_layer = TrainingSet(train.images[:300], train.labels[:300], 10)
+        report = fit_ridge(trained.units, trained.W, of_layer, Compute(), ridge=ridge)
         codes = (Phi @ report.A[:-1] + report.A[-1]).argmax(axis=1)
         assert row[layer]["held out"] == pytest.approx(np.mean(codes == held_out.labels))
-        assert row[layer]["ridge"] == report.ridge
+        assert row[layer]["ridge"] == report.penalty
         assert row[layer]["norm_A"] == pytest.approx(np.linalg.norm(report.A[:-1]))
         assert row[layer]["n_parameters"] == 12 * 17 + 13 * 10
     assert "train" not in row["one C"]

@@ -1,4 +1,4 @@
-"""The glue as a living object: its sums are kept, so that it can change without starting again.
+"""A ridge layer that keeps its sums, so that it can change without starting again.
 
 Images can be added and removed (exactly, to rounding: what is removed leaves no trace), units
 appended and dropped, the ridge changed at will. Each costs what is new or gone; no second pass
@@ -10,24 +10,34 @@ equations take their place, for good: rows do not come back from sums.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
-from varpro_nn.data.images import check_images, check_labels, one_hot
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray, TargetArray
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.images import check_labels
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.linalg import GramAccumulator, RidgePath, RowStore
 from varpro_nn.linalg.threads import thread_pool
-from varpro_nn.output.accumulation import accumulate
-from varpro_nn.output.features import block_features, block_slices, check_finite
-from varpro_nn.output.glue import RIDGES
-from varpro_nn.output.glue_file import Kept, form_of, read_glue, unit_weights, write_glue
+from varpro_nn.output.features import block_features, feature_blocks
+from varpro_nn.output.ridge_file import (
+    Kept,
+    form_of,
+    read_ridge_layer,
+    unit_weights,
+    write_ridge_layer,
+)
+from varpro_nn.output.ridge_sums import ridge_sums
 from varpro_nn.units import Units
 
+RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 5.01, 0.5))
+"""The grid that a ridge is chosen from."""
 
-class GlueState:
-    """What the output layer of some units needs to know of some images, to be solved and changed.
+
+class RidgeLayer:
+    """An output layer of least squares that can change: images and units come and go.
 
     Parameters
     ----------
@@ -56,6 +66,21 @@ class GlueState:
         self._kept: Kept = RowStore(Phi, np.zeros((0, n_classes)))
         self._paths: dict[bool, RidgePath] = {}
 
+    @classmethod
+    def of(cls, units: Units, W: ArrayLike, kept: Kept, *, n_jobs: int = 1) -> "RidgeLayer":
+        """Take over the sums, or the rows, of a fit.
+
+        Parameters
+        ----------
+        units, W, n_jobs
+            As for the class.
+        kept : varpro_nn.linalg.GramAccumulator or varpro_nn.linalg.RowStore
+            Of class labels, without sample weights; not copied.
+        """
+        layer = cls(units, W, kept.n_targets, n_jobs=n_jobs)
+        layer._kept = kept
+        return layer
+
     @property
     def n_classes(self) -> int:
         """Number of classes."""
@@ -71,7 +96,7 @@ class GlueState:
         """What is kept: ``"rows"`` or ``"sums"``."""
         return form_of(self._kept)
 
-    def add_images(self, images: ArrayLike, labels: ArrayLike) -> "GlueState":
+    def add_images(self, images: ArrayLike, labels: ArrayLike) -> "RidgeLayer":
         """Take images in.
 
         Parameters
@@ -82,7 +107,7 @@ class GlueState:
 
         Returns
         -------
-        GlueState
+        RidgeLayer
             Itself.
 
         Raises
@@ -92,21 +117,19 @@ class GlueState:
         NonFiniteError
             Features are NaN or infinite; nothing has been taken in.
         """
-        checked, codes = self._check(images, labels)
-        kept = self._kept
-        if isinstance(kept, RowStore) and self.n_images + len(checked) <= kept.n_columns:
-            tau = one_hot(codes, self.n_classes)
-            self._kept = kept.added(self._features(self.W, checked), tau)
+        new, kept = self._checked(images, labels), self._kept
+        if isinstance(kept, RowStore) and self.n_images + len(new) <= kept.n_columns:
+            self._kept = kept.added(self._features(self.W, new.images), new.tau())
         else:
             sums = self._as_sums(kept)
-            sums.merge(self._sums_of(self.W, checked, codes, sums.shift))
+            sums.merge(self._sums_of(new, sums.shift))
             self._kept = sums
         self._paths.clear()
         return self
 
     partial_fit = add_images
 
-    def remove_images(self, images: ArrayLike, labels: ArrayLike) -> "GlueState":
+    def remove_images(self, images: ArrayLike, labels: ArrayLike) -> "RidgeLayer":
         """Take images out that had been taken in; as :meth:`add_images`.
 
         Raises
@@ -114,21 +137,20 @@ class GlueState:
         ValueError
             There are fewer images in the sums, in all or of a class; or one is not in the rows.
         """
-        checked, codes = self._check(images, labels)
+        gone = self._checked(images, labels)
         if isinstance(self._kept, RowStore):
-            self._kept = self._kept.without_rows(self._find(checked, codes))
+            self._kept = self._kept.without_rows(self._find(self._kept, gone))
             self._paths.clear()
             return self
-        counts, there = self._counts(codes), self._counts()
+        counts, there = self._counts(gone.targets), self._counts()
         if any(count > present for count, present in zip(counts, there, strict=True)):
             msg = f"images must be among those in the sums, by class {there}, got {counts}."
             raise ValueError(msg)
-        gone = self._sums_of(self.W, checked, codes, self._kept.shift)
-        self._kept.merge(gone, sign=-1)
+        self._kept.merge(self._sums_of(gone, self._kept.shift), sign=-1)
         self._paths.clear()
         return self
 
-    def add_units(self, W: ArrayLike, images: ArrayLike, labels: ArrayLike) -> "GlueState":
+    def add_units(self, W: ArrayLike, images: ArrayLike, labels: ArrayLike) -> "RidgeLayer":
         """Append units: columns of the rows, or blocks of the sums that border the old ones.
 
         Parameters
@@ -140,7 +162,7 @@ class GlueState:
 
         Returns
         -------
-        GlueState
+        RidgeLayer
             Itself.
 
         Raises
@@ -150,39 +172,35 @@ class GlueState:
             each class tells (from rows: each of them).
         """
         new = unit_weights(W, self.units.n_weights).astype(self.W.dtype, copy=False)
-        checked, codes = self._check(images, labels)
-        if self._counts(codes) != self._counts():
-            msg = (
-                f"images must be those in the sums, by class {self._counts()}, "
-                f"got {self._counts(codes)}."
-            )
+        training = self._checked(images, labels)
+        there = self._counts(training.targets)
+        if there != self._counts():
+            msg = f"images must be those in the sums, by class {self._counts()}, got {there}."
             raise ValueError(msg)
-        kept, n_old = self._kept, self._kept.n_columns
+        all_units, kept, n_old = np.concatenate([self.W, new]), self._kept, self._kept.n_columns
         # From old columns, new columns to cell by cell, as the features of all units come.
         m = self.units.n_cells
-        old_columns, new_columns = np.split(np.arange(n_old + len(new) * m), [n_old])
+        old_columns, new_columns = np.split(np.arange(len(all_units) * m), [n_old])
         order = np.concatenate([old_columns.reshape(m, -1), new_columns.reshape(m, -1)], axis=1)
         if isinstance(kept, RowStore):
-            at = self._find(checked, codes)
-            self._kept = kept.with_columns(at, self._features(new, checked), order.ravel())
+            at = self._find(kept, training)
+            self._kept = kept.with_columns(at, self._features(new, training.images), order.ravel())
         else:
-            of_new = self._sums_of(new, checked, codes)
-            cross = np.zeros((n_old, of_new.n_columns))
+            of_new = GramAccumulator(len(new_columns), self.n_classes)
+            cross = np.zeros((n_old, len(new_columns)))
             with thread_pool(self.n_jobs) as threads:
-                for rows in block_slices(len(checked), n_old + of_new.n_columns):
-                    Phi, appended = (
-                        block_features(self.units, each, checked[rows], threads)
-                        for each in (self.W, new)
-                    )
-                    Phi -= kept.shift
-                    appended -= of_new.shift
-                    cross += Phi.T @ appended
+                for rows, Phi in feature_blocks(self.units, all_units, training.images, threads):
+                    old, appended = np.split(Phi.reshape(len(Phi), m, -1), [len(self.W)], axis=2)
+                    old = old.reshape(len(Phi), -1) - kept.shift
+                    appended = appended.reshape(len(Phi), -1)
+                    of_new.add(appended, training.tau(rows), executor=threads)  # shifts them
+                    cross += old.T @ appended
             kept.append_columns(cross, of_new, order.ravel())
-        self.W = np.concatenate([self.W, new])
+        self.W = all_units
         self._paths.clear()
         return self
 
-    def drop_units(self, index: ArrayLike) -> "GlueState":
+    def drop_units(self, index: ArrayLike) -> "RidgeLayer":
         """Drop units by their positions in ``W``; no image is needed.
 
         Raises
@@ -217,8 +235,8 @@ class GlueState:
         Parameters
         ----------
         ridge : float, optional
-            ``lam``. By default that of :data:`varpro_nn.output.glue.RIDGES` whose generalised
-            cross-validation is least; leave-one-out errors would need a pass over the images.
+            ``lam``. By default the one of :data:`RIDGES` whose generalised cross-validation is
+            least; leave-one-out errors would need a pass over the images.
         standardise : bool
             Let the ridge act on columns scaled to variance 1.
 
@@ -256,32 +274,31 @@ class GlueState:
         TypeError
             Units that are not of this package.
         """
-        write_glue(Path(path), self.units, self.W, self._kept)
+        write_ridge_layer(Path(path), self.units, self.W, self._kept)
 
     @classmethod
-    def load(cls, path: str | Path, *, n_jobs: int = 1) -> "GlueState":
+    def load(cls, path: str | Path, *, n_jobs: int = 1) -> "RidgeLayer":
         """Read what :meth:`save` wrote.
 
         Raises
         ------
         ModelFileError
-            The file is damaged, is no glue, or its arrays do not go together.
+            The file is damaged, holds something else, or its arrays do not go together.
         FileNotFoundError
         """
-        units, W, kept = read_glue(Path(path))
-        state = cls(units, W, kept.n_targets, n_jobs=n_jobs)
-        state._kept = kept
-        return state
+        return cls.of(*read_ridge_layer(Path(path)), n_jobs=n_jobs)
 
-    def _check(self, images: ArrayLike, labels: ArrayLike) -> tuple[ImageArray, LabelArray]:
-        checked = check_images(images)
-        return checked, check_labels(np.asarray(labels), len(checked), self.n_classes)
+    def _checked(self, images: ArrayLike, labels: ArrayLike) -> TrainingSet:
+        codes = np.asarray(labels)
+        given: Any = images
+        return TrainingSet(given, check_labels(codes, codes.size, self.n_classes), self.n_classes)
 
-    def _counts(self, labels: LabelArray | None = None) -> list[int]:
+    def _counts(self, labels: TargetArray | None = None) -> list[int]:
         """Images of each class: of ``labels``, or in the sums."""
         if labels is None:
             return [round(count) for count in self._kept.sum_tau.tolist()]
-        return np.bincount(labels, minlength=self.n_classes).tolist()
+        codes: Any = labels
+        return np.bincount(codes, minlength=self.n_classes).tolist()
 
     def _as_sums(self, kept: Kept) -> GramAccumulator:
         if isinstance(kept, GramAccumulator):
@@ -289,24 +306,13 @@ class GlueState:
         with thread_pool(self.n_jobs) as threads:
             return kept.sums(threads)
 
-    def _sums_of(
-        self,
-        W: RealArray,
-        images: ImageArray,
-        labels: LabelArray,
-        shift: RealArray | None = None,
-    ) -> GramAccumulator:
-        with thread_pool(self.n_jobs) as threads:
-            training = TrainingSet(images, labels, self.n_classes)
-            return accumulate(self.units, W, training, threads=threads, shift=shift)
+    def _sums_of(self, training: TrainingSet, shift: RealArray | None) -> GramAccumulator:
+        return ridge_sums(self.units, self.W, training, Compute(self.n_jobs), shift=shift)
 
     def _features(self, W: RealArray, images: ImageArray) -> RealArray:
         with thread_pool(self.n_jobs) as threads:
-            Phi = block_features(self.units, W, images[:], threads)
-        check_finite(Phi)
-        return Phi
+            return block_features(self.units, W, images[:], threads)
 
-    def _find(self, images: ImageArray, labels: LabelArray) -> LabelArray:
+    def _find(self, kept: RowStore, training: TrainingSet) -> LabelArray:
         """Positions of images among the rows that are kept."""
-        assert isinstance(self._kept, RowStore)
-        return self._kept.find(self._features(self.W, images), one_hot(labels, self.n_classes))
+        return kept.find(self._features(self.W, training.images), training.tau())

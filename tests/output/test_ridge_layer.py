@@ -1,15 +1,19 @@
-"""The glue that changes: always the same as one made from scratch."""
+"""The ridge layer that changes: always the same as one made from scratch."""
 
 import contextlib
+import pickle
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from varpro_nn import load, patch_units, whole_image_units
+from varpro_nn import RidgeLayer, load, patch_units, whole_image_units
+from varpro_nn._io import archive
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import ModelFileError
-from varpro_nn.output.glue import RIDGES, glue
-from varpro_nn.output.glue_state import GlueState
+from varpro_nn.output.ridge_fit import fit_ridge
+from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.units import learn_whitening
 
 K = 10
@@ -49,20 +53,15 @@ def wide(request, digits):
     return made, made.init(digits[0], np.random.default_rng(3))
 
 
-@pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
-def rng(request):
-    return np.random.default_rng(request.param)
-
-
 def assert_solves_like(state, W, images, labels, tolerance):
-    """As a glue of these units on these images does, for all ridges and both scalings."""
+    """As a fit of these units on these images does, for all ridges and both scalings."""
+    training = TrainingSet(images, labels, K)
     assert state.n_images == len(images)
     assert_array_equal(state.W, W)
     for standardise in (False, True):
         for ridge in (0.03, 10.0):
-            expected = glue(
-                state.units, W, images, labels, K, ridge=ridge, standardise=standardise
-            ).A
+            options = {"ridge": ridge, "standardise": standardise, "form": "primal"}
+            expected = fit_ridge(state.units, W, training, Compute(), **options).A
             found = state.solve(ridge, standardise=standardise)
             assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
@@ -71,7 +70,7 @@ def assert_solves_like(state, W, images, labels, tolerance):
 def test_images_come_and_go(dtype, tolerance, units, W, digits):
     images, labels = digits
     W = W.astype(dtype)
-    state = GlueState(units, W, K).add_images(images[:400], labels[:400])
+    state = RidgeLayer(units, W, K).add_images(images[:400], labels[:400])
     assert_solves_like(state, W, images[:400], labels[:400], tolerance)
     assert state.partial_fit(images[400:], labels[400:]) is state
     assert_solves_like(state, W, images, labels, tolerance)
@@ -85,7 +84,7 @@ def test_units_come_and_go(dtype, tolerance, units, W, digits, rng):
     images, labels = digits
     W = W.astype(dtype)
     shuffled = rng.permutation(len(images))
-    state = GlueState(units, W[:4], K).add_images(images, labels)
+    state = RidgeLayer(units, W[:4], K).add_images(images, labels)
     state.add_units(W[4:5], images[shuffled], labels[shuffled])
     state.add_units(W[5:], images, labels)
     assert_solves_like(state, W, images, labels, tolerance)
@@ -101,7 +100,7 @@ def test_few_images_are_kept_as_rows_and_many_as_sums(dtype, tolerance, wide, di
     units, W = wide[0], wide[1].astype(dtype)
     q = len(W) * units.n_cells
     images, labels = digits
-    state = GlueState(units, W, K)
+    state = RidgeLayer(units, W, K)
     forms = []
     for stop in (q // 3, q - 1, q, q + 1, 2 * q):
         state.add_images(images[state.n_images : stop], labels[state.n_images : stop])
@@ -115,7 +114,7 @@ def test_rows_come_and_go_in_any_order_and_repeated(dtype, tolerance, wide, digi
     units, W = wide[0], wide[1].astype(dtype)
     images, labels = digits
     twice = np.r_[0:30, 10:20]
-    state = GlueState(units, W, K).add_images(images[twice], labels[twice])
+    state = RidgeLayer(units, W, K).add_images(images[twice], labels[twice])
     gone = rng.permutation(np.r_[10:15, 5:12])  # two of them both times
     state.remove_images(images[gone], labels[gone])
     rest = np.r_[0:5, 12:30, 15:20]
@@ -134,7 +133,7 @@ def test_units_come_and_go_while_rows_are_kept(dtype, tolerance, wide, digits, r
     n = (len(W) - 4) * units.n_cells
     images, labels = digits[0][:n], digits[1][:n]
     shuffled = rng.permutation(n)
-    state = GlueState(units, W[:-2], K).add_images(images, labels)
+    state = RidgeLayer(units, W[:-2], K).add_images(images, labels)
     with pytest.raises(ValueError, match=r"images must be"):
         state.add_units(W[-2:], digits[0][n : 2 * n], digits[1][n : 2 * n])
     state.add_units(W[-2:], images[shuffled], labels[shuffled])
@@ -151,7 +150,7 @@ def test_images_that_look_alike_are_not_taken_for_each_other(wide, digits):
     """In single precision too, as far as features tell them apart by more than rounding."""
     units, W = wide[0], wide[1].astype(np.float32)
     images, labels = digits[0][:30].copy(), digits[1][:30]
-    state = GlueState(units, W, K).add_images(images, labels)
+    state = RidgeLayer(units, W, K).add_images(images, labels)
     changed = images[4:5].copy()
     changed[0, 4, 4] += 0.01
     with pytest.raises(ValueError, match=r"images must be among those taken in"):
@@ -164,7 +163,7 @@ def test_what_fails_changes_nothing(n, wide, digits, monkeypatch):
     """No memory for the sums, or for the features of the last images."""
     units, W = wide
     images, labels = digits[0][:n], digits[1][:n]
-    state = GlueState(units, W[:-1], K).add_images(images, labels)
+    state = RidgeLayer(units, W[:-1], K).add_images(images, labels)
     before, form = state.solve(1.0), state.form
 
     def fail(*_, **__):
@@ -184,7 +183,7 @@ def test_what_fails_changes_nothing(n, wide, digits, monkeypatch):
 
 def test_of_rows_no_unit_is_called_redundant(wide, digits):
     units, W = wide
-    path = GlueState(units, W, K).add_images(digits[0][:20], digits[1][:20]).path()
+    path = RidgeLayer(units, W, K).add_images(digits[0][:20], digits[1][:20]).path()
     assert path.rank == 19
     with pytest.raises(ValueError, match=r"not determined by 20 rows"):
         path.redundant_groups(np.tile(np.arange(len(W)), units.n_cells))
@@ -195,7 +194,7 @@ def test_nothing_remains_of_images_that_came_and_went(digits, rng):
     images, labels = digits
     units = whole_image_units("bilinear", (8, 8), 12)
     W = units.init(images, rng)
-    state = GlueState(units, W, K).add_images(images[:500], labels[:500])
+    state = RidgeLayer(units, W, K).add_images(images[:500], labels[:500])
     for _ in range(50):
         some = rng.choice(np.arange(500, 900), 60, replace=False)
         state.add_images(images[some], labels[some]).remove_images(images[some], labels[some])
@@ -205,7 +204,7 @@ def test_nothing_remains_of_images_that_came_and_went(digits, rng):
 def test_threads_change_no_bit(units, W, digits):
     images, labels = digits
     A = [
-        GlueState(units, W[:4].astype(np.float32), K, n_jobs=n_jobs)
+        RidgeLayer(units, W[:4].astype(np.float32), K, n_jobs=n_jobs)
         .add_images(images, labels)
         .add_units(W[4:].astype(np.float32), images, labels)
         .solve(1.0)
@@ -219,7 +218,7 @@ def test_the_ridge_is_chosen_by_generalised_cross_validation(digits, rng):
     images, labels = digits[0][:80], digits[1][:80]
     units = whole_image_units("bilinear", (8, 8), 40)
     W = units.init(images, rng)
-    state = GlueState(units, W, K).add_images(images, labels)
+    state = RidgeLayer(units, W, K).add_images(images, labels)
     Phi, tau = np.column_stack([units.features(W, images), np.ones(80)]), np.eye(K)[labels]
     scores = []
     for ridge in RIDGES:
@@ -237,12 +236,12 @@ def test_the_ridge_is_chosen_by_generalised_cross_validation(digits, rng):
 def test_saved_and_loaded_it_goes_on(n_before, form, units, W, digits, tmp_path):
     images, labels = digits
     W = W.astype(np.float32)
-    state = GlueState(units, W, K)
+    state = RidgeLayer(units, W, K)
     if n_before:
         state.add_images(images[:n_before], labels[:n_before])
     assert state.form == form
     state.save(tmp_path / "glue.npz")
-    again = GlueState.load(tmp_path / "glue.npz")
+    again = RidgeLayer.load(tmp_path / "glue.npz")
     assert again.units.spec() == units.spec()
     for each in (state, again):
         each.add_images(images[n_before:], labels[n_before:]).drop_units(1)
@@ -250,20 +249,56 @@ def test_saved_and_loaded_it_goes_on(n_before, form, units, W, digits, tmp_path)
     assert_array_equal(again.W, state.W)
 
 
+@pytest.mark.parametrize("form", ["rows", "sums"])
+def test_files_of_earlier_versions_are_read(form, digits, rng, tmp_path):
+    """Written here array by array, as they always were."""
+    images, labels = digits[0][:100], digits[1][:100]
+    units = whole_image_units("bilinear", (8, 8), 12)
+    W = units.init(images, rng)
+    Phi, tau = units.features(W, images), np.eye(K)[labels]
+    shift = Phi[:7].mean(axis=0)
+    Z = Phi - shift
+    arrays = {
+        "sums.gram": Z.T @ Z, "sums.moments": Z.T @ tau, "sums.sum_Phi": Z.sum(axis=0),
+        "sums.sum_tau": tau.sum(axis=0), "sums.peaks": np.square(Z).sum(axis=0),
+        "sums.totals": np.array([100.0, 100.0]), "sums.shift": shift,
+    }  # fmt: skip
+    if form == "rows":
+        arrays = {"rows.Phi": Phi, "rows.tau": tau}
+    header = {"kind": "glue", "units": units.spec(), "form": form}
+    archive.write(tmp_path / "glue.npz", header, {"W": W, **arrays})
+    layer = RidgeLayer.load(tmp_path / "glue.npz")
+    assert layer.form == form
+    assert_solves_like(layer, W, images, labels, 1e-9)
+    header["kind"] = "subnetwork"
+    archive.write(tmp_path / "glue.npz", header, {"W": W, **arrays})
+    with pytest.raises(ModelFileError, match=r"expected a ridge layer \(glue\), .* a subnetwork"):
+        RidgeLayer.load(tmp_path / "glue.npz")
+
+
+def test_it_goes_through_a_pickle(wide, digits):
+    """Threads that have made its sums stay behind."""
+    units, W = wide
+    layer = RidgeLayer(units, W, K, n_jobs=2).add_images(*(each[:20] for each in digits))
+    layer.add_images(*(each[20:] for each in digits))
+    assert layer.form == "sums"
+    assert_array_equal(pickle.loads(pickle.dumps(layer)).solve(1.0), layer.solve(1.0))
+
+
 @pytest.mark.parametrize(("n", "first"), [(10, "Phi"), (900, "gram")])
-def test_a_file_that_is_no_glue_is_refused(n, first, units, W, digits, tmp_path):
-    state = GlueState(units, W, K).add_images(digits[0][:n], digits[1][:n])
+def test_a_file_that_is_no_ridge_layer_is_refused(n, first, units, W, digits, tmp_path):
+    state = RidgeLayer(units, W, K).add_images(digits[0][:n], digits[1][:n])
     path = tmp_path / "glue.npz"
     state.save(path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     (tmp_path / "damaged.npz").write_bytes(content)
     with pytest.raises(ModelFileError, match=r"damaged.npz"):
-        GlueState.load(tmp_path / "damaged.npz")
+        RidgeLayer.load(tmp_path / "damaged.npz")
     state.W = state.W[:-1]
     state.save(path)
-    with pytest.raises(ModelFileError, match=rf"do not describe a glue: {first} must be"):
-        GlueState.load(path)
+    with pytest.raises(ModelFileError, match=rf"do not describe a ridge layer: {first} must be"):
+        RidgeLayer.load(path)
 
 
 @pytest.mark.parametrize(
@@ -275,16 +310,16 @@ def test_a_file_that_is_no_glue_is_refused(n, first, units, W, digits, tmp_path)
         (lambda s, x, y: s.add_units(s.W[:, 1:], x, y), r"W must have shape \(h, 17\)"),
         (lambda s, x, y: s.drop_units(np.arange(12)), r"one unit at least must be left"),
         (lambda s, x, y: s.solve(-1.0), r"ridge must be finite and not negative, got -1"),
-        (lambda s, x, y: GlueState(s.units, s.W[0], K), r"W must have shape \(h, 17\)"),
-        (lambda s, x, y: GlueState(s.units, s.W * np.nan, K), r"W must be finite"),
-        (lambda s, x, y: GlueState(s.units, s.W, K).solve(), r"at least one row"),
+        (lambda s, x, y: RidgeLayer(s.units, s.W[0], K), r"W must have shape \(h, 17\)"),
+        (lambda s, x, y: RidgeLayer(s.units, s.W * np.nan, K), r"W must be finite"),
+        (lambda s, x, y: RidgeLayer(s.units, s.W, K).solve(), r"at least one row"),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(act, match, digits, rng):
     images, labels = digits
     units = whole_image_units("bilinear", (8, 8), 12)
     W = units.init(images, rng)
-    state = GlueState(units, W, K).add_images(images[:600], labels[:600])
+    state = RidgeLayer(units, W, K).add_images(images[:600], labels[:600])
     before = state.solve(1.0)
     with pytest.raises(ValueError, match=match):
         act(state, images, labels)
@@ -294,6 +329,6 @@ def test_what_cannot_be_is_refused_and_changes_nothing(act, match, digits, rng):
 
 def test_no_such_unit(digits, rng):
     units = whole_image_units("bilinear", (8, 8), 3)
-    state = GlueState(units, units.init(digits[0], rng), K)
+    state = RidgeLayer(units, units.init(digits[0], rng), K)
     with pytest.raises(IndexError):
         state.drop_units(3)

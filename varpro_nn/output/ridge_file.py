@@ -1,4 +1,4 @@
-"""The file of a glue that changes: units, and the sums or rows of their columns."""
+"""The file of a ridge layer: units, and the sums or rows of their columns."""
 
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +13,9 @@ from varpro_nn.linalg import GramAccumulator, RowStore
 from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
 
 KIND = "glue"
+"""What the header calls the file."""
 Kept: TypeAlias = GramAccumulator | RowStore
+"""What a ridge layer follows from."""
 _FORMS: dict[str, type[GramAccumulator | RowStore]] = {"rows": RowStore, "sums": GramAccumulator}
 
 
@@ -22,8 +24,8 @@ def form_of(kept: Kept) -> str:
     return next(form for form, kind in _FORMS.items() if isinstance(kept, kind))
 
 
-def write_glue(path: Path, units: Units, W: RealArray, kept: Kept) -> None:
-    """Write an npz file that :func:`read_glue` checks, atomically.
+def write_ridge_layer(path: Path, units: Units, W: RealArray, kept: Kept) -> None:
+    """Write an npz file that :func:`read_ridge_layer` checks, atomically.
 
     Raises
     ------
@@ -40,18 +42,18 @@ def write_glue(path: Path, units: Units, W: RealArray, kept: Kept) -> None:
     archive.write(path, header, {"W": W, **learnt, **own})
 
 
-def read_glue(path: Path) -> tuple[PatchUnits | WholeImageUnits, RealArray, Kept]:
-    """Read what :func:`write_glue` wrote.
+def read_ridge_layer(path: Path) -> tuple[PatchUnits | WholeImageUnits, RealArray, Kept]:
+    """Read what :func:`write_ridge_layer` wrote.
 
     Raises
     ------
     ModelFileError
-        The file is damaged, is no glue, or its arrays do not go together.
+        The file is damaged, holds something else, or its arrays do not go together.
     FileNotFoundError
     """
     header, arrays = archive.read(path)
     if header.get("kind") != KIND:
-        msg = f"{path}: the file holds a {header.get('kind')}, not a {KIND}."
+        msg = f"{path}: expected a ridge layer ({KIND}), the file holds a {header.get('kind')}."
         raise ModelFileError(msg)
     parts: dict[str, dict[str, Any]] = {"units": {}, **{form: {} for form in _FORMS}}
     for name, array in arrays.items():
@@ -63,7 +65,7 @@ def read_glue(path: Path) -> tuple[PatchUnits | WholeImageUnits, RealArray, Kept
         form = header["form"]
         kept = _FORMS[form].of_arrays(parts[form], len(W) * units.n_cells, W.dtype)
     except (KeyError, TypeError, ValueError) as error:
-        msg = f"{path}: the arrays do not describe a glue: {error}."
+        msg = f"{path}: the arrays do not describe a ridge layer: {error}."
         raise ModelFileError(msg) from error
     return units, W, kept
 

@@ -1,0 +1,215 @@
+"""Fit the output layer: the last linear layer, on the features of all units.
+
+=========== ======================================================= ==============================
+layer       what is minimised over ``A``                            how the penalty is chosen
+=========== ======================================================= ==============================
+``ridge``   squares of ``tau - Phi A``                              exact leave-one-out error
+``softmax`` cross-entropy                                           a split of the training images
+``hinge``   squared multiclass hinge                                the same
+=========== ======================================================= ==============================
+
+each with the penalty times ``1/2 ||A||^2`` for columns scaled to variance 1. The ridge layer is
+that of :mod:`varpro_nn.output.ridge_fit`, in its primal or dual form, as long as an
+eigendecomposition of its columns or images is quick; beyond that its penalty is chosen on the
+split as well. So it is if there are distorted copies of the images: an image that is left out
+alone would stay in as its copies.
+
+For the split, one image in six is put aside at random (with all its distorted copies). Along the
+grid, from the largest penalty to the smallest and each fit starting from the one before, the fit
+on the others is measured on those, by its mean loss (error rates are too coarse to tell penalties
+apart); the search ends after a penalty that is worse. The final fit is on all images. No other
+label is involved. The *units* have seen the images put aside, so the accuracy on them flatters
+the network: it chooses a penalty, and is no estimate of accuracy.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.linalg import RowStore
+from varpro_nn.linalg.threads import thread_pool
+from varpro_nn.output.feature_store import feature_store, fill, restored, standardise_columns
+from varpro_nn.output.linear_fits import LinearFits
+from varpro_nn.output.output_layer import LAYERS, LeftOut, OutputLayer
+from varpro_nn.output.ridge_fit import check_kept, fit_ridge
+from varpro_nn.output.ridge_layer import RIDGES, RidgeLayer
+from varpro_nn.units import Units
+
+PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
+"""The grid of penalties of the convex layers, for columns of variance 1."""
+LARGEST_EIGENPROBLEM = 6000
+"""Columns, or images, up to which the ridge layer chooses its penalty by leave-one-out error."""
+GRAM_BYTES = 2**33
+"""Bytes that a Gram matrix of all columns may take: 32,768 columns."""
+
+_logger = logging.getLogger(__name__)
+
+
+def check_size(n_columns: int) -> None:
+    """Refuse a network whose output layer is too large to fit, before its units are trained.
+
+    Raises
+    ------
+    ValueError
+    """
+    if 8 * n_columns**2 > GRAM_BYTES:
+        msg = (
+            f"n_units times the cells of a unit make {n_columns} columns, whose Gram matrix takes "
+            f"{8 * n_columns**2 / 2**30:.0f} GiB, more than {GRAM_BYTES / 2**30:.0f}: take fewer "
+            "units or cells."
+        )
+        raise ValueError(msg)
+
+
+def fit_output_layer(
+    name: str,
+    units: Units,
+    W: RealArray,
+    training: TrainingSet,
+    compute: Compute,
+    *,
+    penalty: float | None = None,
+    standardise: bool = True,
+    n_copies: int = 1,
+    rng: np.random.Generator | None = None,
+    keep_sums: bool = False,
+) -> OutputLayer:
+    """Fit the output layer of all units on all images.
+
+    Parameters
+    ----------
+    name : {"ridge", "softmax", "hinge"}
+    units : Units
+    W : ndarray, shape (h, p)
+    training : TrainingSet
+        With ``n_copies`` > 1: all images, then distorted copies of all of them in the same order.
+        Real targets are for the ridge layer.
+    compute : Compute
+        Its threads share the work; a cluster makes the sums of a ridge layer without copies.
+    penalty : float, optional
+        By default the one that does best; see the head of the module.
+    standardise : bool
+        Whether the ridge layer's penalty acts on columns scaled to variance 1.
+    n_copies : int
+    rng : numpy.random.Generator, optional
+        Draws the images that are put aside.
+    keep_sums : bool
+        Keep the sums that a ridge layer follows from (8 q^2 bytes for q columns), or its rows if
+        there are fewer images than columns, as ``OutputLayer.ridge_layer``. Needs class labels
+        without sample weights.
+
+    Returns
+    -------
+    OutputLayer
+
+    Raises
+    ------
+    ValueError
+        An unknown name, a penalty out of range, real targets for another layer than ridge, or
+        sums to keep that are not those of a ridge layer of labelled images.
+    """
+    if name not in LAYERS:
+        msg = f"output layer must be one of {', '.join(LAYERS)}, got {name!r}."
+        raise ValueError(msg)
+    least_allowed = 0.0 if name == "ridge" else np.finfo(float).tiny
+    if penalty is not None and not least_allowed <= penalty < np.inf:
+        msg = f"penalty must be finite and positive (ridge: or 0), got {penalty}."
+        raise ValueError(msg)
+    if not training.is_classified and name != "ridge":
+        msg = f"labels must be class numbers for the layer {name}, got real targets."
+        raise ValueError(msg)
+    if keep_sums:
+        check_kept(training, name)
+    n, q = len(training), len(W) * units.n_cells
+    # With weights there is the primal form alone.
+    eigenproblem = min(n, q) if training.weights is None else q
+    # An image that is left out alone would still be there in its copies.
+    meaningful = n_copies == 1 or penalty is not None
+    if name == "ridge" and meaningful and eigenproblem <= LARGEST_EIGENPROBLEM:
+        ridge = RIDGES if penalty is None else penalty
+        layer = fit_ridge(
+            units, W, training, compute, ridge=ridge, standardise=standardise, keep_sums=keep_sums
+        )
+        return layer if n_copies == 1 else replace(layer, left_out=None)
+    n_aside = 0 if penalty is not None else max(1, n // n_copies // 6)
+    order = _aside_first(n, n_copies, n_aside, rng)
+    with feature_store(n, q) as Phi, thread_pool(compute.n_jobs) as threads:
+        fill(Phi, units, W, training.images, order, threads, compute)
+        mean, deviation = standardise_columns(Phi, scale=standardise or name != "ridge")
+        ordered = training.weights_at(order)
+        fits = LinearFits(name, Phi, training.targets[order], training.n_targets, threads, ordered)
+        found = _Search()
+        if penalty is None:
+            grid = RIDGES[::-2] if name == "ridge" else PENALTIES
+            found = _search(fits, name, grid, order[:n_aside], slice(n_aside * n_copies, None))
+            penalty = found.penalties[int(np.argmin(found.losses))]
+        A, n_iterations = fits.fit(slice(None), penalty, found.A, tolerance=1e-3)
+        ridge_layer = None
+        if keep_sums:
+            kept = (
+                fits.sums(mean, deviation, W.dtype)
+                if n > q
+                else RowStore(restored(Phi, mean, deviation, order, W.dtype), training.tau())
+            )
+            ridge_layer = RidgeLayer.of(units, W, kept, n_jobs=compute.n_jobs)
+    A[:-1] /= deviation[:, None]
+    A[-1] -= mean @ A[:-1]
+    return OutputLayer(
+        A, name, float(penalty), "split" if n_aside else "given", tuple(found.penalties),
+        tuple(found.losses), tuple(found.error_rates), n_iterations,
+        left_out=found.left_out, ridge_layer=ridge_layer,
+    )  # fmt: skip
+
+
+def _aside_first(
+    n_images: int, n_copies: int, n_aside: int, rng: np.random.Generator | None
+) -> LabelArray:
+    """Order in which the images put aside come first, with their copies: the rest is one view."""
+    n, rest = divmod(n_images, n_copies)
+    if rest or (n < 2 and n_aside):
+        msg = f"images must be two or more, each {n_copies} times, got {n_images} in all."
+        raise ValueError(msg)
+    shuffled = (np.random.default_rng(0) if rng is None else rng).permutation(n)
+    aside, kept = np.sort(shuffled[:n_aside]), np.sort(shuffled[n_aside:])
+    copies = n * np.arange(n_copies)[:, None]
+    return np.concatenate([(aside + copies).ravel(), (kept + copies).ravel()])
+
+
+@dataclass(slots=True)
+class _Search:
+    """What was found along the grid of penalties."""
+
+    penalties: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    error_rates: list[float] = field(default_factory=list)
+    left_out: LeftOut | None = None
+    A: FloatArray | None = None
+
+
+def _search(
+    fits: LinearFits, name: str, grid: Sequence[float], aside: LabelArray, kept: slice
+) -> _Search:
+    """Fit along the grid to the rows ``kept``; measure on the images put aside, not their copies.
+
+    The first rows are those images; ``aside`` says which they are.
+    """
+    found = _Search()
+    for penalty in grid:
+        found.A, _ = fits.fit(kept, penalty, found.A, tolerance=1e-2)
+        loss, rate, outputs = fits.measure(slice(0, len(aside)), found.A)
+        if loss < min(found.losses, default=np.inf):
+            found.left_out = LeftOut(aside, outputs)
+        found.penalties.append(penalty)
+        found.losses.append(loss)
+        found.error_rates.append(rate)
+        _logger.info(
+            "%s, penalty %.3g: loss %.5g, error rate %.5f put aside", name, penalty, loss, rate
+        )
+        if loss > min(found.losses):
+            break
+    return found

@@ -1,0 +1,250 @@
+"""The ridge layer of all units on all images, its ridge chosen by exact leave-one-out errors.
+
+Only unit weights come from the sub-networks. The linear weights of the whole network are fitted
+anew on all images (the paper's *glue*), in one of two forms:
+
+*primal*
+    Sums over blocks of images make a matrix of columns by columns. One eigendecomposition solves
+    for every ridge of a grid, and a second pass over the images gives the exact leave-one-out
+    error of each.
+*dual*
+    For more columns than images: sums over blocks of units make a matrix of images by images. Its
+    eigendecomposition gives the errors too; a second pass over the units gives the weights.
+
+In neither does the matrix of all features exist. The ridge with the lowest leave-one-out error
+rate is taken, and no label of another set is involved.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.linalg import DualPath, KernelAccumulator, RidgePath, RowStore, spread
+from varpro_nn.linalg.ridge import LeaveOneOut
+from varpro_nn.linalg.threads import thread_pool
+from varpro_nn.output.features import block_features, feature_blocks
+from varpro_nn.output.output_layer import LeftOut, OutputLayer
+from varpro_nn.output.ridge_layer import RIDGES, RidgeLayer
+from varpro_nn.output.ridge_sums import ridge_sums
+from varpro_nn.units import Units
+
+DUAL_BLOCK_BYTES = 2**26
+"""Bytes of the columns that the dual form takes at a time."""
+MOST_LEFT_OUT = 20_000
+"""Images whose left-out outputs are kept at most, evenly spread over all."""
+LEFT_OUT_BYTES = 2**27
+"""Bytes that these outputs may take for all ridges together."""
+
+_logger = logging.getLogger(__name__)
+
+
+def fit_ridge(
+    units: Units,
+    W: RealArray,
+    training: TrainingSet,
+    compute: Compute,
+    *,
+    ridge: float | Sequence[float] = RIDGES,
+    standardise: bool = False,
+    form: Literal["primal", "dual"] | None = None,
+    keep_sums: bool = False,
+) -> OutputLayer:
+    """Fit the linear weights of all units on all images.
+
+    Parameters
+    ----------
+    units : Units
+    W : ndarray, shape (h, p)
+        Weights of all units; the features are computed in its type.
+    training : TrainingSet
+    compute : Compute
+        Its threads, or the workers of its cluster, share the sums; the same bits for any number.
+    ridge : float or sequence of float
+        ``lam``, or the grid to choose it from by the leave-one-out error rate, the squared
+        error breaking ties (of real targets by that alone).
+    standardise : bool
+        Let the ridge act on columns scaled to variance 1.
+    form : {"primal", "dual"}, optional
+        By default dual with more columns than images, none of which have weights. The dual form
+        takes the memory of two matrices of images by images
+        (:data:`varpro_nn.linalg.dual.MEMORY_BUDGET`).
+    keep_sums : bool
+        Keep what the layer follows from, as ``OutputLayer.ridge_layer``: sums, 8 q^2 bytes for q
+        columns, or in the dual form the rows of all features, 4 n q or 8 n q bytes.
+
+    Returns
+    -------
+    OutputLayer
+        Of a ridge that was given the leave-one-out error is there as well.
+
+    Raises
+    ------
+    TrainingError
+        The workers of some sums were killed each time.
+    NonFiniteError
+        Features are NaN or infinite.
+    ValueError
+        A ridge is negative or not finite; sample weights with the dual form; or sums to keep that
+        are not those of class labels without weights.
+    """
+    ridges = np.atleast_1d(np.asarray(ridge, dtype=np.float64))
+    if ridges.size == 0 or not np.isfinite(ridges).all() or ridges.min() < 0:
+        msg = f"ridge must be finite and not negative, got {ridge}."
+        raise ValueError(msg)
+    if keep_sums:
+        check_kept(training)
+    if form is None:
+        wide = len(W) * units.n_cells > len(training) and training.weights is None
+        form = "dual" if wide else "primal"
+    if form == "dual":
+        return _dual(units, W, training, compute, ridges, standardise, keep_sums)
+    return _primal(units, W, training, compute, ridges, standardise, keep_sums)
+
+
+def check_kept(training: TrainingSet, name: str = "ridge") -> None:
+    """Refuse to keep the sums of what a :class:`RidgeLayer` cannot hold.
+
+    Raises
+    ------
+    ValueError
+    """
+    if name != "ridge" or not training.is_classified or training.weights is not None:
+        msg = (
+            "keep_sums needs a ridge layer of class labels without sample weights, got "
+            f"{name}, {'class labels' if training.is_classified else 'real targets'}, "
+            f"{'no' if training.weights is None else 'with'} weights."
+        )
+        raise ValueError(msg)
+
+
+def _primal(
+    units: Units,
+    W: RealArray,
+    training: TrainingSet,
+    compute: Compute,
+    ridges: FloatArray,
+    standardise: bool,
+    keep_sums: bool,
+) -> OutputLayer:
+    n, q = len(training), len(W) * units.n_cells
+    with (
+        compute.bar(desc="ridge layer", unit="part") as bar,
+        thread_pool(compute.n_jobs) as threads,
+    ):
+
+        def blocks() -> Iterator[tuple[RealArray, FloatArray, FloatArray | None]]:
+            for rows, Phi in feature_blocks(units, W, training.images, threads):
+                yield Phi, training.tau(rows), training.weights_at(rows)
+                bar.update()
+
+        sums = ridge_sums(units, W, training, compute, tick=bar.update)
+        path = sums.path(standardise=standardise, keep=keep_sums)
+        layer = RidgeLayer.of(units, W, sums, n_jobs=compute.n_jobs) if keep_sums else None
+        del sums  # used up, if they are not kept
+        n_kept = min(
+            MOST_LEFT_OUT, max(1, LEFT_OUT_BYTES // (4 * len(ridges) * training.n_targets))
+        )
+        errors = path.leave_one_out(blocks(), ridges, threads, every=-(-n // n_kept))
+    best = _best(errors, training)
+    of_unit = np.tile(np.arange(len(W)), units.n_cells)
+    # Of fewer images than columns any n columns make up for the rest.
+    redundant = path.redundant_groups(of_unit) if n > q else []
+    return _fitted(path.solve(ridges[best]), path, ridges, errors, best, redundant, layer)
+
+
+def _dual(
+    units: Units,
+    W: RealArray,
+    training: TrainingSet,
+    compute: Compute,
+    ridges: FloatArray,
+    standardise: bool,
+    keep_rows: bool,
+) -> OutputLayer:
+    if training.weights is not None:
+        msg = "form must be primal for images with sample weights, got dual."
+        raise ValueError(msg)
+    images = training.images[:]  # fewer than columns: if they are on disk, memory holds them
+    n, h, m = len(images), len(W), units.n_cells
+    size = max(1, DUAL_BLOCK_BYTES // (4 * m * n))
+    tiles = [slice(start, min(start + size, h)) for start in range(0, h, size)]
+    deviations = np.ones((m, h))
+    rows = np.empty((n, m, h), dtype=W.dtype) if keep_rows else None
+    bar = compute.bar(total=2 * len(tiles), desc="ridge layer", unit="block")
+    with bar, thread_pool(compute.n_jobs) as threads:
+
+        def blocks() -> Iterator[RealArray]:
+            for tile in tiles:
+                Phi = block_features(units, W[tile], images, threads)
+                if rows is not None:
+                    rows[:, :, tile] = Phi.reshape(n, m, -1)
+                if standardise:
+                    deviation = spread(
+                        Phi.std(axis=0, dtype=np.float64), Phi.mean(axis=0, dtype=np.float64)
+                    )
+                    deviations[:, tile] = deviation.reshape(m, -1)
+                    Phi /= deviation.astype(Phi.dtype)
+                yield Phi
+                bar.update()
+
+        kernel = KernelAccumulator(n)
+        for Phi in blocks():
+            kernel.add(Phi, threads)
+        path = kernel.path(training.tau())
+        errors = path.leave_one_out(ridges, threads)
+        best = _best(errors, training)
+        by_blocks = path.weights(blocks(), float(ridges[best]), threads)
+    A = np.empty((m * h + 1, training.n_targets))
+    A[-1] = by_blocks[-1]
+    by_unit = A[:-1].reshape(m, h, -1)
+    for tile in tiles:
+        part = by_blocks[m * tile.start : m * tile.stop].reshape(m, tile.stop - tile.start, -1)
+        by_unit[:, tile] = part / deviations[:, tile, None]
+    layer = None
+    if rows is not None:
+        kept = RowStore(rows.reshape(n, m * h), training.tau())
+        layer = RidgeLayer.of(units, W, kept, n_jobs=compute.n_jobs)
+    return _fitted(A, path, ridges, errors, best, [], layer)
+
+
+def _best(errors: LeaveOneOut, training: TrainingSet) -> int:
+    """Position of the best ridge: by the error rate, the squared error breaking ties."""
+    rates = errors.error_rate
+    if not training.is_classified:
+        rates = np.zeros_like(errors.mean_squared_error)
+    return int(np.lexsort((errors.mean_squared_error, rates))[0])
+
+
+def _fitted(
+    A: FloatArray,
+    path: RidgePath | DualPath,
+    ridges: FloatArray,
+    errors: LeaveOneOut,
+    best: int,
+    redundant_units: Sequence[int],
+    layer: RidgeLayer | None,
+) -> OutputLayer:
+    for ridge, mse, rate in zip(ridges, errors.mean_squared_error, errors.error_rate, strict=True):
+        _logger.info(
+            "ridge layer, penalty %.3g: left-out squared error %.5g, rate %.5f", ridge, mse, rate
+        )
+    return OutputLayer(
+        A=A,
+        name="ridge",
+        penalty=float(ridges[best]),
+        chosen_by="leave-one-out" if len(ridges) > 1 else "given",
+        penalties=tuple(ridges.tolist()),
+        losses=tuple(errors.mean_squared_error.tolist()),
+        error_rates=tuple(errors.error_rate.tolist()),
+        n_iterations=0,
+        rank=path.rank,
+        degrees_of_freedom=path.degrees_of_freedom(float(ridges[best])),
+        redundant_units=tuple(redundant_units),
+        left_out=LeftOut(errors.rows, errors.outputs[:, best]),
+        ridge_layer=layer,
+    )
