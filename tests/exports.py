@@ -10,7 +10,7 @@ from varpro_nn.units import learn_whitening
 SHAPES = {"grey": (9, 9), "colour": (3, 9, 9)}
 ACTIVATIONS = ("logistic", "tanh", "rectifier", "two-sided")
 LINKS = (("ridge", None), ("ridge", 0.15), ("softmax", None), ("hinge", 1.7))
-VIEWS = ("single", "flip", "shifts")
+VIEWS = ("single", "flip")
 
 
 def images_of(shape, n=20, seed=0):
@@ -28,7 +28,7 @@ def _networks():
     cycle = zip(
         itertools.cycle(ACTIVATIONS),
         itertools.cycle(LINKS),
-        itertools.cycle(VIEWS),
+        itertools.cycle(("single", "flip", "flip")),  # no multiple of the number of kinds
         itertools.cycle([1, 2]),
         strict=False,
     )

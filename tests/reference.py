@@ -249,12 +249,6 @@ def folded_probabilities(folded, images):
         views = [image]
         if folded.views == "flip":
             views.append(image[:, :, ::-1])
-        elif folded.views == "shifts":
-            last = rows - 1, columns - 1
-            for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-                y = np.clip(np.arange(rows) + dy, 0, last[0])
-                x = np.clip(np.arange(columns) + dx, 0, last[1])
-                views.append(image[:, y][:, :, x])
         outputs.append(np.mean([_folded_outputs(folded, view) for view in views], axis=0))
     outputs = np.array(outputs)
     if folded.link == "softmax":

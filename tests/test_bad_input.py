@@ -1,7 +1,5 @@
 """What people get wrong ends in one clear error: the argument, what was expected, what came."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -95,7 +93,7 @@ def test_one_class_left_by_n_train():
         "made", np.arange(2), ImageSet(np.random.default_rng(0).random((60, 5, 5)), labels), None
     )
     with pytest.raises(DatasetError, match="two classes at least, got 1"):
-        run(replace(CONFIG, n_train=30), dataset, n_jobs=1)
+        run(CONFIG.with_options(n_train=30), dataset, n_jobs=1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -110,7 +108,7 @@ def test_images_that_are_the_same_in_some_subsets_are_no_fault():
     images = np.zeros((60, 5, 5))
     images[0, 2, 2] = images[1, 1, 1] = 1
     network, subnetworks, _ = train(
-        images, config=replace(CONFIG, n_units=40, n_subnetworks=10, images_per_subnetwork=5)
+        images, config=CONFIG.with_options(n_units=40, n_subnetworks=10, images_per_subnetwork=5)
     )
     assert all(np.isfinite(s.W).all() for s in subnetworks)
     assert np.isfinite(network.A).all()
@@ -126,8 +124,8 @@ PATCHES = configure(
 @pytest.mark.parametrize("loss", ["squares", "cross-entropy"])
 @pytest.mark.parametrize("whitening", [None, 0.1])
 def test_what_is_no_fault_is_none_to_patch_units(layer, loss, whitening, images):
-    config = replace(PATCHES, output_layer=layer, loss=loss, whitening=whitening)
-    few = replace(config, n_units=40, n_subnetworks=10, images_per_subnetwork=5)
+    config = PATCHES.with_options(output_layer=layer, loss=loss, whitening=whitening)
+    few = config.with_options(n_units=40, n_subnetworks=10, images_per_subnetwork=5)
     alike = np.zeros((60, 5, 5))  # most sub-networks see constant images
     alike[0, 2, 2] = alike[1, 1, 1] = 1
     for pixels, labels, classes, settings in (
@@ -150,22 +148,25 @@ def test_what_is_no_fault_is_none_to_patch_units(layer, loss, whitening, images)
         ({"window": 6}, r"window must be at most the sides of the image, \(5, 5\), got 6"),
         ({"grid": 4}, r"grid must be at most the places of a window, \(3, 3\), got 4"),
         ({"training_stride": 2}, r"grid must be at most the places of a window, \(2, 2\), got 3"),
-        ({"scalarisation": "dense", "rank": 2}, "rank=2 needs a scalarisation that is not dense"),
-        ({"scalarisation": "bilinear", "draw": "windows"}, "draw='windows' needs dense"),
+        ({"scalarisation": "dense", "rank": 2}, "rank must be 1 with dense units, got 2"),
+        (
+            {"scalarisation": "bilinear", "draw": "windows"},
+            "draw='windows' needs scalarisation='dense'",
+        ),
         ({"whitening": 0.1, "n_components": 10}, "n_components must be 1 to 9, for dense units"),
         (
             {"whitening": 0.1, "n_components": 4, "scalarisation": "bilinear"},
-            "n_components=4 needs whitening and dense scalarisation",
+            "n_components=4 needs scalarisation='dense'",
         ),
         ({"scheme": "stages", "n_stages": 3}, "must be at most n_subnetworks, got 3 and 2"),
         ({"form": "operator"}, "loss='cross-entropy' needs form auto or reduced"),
         ({"ridge": 0}, "loss='cross-entropy' needs a positive ridge"),
-        ({"glue_ridge": 0}, "glue_ridge must be positive with the hinge layer, got 0"),
+        ({"output_penalty": 0}, "output_penalty must be positive with the hinge layer, got 0"),
     ],
 )
 def test_settings_of_patch_units_that_do_not_fit_the_images(changes, match, images):
     with pytest.raises(ValueError, match=match):
-        train(images, config=replace(PATCHES, **changes))
+        train(images, config=PATCHES.with_options(**changes))
 
 
 def test_one_pixel_images():
@@ -175,7 +176,7 @@ def test_one_pixel_images():
 
 
 def test_fewer_images_than_columns(images):
-    network = train(images[:12], LABELS[:12], config=replace(CONFIG, n_units=80))[0]
+    network = train(images[:12], LABELS[:12], config=CONFIG.with_options(n_units=80))[0]
     assert np.isfinite(network.A).all()
     assert np.mean(network.predict(images[:12]) == LABELS[:12]) > 0.9
 
@@ -188,21 +189,22 @@ def test_a_class_without_any_image_is_never_predicted_and_no_fault(images):
 def test_quadratic_units_need_squares():
     with pytest.raises(ValueError, match=r"need square images, got image_shape=\(5, 6\)"):
         train(
-            np.random.default_rng(0).random((60, 5, 6)), config=replace(CONFIG, units="quadratic")
+            np.random.default_rng(0).random((60, 5, 6)),
+            config=CONFIG.with_options(units="quadratic"),
         )
 
 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"units": "dense", "rank": 2}, "rank=2 needs a scalarisation that is not dense"),
-        ({"solver": "lm", "patience": 2}, "another solver than 'lm'"),
+        ({"units": "dense", "rank": 2}, "rank must be 1 with dense units, got 2"),
+        ({"solver": "lm", "form": "operator"}, "form must be auto or one that lm can use"),
     ],
 )
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_settings_that_do_not_go_together(changes, match, n_jobs, images):
     with pytest.raises(ValueError, match=match):
-        train_network(replace(CONFIG, **changes), images, LABELS, CLASSES, n_jobs=n_jobs)
+        train_network(CONFIG.with_options(**changes), images, LABELS, CLASSES, n_jobs=n_jobs)
 
 
 @pytest.mark.parametrize("n_jobs", [0, -2])

@@ -13,6 +13,7 @@ RANK = {
     "_typing": 0,
     "_version": 0,
     "errors": 0,
+    "_settings": 0,
     "_io": 0,
     "linalg": 1,
     "data": 2,

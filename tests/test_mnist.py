@@ -50,9 +50,9 @@ def test_a_small_network_from_one_line(mnist, tmp_path):
     """Measured 0.9905 with seed 0, in 28 CPU seconds."""
     metrics = train(tmp_path, "--recipe", "tiny")
     assert (metrics["n_train"], metrics["n_test"]) == (60_000, 10_000)
-    config = configure("tiny")
-    unit, columns = config.window**2 + 1, config.n_units * config.grid**2
-    assert metrics["n_parameters"] == config.n_units * unit + (columns + 1) * 10 < 5000
+    units = configure("tiny").units
+    unit, columns = units.window**2 + 1, units.n_units * units.grid**2
+    assert metrics["n_parameters"] == units.n_units * unit + (columns + 1) * 10 < 5000
     assert metrics["test_accuracy"] > 0.985
     assert metrics["test_accuracy_standard_error"] < 0.002
     assert abs(metrics["test_accuracy"] - metrics["split_accuracy"]) < 0.01

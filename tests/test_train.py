@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from numpy.testing import assert_array_equal
 
 import varpro_nn
 from varpro_nn import Network, RidgeLayer, configure, load
-from varpro_nn.train import HELP, main
+from varpro_nn.__main__ import main as main_of_commands
+from varpro_nn.train import main
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import run
 from varpro_nn.training.recipes import DATA, RECIPES
@@ -129,8 +130,8 @@ def test_the_run_folder_holds_these_files(done):
 
 def test_the_configuration_reproduces_the_run(done):
     folder = done[0]
-    values = strict((folder / "config.json").read_text())
-    config = configure(values.pop("recipe"), **values)
+    config = TrainConfig.from_dict(strict((folder / "config.json").read_text()))
+    assert config == SMALL_CONFIG.with_options(bootstrap=True)
     result = run(config, load("digits"), n_jobs=1)
     network = Network.load(folder / "model.npz")
     assert_array_equal(result.network.W, network.W)
@@ -249,22 +250,57 @@ def test_recipes_are_listed():
     assert len(listed) == len(lines)
     assert set(listed) == {(name, data) for name in RECIPES for data in DATA}
     for (name, data), line in listed.items():
-        assert line == {"name": name, "data": data, **asdict(configure(name, data=data))}
+        assert line == {"name": name, "data": data, **configure(name, data=data).options()}
     assert listed["paper", "mnist"]["units"] == "quadratic"
     assert listed["default", "digits"] != listed["default", "mnist"]
 
 
 def test_every_setting_has_an_option_with_a_word_of_help():
-    names = {field.name for field in fields(TrainConfig)} - {"recipe"}
-    assert set(HELP) == names
     status, out, _ = call("--help")
     assert status == 0
-    for name in names:
+    for name, value in TrainConfig().options().items():
         option = name.replace("_", "-")
         assert f"--{option} " in out.replace("\n", " \n").replace(",", " ")
         assert (f"--no-{option} " in out.replace("\n", " \n").replace(",", " ")) is (
-            type(getattr(TrainConfig(), name)) is bool
+            type(value) is bool
         )
+
+
+def test_help_has_a_group_for_each_group_of_settings():
+    _, out, _ = call("--help")
+    words = " ".join(out.split())
+    for group in ("run", "units", "subnetworks", "distortion", "output", "bootstrap"):
+        assert f"\n{group}:\n" in out
+    assert "units: The units of the first layer. --units {patch," in words
+    assert "--window N side of the windows, in pixels; needs units patch (7)" in words
+    assert "--max-nfev N limit of functional evaluations per round" in words
+    assert "(5, accurate 6, bilinear 10, paper 15)" in words
+    assert "--glue-ridge" not in out
+
+
+def test_the_old_name_of_an_option_still_works_and_says_so(tmp_path):
+    arguments = ("digits", *SMALL, "--max-nfev", "0", "--quiet", "--output", tmp_path)
+    status, out, err = call(*arguments, "--glue-ridge", "3")
+    assert (status, err) == (0, "--glue-ridge is now named --output-penalty\n")
+    assert strict(out)["output_penalty"] == 3
+    status, _, err = call(*arguments, "--glue-ridge", "3", "--output-penalty", "4")
+    assert (status, "--glue-ridge is the old name of --output-penalty" in err) == (2, True)
+
+
+def test_the_commands_have_one_door(capsys):
+    assert main_of_commands(["train", "--list-recipes"]) == 0
+    assert '"name": "default"' in capsys.readouterr().out
+    for command in ("train", "predict", "export"):
+        with pytest.raises(SystemExit) as stop:
+            main_of_commands([command, "--help"])
+        assert stop.value.code == 0
+        assert f"usage: python -m varpro_nn.{command} " in capsys.readouterr().out
+    assert main_of_commands(["--help"]) == 0
+    assert "train,predict,export" in capsys.readouterr().out
+    for wrong in ([], ["fly"]):
+        assert main_of_commands(wrong) == 2
+        out, err = capsys.readouterr()
+        assert (out, "usage: python -m varpro_nn" in err) == ("", True)
 
 
 FEW = ("--n-train", "300", "--max-nfev", "1", "--n-jobs", "1", "--quiet")
@@ -282,9 +318,6 @@ def test_the_recipe_is_the_one_for_the_kind_of_data(tmp_path):
         given = {"n_units": 16, "n_train": 300, "max_nfev": 1}
         assert config == asdict(configure("default", data="digits", **given))
         assert config["recipe"] == "default"
-        assert configure(config.pop("recipe"), **config) == configure(
-            "default", data="digits", **given
-        )
 
 
 @pytest.mark.parametrize("option", ["flip", "standardise", "bootstrap"])
@@ -293,7 +326,7 @@ def test_flags_can_be_taken_back(option, tmp_path):
         arguments = ("digits", "--recipe", "tiny", "--n-units", "4", *FEW, flag)
         assert call(*arguments, "--output", tmp_path / str(number))[0] == 0
         config = strict((tmp_path / str(number) / "config.json").read_text())
-        assert config[option] is value
+        assert TrainConfig.from_dict(config).options()[option] is value
 
 
 def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
@@ -304,7 +337,7 @@ def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
     assert (layer["name"], layer["chosen_by"]) == ("hinge", "split")
     assert layer["n_iterations"] > 0
     metrics = strict((tmp_path / "run" / "metrics.json").read_text())
-    assert layer["penalty"] == metrics["ridge"]
+    assert layer["penalty"] == metrics["output_penalty"]
     assert layer["penalties"] == sorted(layer["penalties"], reverse=True)
     best = layer["losses"].index(min(layer["losses"]))
     assert layer["penalties"][best] == layer["penalty"]
@@ -325,12 +358,16 @@ def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
         (("digits", "--n-units", "10", "--n-subnetworks", "3"), "must be a multiple"),
         (("digits", "--seed", "-1"), "seed must be"),
         (("digits", "--views", "back"), "invalid choice: 'back'"),
-        (("digits", "--scale", "1"), "scale must be less than 1, got 1"),
+        (("digits", "--scale", "1"), "scale must be finite and at least 0 and less than 1, got 1"),
         (("digits", "--n-components", "3"), "n_components=3 needs whitening"),
         (
             ("digits", "--recipe", "tiny", "--n-stages", "2"),
-            "n_stages=2 needs the scheme stages or",
+            "n_stages=2 needs scheme='stages'",
         ),
+        (("digits", "--scheme", "refine"), "refine is no more: it cost twice the time"),
+        (("digits", "--views", "shifts"), "shifts is no more: use flip or single"),
+        (("digits", "--patience", "3"), "--patience is no more: stop early with the callback"),
+        (("digits", "--n-parts=4"), "--n-parts is no more: leave it out"),
         (("digits", "--flip", "yes"), "unrecognized arguments: yes"),
         (("digits", "--n-jobs", "0"), "n_jobs must be"),
     ],
@@ -498,7 +535,7 @@ def test_the_glue_is_kept_if_asked_for(tmp_path, capsys):
     layer = RidgeLayer.load(folder / "glue.npz")
     assert layer.n_images == 400
     assert_array_equal(layer.W, network.W)
-    assert_array_equal(layer.solve(metrics["ridge"]), network.A)
+    assert_array_equal(layer.solve(metrics["output_penalty"]), network.A)
 
 
 def on_a_terminal(*argv, folder):

@@ -1,5 +1,6 @@
-"""What the command lines share: lines to standard output, faults to an exit status."""
+"""What the command lines share: their parsers, and how results and faults leave the process."""
 
+import argparse
 import logging
 import os
 import sys
@@ -8,6 +9,35 @@ from collections.abc import Callable, Iterable
 from varpro_nn.errors import VarProError
 
 _logger = logging.getLogger(__name__)
+
+
+def make_parser(command: str, description: str, faults: str) -> argparse.ArgumentParser:
+    """Make the parser of ``python -m varpro_nn.COMMAND``.
+
+    Parameters
+    ----------
+    command : str
+    description : str
+    faults : str
+        What exit status 1 stands for.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+    """
+    return argparse.ArgumentParser(
+        prog=f"python -m varpro_nn.{command}",
+        allow_abbrev=False,
+        description=description,
+        epilog=f"Exit status: 0 done; 1 a fault of {faults}; 2 usage; 130 interrupted.",
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names a trained network."""
+    parser.add_argument(
+        "--model", required=True, metavar="DIR|FILE", help="a run folder, or its model.npz"
+    )
 
 
 def run_command(lines: Callable[[], Iterable[str]]) -> int:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from varpro_nn._cli import run_command
+from varpro_nn._cli import add_model, make_parser, run_command
 from varpro_nn.exporters import to_c, to_html, to_onnx
 from varpro_nn.model.network import Network
 
@@ -15,16 +15,13 @@ SUFFIXES = {"onnx": ".onnx", "c": ".c", "html": ".html"}
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m varpro_nn.export",
-        allow_abbrev=False,
-        description="Write a trained network for other programs; prints the name of the file "
-        "(and its size on standard error).",
-        epilog="Exit status: 0 done; 1 a fault of the file; 2 usage; 130 interrupted.",
+    parser = make_parser(
+        "export",
+        "Write a trained network for other programs; prints the name of the file (and its size "
+        "on standard error).",
+        "the file",
     )
-    parser.add_argument(
-        "--model", required=True, metavar="DIR|FILE", help="a run folder, or its model.npz"
-    )
+    add_model(parser)
     parser.add_argument(
         "--format", required=True, choices=tuple(SUFFIXES),
         help="onnx: a graph for onnxruntime and others; c: one C99 file without dependencies; "

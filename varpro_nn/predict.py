@@ -9,22 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from varpro_nn import data
-from varpro_nn._cli import run_command
+from varpro_nn._cli import add_model, make_parser, run_command
 from varpro_nn.data.preparation import filled_by
 from varpro_nn.model.network import Network, probabilities
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m varpro_nn.predict",
-        allow_abbrev=False,
-        description="Label images with a trained network.",
-        epilog="Exit status: 0 done; 1 a fault of a file; 2 usage; 130 interrupted.",
-    )
-    parser.add_argument(
-        "--model", required=True, metavar="DIR|FILE", help="a run folder, or its model.npz"
-    )
+    parser = make_parser("predict", "Label images with a trained network.", "a file")
+    add_model(parser)
     parser.add_argument(
         "--n-jobs", type=int, default=1, metavar="N", help="threads, -1 for all cores (1)"
     )

@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.shared.ledger import Ledger, print_last_line
+from experiments.shared.ledger import Ledger, print_last_line, settings_of
 from experiments.shared.options import parser, whole_number
 from experiments.shared.tables import print_table
 from varpro_nn import Network, configure, load, to_c, to_html, to_onnx, train_network
@@ -157,7 +156,7 @@ def main() -> None:
         network = train_network(
             config, train.images, train.labels, dataset.classes, n_jobs=args.n_jobs
         )[0]
-        made_by = {"config": asdict(config)}
+        made_by = {"config": settings_of(config)}
     ledger = Ledger(args.output, data=dataset.digest, images=len(test), repeats=args.repeats)
     packages = ("onnx", "onnxruntime")
     run = partial(measure, network, test, args.repeats)

@@ -20,7 +20,7 @@ from varpro_nn import load, whole_image_units
 from varpro_nn.compute import cluster
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.training.subnetwork import SubnetworkSettings
+from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.subnetworks import train_subnetworks
 
 
@@ -35,11 +35,7 @@ def main() -> None:
     training = TrainingSet.of(load("mnist", args.data_dir))
     units = whole_image_units("bilinear", (28, 28), args.n_units)
     settings = SubnetworkSettings(
-        args.n_subnetworks,
-        args.images,
-        ridge=1.0,
-        weight_decay=0.1,
-        fit_options={"max_nfev": 10},
+        n_subnetworks=args.n_subnetworks, images_per_subnetwork=args.images, max_nfev=10
     )
     dask = partial(cluster.executor, "dask", None, 2)
     ways: dict[str, tuple[int, Callable[[], AbstractContextManager[Executor | None]]]] = {

@@ -48,8 +48,8 @@ from experiments.shared.processes import child
 from experiments.shared.tables import print_table
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.resources import Clock, peak_memory_mib
-from varpro_nn.training.subnetwork import SubnetworkSettings
 from varpro_nn.training.subnetworks import train_subnetworks
 
 QUANTITIES = {"n": "images", "h": "units", "k": "classes", "side": "side of the images, pixels"}
@@ -88,9 +88,7 @@ def measure(name: str, point: Point, seed: int, long_enough: float) -> Row:
 def measure_jobs(n_jobs: int, point: Point, seed: int) -> Row:
     """Train six sub-networks with a number of jobs."""
     training = TrainingSet(*made_data(point, seed), point.k)
-    settings = SubnetworkSettings(
-        6, point.n // 2, ridge=1.0, weight_decay=0.1, fit_options={"max_nfev": 6}
-    )
+    settings = SubnetworkSettings(n_subnetworks=6, images_per_subnetwork=point.n // 2, max_nfev=6)
     units, times = units_of(point, False), []
     for _ in range(REPEATS):
         clock = Clock()

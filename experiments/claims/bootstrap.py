@@ -21,7 +21,7 @@ guesses that are sure enough; the pass forgets the former. 5,000 images with lab
 import argparse
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -31,7 +31,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import SelfTrainingClassifier
 from threadpoolctl import threadpool_limits
 
-from experiments.shared.ledger import Ledger, print_last_line
+from experiments.shared.ledger import Ledger, print_last_line, settings_of
 from experiments.shared.options import parser
 from experiments.shared.tables import print_table
 from experiments.shared.uncertainty import mean_and_error
@@ -39,9 +39,10 @@ from varpro_nn import Network, TrainConfig, VarProClassifier, VarProFeatures, co
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.training.config import Rule
 from varpro_nn.training.layers import train_classifier
-from varpro_nn.training.plan import streams, subnetwork_settings
-from varpro_nn.training.pseudo_labels import Rule, bootstrap
+from varpro_nn.training.plan import streams
+from varpro_nn.training.pseudo_labels import bootstrap
 from varpro_nn.training.resources import Clock
 
 PARTS = ("rules", "repeated", "starts", "self-training")
@@ -81,18 +82,19 @@ def one_pass(
     """Run a pass by a rule, or one of ``REFITS``, on images alone; then measure by their labels."""
     start, rule = network, guesses
     if guesses in REFITS:
-        config, rule = replace(config, max_nfev=0), "argmax"
+        config, rule = config.with_options(max_nfev=0), "argmax"
     if guesses == REFITS[1]:
         # Where all outputs are the same, the rule draws.
         start, rule = replace(network, A=np.zeros_like(network.A)), "margin"
     # A sub-network that failed in training left no units.
     n_parts = len(network.W) // config.units_per_subnetwork
     clock = Clock()
-    settings = replace(subnetwork_settings(config), n_subnetworks=n_parts)
+    settings = replace(config.subnetworks, n_subnetworks=n_parts, n_stages=1)
     with Compute(n_jobs) as compute:
         done = bootstrap(
             start, test.images, settings, compute,
-            rule=cast(Rule, rule), ridge=config.bootstrap_ridge, seed=seed,
+            distortion=config.distortion, rule=cast(Rule, rule), ridge=config.bootstrap.ridge,
+            seed=seed,
         )  # fmt: skip
     _, seconds = clock.read()
     before, after = (each.predict_codes(test.images) for each in (network, done.network))
@@ -192,7 +194,7 @@ class Bench:
         """Take a pass from the ledger, or run it."""
         entry = {"bootstrap": guesses, "pass": number}
         return self.ledger.get(
-            entry, lambda: self.after(config, guesses, number)[0], config=asdict(config)
+            entry, lambda: self.after(config, guesses, number)[0], config=settings_of(config)
         )
 
     def rules(self) -> tuple[str, Table]:

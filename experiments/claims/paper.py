@@ -193,7 +193,9 @@ def measured(
     shape = dataset.train.images.shape[1:]
     kind = None if args.quick else dataset.name
     for name, metrics in run_rows(rows, dataset, args, kind):
-        units = configure(data=kind or dataset, **rows[name]).units  # the paper knows no windows
+        units = configure(
+            data=kind or dataset, **rows[name]
+        ).units.kind  # the paper knows no windows
         weights = None if units == "patch" else whole_image_units(units, shape, 1).n_weights
         n = None if weights is None else weights * metrics["n_units"]
         extra = {"name": name, "weights_of_a_unit": weights, "n_unit_weights": n}
@@ -204,8 +206,9 @@ def measured(
 def print_mnist(rows: list[dict[str, Any]], n_test: int) -> None:
     """Print the paper's Tables 3 and 4 beside this project's figures."""
     c = configure("paper")
-    images = c.images_per_subnetwork
-    ours = c.n_train, n_test, c.n_units, c.n_subnetworks, images, c.units_per_subnetwork
+    how = c.subnetworks
+    images = how.images_per_subnetwork
+    ours = c.n_train, n_test, c.units.n_units, how.n_subnetworks, images, c.units_per_subnetwork
     settings = [
         {"setting": name, "the paper": f"{value:,}", "recipe paper": f"{mine:,}"}
         for (name, value), mine in zip(TABLE_3.items(), ours, strict=True)

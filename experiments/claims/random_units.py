@@ -17,13 +17,12 @@ units take the longest: 2 CPU minutes a pair at 250 at most, a quarter of an hou
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from experiments.shared.ledger import Ledger, print_last_line
+from experiments.shared.ledger import Ledger, print_last_line, settings_of
 from experiments.shared.options import parser
 from experiments.shared.tables import print_table
 from experiments.shared.uncertainty import mean_and_error
@@ -58,7 +57,9 @@ QUICK: dict[str, Any] = {"images_per_subnetwork": 200, "max_nfev": 3, "n_subnetw
 
 def settings(kind: str, columns: int, dataset: Dataset, quick: bool) -> TrainConfig:
     """Set up units of a kind that make about so many columns."""
-    cells = configure(KINDS[kind]["recipe"], data=dataset).grid ** 2 if kind == "patches" else 1
+    cells = 1
+    if kind == "patches":
+        cells = configure(KINDS[kind]["recipe"], data=dataset).units.grid ** 2
     more = QUICK if quick else {"n_subnetworks": N_SUBNETWORKS[kind][columns]}
     n_units = round(columns / cells)  # of 62.5 the even one, 62
     return configure(data=dataset, **{**KINDS[kind], **more, "n_units": n_units})
@@ -68,14 +69,17 @@ def measure(config: TrainConfig, dataset: Dataset, n_jobs: int) -> dict[str, Any
     """Train a network and leave another as it was drawn; measure both on the same test images."""
     assert dataset.test is not None
     right, told = {}, {}
-    for name, each in (("trained", config), ("untrained", replace(config, max_nfev=0))):
+    for name, each in (("trained", config), ("untrained", config.with_options(max_nfev=0))):
         done = run(each, dataset, n_jobs=n_jobs, progress=True)
         right[name] = done.network.predict_codes(dataset.test.images) == dataset.test.labels
-        kept = ("test_accuracy", "training_cpu_seconds", "n_parameters", "n_units", "ridge")
-        told[name] = {key: done.metrics[key] for key in (*kept, "ridge_chosen_by")}
+        kept = (
+            *("test_accuracy", "training_cpu_seconds", "n_parameters", "n_units"),
+            *("output_penalty", "output_penalty_chosen_by"),
+        )
+        told[name] = {key: done.metrics[key] for key in kept}
     return {
         **told,
-        "n_columns": config.n_units * done.network.units.n_cells,
+        "n_columns": config.units.n_units * done.network.units.n_cells,
         "n_test": len(dataset.test),
         "only_trained_right": int(np.sum(right["trained"] & ~right["untrained"])),
         "only_untrained_right": int(np.sum(right["untrained"] & ~right["trained"])),
@@ -194,10 +198,10 @@ def main() -> None:
         for kind, columns in chosen(args.only, seeds):
             rows[kind, columns] = []
             for seed in range(args.seed, args.seed + min(args.seeds, seeds[columns])):
-                config = replace(settings(kind, columns, dataset, args.quick), seed=seed)
+                config = settings(kind, columns, dataset, args.quick).with_options(seed=seed)
                 make = functools.partial(measure, config, dataset, args.n_jobs)
                 entry = {"units": kind, "columns": columns, "seed": seed}
-                rows[kind, columns].append(ledger.get(entry, make, config=asdict(config)))
+                rows[kind, columns].append(ledger.get(entry, make, config=settings_of(config)))
     print_table(
         [cells(kind, each) for (kind, _), each in rows.items()],
         f"Random units beside trained ones, {dataset.name}",

@@ -29,14 +29,13 @@ throughout, are then trained again and meet the test images once, beside the pro
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from experiments.shared.ledger import Ledger, print_last_line
+from experiments.shared.ledger import Ledger, print_last_line, settings_of
 from experiments.shared.options import parser
 from experiments.shared.tables import print_table
 from experiments.shared.uncertainty import mean_and_error
@@ -100,7 +99,7 @@ def measure(config: TrainConfig, parts: dict[str, ImageSet], n_glue: int, k: int
         training = TrainingSet(images.images, images.labels, k)
         trained = train_units(config, training, Compute())
         of_layer = training.take(slice(n_glue))
-        C = c_of(config.ridge, config.images_per_subnetwork)
+        C = c_of(config.subnetworks.ridge, config.subnetworks.images_per_subnetwork)
         fitted = [
             fit_ridge(trained.units, trained.W, of_layer, Compute(), ridge=ridge)
             for ridge in (penalty_of(C, n_glue), RIDGES)
@@ -222,17 +221,17 @@ def main() -> None:
     def rows_of(config: TrainConfig, used: dict[str, ImageSet]) -> list[Row]:
         found = []
         for seed in seeds:
-            own = replace(config, seed=seed)
-            entry = {"config": asdict(own), "parts": list(used)}
+            own = config.with_options(seed=seed)
+            entry = {"config": settings_of(own), "parts": list(used)}
             found.append(ledger.get(entry, partial(measure, own, used, n_glue, k)))
         return found
 
     told, moved, result = [], [], {}
     for case, settings in cases.items():
         base = configure(data=data, **settings)
-        n = base.images_per_subnetwork
+        n = base.subnetworks.images_per_subnetwork
         found = {
-            (nu, lam): rows_of(replace(base, weight_decay=nu, ridge=lam), parts)
+            (nu, lam): rows_of(base.with_options(weight_decay=nu, ridge=lam), parts)
             for nu in penalties
             for lam in penalties
         }
@@ -248,8 +247,8 @@ def main() -> None:
         tested = {}
         for name, (pair, layer) in chosen(found).items():
             nu, lam = pair or DEFAULT
-            config = replace(base, weight_decay=nu, ridge=lam)
-            rows = rows_of(config if pair else replace(config, scheme="untrained"), on_test)
+            config = base.with_options(weight_decay=nu, ridge=lam)
+            rows = rows_of(config if pair else config.with_options(scheme="untrained"), on_test)
             tested[name] = {"pair": pair, "layer": layer, "rows": rows}
             mean, error = mean_and_error([row[layer]["test"] for row in rows], len(data.test))
             told.append({

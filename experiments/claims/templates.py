@@ -11,14 +11,13 @@ The network is one layer of 1,000 trained quadratic units, 36 weights each. Prin
 test accuracy of both classifiers; the last line is JSON. ``--quick`` takes digits.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.shared.figures import add_figure, drawn
-from experiments.shared.ledger import Ledger, print_last_line
+from experiments.shared.ledger import Ledger, print_last_line, settings_of
 from experiments.shared.options import parser
 from experiments.shared.tables import print_table
 from varpro_nn import TrainConfig, configure, load, run
@@ -110,7 +109,7 @@ def main() -> None:
     ledger = Ledger(args.output, data=dataset.digest)
     linear = ledger.get("softmax", lambda: softmax_templates(dataset), penalty=PENALTY)
     quadratic = ledger.get(
-        "quadratic units", lambda: quadratic_units(dataset, config), config=asdict(config)
+        "quadratic units", lambda: quadratic_units(dataset, config), config=settings_of(config)
     )
     rows = {"softmax regression on pixels": linear, f"{n_units:,} quadratic units": quadratic}
     n_test = len(dataset.test)

@@ -10,13 +10,13 @@ alone. The last line is JSON.
 """
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.shared.ledger import Ledger, print_last_line
+from experiments.shared.ledger import Ledger, print_last_line, settings_of
 from experiments.shared.options import parser
 from experiments.shared.tables import print_table
 from varpro_nn import VarProClassifier, configure, load
@@ -66,7 +66,7 @@ def main() -> None:
     ledger = Ledger(args.output, data=dataset.digest, alphas=list(ALPHAS))
     rows = []
     for recipe in args.recipes:
-        settings = asdict(configure(recipe, data=dataset, seed=args.seed))
+        settings = settings_of(configure(recipe, data=dataset, seed=args.seed))
         fit = partial(measure, recipe, dataset, args)
         rows.append(ledger.get(recipe, fit, ("scikit-learn",), config=settings))
     cells = [

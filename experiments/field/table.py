@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from experiments.field.accuracy import UNTRAINED
 from experiments.field.figure import ADAM, DRAWN, LIBRARY, LM, TRAINED, Point, draw
 from experiments.field.peers import peers
 from experiments.shared.figures import add_figure
-from experiments.shared.ledger import Ledger, print_last_line
+from experiments.shared.ledger import Ledger, print_last_line, settings_of
 from experiments.shared.options import parser, whole_number
 from experiments.shared.processes import child, child_lines
 from experiments.shared.tables import print_table, rounded_seconds
@@ -111,15 +111,15 @@ def entrants(dataset: str) -> list[Entrant]:
         if recipe == "paper":
             continue
         command: tuple[str, ...] = ("varpro_nn.train", dataset, "--recipe", recipe)
-        trained = asdict(configure(recipe, data=dataset))
-        drawn = asdict(configure(recipe, data=dataset, **UNTRAINED))
+        trained = settings_of(configure(recipe, data=dataset))
+        drawn = settings_of(configure(recipe, data=dataset, **UNTRAINED))
         made.append(Entrant(recipe, TRAINED, command, trained))
         made.append(Entrant(f"{recipe}-untrained", DRAWN, (*command, *_options(UNTRAINED)), drawn))
     for name, peer in peers(dataset).items():
         command = ("experiments.field.peers", name, dataset)
         packages = ("scikit-learn", *(["hpelm"] if name.startswith("ELM") else []))
         made.append(Entrant(name, LIBRARY, command, peer.settings(), packages))
-    tiny = configure("tiny", data=dataset)
+    tiny = configure("tiny", data=dataset).units
     windows = [tiny.n_units, tiny.window, tiny.grid]  # the one network that a recipe describes
     for kind, networks, settings, packages in (
         (ADAM, BY_ADAM, OF_ADAM, ("torch",)),

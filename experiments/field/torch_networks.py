@@ -97,10 +97,9 @@ def small_convolutions(shape: Shape) -> Any:
 
 def patches(shape: Shape) -> Any:
     """Units on windows as in the recipe ``tiny``, mean over each cell, linear layer."""
-    config = configure("tiny", data=kind_of_data("", shape))
-    windows = Windows(shape, config.window, 1, config.grid)
-    units = patch_units(windows, config.n_units, nn.Sigmoid())
-    return nn.Sequential(*units, nn.Flatten(), nn.Linear(config.n_units * config.grid**2, 10))
+    tiny = configure("tiny", data=kind_of_data("", shape)).units
+    units = patch_units(Windows(shape, tiny.window, 1, tiny.grid), tiny.n_units, nn.Sigmoid())
+    return nn.Sequential(*units, nn.Flatten(), nn.Linear(tiny.n_units * tiny.grid**2, 10))
 
 
 def patch_units(windows: Windows, n_units: int, activation: Any) -> list[Any]:

@@ -23,8 +23,8 @@ from varpro_nn.data.idx import read_idx
 from varpro_nn.data.npz import read_dataset_npz
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError, ModelFileError
+from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.shards import Shards
-from varpro_nn.training.subnetwork import SubnetworkSettings
 from varpro_nn.training.subnetworks import train_subnetworks
 
 _SEPARATOR = b"\0\xff--\xff\0"
@@ -92,7 +92,7 @@ def reader(name: str, folder: Path) -> tuple[Callable[[bytes], Any], type[Except
                 layer.solve(1.0)  # what can be read can be used
     elif name == "shard":
         shards = Shards(folder, {"seed": 0})
-        settings = SubnetworkSettings(1, 12, 1.0, 0.1, fit_options={"max_nfev": 2})
+        settings = SubnetworkSettings(n_subnetworks=1, images_per_subnetwork=12, max_nfev=2)
         training = TrainingSet(images, np.arange(12) % 3, 3)
         shards.write(train_subnetworks(units, training, settings, Compute())[0])
         read = shards.read

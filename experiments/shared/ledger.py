@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.shared.provenance import commit, occasion, versions
+from varpro_nn import TrainConfig
 
 
 class Ledger:
@@ -97,6 +98,14 @@ _handed_out: list[dict[str, Any]] = []
 
 def _text(key: Any) -> str:
     return json.dumps(key, sort_keys=True)
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """Name the settings of a run as all rows have named them: those that are kept stay valid."""
+    settings = config.options()
+    settings["glue_ridge"] = settings.pop("output_penalty")
+    # Settings that the package had when the first rows were written, as they were left then.
+    return {**settings, "n_parts": 1, "patience": None}
 
 
 TOLD = ("recipe", "units", "n_units", "scheme", "output_layer", "weight_decay", "ridge")

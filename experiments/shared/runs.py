@@ -3,10 +3,9 @@
 import argparse
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
-from experiments.shared.ledger import Ledger
+from experiments.shared.ledger import Ledger, settings_of
 from varpro_nn import TrainConfig, configure, run
 from varpro_nn.data import Dataset
 
@@ -25,7 +24,8 @@ def run_rows(
     ledger = Ledger(args.output, data=dataset.digest)
     for name, settings in rows.items():
         config = configure(data=data or dataset, **{"seed": args.seed, **settings})
-        yield name, ledger.get(asdict(config), functools.partial(_metrics, config, dataset, args))
+        make = functools.partial(_metrics, config, dataset, args)
+        yield name, ledger.get(settings_of(config), make)
 
 
 def _metrics(config: TrainConfig, dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:

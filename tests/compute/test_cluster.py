@@ -14,7 +14,7 @@ from varpro_nn.compute import cluster
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import ClusterError
-from varpro_nn.training.subnetwork import SubnetworkSettings
+from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.subnetworks import train_subnetworks
 from varpro_nn.units import WholeImageUnits
 
@@ -23,9 +23,7 @@ distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
 N = 8
-PLAN = SubnetworkSettings(
-    N, 600, ridge=1.0, weight_decay=0.1, fit_options={"max_nfev": 8, "form": "operator"}
-)
+PLAN = SubnetworkSettings(n_subnetworks=N, images_per_subnetwork=600, max_nfev=8, form="operator")
 
 
 @pytest.fixture(scope="module")

@@ -268,17 +268,17 @@ def test_flips_come_with_the_other_distortions(rng):
 @pytest.mark.parametrize("amount", [-0.1, float("nan"), float("inf")], ids=str)
 @pytest.mark.parametrize("name", ["shift", "rotation", "scale", "shear", "elastic"])
 def test_amounts_are_checked(name, amount):
-    with pytest.raises(ValueError, match=f"{name} must be finite and not negative, got {amount}"):
+    with pytest.raises(ValueError, match=f"{name} must be (finite and at least 0|of type int)"):
         Augmentation(**{name: amount})
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.25])
 def test_shifts_are_whole_pixels(shift):
-    with pytest.raises(ValueError, match=f"shift must be a whole number of pixels, got {shift}"):
+    with pytest.raises(ValueError, match=f"shift must be of type int, got {shift}"):
         Augmentation(shift=shift)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_an_image_cannot_be_turned_inside_out(scale):
-    with pytest.raises(ValueError, match=f"scale must be less than 1, got {scale}"):
+    with pytest.raises(ValueError, match=f"scale must be .* less than 1, got {scale}"):
         Augmentation(scale=scale)

@@ -71,19 +71,21 @@ def test_every_setting_is_a_parameter():
     assert {"recipe", "image_shape", "n_jobs", "random_state", "warm_start", "class_weight"} <= set(
         parameters
     )
-    config = configure("default", data="digits")
-    for name in SETTINGS:
-        assert hasattr(config, name)
+    assert set(SETTINGS) < set(configure("default", data="digits").options())
+    assert not {"seed", "n_train", "bootstrap", "bootstrap_ridge"} & set(SETTINGS)
     with pytest.raises(TypeError, match=r"VarProClassifier has no parameters colour"):
         VarProClassifier(colour="red")
+    with pytest.raises(ValueError, match=r"patience is no more: stop early with the callback"):
+        VarProClassifier(patience=2)
+    with pytest.warns(FutureWarning, match="glue_ridge is now named output_penalty"):
+        assert VarProClassifier(glue_ridge=2.0).output_penalty == 2.0
 
 
 def test_settings_reach_the_configuration(digits):
     classifier = VarProClassifier(n_units=24, ridge=3.0, random_state=5).fit(*digits[:2])
-    assert classifier.config_.recipe == "default"
-    assert classifier.config_.units == "patch"
-    assert (classifier.config_.n_units, classifier.config_.ridge) == (24, 3.0)
-    assert classifier.config_.output_layer == "hinge"
+    config = classifier.config_
+    assert (config.recipe, config.units.kind, config.output.layer) == ("default", "patch", "hinge")
+    assert (config.units.n_units, config.subnetworks.ridge) == (24, 3.0)
     assert classifier.score(*digits[2:]) > 0.9
 
 
@@ -176,7 +178,7 @@ def test_weights_are_repetitions(layer, digits):
     X, y, _, _ = digits
     times = np.random.default_rng(0).integers(0, 4, len(X))
     settings = {
-        **SMALL, "max_nfev": 0, "draw": "gaussian", "output_layer": layer, "glue_ridge": 2.0,
+        **SMALL, "max_nfev": 0, "draw": "gaussian", "output_layer": layer, "output_penalty": 2.0,
         "standardise": False,
     }  # fmt: skip
     weighted = VarProClassifier(**settings).fit(X, y, sample_weight=times)
@@ -184,9 +186,10 @@ def test_weights_are_repetitions(layer, digits):
     network = weighted.network_
     mean = times[times > 0].mean()  # weights on any scale mean the same
     repeated = np.repeat(np.arange(len(X)), times)
+    training = TrainingSet(images[repeated], y[repeated], 10)
     A = fit_output_layer(
-        layer, network.units, network.W, TrainingSet(images[repeated], y[repeated], 10),
-        Compute(), penalty=2.0 * mean, standardise=False,
+        layer, network.units, network.W, training, Compute(1), penalty=2.0 * mean,
+        standardise=False,
     ).A  # fmt: skip
     Phi = network.units.features(network.W, images)
     expected, found = (Phi @ each[:-1] + each[-1] for each in (A, network.A))
@@ -251,7 +254,7 @@ def test_a_fit_that_fails_leaves_the_last_one(digits, fitted):
 
 def test_partial_fit_keeps_the_units_and_refits_the_layer_on_all(digits):
     X, y, Z, z = digits
-    classifier = VarProClassifier(**SMALL, glue_ridge=1.0)
+    classifier = VarProClassifier(**SMALL, output_penalty=1.0)
     with pytest.raises(ValueError, match=r"classes must be given in the first call"):
         classifier.partial_fit(X[:400], y[:400])
     classifier.partial_fit(X[:400], y[:400], classes=np.arange(10))
@@ -335,7 +338,9 @@ def test_label_sets_cover(alpha, digits):
 
 
 def test_label_sets_need_outputs_that_saw_not_their_image(digits):
-    classifier = VarProClassifier(**SMALL, output_layer="softmax", glue_ridge=1.0).fit(*digits[:2])
+    classifier = VarProClassifier(**SMALL, output_layer="softmax", output_penalty=1.0).fit(
+        *digits[:2]
+    )
     with pytest.raises(ValueError, match=r"predict_set needs outputs that saw not their image"):
         classifier.predict_set(digits[2])
     assert np.isnan(classifier.loo_error_)

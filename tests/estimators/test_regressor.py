@@ -59,8 +59,8 @@ def test_weights_of_nothing_are_rows_that_are_not_there(bars):
 def test_the_default_recipe_has_windows(bars):
     X, y = bars
     regressor = VarProRegressor(n_units=12, random_state=0).fit(X[:600], y[:600])
-    assert regressor.config_.units == "patch"
-    assert regressor.config_.output_layer == "ridge"
+    assert regressor.config_.units.kind == "patch"
+    assert regressor.config_.output.layer == "ridge"
     assert regressor.score(X[600:], y[600:]) > 0.9
 
 

@@ -279,7 +279,7 @@ int main(int n_arguments, char **arguments)
 
 
 @needs_gcc
-@pytest.mark.parametrize(("name", "views"), list(zip(SEVERAL, VIEWS, strict=True)))
+@pytest.mark.parametrize(("name", "views"), list(zip(SEVERAL, [*VIEWS, "flip"], strict=True)))
 def test_sanitizers_find_nothing(name, views, tmp_path):
     network, int8 = replace(NETWORKS[name], views=views), views != "flip"
     source, caller = tmp_path / "network.c", tmp_path / "caller.c"

@@ -120,7 +120,7 @@ def oblong_network():
     units = patch_units("dense", (7, 12), 6, window=3, grid=2)
     W = units.init(images_of((7, 12)), rng).astype(np.float32)
     A = rng.standard_normal((6 * units.n_cells + 1, 3))
-    return Network(units, W, A, np.arange(3), (7, 12), "softmax", "shifts")
+    return Network(units, W, A, np.arange(3), (7, 12), "softmax", "flip")
 
 
 def random_network(shape, classes=("a", "b", "c"), training=None):

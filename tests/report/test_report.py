@@ -24,6 +24,7 @@ from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.report import figures
 from varpro_nn.report import page as report_page
 from varpro_nn.report.page import glue_by_subnetworks, write_report
+from varpro_nn.training.config import TrainConfig
 
 SECTIONS = [
     "draw", "confusion", "wrongest", "calibration", "cost", "glued", "singular", "units", "run",
@@ -157,7 +158,7 @@ def test_numbers_are_those_of_the_run(page, run):
     summary = [row for row in page.table("run") if len(row) == 2]
     assert summary == [re.split(" {2,}", line) for line in run.network.summary().splitlines()]
     settings = dict(page.table("settings"))
-    config = run.network.training["config"]
+    config = TrainConfig.from_dict(run.network.training["config"]).options()
     assert set(config) | set(metrics) == set(settings)
     assert (settings["n_stages"], settings["gain"], settings["standardise"]) == ("3", "2", "True")
 
@@ -217,10 +218,11 @@ def ridge_accuracy(network, W, train, test):
 def test_the_curve_of_sub_networks_is_that_of_fits_from_scratch(run, digits):
     train, test = digits.train.take(slice(900)), digits.test
     rng = np.random.default_rng(5)
-    sizes, accuracies, path = glue_by_subnetworks(run.network, train, test, rng)
+    sizes, accuracies, path = glue_by_subnetworks(run.network, 8, train, test, rng)
     assert sizes == [1, 2, 3]
     again = np.random.default_rng(5)
-    drawn = [run.network.units.init(train.images, again) for _ in range(3)]
+    part = replace(run.network.units, n_units=8)
+    drawn = [part.init(train.images, again) for _ in range(3)]
     of_random = np.concatenate(drawn, dtype=np.float32)
     for W, measured in zip((run.network.W, of_random), accuracies, strict=True):
         expected = [ridge_accuracy(run.network, W[: 8 * j], train, test)[0] for j in sizes]
@@ -235,7 +237,7 @@ def test_the_curve_is_told(page, run, digits):
     rng = np.random.default_rng(run.metrics["seed"])
     chosen = np.sort(rng.permutation(len(digits.train)))
     sizes, accuracies, path = glue_by_subnetworks(
-        run.network, digits.train.take(chosen), digits.test, rng
+        run.network, 8, digits.train.take(chosen), digits.test, rng
     )
     said = {place: attributes["alt"] for place, attributes in page.pictures}
     points = zip(sizes, accuracies[0], strict=True)
@@ -257,7 +259,7 @@ def test_parameters_along_the_top_are_those_of_the_network(run, digits, monkeypa
 
 def test_of_many_sub_networks_some_are_glued(digits, tmp_path):
     many = small_run(digits, n_units=40, n_subnetworks=40, max_nfev=0, images_per_subnetwork=100)
-    sizes, accuracies, _ = glue_by_subnetworks(many.network, digits.train, digits.test)
+    sizes, accuracies, _ = glue_by_subnetworks(many.network, 1, digits.train, digits.test)
     assert len(sizes) == len(set(sizes)) == len(accuracies[0]) <= 12
     assert (sizes[0], sizes[-1]) == (1, 40)
 
@@ -265,7 +267,7 @@ def test_of_many_sub_networks_some_are_glued(digits, tmp_path):
 def test_too_many_columns_are_cut(run, digits, monkeypatch, tmp_path, page):
     assert "to save time" not in page.source
     monkeypatch.setattr(report_page, "MOST_COLUMNS", 8 * 9 * 2 + 1)  # two sub-networks and a bit
-    sizes, _, path = glue_by_subnetworks(run.network, digits.train, digits.test)
+    sizes, _, path = glue_by_subnetworks(run.network, 8, digits.train, digits.test)
     assert sizes == [1, 2]
     assert len(path.mean_Phi) == 8 * 9 * 2
     assert "first 144 of all 216 columns" in written(tmp_path, run, digits).text("glued")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from varpro_nn import configure, load, run
+from varpro_nn import TrainConfig, configure, load, run
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
@@ -26,9 +26,9 @@ CONFIG = configure(
 )
 KEYS = {
     *("dataset", "recipe", "n_train", "n_test", "n_units", "n_parameters", "train_accuracy"),
-    *("test_accuracy", "test_accuracy_standard_error", "ridge", "n_subnetworks", "seed"),
+    *("test_accuracy", "test_accuracy_standard_error", "output_penalty", "n_subnetworks", "seed"),
     *("n_failed_subnetworks", "wall_seconds", "cpu_seconds", "peak_memory_mib", "versions"),
-    *("output_layer", "ridge_chosen_by", "scheme", "views"),
+    *("output_layer", "output_penalty_chosen_by", "scheme", "views"),
 }
 BOOTSTRAP_KEYS = {
     *("agreement_with_guesses", "true_accuracy_before", "true_accuracy_after", "n_ambiguous"),
@@ -42,7 +42,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def done(digits):
-    return run(replace(CONFIG, bootstrap=True), digits, n_jobs=1)
+    return run(CONFIG.with_options(bootstrap=True), digits, n_jobs=1)
 
 
 def assert_same_bits(one, other):
@@ -102,8 +102,8 @@ def test_metrics_are_what_a_reader_would_measure(done, digits):
     assert metrics["test_accuracy"] == share
     assert np.isclose(metrics["test_accuracy_standard_error"], (share * (1 - share) / 297) ** 0.5)
     assert share > 0.8
-    assert metrics["ridge"] == done.output_layer.penalty
-    assert metrics["ridge_chosen_by"] == done.output_layer.chosen_by == "leave-one-out"
+    assert metrics["output_penalty"] == done.output_layer.penalty
+    assert metrics["output_penalty_chosen_by"] == done.output_layer.chosen_by == "leave-one-out"
     assert metrics["linear_layer_loo_accuracy"] == 1 - min(done.output_layer.error_rates)
     assert "split_accuracy" not in metrics
     assert metrics["output_layer"] == done.output_layer.name == network.output_layer == "ridge"
@@ -131,7 +131,7 @@ def test_the_bootstrap_figures_are_what_a_reader_would_measure(done, digits):
     ("units", "weights"), [("bilinear", 8 + 8 + 1), ("quadratic", 8 + 1), ("dense", 64 + 1)]
 )
 def test_parameters_by_hand(units, weights, digits):
-    result = run(replace(CONFIG, units=units, max_nfev=0), digits, n_jobs=1)
+    result = run(CONFIG.with_options(units=units, max_nfev=0), digits, n_jobs=1)
     assert result.metrics["n_units"] == 40
     assert result.metrics["n_parameters"] == 40 * weights + (40 + 1) * 10
 
@@ -142,7 +142,7 @@ def test_parameters_by_hand(units, weights, digits):
 def test_test_labels_reach_the_metrics_and_nothing_else(done, digits, tmp_path):
     labels = np.random.default_rng(0).permutation(digits.test.labels)
     permuted = replace(digits, test=ImageSet(digits.test.images, labels))
-    result = run(replace(CONFIG, bootstrap=True), permuted, n_jobs=1)
+    result = run(CONFIG.with_options(bootstrap=True), permuted, n_jobs=1)
     assert_same_bits(result.network, done.network)
     assert_same_bits(result.bootstrap.network, done.bootstrap.network)
     files = []
@@ -151,7 +151,7 @@ def test_test_labels_reach_the_metrics_and_nothing_else(done, digits, tmp_path):
         files.append((tmp_path / f"{number}.npz").read_bytes())
     assert files[0] == files[1]
     assert_array_equal(result.bootstrap.guesses.codes, done.bootstrap.guesses.codes)
-    assert result.metrics["ridge"] == done.metrics["ridge"]
+    assert result.metrics["output_penalty"] == done.metrics["output_penalty"]
     assert result.metrics["train_accuracy"] == done.metrics["train_accuracy"]
     assert result.metrics["test_accuracy"] < 0.3 < done.metrics["test_accuracy"]
     assert result.metrics["bootstrap"]["true_accuracy_after"] < 0.3
@@ -160,7 +160,7 @@ def test_test_labels_reach_the_metrics_and_nothing_else(done, digits, tmp_path):
 def test_test_images_reach_the_network_by_bootstrap_alone(done, digits):
     images = np.random.default_rng(0).random(digits.test.images.shape).astype(np.float32)
     other = replace(digits, test=ImageSet(images, digits.test.labels))
-    result = run(replace(CONFIG, bootstrap=True), other, n_jobs=1)
+    result = run(CONFIG.with_options(bootstrap=True), other, n_jobs=1)
     assert_same_bits(result.network, done.network)
     assert not np.array_equal(result.bootstrap.network.W, done.bootstrap.network.W)
 
@@ -171,28 +171,28 @@ def test_bootstrap_changes_not_the_network_before_it(done, digits):
 
 def test_images_after_n_train_do_not_count(digits, done):
     cut = replace(digits, train=digits.train.take(slice(400)))
-    assert_same_bits(run(replace(CONFIG, n_train=None), cut, n_jobs=1).network, done.network)
-    more = run(replace(CONFIG, n_train=10**6), cut, n_jobs=1)
+    assert_same_bits(run(CONFIG.with_options(n_train=None), cut, n_jobs=1).network, done.network)
+    more = run(CONFIG.with_options(n_train=10**6), cut, n_jobs=1)
     assert more.metrics["n_train"] == 400
     assert_same_bits(more.network, done.network)
-    less = run(replace(CONFIG, n_train=399), digits, n_jobs=1)
+    less = run(CONFIG.with_options(n_train=399), digits, n_jobs=1)
     assert not np.array_equal(less.network.A, done.network.A)
 
 
 def test_same_seed_same_bits_other_seed_other_bits(digits, done):
-    two = run(replace(CONFIG, bootstrap=True), digits, n_jobs=2)
+    two = run(CONFIG.with_options(bootstrap=True), digits, n_jobs=2)
     assert_same_bits(two.network, done.network)
     assert_same_bits(two.bootstrap.network, done.bootstrap.network)
     timed = {"wall_seconds", "cpu_seconds", "training_wall_seconds", "training_cpu_seconds"}
     changing = timed | {"peak_memory_mib", "n_jobs"}
     for name in set(done.metrics) - changing:
         assert two.metrics[name] == done.metrics[name], name
-    other = run(replace(CONFIG, seed=4), digits, n_jobs=1)
+    other = run(CONFIG.with_options(seed=4), digits, n_jobs=1)
     assert not np.array_equal(other.network.W, done.network.W)
 
 
 def test_the_saved_file_is_the_same_for_any_number_of_jobs(digits, done, tmp_path):
-    two = run(replace(CONFIG, bootstrap=True), digits, n_jobs=2)
+    two = run(CONFIG.with_options(bootstrap=True), digits, n_jobs=2)
     two.network.save(tmp_path / "two.npz")
     done.network.save(tmp_path / "one.npz")
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
@@ -211,27 +211,26 @@ def test_the_network_is_its_subnetworks_glued_on_all_images(done, digits):
     assert layer.n_iterations == 0
 
 
-def test_a_given_glue_ridge_is_taken(digits):
-    result = run(replace(CONFIG, glue_ridge=7.0, max_nfev=0), digits, n_jobs=1)
-    assert result.metrics["ridge"] == 7.0
-    assert result.metrics["ridge_chosen_by"] == "given"
+def test_a_given_output_penalty_is_taken(digits):
+    result = run(CONFIG.with_options(output_penalty=7.0, max_nfev=0), digits, n_jobs=1)
+    assert result.metrics["output_penalty"] == 7.0
+    assert result.metrics["output_penalty_chosen_by"] == "given"
     assert result.output_layer.penalties == (7.0,)
     assert result.metrics["scheme"] == "untrained"
 
 
 def test_the_network_remembers_where_it_comes_from(done, digits):
     training = done.network.training
-    assert training["config"] == asdict(replace(CONFIG, bootstrap=True))
+    assert training["config"] == asdict(CONFIG.with_options(bootstrap=True))
     assert training["dataset"] == "digits"
     assert training["digest"] == TrainingSet.of(digits, 400).digest
-    values = dict(training["config"])
-    assert configure(values.pop("recipe"), **values) == replace(CONFIG, bootstrap=True)
+    assert TrainConfig.from_dict(training["config"]) == CONFIG.with_options(bootstrap=True)
 
 
 def test_training_helps(digits):
-    few = replace(CONFIG, n_units=20, n_subnetworks=2, n_train=None, images_per_subnetwork=800)
-    untrained = run(replace(few, max_nfev=0), digits, n_jobs=1).metrics["test_accuracy"]
-    trained = run(replace(few, max_nfev=15), digits, n_jobs=1).metrics["test_accuracy"]
+    few = CONFIG.with_options(n_units=20, n_subnetworks=2, n_train=None, images_per_subnetwork=800)
+    untrained = run(few.with_options(max_nfev=0), digits, n_jobs=1).metrics["test_accuracy"]
+    trained = run(few.with_options(max_nfev=15), digits, n_jobs=1).metrics["test_accuracy"]
     assert trained > untrained + 0.02
 
 
@@ -249,7 +248,7 @@ def test_without_a_test_set_there_is_no_test_accuracy(digits, done):
 
 def test_bootstrap_needs_test_images(digits):
     with pytest.raises(DatasetError, match="bootstrap needs test images"):
-        run(replace(CONFIG, bootstrap=True), replace(digits, test=None), n_jobs=1)
+        run(CONFIG.with_options(bootstrap=True), replace(digits, test=None), n_jobs=1)
 
 
 def test_strings_as_classes(digits, done):
@@ -266,7 +265,7 @@ def test_colour_and_rectangles():
     images = rng.integers(0, 100, (90, 3, 5, 4), dtype=np.uint8)
     images[np.arange(90), labels] += 120  # the channel tells the class
     dataset = Dataset("made", np.arange(3), ImageSet(images, labels), ImageSet(images, labels))
-    config = replace(CONFIG, images_per_subnetwork=60, n_train=None)
+    config = CONFIG.with_options(images_per_subnetwork=60, n_train=None)
     metrics = run(config, dataset, n_jobs=1).metrics
     assert metrics["test_accuracy"] > 0.95
     assert metrics["n_parameters"] == 40 * (3 + 5 + 4 + 1) + 41 * 3
@@ -299,7 +298,7 @@ def test_the_others_make_the_network(failing, digits, monkeypatch, done):
         return bootstrap(network, images, settings, compute, **options)
 
     monkeypatch.setattr(pipeline, "bootstrap", spy)
-    bootstrapped = run(replace(CONFIG, bootstrap=True), digits, n_jobs=1)
+    bootstrapped = run(CONFIG.with_options(bootstrap=True), digits, n_jobs=1)
     assert len(bootstrapped.bootstrap.network.W) == 40 - 10 * len(failing)
     assert parts == [4 - len(failing)]
 
@@ -309,7 +308,7 @@ def test_pixels_of_another_scale_are_refused_not_labelled():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (60, 5, 5), dtype=np.uint8)
     network, _, _ = layers.train_network(
-        replace(CONFIG, n_train=None), images, np.arange(60) % 3, np.arange(3)
+        CONFIG.with_options(n_train=None), images, np.arange(60) % 3, np.arange(3)
     )
     assert_array_equal(network.predict(images / 255), network.predict(images))
     with pytest.raises(ValueError, match=r"up to 1, got 25\d; pixels from 0 to 255 must be uint8"):
@@ -326,7 +325,7 @@ PATCHES = configure(
 
 @pytest.fixture(scope="module")
 def patches(digits):
-    return run(replace(PATCHES, bootstrap=True, training_stride=2), digits, n_jobs=1)
+    return run(PATCHES.with_options(bootstrap=True, training_stride=2), digits, n_jobs=1)
 
 
 def test_metrics_of_patch_units(patches, digits):
@@ -341,8 +340,8 @@ def test_metrics_of_patch_units(patches, digits):
     assert metrics["test_accuracy"] == share > 0.8
     assert metrics["n_parameters"] == 8 * (9 + 1) + (8 * 9 + 1) * 10
     assert metrics["output_layer"] == network.output_layer == layer.name == "hinge"
-    assert metrics["ridge"] == layer.penalty
-    assert metrics["ridge_chosen_by"] == layer.chosen_by == "split"
+    assert metrics["output_penalty"] == layer.penalty
+    assert metrics["output_penalty_chosen_by"] == layer.chosen_by == "split"
     assert len(layer.penalties) == len(layer.losses) == len(layer.error_rates) > 1
     best = int(np.argmin(layer.losses))
     assert layer.penalties[best] == layer.penalty
@@ -356,12 +355,12 @@ def test_windows_lie_as_close_as_asked_for_in_the_network(patches, digits, monke
     seen = []
     original = layers.train_by_scheme
 
-    def spy(scheme, n_stages, units, *args, **options):
+    def spy(units, *args, **options):
         seen.append(units.stride)
-        return original(scheme, n_stages, units, *args, **options)
+        return original(units, *args, **options)
 
     monkeypatch.setattr(layers, "train_by_scheme", spy)
-    again = run(replace(PATCHES, training_stride=2), digits, n_jobs=1)
+    again = run(PATCHES.with_options(training_stride=2), digits, n_jobs=1)
     assert seen == [2]
     assert_same_bits(again.network, patches.network)
     other = run(PATCHES, digits, n_jobs=1)
@@ -370,7 +369,7 @@ def test_windows_lie_as_close_as_asked_for_in_the_network(patches, digits, monke
 
 
 def test_processes_change_no_bit_of_patch_units(patches, digits):
-    two = run(replace(PATCHES, bootstrap=True, training_stride=2), digits, n_jobs=2)
+    two = run(PATCHES.with_options(bootstrap=True, training_stride=2), digits, n_jobs=2)
     assert_same_bits(two.network, patches.network)
     assert_same_bits(two.bootstrap.network, patches.bootstrap.network)
     assert two.metrics["split_accuracy"] == patches.metrics["split_accuracy"]
@@ -379,10 +378,10 @@ def test_processes_change_no_bit_of_patch_units(patches, digits):
 def test_test_labels_reach_no_network_of_patch_units(patches, digits):
     labels = np.random.default_rng(0).permutation(digits.test.labels)
     permuted = replace(digits, test=ImageSet(digits.test.images, labels))
-    result = run(replace(PATCHES, bootstrap=True, training_stride=2), permuted, n_jobs=1)
+    result = run(PATCHES.with_options(bootstrap=True, training_stride=2), permuted, n_jobs=1)
     assert_same_bits(result.network, patches.network)
     assert_same_bits(result.bootstrap.network, patches.bootstrap.network)
-    assert result.metrics["ridge"] == patches.metrics["ridge"]
+    assert result.metrics["output_penalty"] == patches.metrics["output_penalty"]
 
 
 @pytest.mark.parametrize("layer", ["ridge", "softmax", "hinge"])
@@ -390,52 +389,52 @@ def test_test_labels_reach_no_network_of_patch_units(patches, digits):
 @pytest.mark.parametrize("n_copies", [0, 1])
 def test_every_output_layer_is_measured(layer, penalty, n_copies, digits):
     """Copies of an image would flatter a leave-one-out error: with them it goes by the split."""
-    config = replace(PATCHES, output_layer=layer, glue_ridge=penalty, n_copies=n_copies, max_nfev=1)
+    config = PATCHES.with_options(
+        output_layer=layer, output_penalty=penalty, n_copies=n_copies, max_nfev=1
+    )
     metrics = run(config, digits, n_jobs=1).metrics
     assert metrics["output_layer"] == layer
     alone = layer == "ridge" and not n_copies
     chosen = "given" if penalty else "leave-one-out" if alone else "split"
-    assert metrics["ridge_chosen_by"] == chosen
+    assert metrics["output_penalty_chosen_by"] == chosen
     by = {"linear_layer_loo_accuracy", "split_accuracy"} & set(metrics)
     if chosen == "split":
         assert by == {"split_accuracy"}
     else:
         assert by == ({"linear_layer_loo_accuracy"} if alone else set())
-    assert penalty is None or metrics["ridge"] == penalty
+    assert penalty is None or metrics["output_penalty"] == penalty
     assert metrics["test_accuracy"] > 0.7
 
 
-@pytest.mark.parametrize("views", ["flip", "shifts"])
-def test_views_are_of_the_network_alone(views, patches, digits):
+def test_views_are_of_the_network_alone(patches, digits):
     """They change what is measured, and no weight."""
-    result = run(replace(PATCHES, training_stride=2, views=views), digits, n_jobs=1)
+    result = run(PATCHES.with_options(training_stride=2, views="flip"), digits, n_jobs=1)
     assert_same_bits(result.network, patches.network)
-    assert result.metrics["views"] == result.network.views == views
+    assert result.metrics["views"] == result.network.views == "flip"
     share = np.mean(result.network.predict(digits.test.images) == digits.test.labels)
     assert result.metrics["test_accuracy"] == share != patches.metrics["test_accuracy"]
 
 
-@pytest.mark.parametrize("scheme", ["stages"])
-def test_schemes_are_named_in_the_metrics(scheme, digits):
-    config = replace(PATCHES, scheme=scheme, n_stages=2)
+def test_schemes_are_named_in_the_metrics(digits):
+    config = PATCHES.with_options(scheme="stages", n_stages=2)
     result = run(config, digits, n_jobs=1)
-    assert result.metrics["scheme"] == scheme
+    assert result.metrics["scheme"] == "stages"
     assert [s.index for s in result.subnetworks] == [0, 1]
     assert_same_bits(run(config, digits, n_jobs=2).network, result.network)
-    untrained = run(replace(config, max_nfev=0), digits, n_jobs=1)
+    untrained = run(config.with_options(max_nfev=0), digits, n_jobs=1)
     assert untrained.metrics["scheme"] == "untrained"
 
 
 def test_untrained_units_are_those_of_no_evaluation(digits):
-    untrained = run(replace(PATCHES, scheme="untrained"), digits, n_jobs=1)
+    untrained = run(PATCHES.with_options(scheme="untrained"), digits, n_jobs=1)
     assert untrained.metrics["scheme"] == "untrained"
     assert all(s.report is None for s in untrained.subnetworks)
-    none = run(replace(PATCHES, max_nfev=0), digits, n_jobs=1)
+    none = run(PATCHES.with_options(max_nfev=0), digits, n_jobs=1)
     assert_same_bits(untrained.network, none.network)
 
 
 def test_whitening_is_learnt_on_training_images_and_kept(digits, tmp_path):
-    config = replace(PATCHES, whitening=0.1, n_components=5)
+    config = PATCHES.with_options(whitening=0.1, n_components=5)
     result = run(config, digits, n_jobs=1)
     network = result.network
     assert (network.units.centre.shape, network.units.whitening.shape) == ((9,), (5, 9))
@@ -447,7 +446,7 @@ def test_whitening_is_learnt_on_training_images_and_kept(digits, tmp_path):
 
 
 def test_distorted_copies_are_for_the_output_layer_alone(digits, patches):
-    config = replace(PATCHES, training_stride=2, n_copies=2)
+    config = PATCHES.with_options(training_stride=2, n_copies=2)
     result = run(config, digits, n_jobs=1)
     assert_array_equal(result.network.W, patches.network.W)
     assert not np.array_equal(result.network.A, patches.network.A)
@@ -460,7 +459,7 @@ def test_colour_patches_and_rectangles():
     images = rng.integers(0, 100, (90, 3, 7, 6), dtype=np.uint8)
     images[np.arange(90), labels] += 120  # the channel tells the class
     dataset = Dataset("made", np.arange(3), ImageSet(images, labels), ImageSet(images, labels))
-    config = replace(PATCHES, images_per_subnetwork=60, n_train=None, whitening=0.1)
+    config = PATCHES.with_options(images_per_subnetwork=60, n_train=None, whitening=0.1)
     metrics = run(config, dataset, n_jobs=1).metrics
     assert metrics["test_accuracy"] > 0.95
     assert metrics["n_parameters"] == 8 * (27 + 1) + (8 * 9 + 1) * 3 + 27 + 27 * 27

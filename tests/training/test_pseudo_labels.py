@@ -7,7 +7,6 @@ from numpy.testing import assert_array_equal
 
 from varpro_nn import configure, load, run, train_network
 from varpro_nn.compute.compute import Compute
-from varpro_nn.training.plan import subnetwork_settings
 from varpro_nn.training.pseudo_labels import bootstrap, guess
 
 CONFIG = configure(
@@ -167,7 +166,7 @@ def test_a_run_opens_no_test_label_in_the_bootstrap_pass(monkeypatch):
             Sealed.closed = False
 
     monkeypatch.setattr("varpro_nn.training.pipeline.bootstrap", closed)
-    metrics = run(replace(CONFIG, bootstrap=True), digits, n_jobs=1).metrics
+    metrics = run(CONFIG.with_options(bootstrap=True), digits, n_jobs=1).metrics
     assert 0.5 < metrics["bootstrap"]["true_accuracy_after"] < 1
 
 
@@ -180,7 +179,7 @@ def label(network, images, settings, *, n_jobs=1, **options):
 
 
 def test_the_pass_trains_on_the_guesses(network, digits):
-    settings = subnetwork_settings(CONFIG)
+    settings = CONFIG.subnetworks
     images = digits.test.images
     result = label(network, images, settings, rule="argmax", ridge=0.01, seed=1)
     assert_array_equal(result.guesses.codes, network.predict_codes(images))
@@ -195,23 +194,23 @@ def test_the_pass_trains_on_the_guesses(network, digits):
 
 def test_it_starts_from_the_units_of_the_network(network, digits):
     """With no evaluation allowed, the units stay and the glue alone is new."""
-    settings = subnetwork_settings(replace(CONFIG, max_nfev=0))
+    settings = CONFIG.with_options(max_nfev=0).subnetworks
     result = label(network, digits.test.images, settings, seed=1)
     assert_array_equal(result.network.W, network.W)
     assert not np.array_equal(result.network.A, network.A)
 
 
 def test_its_network_can_be_saved(network, digits, tmp_path):
-    result = label(network, digits.test.images, subnetwork_settings(CONFIG), seed=1)
+    result = label(network, digits.test.images, CONFIG.subnetworks, seed=1)
     result.network.save(tmp_path / "model.npz")
     loaded = type(network).load(tmp_path / "model.npz")
     assert_array_equal(loaded.W, result.network.W)
-    again = label(loaded, digits.test.images, subnetwork_settings(CONFIG), seed=2)
+    again = label(loaded, digits.test.images, CONFIG.subnetworks, seed=2)
     assert again.network.W.shape == network.W.shape
 
 
 def test_processes_change_no_bit_and_seeds_do(network, digits):
-    settings = subnetwork_settings(CONFIG)
+    settings = CONFIG.subnetworks
     one, two, other = (
         label(network, digits.test.images, settings, seed=seed, n_jobs=n_jobs)
         for seed, n_jobs in ((1, 1), (1, 2), (2, 1))
@@ -242,11 +241,11 @@ def test_a_network_agrees_with_labels_it_was_fitted_to_however_wrong(digits):
 
 @pytest.mark.parametrize("parts", [7, 61])
 def test_parts_must_be_equal(parts, network, digits):
-    settings = replace(subnetwork_settings(CONFIG), n_subnetworks=parts)
+    settings = replace(CONFIG.subnetworks, n_subnetworks=parts)
     with pytest.raises(ValueError, match=f"must divide the 60 units of the network, got {parts}"):
         label(network, digits.test.images, settings)
 
 
 def test_images_are_checked(network):
     with pytest.raises(ValueError, match=r"images must have shape \(n, \*\(8, 8\)\)"):
-        label(network, np.zeros((5, 8, 9)), subnetwork_settings(CONFIG))
+        label(network, np.zeros((5, 8, 9)), CONFIG.subnetworks)

@@ -1,11 +1,11 @@
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from varpro_nn import load
-from varpro_nn.training.config import TrainConfig
-from varpro_nn.training.plan import make_units
+from varpro_nn.training.config import OutputSettings, TrainConfig, UnitSettings
+from varpro_nn.training.plan import make_units, units_in_training
 from varpro_nn.training.recipes import DATA, RECIPES, VARIANTS, configure, kind_of_data
 
 SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (3, 32, 32), "digits": (8, 8)}
@@ -14,22 +14,14 @@ SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (3, 32, 32), 
 def test_the_paper_recipe_is_table_3():
     """104 sub-networks of 50 units w'Xw, 2,000 images each, out of 50,000 training images."""
     config = configure("paper")
-    assert (config.units, config.rank, config.n_units, config.n_subnetworks) == (
-        "quadratic",
-        1,
-        5200,
-        104,
-    )
-    assert config.units_per_subnetwork == 50
-    assert config.images_per_subnetwork == 2000
-    assert config.n_train == 50_000
-    assert config.max_nfev == 15
-    assert config.solver == "lsmr"
-    assert config.jacobian == "kaufman"
-    assert config.bootstrap_rule == "margin"
+    units, how = config.units, config.subnetworks
+    assert (units.kind, units.rank, units.n_units) == ("quadratic", 1, 5200)
+    assert (how.n_subnetworks, config.units_per_subnetwork) == (104, 50)
+    assert (how.images_per_subnetwork, config.n_train, how.max_nfev) == (2000, 50_000, 15)
+    assert (how.solver, how.jacobian, config.bootstrap.rule) == ("lsmr", "kaufman", "margin")
     # and nothing that the paper does not have
-    assert (config.scheme, config.output_layer, config.views) == ("independent", "ridge", "single")
-    assert not config.augmentation
+    assert (how.scheme, config.output) == ("independent", OutputSettings())
+    assert not config.distortion
 
 
 def test_the_whole_image_recipe_is_the_plain_configuration():
@@ -39,23 +31,18 @@ def test_the_whole_image_recipe_is_the_plain_configuration():
 def test_the_first_recipe_is_the_default():
     assert next(iter(RECIPES)) == "default"
     assert configure() == configure("default") == RECIPES["default"]
-    assert configure().units == "patch"
+    assert configure().units.kind == "patch"
 
 
 def test_recipes_of_patch_units_have_the_same_windows_and_output_layer():
-    same = (
-        *("units", "scalarisation", "rank", "activation", "threshold", "gain", "window", "stride"),
-        *("grid", "training_stride", "contrast", "whitening", "n_components", "draw"),
-        *("output_layer", "standardise", "glue_ridge", "solver", "form", "jacobian", "seed"),
-    )
     default = configure()
     for name in ("tiny", "accurate"):
-        assert [getattr(configure(name), field) for field in same] == [
-            getattr(default, field) for field in same
-        ]
-    n_units = [configure(name).n_units for name in ("tiny", "default", "accurate")]
+        config = configure(name)
+        assert replace(config.units, n_units=1) == replace(default.units, n_units=1)
+        assert replace(config.output, n_copies=1) == replace(default.output, n_copies=1)
+    n_units = [configure(name).units.n_units for name in ("tiny", "default", "accurate")]
     assert n_units == sorted(set(n_units))
-    losses = [configure(name).loss for name in ("tiny", "default", "accurate")]
+    losses = [configure(name).subnetworks.loss for name in ("tiny", "default", "accurate")]
     assert losses == ["cross-entropy", "squares", "squares"]
 
 
@@ -64,11 +51,11 @@ def test_recipes_of_patch_units_have_the_same_windows_and_output_layer():
 def test_a_recipe_says_its_name_and_is_rebuilt_from_its_values(name, data):
     config = configure(name, data=data)
     assert config.recipe == name
-    values = asdict(config)
-    # as from config.json, which does not say for what kind of data it was
+    values = config.options()
+    # which do not say for what kind of data they were
     assert configure(values.pop("recipe"), **values) == config
     assert configure(name, data="cifar10", **values) == config
-    assert TrainConfig(**asdict(config)) == config
+    assert TrainConfig.from_dict(asdict(config)) == config
 
 
 def test_unknown_recipe():
@@ -82,20 +69,40 @@ def test_unknown_fields_are_named():
         configure("bilinear", n_unit=3, seed=1, colour="red")
 
 
+def test_the_old_name_of_a_setting_still_works_and_says_so():
+    with pytest.warns(FutureWarning, match="glue_ridge is now named output_penalty"):
+        config = configure("bilinear", glue_ridge=3.0)
+    assert config == configure("bilinear", output_penalty=3.0)
+    with pytest.raises(ValueError, match="glue_ridge is the old name of output_penalty"):
+        configure("bilinear", glue_ridge=3.0, output_penalty=3.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "instead"),
+    [({"patience": 2}, "with the callback of varpro_nn.varpro.fit.fit"), ({"n_parts": 4}, "leave")],
+    ids=str,
+)
+def test_a_setting_that_is_no_more_says_what_to_do(setting, instead):
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"{name} is no more: .*{instead}"):
+        configure("bilinear", **setting)
+
+
 def test_a_field_that_is_given_takes_the_place_of_the_recipes():
-    config = configure("default", data="digits", window=5, seed=3, views="shifts")
-    assert (config.window, config.seed, config.views) == (5, 3, "shifts")
-    assert config.grid == configure("default", data="digits").grid
+    config = configure("default", data="digits", window=5, seed=3, views="flip")
+    assert (config.units.window, config.seed, config.output.views) == (5, 3, "flip")
+    assert config.units.grid == configure("default", data="digits").units.grid
 
 
 @pytest.mark.parametrize(
     "values", [{"window": 5}, {"stride": 2}, {"grid": 1}, {"scalarisation": "bilinear"}]
 )
 def test_what_concerns_windows_is_refused_where_there_are_none(values):
-    (name,) = values
-    with pytest.raises(ValueError, match=f"{name} needs units 'patch', got units 'bilinear'"):
+    ((name, value),) = values.items()
+    needs = f"{name}={value!r} needs units='patch', got units="
+    with pytest.raises(ValueError, match=f"{needs}'bilinear'"):
         configure("bilinear", **values)
-    with pytest.raises(ValueError, match=f"{name} needs units 'patch', got units 'dense'"):
+    with pytest.raises(ValueError, match=f"{needs}'dense'"):
         configure("default", units="dense", **values)
     assert configure("default", **values) != configure("default")
 
@@ -120,7 +127,7 @@ def test_recipes_without_a_kind_of_data_are_those_of_mnist():
 
 
 def test_variants_are_of_recipes_and_of_fields_that_there_are():
-    names = {field.name for field in fields(TrainConfig)} - {"recipe"}
+    names = set(TrainConfig().options()) - {"recipe"}
     for variants in VARIANTS.values():
         assert set(variants) <= set(RECIPES)
         assert all(set(changes) <= names for changes in variants.values())
@@ -129,15 +136,15 @@ def test_variants_are_of_recipes_and_of_fields_that_there_are():
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_variant_differs_in_what_it_says(name, data):
-    config, plain = asdict(configure(name, data=data)), asdict(RECIPES[name])
+    config, plain = configure(name, data=data).options(), RECIPES[name].options()
     said = VARIANTS.get(data, {}).get(name, {})
     assert config == {**plain, **said}
 
 
 def test_what_is_given_wins_over_the_variant():
-    assert configure("default", data="digits").window == 3
-    assert configure("default", data="digits", window=4).window == 4
-    assert configure("default", data="digits", training_stride=2).training_stride == 2
+    assert configure("default", data="digits").units.window == 3
+    assert configure("default", data="digits", window=4).units.window == 4
+    assert configure("default", data="digits", training_stride=2).units.training_stride == 2
 
 
 @pytest.mark.parametrize("data", DATA)
@@ -148,14 +155,18 @@ def test_units_of_every_recipe_fit_the_images_of_every_kind(name, data, rng):
     units = make_units(config, images, rng)
     assert units.image_shape == SHAPES[data]
     W = units.init(images, rng).astype(np.float32)
-    assert units.features(W, images).shape == (20, config.units_per_subnetwork * units.n_cells)
+    assert units.features(W, images).shape == (20, config.units.n_units * units.n_cells)
+    part = units_in_training(config, units)
+    assert part.n_units == config.units_per_subnetwork
+    stride = config.units.training_stride
+    assert stride is None or part.stride == stride
 
 
 def n_parameters(config, shape, rng):
     """Unit weights, what was learnt of the windows before, and linear weights of ten classes."""
     units = make_units(config, rng.integers(0, 256, (20, *shape), dtype=np.uint8), rng)
     learnt = sum(array.size for array in getattr(units, "arrays", {}).values())
-    return config.n_units * (units.n_weights + 10 * units.n_cells) + 10 + learnt
+    return config.units.n_units * (units.n_weights + 10 * units.n_cells) + 10 + learnt
 
 
 @pytest.mark.parametrize("data", ["mnist", "fashion-mnist", "cifar10", "digits"])
@@ -181,16 +192,13 @@ def test_networks_grow_from_tiny_to_accurate(data, rng):
 @pytest.mark.parametrize("name", ["default", "tiny", "accurate"])
 def test_whole_image_units_drop_what_the_recipe_says_of_windows(name, data, units, rng):
     plain, config = configure(name, data=data), configure(name, data=data, units=units)
-    dropped = {"training_stride", "contrast", "whitening", "n_components"}
-    assert all(getattr(config, field) is None for field in dropped)
-    assert {**asdict(config), **dict.fromkeys({"units", *dropped})} == {
-        **asdict(plain),
-        **dict.fromkeys({"units", *dropped}),
-    }
+    of_all_units = ("n_units", "rank", "activation", "threshold", "gain")
+    kept = {field: getattr(plain.units, field) for field in of_all_units}
+    assert config == replace(plain, units=UnitSettings(kind=units, **kept))
     made = make_units(config, rng.integers(0, 256, (5, *SHAPES[data]), dtype=np.uint8), rng)
     assert (made.kind, made.image_shape) == (units, SHAPES[data])
     for field, value in {"training_stride": 2, "contrast": 0.1, "whitening": 0.1}.items():
-        with pytest.raises(ValueError, match=f"{field}={value} needs patch units"):
+        with pytest.raises(ValueError, match=f"{field}={value} needs units='patch'"):
             configure(name, data=data, units=units, **{field: value})
 
 
@@ -248,7 +256,7 @@ def test_a_number_of_subnetworks_that_is_given_must_divide_the_units():
     ("n_units", "n_subnetworks"), [(2000, 40), (4000, 80), (5200, 104), (300, 6), (40, 1), (1, 1)]
 )
 def test_the_number_of_subnetworks_follows_the_number_of_units(n_units, n_subnetworks):
-    assert configure("paper", n_units=n_units).n_subnetworks == n_subnetworks
+    assert configure("paper", n_units=n_units).subnetworks.n_subnetworks == n_subnetworks
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -256,20 +264,20 @@ def test_the_number_of_subnetworks_follows_the_number_of_units(n_units, n_subnet
 def test_subnetworks_keep_the_size_of_the_recipe(times, recipe):
     size = configure(recipe).units_per_subnetwork
     config = configure(recipe, n_units=times * size)
-    assert config.n_subnetworks == times
-    assert config.n_stages == min(times, RECIPES[recipe].n_stages)
+    assert config.subnetworks.n_subnetworks == times
+    assert config.subnetworks.n_stages == min(times, RECIPES[recipe].subnetworks.n_stages)
 
 
 def test_what_depends_on_a_setting_follows_it():
     """Stages on the scheme, copies on distortions, unless they are given themselves."""
-    assert configure("default").n_stages > 1
+    assert configure("default").subnetworks.n_stages > 1
     for scheme in ("independent", "untrained"):
-        assert configure("default", scheme=scheme).n_stages == 1
+        assert configure("default", scheme=scheme).subnetworks.n_stages == 1
     with pytest.raises(ValueError, match="n_stages"):
         configure("default", scheme="independent", n_stages=2)
-    assert configure("tiny").n_copies > 0
-    assert configure("tiny", shift=0).n_copies == 0
-    assert configure("tiny", shift=0, elastic=0.5).n_copies > 0
+    assert configure("tiny").output.n_copies > 0
+    assert configure("tiny", shift=0).output.n_copies == 0
+    assert configure("tiny", shift=0, elastic=0.5).output.n_copies > 0
     with pytest.raises(ValueError, match="n_copies"):
         configure("tiny", shift=0, n_copies=2)
 

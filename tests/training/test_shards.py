@@ -1,7 +1,6 @@
 """Sub-networks on disk: kept whole, used again, never mixed with those of another run."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +13,9 @@ from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import ModelFileError
 from varpro_nn.train import main
 from varpro_nn.training import plan
+from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.shards import Shards
-from varpro_nn.training.subnetwork import Subnetwork, SubnetworkSettings
+from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.units import whole_image_units
 
 CONFIG = configure("bilinear", n_units=24, n_subnetworks=4, images_per_subnetwork=120, max_nfev=4)
@@ -39,7 +39,7 @@ def digits():
 
 def trained(digits):
     units = whole_image_units("bilinear", (8, 8), 5)
-    settings = SubnetworkSettings(3, 100, 1.0, 0.1, fit_options={"max_nfev": 4})
+    settings = SubnetworkSettings(n_subnetworks=3, images_per_subnetwork=100, max_nfev=4)
     return train(units, TrainingSet.of(digits), settings)
 
 
@@ -108,7 +108,7 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(digits, tmp_path, lost
 def test_what_the_weights_depend_on_is_compared(digits, tmp_path, change, name):
     run(CONFIG, digits, n_jobs=1, shard_folder=tmp_path)
     with pytest.raises(ModelFileError, match=f"{name}.* differ"):
-        run(replace(CONFIG, **change), digits, n_jobs=1, shard_folder=tmp_path)
+        run(CONFIG.with_options(**change), digits, n_jobs=1, shard_folder=tmp_path)
 
 
 PATCHES = configure(
@@ -135,16 +135,16 @@ def test_what_the_weights_of_patch_units_depend_on_is_compared(digits, tmp_path,
     identity = plan.identity(PATCHES, TrainingSet.of(digits, PATCHES.n_train))
     Shards(tmp_path, identity).write(Subnetwork(0, None, None, "made to fail", 0))
     with pytest.raises(ModelFileError, match=f"another run: {name} differ"):
-        run(replace(PATCHES, **change), digits, n_jobs=1, shard_folder=tmp_path)
+        run(PATCHES.with_options(**change), digits, n_jobs=1, shard_folder=tmp_path)
 
 
 @pytest.mark.parametrize("config", [CONFIG, PATCHES], ids=["whole images", "patches"])
 @pytest.mark.parametrize(
     "change",
     [
-        {"glue_ridge": 1.0},
+        {"output_penalty": 1.0},
         {"output_layer": "softmax"},
-        {"output_layer": "ridge", "standardise": False, "glue_ridge": 3.0},
+        {"output_layer": "ridge", "standardise": False, "output_penalty": 3.0},
         {"views": "flip"},
         {"shift": 1, "n_copies": 3},
         {"recipe": "accurate"},
@@ -155,18 +155,18 @@ def test_what_the_weights_of_patch_units_depend_on_is_compared(digits, tmp_path,
 def test_what_comes_after_the_subnetworks_may_change(digits, tmp_path, config, change):
     """They are used again, and the rest is that of a run from scratch."""
     if "n_copies" in change:
-        config = replace(config, shift=1)  # what the sub-networks are trained with
+        config = config.with_options(shift=1)  # what the sub-networks are trained with
     first = run(config, digits, n_jobs=1, shard_folder=tmp_path)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
-    again = run(replace(config, **change), digits, n_jobs=1, shard_folder=tmp_path)
+    again = run(config.with_options(**change), digits, n_jobs=1, shard_folder=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")} == written
-    assert again.metrics["n_resumed_subnetworks"] == config.n_subnetworks
+    assert again.metrics["n_resumed_subnetworks"] == config.subnetworks.n_subnetworks
     assert_array_equal(again.network.W, first.network.W)
-    scratch = run(replace(config, **change), digits, n_jobs=1)
+    scratch = run(config.with_options(**change), digits, n_jobs=1)
     assert scratch.metrics["n_resumed_subnetworks"] == 0
     assert_array_equal(again.network.A, scratch.network.A)
-    for name in ("output_layer", "views"):
-        assert getattr(again.network, name) == getattr(replace(config, **change), name)
+    output = config.with_options(**change).output
+    assert (again.network.output_layer, again.network.views) == (output.layer, output.views)
 
 
 def test_command_line_resumes_and_says_what_is_there(tmp_path, capsys):
@@ -205,7 +205,7 @@ def test_resume_counts_what_was_there_and_leaves_no_model_of_another_kind(tmp_pa
 
 @pytest.mark.parametrize("lost", [[0], [1], [0, 1]], ids=str)
 def test_schemes_are_resumed_bit_for_bit(digits, tmp_path, lost):
-    config = replace(PATCHES, scheme="stages", n_stages=2)
+    config = PATCHES.with_options(scheme="stages", n_stages=2)
     whole = run(config, digits, n_jobs=1, shard_folder=tmp_path)
     assert len(list(tmp_path.glob("*.npz"))) == 2
     last = sorted(tmp_path.glob("*.npz"))[-2:]
@@ -234,7 +234,7 @@ def test_command_line_resumes_with_another_output_layer(tmp_path, capsys):
     assert [line["n_resumed_subnetworks"] for line in lines] == [0, 1]
     assert [line["output_layer"] for line in lines] == ["hinge", "softmax"]
     config = json.loads((folder / "config.json").read_text())
-    assert config["output_layer"] == "softmax"
+    assert config["output"]["layer"] == "softmax"
 
 
 def test_resume_needs_a_folder(capsys):

@@ -1,6 +1,6 @@
 import os
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from varpro_nn import load, whole_image_units
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import NonFiniteError, TrainingError
 from varpro_nn.linalg.threads import effective_jobs
-from varpro_nn.training.subnetwork import SubnetworkSettings
+from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.units import WholeImageUnits
 
 UNITS = whole_image_units("bilinear", (8, 8), 4)
@@ -21,11 +21,7 @@ K = 10
 
 def plan(n_subnetworks=4, images=120, max_nfev=3, **options):
     return SubnetworkSettings(
-        n_subnetworks,
-        images,
-        ridge=1.0,
-        weight_decay=0.1,
-        fit_options={"max_nfev": max_nfev, **options},
+        n_subnetworks=n_subnetworks, images_per_subnetwork=images, max_nfev=max_nfev, **options
     )
 
 
@@ -301,19 +297,3 @@ def test_numbers_of_jobs():
     for n_jobs in (0, -2):
         with pytest.raises(ValueError, match=f"n_jobs must be -1 .*got {n_jobs}"):
             effective_jobs(n_jobs)
-
-
-@pytest.mark.parametrize(
-    ("n_subnetworks", "images", "n_rounds"), [(0, 5, 1), (5, 0, 1), (-1, 5, 1), (5, 5, 0)]
-)
-def test_settings_are_checked(n_subnetworks, images, n_rounds):
-    got = min(n_subnetworks, images, n_rounds)
-    with pytest.raises(ValueError, match=f"must be at least 1, got {got}"):
-        replace(
-            plan(), n_subnetworks=n_subnetworks, images_per_subnetwork=images, n_rounds=n_rounds
-        )
-
-
-def test_unknown_loss():
-    with pytest.raises(ValueError, match="loss must be one of squares, cross-entropy, got 'abs'"):
-        replace(plan(), loss="abs")

@@ -136,7 +136,7 @@ def test_a_disk_too_full_for_the_images_of_the_workers_is_an_error(undisturbed, 
 
 def test_a_finished_run_of_other_settings_is_not_replaced(undisturbed, tmp_path):
     assert finish(start(tmp_path))[0] == 0
-    for other in (("--glue-ridge", "5"), ("--seed", "4"), ("--n-train", "900")):
+    for other in (("--output-penalty", "5"), ("--seed", "4"), ("--n-train", "900")):
         status, out, err = finish(start(tmp_path, "--resume", *other))
         assert (status, out) == (1, "")
         assert "holds a finished run of other settings" in err

@@ -263,15 +263,6 @@ def test_the_full_jacobian_is_refused(rng):
         fit(functional, w, jacobian="full")
 
 
-def test_patience_is_refused(rng):
-    """It watches the leave-one-out error, which there is none of."""
-    functional, w, *_ = case_of("bilinear", "plain", rng)
-    with pytest.raises(
-        ValueError, match="patience needs the leave-one-out error of squares, got CrossEntropy"
-    ):
-        fit(functional, w, patience=2)
-
-
 # --- what is refused, what is hard -------------------------------------------------------
 
 

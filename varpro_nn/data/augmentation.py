@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from varpro_nn._settings import check_settings, documented, setting
 from varpro_nn._typing import FloatArray, ImageArray
 
 BLOCK = 1000
@@ -20,53 +21,34 @@ SMOOTHNESS = 4.0
 """Standard deviation in pixels of the filter that smooths elastic displacements."""
 
 
+@documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """How much training images may be distorted; each amount is a bound or a scale, 0 for none.
+    """Random distortions of training images; each amount is a bound or a scale, 0 for none."""
 
-    Attributes
-    ----------
-    shift : int
-        Largest shift along rows and columns, whole pixels (so that nothing is blurred); uniform.
-    rotation : float
-        Largest angle, degrees; uniform.
-    scale : float
-        Largest relative change of the coordinates along each axis; uniform.
-    shear : float
-        Largest shear along the columns, pixels a pixel; uniform.
-    elastic : float
-        Standard deviation of a smooth random displacement of each pixel, pixels.
-    flip : bool
-        Mirror left and right, with probability 1/2.
-
-    Raises
-    ------
-    ValueError
-        An amount that is negative or not finite, or a scale of 1 or more.
-    """
-
-    shift: int = 0
-    rotation: float = 0.0
-    scale: float = 0.0
-    shear: float = 0.0
-    elastic: float = 0.0
-    flip: bool = False
+    shift: int = setting(
+        0, least=0, unit="pixels", help="largest shift along rows and columns, uniform"
+    )
+    rotation: float = setting(0.0, least=0, unit="degrees", help="largest rotation, uniform")
+    scale: float = setting(
+        0.0, least=0, below=1, help="largest relative change of size along each axis, uniform"
+    )
+    shear: float = setting(
+        0.0, least=0, unit="pixels per pixel", help="largest shear along the columns, uniform"
+    )
+    elastic: float = setting(
+        0.0, least=0, unit="pixels", help="standard deviation of a smooth random displacement"
+    )
+    flip: bool = setting(False, help="mirror every other image left to right, at random")
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if not (math.isfinite(value) and value >= 0):
-                msg = f"{entry.name} must be finite and not negative, got {value}."
-                raise ValueError(msg)
-        if self.shift != int(self.shift):
-            msg = f"shift must be a whole number of pixels, got {self.shift}."
-            raise ValueError(msg)
-        if self.scale >= 1:
-            msg = f"scale must be less than 1, got {self.scale}."
-            raise ValueError(msg)
+        check_settings(self)
 
     def __bool__(self) -> bool:
         return any(getattr(self, entry.name) for entry in fields(self))
+
+
+NO_DISTORTION = Augmentation()
 
 
 def distort(images: ImageArray, augmentation: Augmentation, rng: np.random.Generator) -> ImageArray:

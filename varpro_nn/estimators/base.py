@@ -1,9 +1,8 @@
-"""What the estimators share: parameters, rows of pixels as images, callbacks."""
+"""What the estimators share: parameters and rows of pixels as images."""
 
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
 from difflib import get_close_matches
 from math import isqrt, prod
 from typing import Any
@@ -14,21 +13,22 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
+from varpro_nn._settings import settings_of
 from varpro_nn._typing import FloatArray, ImageArray
 from varpro_nn.data.images import check_weights
 from varpro_nn.training.config import TrainConfig
-from varpro_nn.training.recipes import configure, kind_of_data
+from varpro_nn.training.recipes import configure, current_names, kind_of_data
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.varpro.history import FitReport
 
 AS_RECIPE = "recipe"
 """Value of a setting that is left to the recipe."""
 SETTINGS = tuple(
-    field.name
-    for field in fields(TrainConfig)
-    if field.name not in ("recipe", "seed", "n_train") and "bootstrap" not in field.name
+    option
+    for option, described in settings_of(TrainConfig).items()
+    if len(described.path) > 1 and described.path[0] != "bootstrap"
 )
-"""Fields of :class:`varpro_nn.TrainConfig` that are parameters of an estimator."""
+"""Settings that are parameters of an estimator, by their flat names."""
 _SMALLEST_FOR_WINDOWS = 8
 _OWN: dict[str, Any] = {
     "recipe": "auto", "image_shape": None, "n_jobs": None, "random_state": None,
@@ -51,6 +51,7 @@ def with_settings(**more: Any) -> Callable[[type], type]:
 
     def decorate(cls: type) -> type:
         def __init__(self: Any, **given: Any) -> None:  # noqa: N807
+            given = current_names(given)
             unknown = sorted(set(given) - set(defaults))
             if unknown:
                 near = get_close_matches(unknown[0], defaults, n=1)
@@ -151,8 +152,8 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         # Of a whitening; without one it means nothing (scikit-learn sets it where it is there).
         n_components = overrides.pop("n_components", None)
         config = configure(recipe, data=kind, **overrides)
-        if n_components is not None and config.whitening is not None:
-            config = replace(config, n_components=n_components)
+        if n_components is not None and config.units.whitening is not None:
+            config = config.with_options(n_components=n_components)
         return config
 
     @property
@@ -165,12 +166,13 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         if not self.warm_start or W is None:
             return None
         h = config.units_per_subnetwork
-        if W.shape[0] != config.n_units:
+        if len(W) != config.units.n_units:
             msg = (
-                f"warm_start needs the same n_units as before, {W.shape[0]}, got {config.n_units}."
+                f"warm_start needs the same n_units as before, {len(W)}, "
+                f"got {config.units.n_units}."
             )
             raise ValueError(msg)
-        return W.reshape(config.n_subnetworks, h, -1).astype(np.float64)
+        return W.reshape(config.subnetworks.n_subnetworks, h, -1).astype(np.float64)
 
     def _weights(
         self, sample_weight: Any, rows: NDArray[Any]

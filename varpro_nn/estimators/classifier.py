@@ -49,9 +49,9 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Go on from the unit weights of the last fit. The scheme is then ``independent``.
     class_weight : dict, "balanced" or None, default=None
     **settings
-        All fields of :class:`varpro_nn.TrainConfig` but ``seed``, ``n_train`` and those of the
-        bootstrap pass: ``n_units``, ``n_subnetworks``, ``max_nfev``, ``output_layer``, ... By
-        default ``"recipe"``: what the recipe says.
+        Settings of units, sub-networks, distortion and output layer by the flat names of
+        :func:`varpro_nn.configure`: ``n_units``, ``max_nfev``, ``output_layer``, ... By default
+        ``"recipe"``: what the recipe says.
 
     Attributes
     ----------
@@ -187,7 +187,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             self.ridge_layer_ = layer.ridge_layer
             return self
         self.ridge_layer_.add_images(self._images_of(X), codes)
-        A = self.ridge_layer_.solve(self.config_.glue_ridge, standardise=self.config_.standardise)
+        output = self.config_.output
+        A = self.ridge_layer_.solve(output.penalty, standardise=output.standardise)
         self.network_ = replace(self.network_, A=A)
         return self
 
@@ -240,8 +241,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         shares = self.predict_proba(X)
         if self._left_out is None:
             msg = (
-                "predict_set needs outputs that saw not their image: glue_ridge must be left to "
-                "the recipe, or output_layer be 'ridge' with n_copies=0."
+                "predict_set needs outputs that saw not their image: output_penalty must be left "
+                "to the recipe, or output_layer be 'ridge' with n_copies=0."
             )
             raise ValueError(msg)
         return label_sets(shares, conformal_threshold(*self._left_out, alpha))

@@ -1,6 +1,5 @@
 """Outputs of trained units as features for other estimators."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,7 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         config = self._config(len(rows), {})
         targets, k = _targets(y, len(rows))
         if y is None:
-            config = replace(config, scheme="untrained", n_stages=1)
+            config = config.with_options(scheme="untrained", n_stages=1)
 
         with Compute(self._n_jobs) as compute:
             try:

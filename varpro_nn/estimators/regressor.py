@@ -95,8 +95,8 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         remembered = {"largest_intensity": trained.largest_intensity, "regression": True}
         self.config_, self.W_ = config, trained.W
         self.network_ = Network(
-            trained.units, trained.W, A, np.arange(k), images.shape[1:], "ridge", config.views,
-            remembered,
+            trained.units, trained.W, A, np.arange(k), images.shape[1:], "ridge",
+            config.output.views, remembered,
         )  # fmt: skip
         self._set_reports(trained.subnetworks)
         self.loo_error_ = np.nan

@@ -20,7 +20,7 @@ from varpro_nn.exporters.folded import FoldedNetwork, fold
 from varpro_nn.model.network import Network
 
 _BLOCK = re.compile(r"^//: (.+)\n((?:.*\n)*?)//:\n", re.MULTILINE)
-_N_VIEWS = {"single": 1, "flip": 2, "shifts": 5}
+_N_VIEWS = {"single": 1, "flip": 2}
 _LANES = 8
 """Units of a tile: one or two vectors of most processors."""
 _MOST_PLACES = 8

@@ -2,7 +2,7 @@ r"""A trained network as the few plain arrays that a program in another language
 
 All linear steps are folded: the vectors of a unit and the whitening into one filter a unit, so
 every kind of unit is the same computation. For each image (``channels, rows, columns``), each
-view of it (itself; and its mirror image, or its four shifts), and each place of the window:
+view of it (itself, or itself and its mirror image), and each place of the window:
 
 1.  take the window's pixels ``P``, channel by channel, row by row; if ``contrast`` is not None,
     ``P = (P - mean(P)) / sqrt(var(P) + contrast)``;
@@ -49,8 +49,7 @@ class FoldedNetwork:
         Of the two-sided activation: ``max(0, z - threshold)`` and ``max(0, -z - threshold)``.
     A : ndarray of float64, shape (sides * cells * h, k)
     constant : ndarray of float64, shape (k,)
-    views : {"single", "flip", "shifts"}
-        ``shifts``: the image, then up, down, left and right by a pixel, the border repeated.
+    views : {"single", "flip"}
     link : {"softmax", "clip"}
         Softmax of the outputs divided by ``temperature``; or outputs below 0 set to 0 and the
         rest scaled to sum 1 (all equal, if none is positive).

@@ -6,11 +6,9 @@ cells. Contrast is taken out without making the windows: for filters of mean 0,
     filters . (P - mean(P)) / sqrt(var(P) + contrast) = filters . P / sqrt(var(P) + contrast),
 
 a convolution times a factor of the place, which follows from the sums of the window's pixels and
-of their squares. A mean of features over views is pooling too where the places of a view are
-places of the padded image, so shifts cost next to nothing.
+of their squares.
 """
 
-from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,8 +29,6 @@ IR_VERSION = 8
 MAX_BYTES = 2**31 - 2**20
 """No file of this format is larger than 2 GiB; the rest is for the nodes."""
 _ACTIVATIONS = {"logistic": "Sigmoid", "tanh": "Tanh", "rectifier": "Relu"}
-_CORNERS = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
-"""Where the image and its four shifts begin in the image with a border of one pixel."""
 _MIDDLE = 128
 
 
@@ -107,7 +103,7 @@ class _Graph:
 def _model(onnx: Any, folded: FoldedNetwork, image_shape: tuple[int, ...]) -> Any:
     helper, types = onnx.helper, onnx.TensorProto
     graph = _Graph(onnx)
-    features = [_features(graph, folded, view, corners) for view, corners in _views(graph, folded)]
+    features = [_features(graph, folded, view) for view in _views(graph, folded)]
     Phi = graph.add("Mean", *features) if len(features) > 1 else features[0]
     # Large weights cancel in this sum, so it is taken in double precision, as in Python.
     Phi = graph.add("Cast", Phi, to=types.DOUBLE)
@@ -148,8 +144,8 @@ def _whole(folded: FoldedNetwork) -> bool:
     return folded.window == folded.image_shape[1:] and folded.contrast is None
 
 
-def _views(graph: _Graph, folded: FoldedNetwork) -> list[tuple[str, tuple[tuple[int, int], ...]]]:
-    """Make the images to look at, and say where in each the views begin."""
+def _views(graph: _Graph, folded: FoldedNetwork) -> list[str]:
+    """Make the images to look at."""
     images = graph.add("Reshape", "images", graph.indices(-1, *folded.image_shape))
     images = graph.add("Cast", images, to=graph.onnx.TensorProto.FLOAT)
     if folded.contrast is None:
@@ -157,28 +153,14 @@ def _views(graph: _Graph, folded: FoldedNetwork) -> list[tuple[str, tuple[tuple[
     else:
         # Contrast has no scale. Whole numbers about 0: their sums, below, are exact.
         images = graph.add("Sub", images, graph.array("middle", _MIDDLE))
-    whole = ((0, 0),)
     if folded.views == "single":
-        return [(images, whole)]
-    if folded.views == "flip":
-        start, end = graph.indices(-1), graph.indices(-folded.image_shape[2] - 1)
-        mirrored = graph.add("Slice", images, start, end, graph.indices(3), graph.indices(-1))
-        return [(images, whole), (mirrored, whole)]
-    padded = graph.add("Pad", images, graph.indices(0, 0, 1, 1, 0, 0, 1, 1), mode="edge")
-    if folded.stride == 1 and not _whole(folded):
-        return [(padded, _CORNERS)]  # every place of every view is a place of the padded image
-    _, rows, columns = folded.image_shape
-    ends = [(y + rows, x + columns) for y, x in _CORNERS]
-    cuts = [
-        graph.add("Slice", padded, graph.indices(*start), graph.indices(*end), graph.indices(2, 3))
-        for start, end in zip(_CORNERS, ends, strict=True)
-    ]
-    return [(cut, whole) for cut in cuts]
+        return [images]
+    start, end = graph.indices(-1), graph.indices(-folded.image_shape[2] - 1)
+    mirrored = graph.add("Slice", images, start, end, graph.indices(3), graph.indices(-1))
+    return [images, mirrored]
 
 
-def _features(
-    graph: _Graph, folded: FoldedNetwork, images: str, corners: tuple[tuple[int, int], ...]
-) -> str:
+def _features(graph: _Graph, folded: FoldedNetwork, images: str) -> str:
     """Pooled activations (n, sides * h * cells) of images (n, channels, rows, columns)."""
     h, channels = len(folded.bias), folded.image_shape[0]
     bias: ArrayLike = 0.0  # what is still to be added to z
@@ -201,7 +183,7 @@ def _features(
         z = graph.add("Conv", images, filters, **options)
         z = graph.add("Mul", z, _factor(graph, folded, images, options))
         bias = folded.bias[:, None, None]
-    pooling = graph.array("pooling", _pooling(folded, corners))
+    pooling = graph.array("pooling", _pooling(folded))
     pooled = []
     for values in _activated(graph, folded, z, bias):
         places = graph.add("Reshape", values, graph.indices(0, 0, -1))
@@ -245,16 +227,12 @@ def _activated(graph: _Graph, folded: FoldedNetwork, z: str, bias: ArrayLike) ->
     return [graph.add(_ACTIVATIONS[folded.activation], z)]
 
 
-def _pooling(folded: FoldedNetwork, corners: tuple[tuple[int, int], ...]) -> FloatArray:
-    """Weights (places, cells) of the means over cells, and over views that begin at ``corners``."""
+def _pooling(folded: FoldedNetwork) -> FloatArray:
+    """Weights (places, cells) of the means over cells."""
     rows, columns = (np.diff(bounds) for bounds in folded.bounds)
     down, across = (np.repeat(np.diag(1 / n), n, axis=0) for n in (rows, columns))
-    means = np.einsum("ya,xb->yxab", down, across) / len(corners)
-    margin = max(chain(*corners))
-    weights = np.zeros((len(down) + margin, len(across) + margin, *folded.grid))
-    for y, x in corners:
-        weights[y : y + len(down), x : x + len(across)] += means
-    return weights.reshape(-1, prod(folded.grid))
+    means: FloatArray = np.einsum("ya,xb->yxab", down, across)
+    return means.reshape(-1, prod(folded.grid))
 
 
 def _weights(graph: _Graph, folded: FoldedNetwork) -> str:

@@ -1,8 +1,7 @@
 """The finished network: units, their weights, linear weights, and what they stand for."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +27,9 @@ def _mirrored(images: Any) -> Any:
     return images[..., ::-1]
 
 
-def _shifted(images: Any, down: int, right: int) -> Any:
-    """Shift images by a pixel, the border repeated."""
-    rows, columns = images.shape[-2:]
-    padded = np.pad(images, [(0, 0)] * (images.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
-    return padded[..., 1 - down : 1 - down + rows, 1 - right : 1 - right + columns]
-
-
-_SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
-
 VIEWS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "single": (_same,),
     "flip": (_same, _mirrored),
-    "shifts": (_same, *(partial(_shifted, down=y, right=x) for y, x in _SHIFTS)),
 }
 """What the outputs of an image may be averaged over."""
 
@@ -52,6 +41,7 @@ class Network:
     Attributes
     ----------
     units : Units
+        With ``units.n_units`` equal to h.
     W : ndarray of float32, shape (h, p)
         Unit weights of all sub-networks, one below the other.
     A : ndarray of float64, shape (h * m + 1, k)
@@ -62,9 +52,9 @@ class Network:
         (rows, columns) or (channels, rows, columns).
     output_layer : {"ridge", "softmax", "hinge"}
         What ``A`` minimises: it decides how outputs become probabilities.
-    views : {"single", "flip", "shifts"}
-        Outputs are the mean over the image and, if asked for, its mirror image or its four shifts
-        by a pixel (test-time averaging).
+    views : {"single", "flip"}
+        ``flip``: outputs are the mean over the image and its mirror image (test-time
+        augmentation).
     temperature : float or None
         Probabilities are the softmax of the outputs divided by it, calibrated on outputs that did
         not see their image (:mod:`varpro_nn.output.calibration`). None: not calibrated; see
@@ -102,6 +92,12 @@ class Network:
                 f"{len(self.classes)}), got {self.W.shape} and {self.A.shape}."
             )
             raise ValueError(msg)
+        if self.units.n_units != len(self.W):
+            msg = (
+                f"units.n_units must be the number of rows of W, {len(self.W)}, got "
+                f"{self.units.n_units}; Network.with_weights changes both."
+            )
+            raise ValueError(msg)
         if not (np.isfinite(self.W).all() and np.isfinite(self.A).all()):
             msg = "W and A must be finite, got weights that are NaN or infinite."
             raise ValueError(msg)
@@ -118,6 +114,25 @@ class Network:
         if unit_shape != self.image_shape:
             msg = f"image_shape {self.image_shape} is not that of the units, {unit_shape}."
             raise ValueError(msg)
+
+    def with_weights(self, W: ArrayLike, A: ArrayLike) -> "Network":
+        """Copy the network with other weights of its units, any number of them.
+
+        Parameters
+        ----------
+        W : array_like, shape (h, p)
+        A : array_like, shape (h * m + 1, k)
+
+        Raises
+        ------
+        ValueError
+            Shapes that do not fit together.
+        """
+        rows = np.asarray(W, dtype=np.float32)
+        units: Any = self.units
+        if len(rows) != units.n_units:
+            units = replace(units, n_units=len(rows))
+        return replace(self, units=units, W=rows, A=np.asarray(A, dtype=np.float64))
 
     @property
     def n_parameters(self) -> int:
@@ -260,14 +275,19 @@ class Network:
         header, arrays = archive.read(path)
         try:
             learnt = {name: array for name, array in arrays.items() if name.startswith("units.")}
+            W, A, classes = arrays["W"], arrays["A"], arrays["classes"]
+            # Older files have the number of units of one sub-network here.
             units = units_from_spec(
-                header["units"], {name.removeprefix("units."): a for name, a in learnt.items()}
+                {**header["units"], "n_units": len(W)},
+                {name.removeprefix("units."): a for name, a in learnt.items()},
             )
             shape = tuple(int(length) for length in header["image_shape"])
-            W, A, classes = arrays["W"], arrays["A"], arrays["classes"]
             # Version 1 of the format had one output layer and one view, version 2 no temperature.
             layer, views = header.get("output_layer", "ridge"), header.get("views", "single")
             temperature = header.get("temperature")
+            if views == "shifts":
+                msg = "views='shifts' is no more; train anew with views flip or single."
+                raise ValueError(msg)
             training = dict(header["training"])
             return cls(units, W, A, classes, shape, layer, views, training, temperature)
         except (KeyError, TypeError, ValueError, OverflowError) as error:

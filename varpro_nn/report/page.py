@@ -6,6 +6,7 @@ and the page says so. Charts come from :mod:`varpro_nn.report.figures`, the canv
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from varpro_nn.output.calibration import calibration_curve
 from varpro_nn.output.features import feature_blocks
 from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.report import figures
+from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import Run
 from varpro_nn.units import PatchUnits
 
@@ -68,7 +70,8 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
     chosen = np.sort(rng.permutation(metrics["n_train"])[:MOST_IMAGES])
     random = None if metrics["scheme"] == "untrained" else rng
     train, test = dataset.train.take(chosen), dataset.test
-    glued = glue_by_subnetworks(network, train, test, random, n_jobs=n_jobs)
+    each = next(len(s.W) for s in run.subnetworks if s.W is not None)
+    glued = glue_by_subnetworks(network, each, train, test, random, n_jobs=n_jobs)
     if test is None:
         notes.append(
             "The data set has no test images. Left out for that: accuracy on new images, the "
@@ -85,10 +88,10 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
         metrics=metrics,
         subnetworks_cpu_seconds=sum(report.cpu_seconds for report in reports if report),
         summary=[re.split(" {2,}", line, maxsplit=1) for line in network.summary().splitlines()],
-        settings=network.training.get("config", {}).items(),
+        settings=TrainConfig.from_dict(network.training["config"]).options().items(),
         drawing=canvas,
         training=training,
-        glue=_of_glue(run, len(train), *glued),
+        glue=_of_glue(run, each, len(train), *glued),
         test=None if test is None else _of_test(network, test, n_jobs),
         units=_of_units(network),
         said=_said,
@@ -98,13 +101,14 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
 
 def glue_by_subnetworks(
     network: Network,
+    each: int,
     train: ImageSet,
     test: ImageSet | None,
     rng: np.random.Generator | None = None,
     *,
     n_jobs: int = 1,
 ) -> tuple[list[int], list[list[float]], RidgePath]:
-    """Fit ridge layers to the units of the first sub-networks, and measure them.
+    """Fit ridge layers to the first sub-networks, of ``each`` units, and measure them.
 
     Sums are made once, for all units; for fewer of them columns are dropped. With ``rng`` the same
     is done with random units.
@@ -119,14 +123,15 @@ def glue_by_subnetworks(
         Of all columns of the trained units, or the first ones, standardised.
     """
     units = network.units
-    each, n_units = units.n_units, max(1, MOST_COLUMNS // units.n_cells)
+    n_units = max(1, MOST_COLUMNS // units.n_cells)
     W, most = network.W[:n_units], min(n_units, len(network.W)) // each
     sizes: list[int] = []
     if most and test is not None:
         sizes = sorted({round(size) for size in np.geomspace(1, most, MOST_POINTS).tolist()})
     layers = [W]
     if sizes and rng is not None:
-        drawn = [units.init(train.images[:2000], rng) for _ in range(most)]
+        part: Any = replace(units, n_units=each)  # type: ignore[type-var]
+        drawn = [part.init(train.images[:2000], rng) for _ in range(most)]
         layers.append(np.concatenate(drawn, dtype=np.float32))
     paths, accuracies = [], []
     for own in layers:
@@ -172,10 +177,15 @@ def _of_training(run: Run) -> dict[str, str] | None:
 
 
 def _of_glue(
-    run: Run, n_images: int, sizes: list[int], accuracies: list[list[float]], path: RidgePath
+    run: Run,
+    each: int,
+    n_images: int,
+    sizes: list[int],
+    accuracies: list[list[float]],
+    path: RidgePath,
 ) -> dict[str, Any]:
     network, k = run.network, len(run.network.classes)
-    m, each = network.units.n_cells, network.units.n_units
+    m = network.units.n_cells
     values = np.sqrt(path.eigenvalues[::-1])
     alt = f"{len(values):,} singular values from {values[0]:.3g} down; rank {path.rank:,}"
     curve = None

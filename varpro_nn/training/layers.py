@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,11 @@ from varpro_nn.output.calibration import fit_temperature
 from varpro_nn.output.fit import check_size, fit_output_layer
 from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.training.config import TrainConfig
-from varpro_nn.training.plan import make_units, streams, subnetwork_settings
+from varpro_nn.training.plan import make_units, streams, units_in_training
 from varpro_nn.training.schemes import train_by_scheme
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.training.subnetworks import SubnetworkStore
-from varpro_nn.units import PatchUnits, WholeImageUnits, units_from_spec
+from varpro_nn.units import PatchUnits, WholeImageUnits
 
 _logger = logging.getLogger(__name__)
 
@@ -83,15 +83,16 @@ def train_units(
         cross-entropy with weights or real targets, say).
     """
     images = training.images
-    if config.n_copies and training.on_disk:
-        msg = f"n_copies must be 0 for images on disk, got {config.n_copies}."
+    how = config.subnetworks
+    if config.output.n_copies and training.on_disk:
+        msg = f"n_copies must be 0 for images on disk, got {config.output.n_copies}."
         raise ValueError(msg)
     plain = training.is_classified and training.weights is None
-    if config.loss != "squares" and not plain:
-        msg = f"loss must be squares with sample weights or real targets, got {config.loss}."
+    if how.loss != "squares" and not plain:
+        msg = f"loss must be squares with sample weights or real targets, got {how.loss}."
         raise ValueError(msg)
-    if start is not None and config.scheme not in ("independent", "untrained"):
-        msg = f"start needs the scheme independent or untrained, got {config.scheme}."
+    if start is not None and how.scheme == "stages":
+        msg = f"start needs the scheme independent or untrained, got {how.scheme}."
         raise ValueError(msg)
     if (largest := largest_intensity(images)) > BRIGHT:
         _logger.warning(
@@ -105,18 +106,14 @@ def train_units(
     seeds = streams(config)
     with single_threaded_blas():  # the same bits on any number of cores
         units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
-    check_size(config.n_units * units.n_cells)
-    training_units = units
-    if isinstance(units, PatchUnits) and config.training_stride is not None:
-        # Checked anew: fewer places may be too few for the grid.
-        spec = {**units.spec(), "stride": config.training_stride}
-        training_units = units_from_spec(spec, units.arrays)
+    check_size(units.n_units * units.n_cells)
     subnetworks = train_by_scheme(
-        config.scheme, config.n_stages, training_units, training, subnetwork_settings(config),
-        compute, seed=seeds["training"], start=start, store=store,
+        units_in_training(config, units), training, how, compute,
+        distortion=config.distortion, seed=seeds["training"], start=start, store=store,
     )  # fmt: skip
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
-    return TrainedUnits(units, W, subnetworks, largest)
+    # Fewer than asked for where a sub-network failed.
+    return TrainedUnits(replace(units, n_units=len(W)), W, subnetworks, largest)
 
 
 def train_layers(
@@ -136,9 +133,9 @@ def train_layers(
     trained = train_units(config, training, compute, start=start, store=store)
     rng = np.random.default_rng(streams(config)["output layer"])
     layer = fit_output_layer(
-        config.output_layer, trained.units, trained.W, _with_copies(training, config, rng),
-        compute, penalty=config.glue_ridge, standardise=config.standardise,
-        n_copies=1 + config.n_copies, rng=rng, keep_sums=keep_sums,
+        config.output.layer, trained.units, trained.W, _with_copies(training, config, rng),
+        compute, penalty=config.output.penalty, standardise=config.output.standardise,
+        n_copies=1 + config.output.n_copies, rng=rng, keep_sums=keep_sums,
     )  # fmt: skip
     return trained, layer
 
@@ -195,7 +192,7 @@ def train_classifier(
     remembered = {**(origin or {}), "largest_intensity": trained.largest_intensity}
     network = Network(
         trained.units, trained.W, layer.A, classes, training.images.shape[1:], layer.name,
-        config.views, remembered, temperature,
+        config.output.views, remembered, temperature,
     )  # fmt: skip
     return network, trained.subnetworks, layer
 
@@ -248,10 +245,10 @@ def _with_copies(
     training: TrainingSet, config: TrainConfig, rng: np.random.Generator
 ) -> TrainingSet:
     """Append the distorted copies that the output layer is fitted on as well."""
-    if not config.n_copies:
+    if not config.output.n_copies:
         return training
-    images, times = training.images, 1 + config.n_copies
+    images, times = training.images, 1 + config.output.n_copies
     several: Any = np.repeat(images[None], times, axis=0)
     for copy in several[1:]:
-        copy[...] = distort(images, config.augmentation, rng)
+        copy[...] = distort(images, config.distortion, rng)
     return training.repeated(several.reshape(-1, *images.shape[1:]), times)

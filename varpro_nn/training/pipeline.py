@@ -21,7 +21,7 @@ from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.layers import train_classifier
 from varpro_nn.training.metrics import accuracy, standard_error
-from varpro_nn.training.plan import identity, streams, subnetwork_settings
+from varpro_nn.training.plan import identity, streams
 from varpro_nn.training.pseudo_labels import BootstrapResult, bootstrap
 from varpro_nn.training.resources import Clock, peak_memory_mib, versions
 from varpro_nn.training.shards import Shards
@@ -69,7 +69,8 @@ class Run:
             ("trained sub-networks", trained),
             (
                 "output layer",
-                f"{m['output_layer']}, penalty {m['ridge']:.4g} ({m['ridge_chosen_by']})",
+                f"{m['output_layer']}, penalty {m['output_penalty']:.4g} "
+                f"({m['output_penalty_chosen_by']})",
             ),
         ]
         if "test_accuracy" in m:
@@ -129,7 +130,7 @@ def run(
     ValueError
         Settings that the images do not allow (quadratic units for a rectangle, say).
     """
-    if config.bootstrap and dataset.test is None:
+    if config.bootstrap.enabled and dataset.test is None:
         msg = "bootstrap needs test images, and this data set has none."
         raise DatasetError(msg)
     clock = Clock()
@@ -143,7 +144,7 @@ def run(
         compute = stack.enter_context(
             Compute(n_jobs, executor=executor, scratch=shard_folder, progress=progress)
         )
-        n_resumed = sum(index < config.n_subnetworks for index in store.read())
+        n_resumed = sum(index < config.subnetworks.n_subnetworks for index in store.read())
         network, subnetworks, layer = train_classifier(
             config, training, dataset.classes, compute, origin=origin, store=store,
             keep_sums=keep_sums,
@@ -164,21 +165,21 @@ def run(
         metrics.update(_measure(network, dataset, n_jobs))
     metrics.update(
         output_layer=layer.name,
-        ridge=layer.penalty,
-        ridge_chosen_by=layer.chosen_by,
+        output_penalty=layer.penalty,
+        output_penalty_chosen_by=layer.chosen_by,
         **_of_choice(config, layer),
         **_of_rank(layer),
-        scheme=config.scheme if config.max_nfev else "untrained",
-        views=config.views,
+        scheme=config.subnetworks.scheme if config.subnetworks.max_nfev else "untrained",
+        views=config.output.views,
         temperature=network.temperature,
-        n_subnetworks=config.n_subnetworks,
+        n_subnetworks=config.subnetworks.n_subnetworks,
         n_resumed_subnetworks=n_resumed,
         n_failed_subnetworks=sum(s.W is None for s in subnetworks),
         training_wall_seconds=trained_after[0],
         training_cpu_seconds=trained_after[1],
     )
     result = None
-    if config.bootstrap and dataset.test is not None:
+    if config.bootstrap.enabled and dataset.test is not None:
         result, metrics["bootstrap"] = _bootstrap(config, network, dataset, n_jobs, progress)
     wall, cpu = clock.read()
     metrics.update(
@@ -208,7 +209,7 @@ def _of_choice(config: TrainConfig, layer: OutputLayer) -> dict[str, float]:
     if layer.chosen_by == "split":
         return {"split_accuracy": 1 - layer.error_rate}
     # Where copies of an image stay in, leaving it out says nothing.
-    if config.n_copies or not np.isfinite(layer.error_rate):
+    if config.output.n_copies or not np.isfinite(layer.error_rate):
         return {}
     return {"linear_layer_loo_accuracy": 1 - layer.error_rate}
 
@@ -234,13 +235,13 @@ def _bootstrap(
     images, labels = dataset.test.images, dataset.test.labels
     # The sub-networks that are there: one that failed in training left no units.
     n_parts = len(network.W) // config.units_per_subnetwork
-    settings = replace(subnetwork_settings(config), n_subnetworks=n_parts)
+    settings = replace(config.subnetworks, n_subnetworks=n_parts, n_stages=1)
     before = network.predict_codes(images, n_jobs=n_jobs)
     with Compute(n_jobs, progress=progress) as compute:
         result = bootstrap(
             network, images, settings, compute,
-            rule=config.bootstrap_rule,  # type: ignore[arg-type]
-            ridge=config.bootstrap_ridge, seed=streams(config)["bootstrap"],
+            distortion=config.distortion, rule=config.bootstrap.rule,
+            ridge=config.bootstrap.ridge, seed=streams(config)["bootstrap"],
         )  # fmt: skip
     after = result.network.predict_codes(images, n_jobs=n_jobs)
     return result, {
@@ -248,6 +249,6 @@ def _bootstrap(
         "true_accuracy_before": accuracy(before, labels),
         "true_accuracy_after": accuracy(after, labels),
         "n_ambiguous": int(np.count_nonzero(result.guesses.ambiguous)),
-        "rule": config.bootstrap_rule,
-        "ridge": config.bootstrap_ridge,
+        "rule": config.bootstrap.rule,
+        "ridge": config.bootstrap.ridge,
     }

@@ -1,51 +1,30 @@
 """What the settings of a run ask for, in the terms of the parts that do the work."""
 
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from varpro_nn._settings import settings_of
 from varpro_nn._typing import ImageArray
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.resources import versions
-from varpro_nn.training.subnetwork import SubnetworkSettings
 from varpro_nn.units import (
     PatchUnits,
     WholeImageUnits,
     learn_whitening,
     patch_units,
+    units_from_spec,
     whole_image_units,
 )
 
 
-def subnetwork_settings(config: TrainConfig) -> SubnetworkSettings:
-    """Pick the settings that concern one sub-network."""
-    return SubnetworkSettings(
-        n_subnetworks=config.n_subnetworks,
-        images_per_subnetwork=config.images_per_subnetwork,
-        ridge=config.ridge,
-        weight_decay=config.weight_decay,
-        loss=config.loss,
-        n_rounds=config.n_rounds,
-        augmentation=config.augmentation,
-        fit_options={
-            "solver": config.solver,
-            "form": config.form,
-            "jacobian": config.jacobian,
-            "max_nfev": config.max_nfev,
-            "patience": config.patience,
-        },
-    )
-
-
 def identity(config: TrainConfig, training: TrainingSet) -> dict[str, Any]:
     """All that the weights of a sub-network depend on."""
-    later = (
-        "recipe", "glue_ridge", "bootstrap", "bootstrap_rule", "bootstrap_ridge", "n_copies",
-        "output_layer", "standardise", "views",
-    )  # fmt: skip
-    settings = {name: value for name, value in asdict(config).items() if name not in later}
+    later = ("recipe", "output", "bootstrap")
+    described = settings_of(TrainConfig)
+    settings = {o: v for o, v in config.options().items() if described[o].path[0] not in later}
     return {**settings, "data": training.digest, "versions": versions()}
 
 
@@ -59,24 +38,41 @@ def streams(config: TrainConfig) -> dict[str, np.random.SeedSequence]:
 def make_units(
     config: TrainConfig, images: ImageArray, rng: np.random.Generator
 ) -> PatchUnits | WholeImageUnits:
-    """Units of one sub-network, whitening learnt on ``images`` if there is any.
+    """Make the units of the whole network, whitening learnt on ``images`` if there is any.
 
     Raises
     ------
     ValueError
         Settings that the images do not allow.
     """
-    n_units = config.units_per_subnetwork
+    chosen = config.units
     plain: dict[str, Any] = {
-        name: getattr(config, name) for name in ("rank", "activation", "gain", "threshold")
+        name: getattr(chosen, name) for name in ("rank", "activation", "gain", "threshold")
     }
-    if config.units != "patch":
-        return whole_image_units(config.units, images.shape[1:], n_units, **plain)
+    if chosen.kind != "patch":
+        return whole_image_units(chosen.kind, images.shape[1:], chosen.n_units, **plain)
     names = ("window", "stride", "grid", "contrast", "draw")
-    plain.update({name: getattr(config, name) for name in names})
-    units = patch_units(config.scalarisation, images.shape[1:], n_units, **plain)
-    if config.whitening is None:
+    plain.update({name: getattr(chosen, name) for name in names})
+    units = patch_units(chosen.scalarisation, images.shape[1:], chosen.n_units, **plain)
+    if chosen.whitening is None:
         return units
     return learn_whitening(
-        units, images, rng, epsilon=config.whitening, n_components=config.n_components
+        units, images, rng, epsilon=chosen.whitening, n_components=chosen.n_components
     )
+
+
+def units_in_training(
+    config: TrainConfig, units: PatchUnits | WholeImageUnits
+) -> PatchUnits | WholeImageUnits:
+    """Make the units of one sub-network while it trains, at the training stride.
+
+    Raises
+    ------
+    ValueError
+        At that stride there are fewer places than cells.
+    """
+    part = replace(units, n_units=config.units_per_subnetwork)
+    if not isinstance(part, PatchUnits) or config.units.training_stride is None:
+        return part
+    spec = {**part.spec(), "stride": config.units.training_stride}
+    return units_from_spec(spec, part.arrays)

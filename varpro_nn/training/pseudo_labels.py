@@ -13,21 +13,21 @@ projections for fast training (2019), section 5 (the rule) and 8.1 (the squashin
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.compute.compute import Compute
+from varpro_nn.data.augmentation import NO_DISTORTION, Augmentation
 from varpro_nn.data.images import check_images
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.ridge_fit import fit_ridge
-from varpro_nn.training.subnetwork import SubnetworkSettings
+from varpro_nn.training.config import Rule, SubnetworkSettings
 from varpro_nn.training.subnetworks import train_subnetworks
 
-Rule = Literal["margin", "margin-logistic", "argmax"]
 MARGIN = 0.2
 
 
@@ -105,6 +105,7 @@ def bootstrap(
     settings: SubnetworkSettings,
     compute: Compute,
     *,
+    distortion: Augmentation = NO_DISTORTION,
     rule: Rule = "margin",
     ridge: float | None = None,
     seed: int | np.random.SeedSequence = 0,
@@ -119,6 +120,8 @@ def bootstrap(
     images : array_like, shape (n, *image_shape)
     settings : SubnetworkSettings
     compute : Compute
+    distortion : Augmentation
+        Of the images of sub-networks; by default none.
     rule : {"margin", "margin-logistic", "argmax"}
         How to guess; see :func:`guess`.
     ridge : float, optional
@@ -154,13 +157,16 @@ def bootstrap(
     part: Any = replace(network.units, n_units=h // parts)  # type: ignore[type-var]
     start = network.W.reshape(parts, h // parts, p).astype(np.float64)
     training = TrainingSet(checked, guesses.codes, len(network.classes))
-    trained = train_subnetworks(part, training, settings, compute, seed=train_seed, start=start)
+    trained = train_subnetworks(
+        part, training, settings, compute, distortion=distortion, seed=train_seed, start=start
+    )
     # A sub-network that failed keeps the weights it had.
     W = np.concatenate([start[s.index] if s.W is None else s.W for s in trained], dtype=np.float32)
     ridge = settings.ridge if ridge is None else ridge
     # The primal form even for more columns than images: rounding would differ in the other.
     layer = fit_ridge(network.units, W, training, compute, ridge=ridge, form="primal")
     remembered = {**network.training, "bootstrap": rule}
-    after = replace(network, W=W, A=layer.A, output_layer="ridge", training=remembered)
+    trained_further = network.with_weights(W, layer.A)
+    after = replace(trained_further, output_layer="ridge", training=remembered)
     agreement = np.mean(after.predict_codes(checked, n_jobs=compute.n_jobs) == guesses.codes)
     return BootstrapResult(after, guesses, float(agreement))

@@ -1,19 +1,24 @@
 """Named settings: recipes, and what they are for each kind of data."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import fields, replace
-from difflib import get_close_matches
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
+from varpro_nn._settings import check_known, settings_of
 from varpro_nn.data import Dataset
 from varpro_nn.data.augmentation import Augmentation
 from varpro_nn.data.images_on_disk import ImagesOnDisk
-from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.config import REMOVED, TrainConfig
+
+_SETTINGS = settings_of(TrainConfig)
+RENAMED = {s.formerly: option for option, s in _SETTINGS.items() if s.formerly}
+"""Old names of options, and those of today."""
 
 # Twelve units on windows of 7 x 7 pixels a sub-network, trained at every second place, two
 # sub-networks at a time.
-_DEFAULT = TrainConfig(
+_DEFAULT = TrainConfig().with_options(
     recipe="default",
     units="patch",
     training_stride=2,
@@ -35,8 +40,7 @@ _DEFAULT = TrainConfig(
 )
 _SHIFTS_ALONE: dict[str, Any] = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0}
 # One sub-network, trained longer, on more images, and with cross-entropy: every weight counts.
-_TINY = replace(
-    _DEFAULT,
+_TINY = _DEFAULT.with_options(
     recipe="tiny",
     n_units=16,
     n_subnetworks=1,
@@ -50,8 +54,7 @@ _TINY = replace(
     weight_decay=0.05,
     **_SHIFTS_ALONE,
 )
-_ACCURATE = replace(
-    _DEFAULT,
+_ACCURATE = _DEFAULT.with_options(
     recipe="accurate",
     n_units=192,
     n_subnetworks=16,
@@ -84,7 +87,7 @@ RECIPES: dict[str, TrainConfig] = {
     "bilinear": TrainConfig(recipe="bilinear"),
     # Table 3 of the paper: 104 sub-networks of 50 units w'Xw, 2,000 images each, one pass of
     # about fifteen iterations, 50,000 training images.
-    "paper": TrainConfig(
+    "paper": TrainConfig().with_options(
         recipe="paper",
         units="quadratic",
         n_units=5200,
@@ -125,8 +128,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 """What is different in a recipe for another kind of data."""
 
-_OF_WINDOWS = ("window", "stride", "grid", "scalarisation")
-
 DATA = ("mnist", *VARIANTS)
 """The kinds of data that recipes know."""
 
@@ -153,18 +154,20 @@ def configure(
         The kind of data: recipes differ with it. That of a data set of your own goes by the
         shape of its images; see :func:`kind_of_data`.
     **overrides
-        Fields of :class:`TrainConfig`. Where ``n_units`` is given without ``n_subnetworks``, the
+        Settings by their flat names, those of the command line: the keys of
+        ``TrainConfig().options()``. Where ``n_units`` is given without ``n_subnetworks``, the
         number of sub-networks follows, so that they keep about the size of the recipe's; so do
         the number of stages, and that of copies where nothing distorts them.
 
     Raises
     ------
     ValueError
-        An unknown recipe, kind of data or field, or a value out of range.
+        An unknown recipe, kind of data or setting, or a value out of range.
     """
     if recipe not in RECIPES:
         msg = f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}."
         raise ValueError(msg)
+    overrides = current_names(overrides)
     if isinstance(data, Dataset):
         if isinstance(data.train.images, ImagesOnDisk):
             overrides.setdefault("n_copies", 0)  # copies would have to be in memory
@@ -172,39 +175,47 @@ def configure(
     if data not in DATA:
         msg = f"data must be one of {', '.join(DATA)}, got {data!r}."
         raise ValueError(msg)
-    unknown = set(overrides) - {field.name for field in fields(TrainConfig)}
-    if unknown:
-        near = get_close_matches(min(unknown), [field.name for field in fields(TrainConfig)], n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        msg = f"unknown settings {', '.join(sorted(unknown))}{hint}"
-        raise ValueError(msg)
-    base = replace(RECIPES[recipe], **VARIANTS.get(data, {}).get(recipe, {}))
-    if overrides.get("units", "patch") != "patch" and base.units == "patch":
+    base = {**RECIPES[recipe].options(), **VARIANTS.get(data, {}).get(recipe, {})}
+    check_known(overrides, base)
+    if overrides.get("units", base["units"]) != "patch":
         # What the recipe says of windows means nothing to whole-image units.
-        base = replace(
-            base, units=overrides["units"],
-            training_stride=None, contrast=None, whitening=None, n_components=None,
-        )  # fmt: skip
+        base |= {o: s.default for o, s in _SETTINGS.items() if "units" in s.needs}
+    settings = {**base, **overrides}
     n_units = overrides.get("n_units")
     if "n_subnetworks" not in overrides and isinstance(n_units, int) and n_units >= 1:
-        overrides["n_subnetworks"] = _n_subnetworks(n_units, base.units_per_subnetwork)
+        size = base["n_units"] // base["n_subnetworks"]
+        settings["n_subnetworks"] = _n_subnetworks(n_units, size)
     if "n_stages" not in overrides:
-        in_stages = overrides.get("scheme", base.scheme) == "stages"
-        n_subnetworks = overrides.get("n_subnetworks", base.n_subnetworks)
-        fitting = isinstance(n_subnetworks, int) and 1 <= n_subnetworks < base.n_stages
-        n_stages = n_subnetworks if fitting or base.n_stages == 1 else base.n_stages
-        overrides["n_stages"] = n_stages if in_stages else 1
-    if "n_copies" not in overrides and base.n_copies:
-        amounts = {
-            f.name: overrides.get(f.name, getattr(base, f.name)) for f in fields(Augmentation)
-        }
-        overrides["n_copies"] = base.n_copies if any(amounts.values()) else 0
-    config = replace(base, **overrides)
-    for name in _OF_WINDOWS if config.units != "patch" else ():
-        if getattr(config, name) != getattr(base, name):
-            msg = f"{name} needs units 'patch', got units {config.units!r}."
-            raise ValueError(msg)
-    return config
+        n, n_stages = settings["n_subnetworks"], base["n_stages"]
+        if settings["scheme"] != "stages":
+            settings["n_stages"] = 1
+        elif isinstance(n, int) and 1 <= n < n_stages:
+            settings["n_stages"] = n
+    if "n_copies" not in overrides and not any(settings[f.name] for f in fields(Augmentation)):
+        settings["n_copies"] = 0
+    return TrainConfig().with_options(**settings)
+
+
+def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give options that were renamed their names of today, with a warning.
+
+    Raises
+    ------
+    ValueError
+        An option that is no more, or one given under both names.
+    """
+    found = dict(options)
+    for old in set(REMOVED) & set(found):
+        msg = f"{old} is no more: {REMOVED[old]}."
+        raise ValueError(msg)
+    for old, new in RENAMED.items():
+        if old in found:
+            if new in found:
+                msg = f"{old} is the old name of {new}: give {new} alone."
+                raise ValueError(msg)
+            warnings.warn(f"{old} is now named {new}.", FutureWarning, stacklevel=3)
+            found[new] = found.pop(old)
+    return found
 
 
 def _n_subnetworks(n_units: int, size: int) -> int:

@@ -3,7 +3,8 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +14,194 @@ from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import VarProError
 from varpro_nn.model.network import Network
 from varpro_nn.training.config import TrainConfig
-from varpro_nn.training.pipeline import Run
+from varpro_nn.training.pipeline import Run, run
 
 
-def check_same(folder: Path, config: TrainConfig, dataset: Dataset) -> None:
-    """Refuse to go on with a finished run of other settings or data.
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run folder, and what may happen to a run that it holds already.
+
+    Attributes
+    ----------
+    path : Path
+    resume : bool
+        Go on with the sub-networks that are there.
+    overwrite : bool
+        Replace a finished run; without ``resume`` its sub-networks too.
+    """
+
+    path: Path
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def shards(self) -> Path:
+        """Where finished sub-networks are kept."""
+        return self.path / "shards"
+
+    @property
+    def n_kept(self) -> int:
+        """Number of finished sub-networks that are kept."""
+        return len(list(self.shards.glob("*.npz")))
+
+    def check_writable(self) -> None:
+        """Find out before the work whether the folder can be written.
+
+        Raises
+        ------
+        VarProError
+        """
+        # The nearest folder that exists decides; nothing is made until there is something to keep.
+        folders = (self.path, *self.path.absolute().parents)
+        nearest = next(path for path in folders if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            msg = (
+                f"{self.path}: the run folder cannot be written "
+                f"({nearest} is not a writable folder)"
+            )
+            raise VarProError(msg)
+
+    def check_free(self) -> None:
+        """Refuse to touch a run that is there, unless asked to.
+
+        Raises
+        ------
+        VarProError
+        """
+        if self.resume or self.overwrite:
+            return
+        there = {"metrics.json": "a finished run", "shards/*.npz": "an unfinished run"}
+        for name, state in there.items():
+            if any(self.path.glob(name)):
+                msg = (
+                    f"{self.path}: holds {state}; add --resume or --overwrite, or name another "
+                    "folder"
+                )
+                raise VarProError(msg)
+
+    def finished(self, config: TrainConfig, dataset: Dataset, *, keep_glue: bool) -> str | None:
+        """Give the metrics of a finished run that is to be resumed: there is nothing to do.
+
+        Raises
+        ------
+        VarProError
+            It is a run of other settings or data, or of another version.
+        """
+        metrics = self.path / "metrics.json"
+        if not self.resume or self.overwrite or not metrics.exists():
+            return None
+        self._check_same(config, dataset)
+        if keep_glue and not (self.path / "glue.npz").exists():
+            return None
+        return metrics.read_text(encoding="utf-8").strip()
+
+    def _check_same(self, config: TrainConfig, dataset: Dataset) -> None:
+        theirs = Network.load(self.path / "model.npz").training
+        try:
+            settings = TrainConfig.from_dict(theirs["config"]).options()
+        except (KeyError, ValueError) as error:
+            msg = (
+                f"{self.path}: holds a run of another version of varpro_nn, whose settings cannot "
+                "be compared; add --overwrite to replace its model, or name another folder"
+            )
+            raise VarProError(msg) from error
+        differing = [name for name, own in config.options().items() if settings[name] != own]
+        if theirs.get("digest") != TrainingSet.of(dataset, config.n_train).digest:
+            differing.append("data")
+        if differing:
+            msg = (
+                f"{self.path}: holds a finished run of other settings, {', '.join(differing)} "
+                "differ; add --overwrite to replace its model, or name another folder"
+            )
+            raise VarProError(msg)
+
+    def train(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        *,
+        n_jobs: int,
+        executor: Executor | None = None,
+        progress: bool = False,
+        keep_glue: bool = False,
+        report: Callable[[Path, Run], None] | None = None,
+    ) -> Run:
+        """Train, and write the folder; the caller holds its lock.
+
+        Parameters
+        ----------
+        config, dataset, n_jobs, executor, progress
+            As for :func:`varpro_nn.run`.
+        keep_glue : bool
+            Write ``glue.npz`` too, the sums of the ridge layer.
+        report : callable, optional
+            Writes ``report.html``.
+
+        Returns
+        -------
+        Run
+            Its metrics have the folder as ``output``.
+        """
+        self.check_free()  # once more: another process may have had it meanwhile
+        if self.overwrite and not self.resume:
+            # The rest of an earlier run stays until there is something to put in its place.
+            for path in self.shards.glob("*.npz"):
+                path.unlink()
+        result = run(
+            config, dataset,
+            n_jobs=n_jobs, executor=executor, progress=progress, shard_folder=self.shards,
+            keep_sums=keep_glue,
+        )  # fmt: skip
+        result = replace(result, metrics={**result.metrics, "output": str(self.path)})
+        self._write(config, result, report)
+        return result
+
+    def _write(
+        self,
+        config: TrainConfig,
+        result: Run,
+        report: Callable[[Path, Run], None] | None,
+    ) -> None:
+        """Write each file atomically and ``metrics.json`` last: with it the folder is complete."""
+        folder = self.path
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.json").unlink(missing_ok=True)
+        write_atomically(folder / "config.json", strict_json(asdict(config)))
+        write_atomically(folder / "history.jsonl", b"".join(_history(result)))
+        result.network.save(folder / "model.npz")
+        (folder / "model-bootstrap.npz").unlink(missing_ok=True)
+        if result.bootstrap is not None:
+            result.bootstrap.network.save(folder / "model-bootstrap.npz")
+        (folder / "glue.npz").unlink(missing_ok=True)
+        if result.output_layer.ridge_layer is not None:
+            result.output_layer.ridge_layer.save(folder / "glue.npz")
+        (folder / "report.html").unlink(missing_ok=True)
+        if report is not None:
+            report(folder / "report.html", result)
+        write_atomically(folder / "metrics.json", strict_json(result.metrics))
+
+
+def default_path(name: str, recipe: str) -> Path:
+    """Name a run folder by the time, the process, the data and the recipe."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    # With the number of the process: jobs that start together keep apart.
+    return Path("runs") / f"{stamp}-{os.getpid()}-{Path(name).stem}-{recipe}"
+
+
+def check_glue_can_be_kept(config: TrainConfig) -> None:
+    """Refuse to keep the sums of a layer that is not made of them.
 
     Raises
     ------
     VarProError
     """
-    theirs = Network.load(folder / "model.npz").training
-    settings = theirs.get("config")
-    settings = settings if isinstance(settings, dict) else {}
-    differing = [name for name, own in asdict(config).items() if settings.get(name) != own]
-    if theirs.get("digest") != TrainingSet.of(dataset, config.n_train).digest:
-        differing.append("data")
-    if differing:
+    output = config.output
+    if output.layer != "ridge" or output.n_copies:
         msg = (
-            f"{folder}: holds a finished run of other settings, {', '.join(differing)} differ; "
-            "add --overwrite to replace its model, or name another folder"
+            "--keep-glue needs --output-layer ridge and --n-copies 0, got "
+            f"{output.layer} and {output.n_copies}"
         )
         raise VarProError(msg)
-
-
-def write_run(
-    folder: Path,
-    config: TrainConfig,
-    result: Run,
-    metrics: dict[str, Any],
-    report: Callable[[Path], None] | None = None,
-) -> None:
-    """Write a run folder, each file atomically and ``metrics.json`` last.
-
-    A folder that holds ``metrics.json`` is therefore complete. ``report`` writes ``report.html``.
-    Sums that were kept become ``glue.npz``.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").unlink(missing_ok=True)
-    write_atomically(folder / "config.json", strict_json(asdict(config)))
-    write_atomically(folder / "history.jsonl", b"".join(_history(result)))
-    result.network.save(folder / "model.npz")
-    (folder / "model-bootstrap.npz").unlink(missing_ok=True)
-    if result.bootstrap is not None:
-        result.bootstrap.network.save(folder / "model-bootstrap.npz")
-    (folder / "glue.npz").unlink(missing_ok=True)
-    if result.output_layer.ridge_layer is not None:
-        result.output_layer.ridge_layer.save(folder / "glue.npz")
-    (folder / "report.html").unlink(missing_ok=True)
-    if report is not None:
-        report(folder / "report.html")
-    write_atomically(folder / "metrics.json", strict_json(metrics))
 
 
 def _history(result: Run) -> Iterator[bytes]:
@@ -87,29 +220,3 @@ def _history(result: Run) -> Iterator[bytes]:
     trace = asdict(replace(result.output_layer, left_out=None, ridge_layer=None))
     del trace["A"], trace["left_out"], trace["ridge_layer"]
     yield strict_json({"output_layer": trace})
-
-
-def choose_folder(output: str | None, name: str, recipe: str) -> Path:
-    """Choose the run folder and find out before the work whether it can be written."""
-    if output is None:
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        # With the number of the process: jobs that start together keep apart.
-        folder = Path("runs") / f"{stamp}-{os.getpid()}-{Path(name).stem}-{recipe}"
-    else:
-        folder = Path(output)
-    # The nearest folder that exists decides; nothing is made until there is something to keep.
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        msg = f"{folder}: the run folder cannot be written ({nearest} is not a writable folder)"
-        raise VarProError(msg)
-    return folder
-
-
-def look_for_earlier_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to touch a run that is there, unless told what to do with it."""
-    if resume or overwrite:
-        return
-    for name, state in (("metrics.json", "a finished run"), ("shards/*.npz", "an unfinished run")):
-        if any(folder.glob(name)):
-            msg = f"{folder}: holds {state}; add --resume or --overwrite, or name another folder"
-            raise VarProError(msg)

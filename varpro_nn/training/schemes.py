@@ -16,8 +16,10 @@ import numpy as np
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
+from varpro_nn.data.augmentation import NO_DISTORTION, Augmentation
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.training.subnetwork import Subnetwork, SubnetworkSettings
+from varpro_nn.training.config import SubnetworkSettings
+from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.training.subnetworks import (
     SubnetworkStore,
     check_some_trained,
@@ -25,30 +27,23 @@ from varpro_nn.training.subnetworks import (
 )
 from varpro_nn.units import Units
 
-SCHEMES = ("independent", "stages", "untrained")
-"""The schemes by name."""
-
 
 def train_by_scheme(
-    scheme: str,
-    n_stages: int,
     units: Units,
     training: TrainingSet,
     settings: SubnetworkSettings,
     compute: Compute,
     *,
+    distortion: Augmentation = NO_DISTORTION,
     seed: int | np.random.SeedSequence = 0,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
 ) -> list[Subnetwork]:
-    """Train all sub-networks by a scheme.
+    """Train all sub-networks by the scheme of ``settings``.
 
     Parameters
     ----------
-    scheme : {"independent", "stages", "untrained"}
-    n_stages : int
-        Groups that train one after the other.
-    units, training, settings, compute, seed, start, store
+    units, training, settings, compute, distortion, seed, start, store
         As for :func:`varpro_nn.training.subnetworks.train_subnetworks`.
 
     Returns
@@ -60,25 +55,15 @@ def train_by_scheme(
     ------
     TrainingError
         If all sub-networks failed, or the executor broke down.
-    ValueError
-        An unknown scheme, or more stages than sub-networks.
     """
-    if scheme not in SCHEMES:
-        msg = f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}."
-        raise ValueError(msg)
-    n = settings.n_subnetworks
-    if not 1 <= n_stages <= n:
-        msg = f"n_stages must be 1 to the number of sub-networks, {n}, got {n_stages}."
-        raise ValueError(msg)
-    if scheme == "untrained":
-        settings = replace(settings, fit_options={**settings.fit_options, "max_nfev": 0})
-    parts = np.array_split(np.arange(n), n_stages if scheme == "stages" else 1)
+    if settings.scheme == "untrained":
+        settings = replace(settings, max_nfev=0)
     trained: list[Subnetwork] = []
-    for group in (part.tolist() for part in parts):
-        earlier = _columns_of(trained)
+    # One group, but in stages.
+    for group in np.array_split(np.arange(settings.n_subnetworks), settings.n_stages):
         trained += train_subnetworks(
-            units, training, settings, compute, seed=seed, members=group, start=start,
-            fixed=None if earlier is None else dict.fromkeys(group, earlier), store=store,
+            units, training, settings, compute, distortion=distortion, seed=seed,
+            members=group.tolist(), start=start, fixed=_columns_of(trained), store=store,
         )  # fmt: skip
     check_some_trained(trained)
     return trained

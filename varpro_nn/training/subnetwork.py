@@ -1,6 +1,6 @@
 """One sub-network: its images are drawn, its units trained, and what went wrong is told."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg.threads import Threads, thread_pool
 from varpro_nn.output.features import check_finite
+from varpro_nn.training.config import Loss, SubnetworkSettings
 from varpro_nn.units import Units
 from varpro_nn.varpro.cross_entropy import CrossEntropyFunctional
 from varpro_nn.varpro.fit import fit
@@ -18,53 +19,13 @@ from varpro_nn.varpro.functional import VarProFunctional
 from varpro_nn.varpro.history import FitReport, join_reports
 from varpro_nn.varpro.reduced import ReducedFunctional
 
-FUNCTIONALS: dict[str, type[ReducedFunctional]] = {
+FUNCTIONALS: dict[Loss, type[ReducedFunctional]] = {
     "squares": VarProFunctional,
     "cross-entropy": CrossEntropyFunctional,
 }
 """The functional of each loss."""
 SMALLEST_ROUND = 500
 """Images of a round at least, where there are so many."""
-
-
-@dataclass(frozen=True, slots=True)
-class SubnetworkSettings:
-    """How sub-networks are trained.
-
-    Attributes
-    ----------
-    n_subnetworks : int
-    images_per_subnetwork : int
-        Images that each draws without replacement (all of them if there are fewer).
-    ridge, weight_decay : float
-        ``lam`` and ``nu`` of the functional.
-    loss : {"squares", "cross-entropy"}
-    n_rounds : int
-        Fits one after the other, each on twice the images of the one before.
-    augmentation : Augmentation
-        Distortions of the images, drawn anew in each round.
-    fit_options : dict
-        Keyword arguments of :func:`varpro_nn.varpro.fit.fit`. ``max_nfev=0`` leaves the units as
-        they were drawn: the untrained network that a trained one is to be compared with.
-    """
-
-    n_subnetworks: int
-    images_per_subnetwork: int
-    ridge: float
-    weight_decay: float
-    loss: str = "squares"
-    n_rounds: int = 1
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    fit_options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("n_subnetworks", "images_per_subnetwork", "n_rounds"):
-            if getattr(self, name) < 1:
-                msg = f"{name} must be at least 1, got {getattr(self, name)}."
-                raise ValueError(msg)
-        if self.loss not in FUNCTIONALS:
-            msg = f"loss must be one of {', '.join(FUNCTIONALS)}, got {self.loss!r}."
-            raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +57,7 @@ def train_one(
     index: int,
     units: Units,
     settings: SubnetworkSettings,
+    distortion: Augmentation,
     seed: np.random.SeedSequence,
     start: FloatArray | None = None,
     fixed: FloatArray | None = None,
@@ -110,6 +72,8 @@ def train_one(
     index : int
     units : Units
     settings : SubnetworkSettings
+    distortion : Augmentation
+        Of its images, drawn anew in each round.
     seed : SeedSequence
     start : ndarray, shape (h, p), optional
         Weights to start from.
@@ -134,18 +98,22 @@ def train_one(
     with thread_pool(n_threads) as threads:
         try:
             W = units.init(training.images[np.sort(own)], rng) if start is None else start
-            if settings.fit_options.get("max_nfev") == 0:
+            if settings.max_nfev == 0:
                 return Subnetwork(index, W, None, "", n_missing)
             reports = []
             for later_rounds in reversed(range(settings.n_rounds)):
                 some = own[: max(n_own >> later_rounds, min(n_own, SMALLEST_ROUND))]
                 images = training.images[some]
-                if settings.augmentation:
-                    images = distort(images, settings.augmentation, rng)
+                if distortion:
+                    images = distort(images, distortion, rng)
                 part = training.with_images(images, some)
                 functional = _functional(units, part, settings, fixed, threads)
-                reports.append(fit(functional, W, **settings.fit_options))
-                W = reports[-1].w.reshape(units.n_units, units.n_weights)
+                report = fit(
+                    functional, W, solver=settings.solver, form=settings.form,
+                    jacobian=settings.jacobian, max_nfev=settings.max_nfev,
+                )  # fmt: skip
+                reports.append(report)
+                W = report.w.reshape(units.n_units, units.n_weights)
         except (NonFiniteError, ArithmeticError, np.linalg.LinAlgError) as error:
             reason = f"{type(error).__name__}: {error}"
             return Subnetwork(index, None, None, reason, n_missing)

@@ -12,9 +12,11 @@ import numpy as np
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
+from varpro_nn.data.augmentation import NO_DISTORTION, Augmentation
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import TrainingError, WorkerDiedError
-from varpro_nn.training.subnetwork import Subnetwork, SubnetworkSettings, train_one
+from varpro_nn.training.config import SubnetworkSettings
+from varpro_nn.training.subnetwork import Subnetwork, train_one
 from varpro_nn.units import Units
 
 _logger = logging.getLogger(__name__)
@@ -49,10 +51,11 @@ def train_subnetworks(
     settings: SubnetworkSettings,
     compute: Compute,
     *,
+    distortion: Augmentation = NO_DISTORTION,
     seed: int | np.random.SeedSequence = 0,
     members: Sequence[int] | None = None,
     start: FloatArray | Mapping[int, FloatArray] | None = None,
-    fixed: Mapping[int, FloatArray] | None = None,
+    fixed: FloatArray | None = None,
     store: SubnetworkStore | None = None,
 ) -> list[Subnetwork]:
     """Train sub-networks of ``units.n_units`` units each.
@@ -66,14 +69,16 @@ def train_subnetworks(
     compute : Compute
         Where each sub-network is a task. Where there are fewer of them than workers, threads
         share the sums of one.
+    distortion : Augmentation
+        Of the images that a sub-network draws; by default none.
     seed : int or SeedSequence
     members : sequence of int, optional
         Indices of the sub-networks to train; by default 0 to ``n_subnetworks - 1``. The index
         alone decides which random numbers one gets.
     start : mapping of int to ndarray (h, p), or ndarray (n_subnetworks, h, p), optional
         Weights to start from. Drawn by ``units.init`` if not given.
-    fixed : mapping of int to ndarray (any, p), optional
-        Weights of units, for each index, whose columns stand in ``Phi`` but are not trained.
+    fixed : ndarray, shape (any, p), optional
+        Weights of units whose columns stand in ``Phi`` but are not trained.
     store : SubnetworkStore, optional
         Sub-networks that are in it are not trained again; those that are trained are written to
         it, in this process, as they land. One whose workers were killed is not: whether there is
@@ -102,8 +107,8 @@ def train_subnetworks(
     n_threads = compute.threads_for(len(missing))
     tasks = {
         index: (
-            index, units, settings, seeds[index], None if start is None else start[index],
-            None if fixed is None else fixed.get(index), n_threads,
+            index, units, settings, distortion, seeds[index],
+            None if start is None else start[index], fixed, n_threads,
         )
         for index in missing
     }  # fmt: skip

@@ -83,7 +83,6 @@ def fit(
     xtol: float | None = None,
     gtol: float | None = None,
     callback: Callable[[Record], bool | None] | None = None,
-    patience: int | None = None,
 ) -> FitReport:
     """Minimise ``functional`` from ``w0``.
 
@@ -103,10 +102,6 @@ def fit(
         1e-8 with a functional in double precision, 1e-6 in single.
     callback : callable, optional
         ``callback(record)`` after each accepted step; a true value ends the search.
-    patience : int, optional
-        Stop after so many accepted steps without a lower leave-one-out error (``loo_mse``), and
-        return the weights where it was lowest. (It is the error of the linear layer for units
-        that have seen the image, and bounds the overfitting of that layer alone.)
 
     Returns
     -------
@@ -115,7 +110,7 @@ def fit(
     Raises
     ------
     ValueError
-        An unknown name, a form that the solver cannot use, a callback or patience with ``lm``.
+        An unknown name, a form that the solver cannot use, a callback with ``lm``.
     NonFiniteError
         If ``w0`` or the features there are not finite.
     """
@@ -126,16 +121,16 @@ def fit(
     if form != "auto" and form not in forms:
         msg = f"form must be auto{''.join(f' or {f}' for f in forms)} for {solver}, got {form!r}."
         raise ValueError(msg)
-    if solver == "lm" and (callback is not None or patience is not None):
-        msg = "callback and patience need another solver than 'lm', which has no callback in SciPy."
+    if solver == "lm" and callback is not None:
+        msg = "callback needs another solver than 'lm', which has no callback in SciPy."
         raise ValueError(msg)
     if jacobian not in get_args(JacobianKind):
         msg = f"jacobian must be one of {', '.join(get_args(JacobianKind))}, got {jacobian!r}."
         raise ValueError(msg)
-    if max_nfev < 1 or inner_iterations < 1 or (patience is not None and patience < 1):
+    if max_nfev < 1 or inner_iterations < 1:
         msg = (
-            "max_nfev, inner_iterations and patience must be at least 1, "
-            f"got {max_nfev}, {inner_iterations} and {patience}."
+            "max_nfev and inner_iterations must be at least 1, "
+            f"got {max_nfev} and {inner_iterations}."
         )
         raise ValueError(msg)
     if not forms:
@@ -145,14 +140,11 @@ def fit(
     else:
         form_used = choose_form(functional, inner_iterations) if solver == "lsmr" else "reduced"
 
-    if patience is not None and not functional.has_leave_one_out:
-        msg = f"patience needs the leave-one-out error of squares, got {type(functional).__name__}."
-        raise ValueError(msg)
     w0 = np.array(w0, dtype=np.float64).ravel()
     if not np.isfinite(w0).all():
         msg = "the weights to start from are NaN or infinite."
         raise NonFiniteError(msg)
-    watch = Watch(functional, callback, patience, max_nfev)
+    watch = Watch(functional, callback, max_nfev)
     tolerance = 1e-8 if functional.dtype == np.float64 else 1e-6
     tolerances: dict[str, Any] = {
         name: tolerance if value is None else value

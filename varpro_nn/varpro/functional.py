@@ -111,7 +111,6 @@ class VarProFunctional(ReducedFunctional):
     """
 
     forms: ClassVar[tuple[str, ...]] = ("operator", "reduced", "array")
-    has_leave_one_out: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -14,7 +14,6 @@ from varpro_nn.varpro.reduced import ReducedFunctional
 
 REASONS = {
     -2: "stopped by the callback",
-    -1: "stopped: the leave-one-out error no longer improves",
     -3: "stopped: the line search found no lower cost",
     0: "the limit of evaluations was reached",
     1: "converged: the gradient is small (gtol)",
@@ -55,7 +54,7 @@ class FitReport:
     Attributes
     ----------
     w : ndarray, shape (h * p,)
-        Best weights: of lowest cost, or of lowest leave-one-out error with ``patience``.
+        Weights of lowest cost.
     cost, loo_mse, loo_error : float
         There.
     history : tuple of Record
@@ -116,18 +115,15 @@ class Watch:
         self,
         functional: ReducedFunctional,
         callback: Callable[[Record], bool | None] | None,
-        patience: int | None,
         max_nfev: int,
     ) -> None:
         self.functional = functional
         self.history: list[Record] = []
         self.status = 0
-        # Where the cost, or with patience the leave-one-out error, was lowest.
+        # Where the cost was lowest.
         self.best: tuple[float, FloatArray] = math.inf, np.zeros(0)
         self._callback = callback
         self._max_nfev = max_nfev
-        self._patience = patience
-        self._since_best = 0
         self._of_key: dict[bytes, int] = {}
         self._start = time.process_time()
 
@@ -150,22 +146,13 @@ class Watch:
             cost, loo_mse, loo_error = math.inf, math.nan, math.nan
         self._of_key[w.tobytes()] = len(self.history)
         self.history.append(Record(cost, math.nan, loo_mse, loo_error, self.elapsed()))
-        if self._patience is None:
-            self._offer(cost, w)
-        elif len(self.history) == 1:
-            self._offer(loo_mse, w)
+        if cost < self.best[0]:
+            self.best = cost, w.copy()
         return cost
 
     def record(self, w: FloatArray) -> Record:
         """Look up the record of the evaluation at ``w``."""
         return self.history[self._of_key[w.tobytes()]]
-
-    def _offer(self, value: float, w: FloatArray) -> bool:
-        """Remember ``w`` if its value is lowest."""
-        lower = value < self.best[0]
-        if lower:
-            self.best = value, w.copy()
-        return lower
 
     def set_gradient(self, w: FloatArray, gradient: FloatArray) -> None:
         """Add the optimality to the record of ``w``."""
@@ -178,14 +165,7 @@ class Watch:
 
     def accepted(self, intermediate_result: Any) -> None:
         """After each step that SciPy accepted (the name of the argument is SciPy's)."""
-        w = np.asarray(intermediate_result.x)
-        record = self.record(w)
+        record = self.record(np.asarray(intermediate_result.x))
         if self._callback is not None and self._callback(record):
             self.status = -2
-            raise StopIteration  # SciPy's way to end the search
-        if self._patience is None:
-            return
-        self._since_best = 0 if self._offer(record.loo_mse, w) else self._since_best + 1
-        if self._since_best >= self._patience:
-            self.status = -1
             raise StopIteration  # SciPy's way to end the search

@@ -56,8 +56,6 @@ class ReducedFunctional(ABC):
         Forms of the problem that :func:`varpro_nn.varpro.fit.fit` may choose from.
     threads : Threads or None
         Share the sums over inputs; no bit depends on them. See :mod:`varpro_nn.linalg.threads`.
-    has_leave_one_out : bool
-        Whether an evaluation knows the errors ``loo_mse`` and ``loo_error``.
 
     Notes
     -----
@@ -67,7 +65,6 @@ class ReducedFunctional(ABC):
     """
 
     forms: ClassVar[tuple[str, ...]] = ("reduced",)
-    has_leave_one_out: ClassVar[bool] = False
 
     units: Units
     weight_decay: float

@@ -1,6 +1,5 @@
 import json
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from experiments.claims import bootstrap as table
 from experiments.claims.bootstrap import REFITS, cells, figures, mean, one_pass
 from varpro_nn import configure, load, train_network
 from varpro_nn.compute.compute import Compute
-from varpro_nn.training.plan import streams, subnetwork_settings
+from varpro_nn.training.plan import streams
 from varpro_nn.training.pseudo_labels import bootstrap
 
 
@@ -74,8 +73,8 @@ def test_a_mean_is_of_the_seeds_that_have_the_figure():
 def test_one_pass_is_the_pass_of_the_package(network, config, digits):
     row, after = one_pass(network, digits.test, config, "margin", 3)
     done = bootstrap(
-        network, digits.test.images, subnetwork_settings(config), Compute(), rule="margin",
-        ridge=config.bootstrap_ridge, seed=3,
+        network, digits.test.images, config.subnetworks, Compute(), rule="margin",
+        ridge=config.bootstrap.ridge, seed=3,
     )  # fmt: skip
     assert_array_equal(after.W, done.network.W)
     assert row["agreement"] == done.agreement_with_guesses
@@ -104,7 +103,7 @@ def test_a_wide_network_agrees_with_plain_guesses_and_learns_nothing(digits):
     )
     part = digits.train.take(slice(100))
     poor = train_network(wide, part.images, part.labels, digits.classes)[0]
-    row, _ = one_pass(poor, digits.test, replace(wide, bootstrap_ridge=1e-6), REFITS[0], 0)
+    row, _ = one_pass(poor, digits.test, wide.with_options(bootstrap_ridge=1e-6), REFITS[0], 0)
     assert row["agreement"] == 1
     assert row["true_after"] == row["true_before"] < 0.9
 

@@ -14,6 +14,7 @@ from experiments.claims.random_units import (
     verdict,
 )
 from varpro_nn import configure, load, run
+from varpro_nn.training.config import OutputSettings
 
 
 def row(won, lost, n=100):
@@ -85,11 +86,10 @@ def test_settings_of_the_full_table(kind, columns):
     digits = load("digits")
     mnist = type(digits)("mnist", digits.classes, digits.train, digits.test)
     config = random_units.settings(kind, columns, mnist, quick=False)
-    cells = config.grid**2 if kind == "patches" else 1
-    assert config.n_units * cells == pytest.approx(columns, abs=cells // 2)
-    layer = (config.output_layer, config.glue_ridge, config.standardise, config.n_copies)
-    assert layer == ("ridge", None, False, 0)
-    assert (config.n_train, config.scheme) == (None, "independent")
+    cells = config.units.grid**2 if kind == "patches" else 1
+    assert config.units.n_units * cells == pytest.approx(columns, abs=cells // 2)
+    assert config.output == OutputSettings()  # a ridge layer without copies
+    assert (config.n_train, config.subnetworks.scheme) == (None, "independent")
 
 
 def test_measure_counts_images_that_one_alone_gets_right():
@@ -125,7 +125,7 @@ def test_rows_are_kept_and_hold_together(tmp_path, monkeypatch, capsys):
     for r in rows:
         gap = r["trained"]["test_accuracy"] - r["untrained"]["test_accuracy"]
         assert paired(r)[0] == pytest.approx(gap)
-        assert r["trained"]["ridge_chosen_by"] == "leave-one-out"
+        assert r["trained"]["output_penalty_chosen_by"] == "leave-one-out"
     lines = len(file.read_text(encoding="utf-8").splitlines())
     assert lines == 4
     assert table("bilinear", "patches", "20")[0] == text

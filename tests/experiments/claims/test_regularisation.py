@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,7 +72,7 @@ def test_best_pair_has_the_highest_mean_and_of_equals_the_larger_penalties():
 def test_rows_are_those_of_glues_by_themselves():
     digits = load("digits")
     config = configure(data=digits, **regularisation.QUICK_CASES["bilinear"])
-    config = replace(config, ridge=2.0, weight_decay=0.3, max_nfev=2)
+    config = config.with_options(ridge=2.0, weight_decay=0.3, max_nfev=2)
     train, held_out = digits.train.take(slice(600)), digits.train.take(slice(600, None))
     row = regularisation.measure(config, {"train": train, "held out": held_out}, 300, 10)
     trained = train_units(config, TrainingSet(train.images, train.labels, 10), Compute())

@@ -74,7 +74,7 @@ def test_entrants(dataset):
     assert len({entrant.name for entrant in found}) == len(found)
     assert {entrant.kind for entrant in found} == set(figure.STYLES)
     by_name = {entrant.name: entrant for entrant in found}
-    tiny = configure("tiny", data=dataset)
+    tiny = configure("tiny", data=dataset).units
     windows = [tiny.n_units, tiny.window, tiny.grid]
     for name in ("patches-logistic", "patches-logistic-LM"):
         assert by_name[name].settings["units"] == windows

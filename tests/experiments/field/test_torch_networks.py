@@ -44,14 +44,14 @@ def test_networks_of_the_table_are_there(networks):
 def test_patch_network_has_the_features_of_the_recipe(networks, shape):
     import torch
 
-    config = configure("tiny", data="mnist" if shape[1] > 8 else "digits")
+    tiny = configure("tiny", data="mnist" if shape[1] > 8 else "digits").units
     network = networks.patches(shape)
     units = PatchUnits(
-        "dense", shape[1:], config.n_units,
-        window=config.window, grid=config.grid, activation=config.activation,
+        "dense", shape[1:], tiny.n_units,
+        window=tiny.window, grid=tiny.grid, activation=tiny.activation,
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    W = rng.standard_normal((config.n_units, config.window**2 + 1)).astype(np.float32)
+    W = rng.standard_normal((tiny.n_units, tiny.window**2 + 1)).astype(np.float32)
     images = rng.integers(0, 256, (5, *shape[1:]), dtype=np.uint8)
     with torch.no_grad():
         weight = network[0].weight

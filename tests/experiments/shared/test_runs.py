@@ -7,7 +7,7 @@ def test_rows_are_trained_once_whatever_the_jobs(digits, tmp_path, monkeypatch):
     trained = []
 
     def run(config, dataset, n_jobs, progress):
-        trained.append((config.seed, config.n_units, n_jobs))
+        trained.append((config.seed, config.units.n_units, n_jobs))
         return SimpleNamespace(metrics={"n_jobs": n_jobs, "peak_memory_mib": 1.0})
 
     monkeypatch.setattr(runs, "run", run)

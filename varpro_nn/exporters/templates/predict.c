@@ -89,31 +89,15 @@ static const float constant[VARPRO_N_CLASSES] = {
 $constant
 };
 
-//: flip, shifts
-/* One view of the image; what is beyond the border repeats it. */
+//: flip
+/* One view of the image: itself, or mirrored. */
 static void make_view(const uint8_t *pixels, int view, uint8_t *image)
 {
-//:
-//: shifts
-    static const int down[N_VIEWS] = {0, -1, 1, 0, 0};
-    static const int across[N_VIEWS] = {0, 0, 0, -1, 1};
-//:
-//: flip, shifts
     for (int c = 0; c < VARPRO_N_CHANNELS; c++) {
         for (int y = 0; y < VARPRO_N_ROWS; y++) {
             for (int x = 0; x < VARPRO_N_COLUMNS; x++) {
-//:
-//: flip
-                int row = y;
                 int column = view == 0 ? x : VARPRO_N_COLUMNS - 1 - x;
-//:
-//: shifts
-                int row = y + down[view], column = x + across[view];
-                row = row < 0 ? 0 : row < VARPRO_N_ROWS ? row : VARPRO_N_ROWS - 1;
-                column = column < 0 ? 0 : column < VARPRO_N_COLUMNS ? column : VARPRO_N_COLUMNS - 1;
-//:
-//: flip, shifts
-                *image++ = pixels[(c * VARPRO_N_ROWS + row) * VARPRO_N_COLUMNS + column];
+                *image++ = pixels[(c * VARPRO_N_ROWS + y) * VARPRO_N_COLUMNS + column];
             }
         }
     }
@@ -296,7 +280,7 @@ int varpro_predict(const uint8_t *pixels, float *probabilities)
 //: single
         const uint8_t *image = pixels;
 //:
-//: flip, shifts
+//: flip
         uint8_t image[VARPRO_N_PIXELS];
         make_view(pixels, view, image);
 //:

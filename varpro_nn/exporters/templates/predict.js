@@ -116,17 +116,11 @@ function varproNetwork(model) {
     }
   }
 
-  /** Copy the image to `view`, moved by a pixel (the border is repeated) or mirrored. */
-  function look(dy, dx, mirrored) {
+  /** Copy the image to `view`, mirrored or not. */
+  function look(mirrored) {
     let to = 0;
-    for (let channel = 0; channel < channels; channel++) {
-      for (let y = 0; y < rows; y++) {
-        const start = (channel * rows + Math.min(Math.max(y + dy, 0), rows - 1)) * columns;
-        for (let x = 0; x < columns; x++) {
-          const from = mirrored ? columns - 1 - x : Math.min(Math.max(x + dx, 0), columns - 1);
-          view[to++] = image[start + from];
-        }
-      }
+    for (let start = 0; start < image.length; start += columns) {
+      for (let x = 0; x < columns; x++) view[to++] = image[start + (mirrored ? columns - 1 - x : x)];
     }
   }
 
@@ -136,15 +130,11 @@ function varproNetwork(model) {
     }
     const bytes = pixels instanceof Uint8Array || pixels instanceof Uint8ClampedArray;
     for (let i = 0; i < image.length; i++) image[i] = bytes ? pixels[i] / 255 : pixels[i];
-    const views = {
-      single: [[0, 0, false]],
-      flip: [[0, 0, false], [0, 0, true]],
-      shifts: [[0, 0, false], [-1, 0, false], [1, 0, false], [0, -1, false], [0, 1, false]],
-    }[model.views];
+    const views = { single: [false], flip: [false, true] }[model.views];
     // Outputs are linear in phi: the mean over the views may as well be taken there.
     phi.fill(0);
-    for (const [dy, dx, mirrored] of views) {
-      look(dy, dx, mirrored);
+    for (const mirrored of views) {
+      look(mirrored);
       addFeatures(1 / views.length);
     }
     const result = Float64Array.from(constant);
