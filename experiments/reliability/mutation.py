@@ -1,12 +1,12 @@
 """Mutation testing of the numerics: how many wrong signs, numbers and comparisons tests notice.
 
-``python -m experiments.reliability.mutation`` changes one place of a module at a time (an operator,
-a number, a comparison, a truth value, a loop, a statement; ``pip install cosmic-ray`` first)
-and runs the tests of that module against the changed package. A mutant that a test fails on, or that runs for
-longer than ``--patience`` times the unchanged module, is killed. The sample of places and changes
-depends on the text of the module and on ``--seed`` alone, so that two versions of the tests can be
-compared on the same mutants: give the other version as ``--root``. Nothing below ``--root`` is
-written to.
+``python -m experiments.reliability.mutation`` changes one place of a module at a time (an
+operator, a number, a comparison, a truth value, a loop, a statement; ``pip install cosmic-ray``
+first) and runs the tests of that module against the changed package. A mutant that a test fails
+on, or that runs for longer than ``--patience`` times the unchanged module, is killed. The sample
+of places and changes depends on the text of the module and on ``--seed`` alone, so that two
+versions of the tests can be compared on the same mutants: give the other version as ``--root``.
+Nothing below ``--root`` is written to.
 
 Prints a table, and the survivors with their line. Not every survivor is a gap of the tests: a
 change of a size of blocks, of ``<`` where equality never comes, or of the -1 of ``reshape`` into
