@@ -90,6 +90,7 @@ def _relink(app, relative_path, parent_docname, content):
         ("](docs/", "]("),
         ("](experiments/README.md)", "](experiments.md)"),
         ("](README.md)", "](measured.md)"),
+        ("](CONTRIBUTING.md)", "](contributing.md)"),
     ):
         content[0] = content[0].replace(written, here)
 

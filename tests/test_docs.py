@@ -1,10 +1,15 @@
 """What the pages show must run."""
 
+import inspect
 import re
+import runpy
+import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+import varpro_nn
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -85,3 +90,80 @@ def test_the_ledger_tells_what_its_pages_tell():
         r"## What the claims came to\n(.*?)\n## ", (folder / "README.md").read_text(), re.DOTALL
     )
     assert figures(claims) - known == set()
+
+
+def test_the_picture_of_the_packages_is_that_of_their_imports():
+    drawn = runpy.run_path(str(DOCS / "draw_inside.py"))["draw"]()
+    assert drawn == (DOCS / "inside.svg").read_text("utf-8"), "run python docs/draw_inside.py"
+
+
+def test_the_path_of_an_image_is_that_of_a_run(monkeypatch):
+    from varpro_nn.varpro import fit
+
+    paths = []
+
+    def recorded(*args, **options):
+        frames = traceback.extract_stack()[:-1]
+        paths.append([(frame.name, frame.filename) for frame in frames])
+        return least_squares(*args, **options)
+
+    least_squares = fit.least_squares
+    monkeypatch.setattr(fit, "least_squares", recorded)
+    few = {"n_units": 4, "n_subnetworks": 2, "images_per_subnetwork": 50, "max_nfev": 2}
+    config = varpro_nn.configure("bilinear", data="digits", **few)
+    varpro_nn.run(config, varpro_nn.load("digits"), n_jobs=1)
+    package = Path(varpro_nn.__file__).parent
+    called = [
+        (name, Path(file).relative_to(package).as_posix())
+        for name, file in paths[0]
+        if Path(file).is_relative_to(package)
+    ]
+    # Generators that pass finished sub-networks on.
+    called = [row for row in called if row[0] not in ("_with_bar", "_landing")]
+    rows = re.findall(r"^\| `([\w.]+)` \| `([\w/.]+)` \|", (DOCS / "inside.md").read_text(), re.M)
+    assert called == [(name.split(".")[-1], file) for name, file in rows]
+
+
+@pytest.mark.parametrize("page", ["inside.md", "contributing.md"])
+def test_files_that_pages_name_are_there(page):
+    root = DOCS.parent
+    text = (root / "CONTRIBUTING.md" if page == "contributing.md" else DOCS / page).read_text()
+    named = re.findall(r"`((?:[\w-]+/)*(?:[\w-]+/|[\w-]+\.(?:py|md|toml|txt)))`", text)
+    known = (root, root / "varpro_nn", root / "experiments")
+    assert len(named) > 5
+    assert [name for name in named if not any((there / name).exists() for there in known)] == []
+
+
+def test_the_reference_lists_the_public_names():
+    public = (DOCS / "api.rst").read_text().split("For extensions\n=")[0]
+    names = re.findall(r"^(?:   |\.\. py:data:: )varpro_nn\.(\w+)$", public, re.M)
+    assert sorted(names) == sorted(varpro_nn.__all__)
+
+
+def public_callables():
+    """Public functions and classes, and the public methods of the latter, by name."""
+    for name in sorted(set(varpro_nn.__all__) - {"__version__", "VarProError"}):
+        thing = getattr(varpro_nn, name)
+        yield name, thing
+        if not inspect.isclass(thing):
+            continue
+        for method, function in inspect.getmembers(thing, inspect.isroutine):
+            if not method.startswith("_") and function.__module__.startswith("varpro_nn"):
+                yield f"{name}.{method}", function
+
+
+def undescribed(thing):
+    """Parameters that a docstring does not name."""
+    described = set()
+    for names in re.findall(r"^([\w, *]+)(?: : .+)?$", inspect.getdoc(thing) or "", re.M):
+        described |= {part.strip("* ") for part in names.split(",")}
+    missing = set(inspect.signature(thing).parameters) - {"self", "args", "kwargs"} - described
+    if "settings" in described:  # of an estimator: the reference lists them group by group
+        missing -= set(varpro_nn.TrainConfig().options())
+    return missing
+
+
+def test_docstrings_describe_every_parameter():
+    missing = {name: undescribed(thing) for name, thing in public_callables()}
+    assert len(missing) > 60
+    assert {name: parameters for name, parameters in missing.items() if parameters} == {}

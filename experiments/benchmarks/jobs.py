@@ -3,7 +3,7 @@
 ``python -m experiments.benchmarks.jobs`` trains the same sub-networks in turn, ``--repeats`` times
 round, and compares the shortest times: from the first task to the last sub-network, in which the
 processes of the pool start too. All must give the same bits. The last line is JSON.
-``--n-subnetworks 1 --images 60000 --n-units 32 --n-parts 4``: one that is shared among workers.
+``--n-subnetworks 1 --images 60000 --n-units 32``: one, whose sums two threads share.
 """
 
 import argparse

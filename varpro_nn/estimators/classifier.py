@@ -193,22 +193,84 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Labels, (n,)."""
+        """Predict labels.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+            Rows of pixels, on the scale of training.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+
+        Raises
+        ------
+        ValueError
+            Rows of another length, or intensities over ten times those of training.
+        """
         codes = self._outputs(X).argmax(axis=1)
         return cast("NDArray[Any]", self.classes_[codes])
 
     def decision_function(self, X: ArrayLike) -> FloatArray:
-        """Compute the outputs of the network, (n, k); for two classes their difference, (n,)."""
+        """Compute the outputs of the network.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+            Rows of pixels, on the scale of training.
+
+        Returns
+        -------
+        ndarray, shape (n, k)
+            For two classes their difference, (n,).
+
+        Raises
+        ------
+        ValueError
+            Rows of another length, or intensities over ten times those of training.
+        """
         outputs = self._outputs(X)
         return outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs
 
     def predict_proba(self, X: ArrayLike) -> FloatArray:
-        """Probabilities of the classes, (n, k), calibrated on outputs that saw not their image."""
+        """Estimate probabilities, calibrated on outputs that had not seen their image.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+            Rows of pixels, on the scale of training.
+
+        Returns
+        -------
+        ndarray, shape (n, k)
+            In the order of ``classes_``.
+
+        Raises
+        ------
+        ValueError
+            Rows of another length, or intensities over ten times those of training.
+        """
         outputs = self._outputs(X)
         return probabilities(outputs, self.network_.output_layer, self.network_.temperature)
 
     def predict_log_proba(self, X: ArrayLike) -> FloatArray:
-        """Logarithms of :meth:`predict_proba`, (n, k)."""
+        """Compute logarithms of :meth:`predict_proba`.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+            Rows of pixels, on the scale of training.
+
+        Returns
+        -------
+        ndarray, shape (n, k)
+
+        Raises
+        ------
+        ValueError
+            Rows of another length, or intensities over ten times those of training.
+        """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 

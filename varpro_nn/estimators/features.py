@@ -82,7 +82,22 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         return self
 
     def transform(self, X: ArrayLike) -> RealArray:
-        """Compute the unit outputs, (n, h * m), in single precision: for each cell all units."""
+        """Compute the unit outputs, in single precision: for each cell all units.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+            Rows of pixels, on the scale of training.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, h * m)
+
+        Raises
+        ------
+        ValueError
+            Rows of another length, or intensities over ten times those of training.
+        """
         check_is_fitted(self, "units_")
         images = self._images_of(X)
         with thread_pool(self._n_jobs) as threads:

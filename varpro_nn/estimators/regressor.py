@@ -110,7 +110,23 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: ArrayLike) -> FloatArray:
-        """Predictions, (n,) or (n, t) as ``y`` was."""
+        """Predict numbers.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+            Rows of pixels, on the scale of training.
+
+        Returns
+        -------
+        ndarray, shape (n,) or (n, t)
+            As ``y`` was.
+
+        Raises
+        ------
+        ValueError
+            Rows of another length, or intensities over ten times those of training.
+        """
         check_is_fitted(self, "network_")
         outputs = self.network_.decision_function(self._images_of(X), n_jobs=self._n_jobs)
         return outputs[:, 0] if self._one_target else outputs

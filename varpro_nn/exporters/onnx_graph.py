@@ -42,6 +42,11 @@ def to_onnx(network: Network, path: str | Path) -> None:
 
     It needs the package ``onnx`` to be written, and none of Python to be read.
 
+    Parameters
+    ----------
+    network : varpro_nn.Network
+    path : str or Path
+
     Raises
     ------
     VarProError

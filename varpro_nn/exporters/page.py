@@ -71,6 +71,12 @@ def to_html(network: Network, path: str | Path) -> None:
 
     The same network gives the same bytes. The page forbids itself to load or send anything.
 
+    Parameters
+    ----------
+    network : varpro_nn.Network
+        Its images have one channel or three.
+    path : str or Path
+
     Raises
     ------
     TypeError, ValueError

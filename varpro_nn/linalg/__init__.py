@@ -1,6 +1,6 @@
 """Dense linear algebra of the package: it knows matrices and blocks of rows, never images.
 
-``projection`` eliminates the linear weights for given nonlinear ones (orthogonal factorisations,
+``qr`` eliminates the linear weights for given nonlinear ones (orthogonal factorisations,
 rank decided, nothing squared); ``ridge`` solves the one large problem that joins the
 sub-networks (normal equations summed over blocks, every ridge from one eigendecomposition);
 ``dual`` solves the same problem where columns outnumber rows, from blocks of columns; ``rows``

@@ -123,6 +123,10 @@ class Network:
         W : array_like, shape (h, p)
         A : array_like, shape (h * m + 1, k)
 
+        Returns
+        -------
+        Network
+
         Raises
         ------
         ValueError
@@ -146,14 +150,18 @@ class Network:
         return getattr(self.units, "arrays", {})
 
     def decision_function(self, images: ArrayLike, *, n_jobs: int = 1) -> FloatArray:
-        """Compute the outputs of the linear layer, (n, k).
+        """Compute the outputs of the linear layer.
 
         Parameters
         ----------
         images : array_like, shape (n, *image_shape)
             ``uint8`` (0 to 255, divided by 255), or the intensities themselves as floats.
         n_jobs : int
-            Threads, -1 for all cores; the outputs do not depend on it.
+            Threads, -1 for all cores; no bit of the result depends on it.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, k)
 
         Raises
         ------
@@ -190,21 +198,77 @@ class Network:
         return outputs
 
     def predict_codes(self, images: ArrayLike, *, n_jobs: int = 1) -> LabelArray:
-        """Class numbers 0 to k - 1, (n,)."""
+        """Predict class numbers.
+
+        Parameters
+        ----------
+        images : array_like, shape (n, *image_shape)
+        n_jobs : int
+            Threads, -1 for all cores; no bit of the result depends on it.
+
+        Returns
+        -------
+        ndarray of int64, shape (n,)
+            Positions in ``classes``, 0 to k - 1.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`decision_function`.
+        """
         codes = self.decision_function(images, n_jobs=n_jobs).argmax(axis=1)
         return codes.astype(np.int64, copy=False)
 
     def predict(self, images: ArrayLike, *, n_jobs: int = 1) -> NDArray[Any]:
-        """Labels, (n,), of the type of ``classes``."""
+        """Predict labels.
+
+        Parameters
+        ----------
+        images : array_like, shape (n, *image_shape)
+        n_jobs : int
+            Threads, -1 for all cores; no bit of the result depends on it.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            Entries of ``classes``.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`decision_function`.
+        """
         return self.classes[self.predict_codes(images, n_jobs=n_jobs)]
 
     def predict_proba(self, images: ArrayLike, *, n_jobs: int = 1) -> FloatArray:
-        """Probabilities of the classes, (n, k); see :func:`probabilities`."""
+        """Estimate the probabilities of the classes; see ``temperature`` above.
+
+        Parameters
+        ----------
+        images : array_like, shape (n, *image_shape)
+        n_jobs : int
+            Threads, -1 for all cores; no bit of the result depends on it.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, k)
+            In the order of ``classes``; rows sum to 1.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`decision_function`.
+        """
         outputs = self.decision_function(images, n_jobs=n_jobs)
         return probabilities(outputs, self.output_layer, self.temperature)
 
     def summary(self) -> str:
-        """Table of what the network consists of, every parameter counted."""
+        """Make a table of what the network consists of, every parameter counted.
+
+        Returns
+        -------
+        str
+        """
         return as_text(self._rows())
 
     def _repr_html_(self) -> str:
@@ -231,10 +295,16 @@ class Network:
     def save(self, path: str | Path) -> None:
         """Write the network to one file, atomically; the same network gives the same bytes.
 
+        Parameters
+        ----------
+        path : str or Path
+
         Raises
         ------
         ValueError
             If the units are a class of your own: a file cannot hold code.
+        OSError
+            The file cannot be written; an older one stays.
         """
         # A subclass may compute something else.
         units: Any = self.units
@@ -259,6 +329,15 @@ class Network:
     @classmethod
     def load(cls, path: str | Path) -> "Network":
         """Read a network that :meth:`save` wrote, or that of a run folder.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, or the run folder.
+
+        Returns
+        -------
+        Network
 
         Raises
         ------

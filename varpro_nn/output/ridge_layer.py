@@ -52,10 +52,9 @@ class RidgeLayer:
 
     Notes
     -----
-    The sums take 8 q^2 bytes, q = h m being the columns, and n rows before there are sums 4 n q or
-    8 n q; solving from rows takes 24 n (n + q)
-    for a while, and each change copies them. Whether an image that is removed had ever
-    been added cannot be told from sums (from rows it can): that is for the caller to know.
+    The sums take 8 q^2 bytes, q = h m being the number of columns; n rows take 4 n q or 8 n q.
+    Solving from rows takes 24 n (n + q) bytes for a while, and each change copies the rows. Sums
+    cannot tell whether an image that is removed was ever added; rows can.
     """
 
     def __init__(self, units: Units, W: ArrayLike, n_classes: int, *, n_jobs: int = 1) -> None:
@@ -72,10 +71,16 @@ class RidgeLayer:
 
         Parameters
         ----------
-        units, W, n_jobs
-            As for the class.
+        units : Units
+        W : array_like, shape (h, p)
         kept : varpro_nn.linalg.GramAccumulator or varpro_nn.linalg.RowStore
             Of class labels, without sample weights; not copied.
+        n_jobs : int
+            As for the class.
+
+        Returns
+        -------
+        RidgeLayer
         """
         layer = cls(units, W, kept.n_targets, n_jobs=n_jobs)
         layer._kept = kept
@@ -130,7 +135,17 @@ class RidgeLayer:
     partial_fit = add_images
 
     def remove_images(self, images: ArrayLike, labels: ArrayLike) -> "RidgeLayer":
-        """Take images out that had been taken in; as :meth:`add_images`.
+        """Take images out that had been taken in.
+
+        Parameters
+        ----------
+        images : array_like, shape (n, ...)
+        labels : array_like of int, shape (n,)
+
+        Returns
+        -------
+        RidgeLayer
+            Itself.
 
         Raises
         ------
@@ -156,9 +171,10 @@ class RidgeLayer:
         Parameters
         ----------
         W : array_like, shape (h_new, p)
-        images, labels
+        images : array_like, shape (n, ...)
             All the images that have been taken in, in any order: the products of the new columns
             with the old ones need them. Products among the old columns are not made again.
+        labels : array_like of int, shape (n,)
 
         Returns
         -------
@@ -201,7 +217,17 @@ class RidgeLayer:
         return self
 
     def drop_units(self, index: ArrayLike) -> "RidgeLayer":
-        """Drop units by their positions in ``W``; no image is needed.
+        """Drop units; no image is needed.
+
+        Parameters
+        ----------
+        index : array_like of int
+            Positions in ``W``.
+
+        Returns
+        -------
+        RidgeLayer
+            Itself.
 
         Raises
         ------
@@ -260,7 +286,22 @@ class RidgeLayer:
         return path.solve(ridge)
 
     def path(self, *, standardise: bool = False) -> RidgePath:
-        """Factorise what is kept, for every ridge; once after each change."""
+        """Factorise what is kept, for every ridge; once after each change.
+
+        Parameters
+        ----------
+        standardise : bool
+            As for :meth:`solve`.
+
+        Returns
+        -------
+        varpro_nn.linalg.RidgePath
+
+        Raises
+        ------
+        ValueError
+            No images.
+        """
         if standardise not in self._paths:
             with thread_pool(1):
                 self._paths[standardise] = self._kept.path(standardise=standardise)
@@ -268,6 +309,10 @@ class RidgeLayer:
 
     def save(self, path: str | Path) -> None:
         """Write units and sums (or rows) to an npz file that :meth:`load` checks, atomically.
+
+        Parameters
+        ----------
+        path : str or Path
 
         Raises
         ------
@@ -280,11 +325,22 @@ class RidgeLayer:
     def load(cls, path: str | Path, *, n_jobs: int = 1) -> "RidgeLayer":
         """Read what :meth:`save` wrote.
 
+        Parameters
+        ----------
+        path : str or Path
+        n_jobs : int
+            As for the class.
+
+        Returns
+        -------
+        RidgeLayer
+
         Raises
         ------
         ModelFileError
             The file is damaged, holds something else, or its arrays do not go together.
         FileNotFoundError
+            There is none.
         """
         return cls.of(*read_ridge_layer(Path(path)), n_jobs=n_jobs)
 

@@ -268,11 +268,26 @@ class TrainConfig:
         return self.units.n_units // self.subnetworks.n_subnetworks
 
     def options(self) -> dict[str, Any]:
-        """All settings by their flat names."""
+        """Name all settings as the command line does.
+
+        Returns
+        -------
+        dict
+            Values by flat name.
+        """
         return options_of(self)
 
     def with_options(self, **options: Any) -> "TrainConfig":
-        """Copy the settings with some changed, by their flat names.
+        """Copy the settings with some changed.
+
+        Parameters
+        ----------
+        **options
+            Values by flat name.
+
+        Returns
+        -------
+        TrainConfig
 
         Raises
         ------
@@ -284,6 +299,15 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
         """Make settings from the content of ``config.json``: undo ``dataclasses.asdict``.
+
+        Parameters
+        ----------
+        values : mapping
+            A value for each field, a mapping for each group.
+
+        Returns
+        -------
+        TrainConfig
 
         Raises
         ------

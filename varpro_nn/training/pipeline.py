@@ -50,7 +50,12 @@ class Run:
     bootstrap: BootstrapResult | None
 
     def summary(self) -> str:
-        """Table of what came out; the network has a table of its own."""
+        """Make a table of what came out; the network has a table of its own.
+
+        Returns
+        -------
+        str
+        """
         return as_text(self._rows())
 
     def _repr_html_(self) -> str:

@@ -159,6 +159,10 @@ def configure(
         number of sub-networks follows, so that they keep about the size of the recipe's; so do
         the number of stages, and that of copies where nothing distorts them.
 
+    Returns
+    -------
+    TrainConfig
+
     Raises
     ------
     ValueError

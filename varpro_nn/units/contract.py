@@ -44,18 +44,47 @@ class Units(Protocol):
     def n_weights(self) -> int: ...  # noqa: D102
 
     def init(self, inputs: Any, rng: np.random.Generator) -> FloatArray:
-        """Draw weights ``W`` (h, p), each pre-activation standardised on ``inputs``."""
+        """Draw weights, each pre-activation standardised on ``inputs``.
+
+        Parameters
+        ----------
+        inputs : sequence of length n
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        ndarray, shape (h, p)
+        """
         ...
 
     def features(self, W: RealArray, inputs: Any) -> RealArray:
-        """Columns of ``Phi``, (n, h * m)."""
+        """Compute the columns of ``Phi``.
+
+        Parameters
+        ----------
+        W : ndarray, shape (h, p)
+        inputs : sequence of length n
+
+        Returns
+        -------
+        ndarray, shape (n, h * m)
+        """
         ...
 
     def features_and_derivative(self, W: RealArray, inputs: Any) -> tuple[RealArray, RealArray]:
-        """Columns of ``Phi`` and their derivative: (n, h * m) and (n, m, h, p).
+        """Compute the columns of ``Phi`` and their derivative.
 
-        Entry ``[j, c, i, l]`` is the derivative of cell ``c`` of unit ``i`` at input ``j`` with
-        respect to ``W[i, l]``; all other derivatives are zero. Any strides will do; the operator
-        form copies all but an array whose memory order is (h, m, n, p).
+        Parameters
+        ----------
+        W : ndarray, shape (h, p)
+        inputs : sequence of length n
+
+        Returns
+        -------
+        Phi : ndarray, shape (n, h * m)
+        dPhi : ndarray, shape (n, m, h, p)
+            Entry ``[j, c, i, l]`` is the derivative of cell ``c`` of unit ``i`` at input ``j`` with
+            respect to ``W[i, l]``; all other derivatives are zero. Any strides will do; the
+            operator form copies all but an array whose memory order is (h, m, n, p).
         """
         ...

@@ -95,12 +95,12 @@ class VarProFunctional(ReducedFunctional):
         Type of the features and of the large products. Projection, sums and solves are double
         in any case.
     block_size : int, optional
-        Work on so many inputs at a time and keep nothing of size n but inputs and targets: only
-        the cost, the gradient and the reduced problem are then to be had. None: keep all.
+        Work on this number of inputs at a time and keep nothing of size n but inputs and targets.
+        ``residual`` and ``jacobian`` are then not available. None: keep all.
     rank_tolerance : float, optional
         Singular values of ``Phi`` below this times the largest count as zero. By default 1e-12,
-        or q times the rounding error of ``dtype`` where that is larger: what single precision
-        cannot tell from a repeated column is none of its own.
+        or q times the rounding error of ``dtype`` where that is larger: single precision cannot
+        tell such a column from a repeated one.
     threads : Threads, optional
         Share the sums over inputs; no bit depends on them. See :mod:`varpro_nn.linalg.threads`.
 
@@ -149,9 +149,24 @@ class VarProFunctional(ReducedFunctional):
         return (n + np.count_nonzero(self.design.ridge_of_columns)) * k + decay_rows
 
     def residual(self, w: FloatArray) -> FloatArray:
-        """Residual vector, (n_residuals,): ``s (tau - Phi A)`` row by row, then the penalties.
+        """Compute the residual: ``s (tau - Phi A)`` row by row, then the penalties.
 
         Half its squared norm is the cost.
+
+        Parameters
+        ----------
+        w : ndarray, shape (h * p,)
+
+        Returns
+        -------
+        ndarray, shape (n_residuals,)
+
+        Raises
+        ------
+        ValueError
+            Weights of another shape, or a functional with ``block_size``.
+        NonFiniteError
+            The features there are not finite.
         """
         point, projection = self._evaluate(w)
         (block,) = self._need_stored(projection.blocks, "residual")
@@ -168,7 +183,7 @@ class VarProFunctional(ReducedFunctional):
         kind: JacobianKind = "kaufman",
         form: Literal["operator", "array"] = "operator",
     ) -> LinearOperator | FloatArray:
-        """Jacobian of :meth:`residual`, (n_residuals, h * p).
+        """Compute the Jacobian of :meth:`residual`.
 
         Parameters
         ----------
@@ -178,6 +193,15 @@ class VarProFunctional(ReducedFunctional):
         form : {"operator", "array"}
             A ``LinearOperator`` that stores ``dPhi``, or the dense array (k times as large; for
             comparison and for ``method="lm"``).
+
+        Returns
+        -------
+        LinearOperator or ndarray, shape (n_residuals, h * p)
+
+        Raises
+        ------
+        ValueError
+            An unknown name; otherwise as :meth:`residual`.
         """
         if form not in ("operator", "array"):
             msg = f"form must be 'operator' or 'array', got {form!r}."

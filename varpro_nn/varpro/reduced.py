@@ -97,22 +97,70 @@ class ReducedFunctional(ABC):
         return self._memo
 
     def evaluate(self, w: FloatArray) -> Evaluation:
-        """Eliminate the linear weights at ``w`` (h * p,)."""
+        """Eliminate the linear weights.
+
+        Parameters
+        ----------
+        w : ndarray, shape (h * p,)
+
+        Returns
+        -------
+        Evaluation
+
+        Raises
+        ------
+        ValueError
+            Weights of another shape.
+        NonFiniteError
+            The features there are not finite.
+        """
         return self._evaluate(w)[0]
 
     def cost(self, w: FloatArray) -> float:
-        """Value of the functional at ``w``."""
+        """Compute the value of the functional; errors as :meth:`evaluate`.
+
+        Parameters
+        ----------
+        w : ndarray, shape (h * p,)
+
+        Returns
+        -------
+        float
+        """
         return self.evaluate(w).cost
 
     def gradient(self, w: FloatArray) -> FloatArray:
-        """Exact gradient of the cost, (h * p,)."""
+        """Compute the exact gradient of the cost; errors as :meth:`evaluate`.
+
+        Parameters
+        ----------
+        w : ndarray, shape (h * p,)
+
+        Returns
+        -------
+        ndarray, shape (h * p,)
+        """
         g = self._sums(w, matrix=False, full=False)[1]
         return g + self.weight_decay * self.evaluate(w).w
 
     def normal_equations(
         self, w: FloatArray, kind: JacobianKind = "kaufman"
     ) -> tuple[FloatArray, FloatArray]:
-        """Gauss-Newton matrix ``H = J'J`` (h * p, h * p) and gradient ``g = J'r`` (h * p,)."""
+        """Compute the Gauss-Newton matrix and the gradient; errors as :meth:`evaluate`.
+
+        Parameters
+        ----------
+        w : ndarray, shape (h * p,)
+        kind : {"kaufman", "full"}
+            Without or with the second term of Golub and Pereyra. The gradient is the same.
+
+        Returns
+        -------
+        H : ndarray, shape (h * p, h * p)
+            ``J'J``.
+        g : ndarray, shape (h * p,)
+            ``J'r``.
+        """
         H, g = self._sums(w, matrix=True, full=is_full(kind))
         H[np.diag_indices_from(H)] += self.weight_decay
         return H, g + self.weight_decay * self.evaluate(w).w
@@ -120,17 +168,38 @@ class ReducedFunctional(ABC):
     def reduced(
         self, w: FloatArray, kind: JacobianKind = "kaufman"
     ) -> tuple[FloatArray, FloatArray]:
-        """Residual and Jacobian of the equivalent problem of h * p + 1 rows.
+        """Compute residual and Jacobian of the equivalent problem of h * p + 1 rows.
 
         ``f @ f / 2``, ``J.T @ f`` and ``J.T @ J`` are the cost, gradient and Gauss-Newton matrix
         (the last, with cross-entropy, up to what keeps it positive semidefinite beside ``f``).
+        Errors as :meth:`evaluate`.
+
+        Parameters
+        ----------
+        w : ndarray, shape (h * p,)
+        kind : {"kaufman", "full"}
+            Without or with the second term of Golub and Pereyra. The gradient is the same.
+
+        Returns
+        -------
+        f : ndarray, shape (h * p + 1,)
+        J : ndarray, shape (h * p + 1, h * p)
         """
         H, g = self.normal_equations(w, kind)
         noise = 10 * float(np.finfo(self.dtype).eps)
         return small_equivalent(H, g, 2 * self.cost(w), noise)
 
     def reduced_residual(self, w: FloatArray) -> FloatArray:
-        """``f`` of :meth:`reduced` alone, which needs no derivative."""
+        """Compute ``f`` of :meth:`reduced` alone, which needs no derivative.
+
+        Parameters
+        ----------
+        w : ndarray, shape (h * p,)
+
+        Returns
+        -------
+        ndarray, shape (h * p + 1,)
+        """
         f = np.zeros(self.n_weights + 1)
         f[-1] = np.sqrt(2 * self.cost(w))
         return f
