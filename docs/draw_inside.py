@@ -23,8 +23,8 @@ PLACES = {
 }  # fmt: skip
 """Column of each box."""
 PURPOSES = {COMMANDS: "The command lines, and _cli, which they share."}
-WIDTH, HEIGHT = 270, 80
-ACROSS, DOWN, LEFT, TOP = 310, 116, 64, 20
+WIDTH, HEIGHT = 240, 80
+ACROSS, DOWN, LEFT, TOP = 262, 116, 44, 12
 LOWEST = TOP + 9 * DOWN
 
 
@@ -82,20 +82,20 @@ def draw() -> str:
             'marker-end="url(#head)"/>'
         )
     for rank in range(9, 0, -1):
-        parts.append(f'<text class="rank" x="30" y="{TOP + DOWN * (9 - rank) + 45}">{rank}</text>')
+        parts.append(f'<text class="rank" x="16" y="{TOP + DOWN * (9 - rank) + 45}">{rank}</text>')
     for box in PLACES:
         x, y = corner(box)
         parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="5"/>')
         parts.append(f'<text class="name" x="{x + 12:.0f}" y="{y + 21:.0f}">{escape(box)}</text>')
-        for number, line in enumerate(wrap(purpose(box), 42)):
+        for number, line in enumerate(wrap(purpose(box), 37)):
             parts.append(f'<text x="{x + 12:.0f}" y="{y + 39 + 16 * number:.0f}">{line}</text>')
     parts += [
-        f'<text class="rank" x="30" y="{LOWEST + 27}">0</text>',
+        f'<text class="rank" x="16" y="{LOWEST + 27}">0</text>',
         f'<rect x="{LEFT}" y="{LOWEST}" width="{2 * ACROSS + WIDTH}" height="44" rx="5"/>',
         f'<text x="{LEFT + 12}" y="{LOWEST + 27}"><tspan class="name">{BELOW_ALL}</tspan>'
         "&#160;&#160; All others may import these: no arrows.</text>",
     ]
-    width, height = LEFT + 2 * ACROSS + WIDTH + 20, LOWEST + 64
+    width, height = LEFT + 2 * ACROSS + WIDTH + 8, LOWEST + 52
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">',

@@ -13,8 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.optimize import least_squares
 
-from varpro_nn import VarProFunctional
-from varpro_nn.varpro.fit import fit
+from varpro_nn import VarProFunctional, fit
 
 
 class Exponentials:

@@ -16,7 +16,6 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 
 import varpro_nn
-from varpro_nn.compute.pool import WorkerPool
 
 digits = varpro_nn.load("digits")
 numbers = [5, 10, 20, 40, 80]
@@ -32,7 +31,7 @@ def accuracy(n_units, seed, **settings):
         seed=seed,
         **settings,
     )
-    return varpro_nn.run(config, digits, executor=executor).metrics["test_accuracy"]
+    return varpro_nn.run(config, digits, n_jobs=1).metrics["test_accuracy"]
 
 
 def nystroem(n_columns, seed):
@@ -42,13 +41,11 @@ def nystroem(n_columns, seed):
     return model.fit(rows[0], digits.train.labels).score(rows[1], digits.test.labels)
 
 
-# One worker process for all runs: starting one takes longer than a run of this size.
-with WorkerPool(1) as executor:
-    table = {
-        "trained": [[accuracy(n, s) for s in seeds] for n in numbers],
-        "random": [[accuracy(n, s, scheme="untrained") for s in seeds] for n in numbers],
-        "Nystroem, RBF, gamma 0.05": [[nystroem(n, s) for s in seeds] for n in numbers],
-    }
+table = {
+    "trained": [[accuracy(n, s) for s in seeds] for n in numbers],
+    "random": [[accuracy(n, s, scheme="untrained") for s in seeds] for n in numbers],
+    "Nystroem, RBF, gamma 0.05": [[nystroem(n, s) for s in seeds] for n in numbers],
+}
 
 # %%
 # Means of three seeds.

@@ -79,7 +79,7 @@ def test_the_old_name_of_a_setting_still_works_and_says_so():
 
 @pytest.mark.parametrize(
     ("setting", "instead"),
-    [({"patience": 2}, "with the callback of varpro_nn.varpro.fit.fit"), ({"n_parts": 4}, "leave")],
+    [({"patience": 2}, "with the callback of varpro_nn.fit"), ({"n_parts": 4}, "leave")],
     ids=str,
 )
 def test_a_setting_that_is_no_more_says_what_to_do(setting, instead):

@@ -36,8 +36,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     Parameters
     ----------
     recipe : str, default="auto"
-        A key of :data:`varpro_nn.training.recipes.RECIPES`, whose settings go by the kind of
-        images.
+        Name of a recipe, as for :func:`varpro_nn.configure`; its settings go by the kind of images.
         ``"auto"``: ``"default"``, or ``"bilinear"`` for images of less than 8 pixels a side.
     image_shape : tuple of int, default=None
         (rows, columns) or (channels, rows, columns) of the images that rows of ``X`` hold. None:
@@ -67,7 +66,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     image_shape_ : tuple of int
     intensity_ : float
         What counts as intensity 1: the largest absolute value in ``X``.
-    history_ : list of varpro_nn.varpro.history.FitReport
+    history_ : list of varpro_nn.FitReport
         How the cost of each sub-network fell.
     n_iter_ : int
         Evaluations of the longest fit of a sub-network.

@@ -33,7 +33,7 @@ _PATCH = {"units": ("patch",)}
 REMOVED = {
     "n_parts": "leave it out: where there are fewer sub-networks than cores, threads share the "
     "sums of one",
-    "patience": "stop early with the callback of varpro_nn.varpro.fit.fit",
+    "patience": "stop early with the callback of varpro_nn.fit",
 }
 """Options that are no more, each with what to do instead."""
 

@@ -226,12 +226,19 @@ def train_network(
 
     Returns
     -------
-    network, subnetworks, output_layer
+    network : Network
+    subnetworks : list of Subnetwork
+        With the report of each fit.
+    output_layer : OutputLayer
 
     Raises
     ------
-    DatasetError, TrainingError, ValueError
-        As :func:`train_classifier`; or arrays that are not what they should be.
+    DatasetError
+        One class alone, or images that are all the same.
+    TrainingError
+        All sub-networks failed.
+    ValueError
+        Arrays of a wrong shape or type, or settings that the images do not allow.
     """
     codes: Any = np.asarray(labels)
     checked = check_labels(codes, len(codes), len(classes))

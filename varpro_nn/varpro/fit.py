@@ -90,9 +90,16 @@ def fit(
     ----------
     functional : VarProFunctional or CrossEntropyFunctional
     w0 : ndarray, shape (h, p) or (h * p,)
-    solver, form : str
-        See the table at the head of the module; ``auto`` picks the cheaper form.
+    solver : {"lsmr", "exact", "lm", "l-bfgs-b", "powell", "nelder-mead"}
+        ``lsmr`` and ``exact`` are ``least_squares`` by trust regions, with the inner problem solved
+        by LSMR, capped, or exactly; ``lm`` is MINPACK's Levenberg-Marquardt method. The others
+        are methods of ``minimize``, the last two on the cost alone.
+    form : {"auto", "operator", "reduced", "array"}
+        What ``least_squares`` works on: products with the stored derivative, the equivalent
+        problem of h p + 1 rows, or the dense Jacobian. ``auto`` is ``reduced``; for ``lsmr`` the
+        cheaper of ``operator`` and ``reduced``.
     jacobian : {"kaufman", "full"}
+        Without or with the second term of Golub and Pereyra.
     max_nfev : int
         Evaluations of the functional, refused steps included.
     inner_iterations : int

@@ -60,7 +60,8 @@ class FitReport:
     history : tuple of Record
         One entry an evaluation, the start first.
     status : int
-        A key of ``REASONS``; positive for convergence.
+        Positive for convergence, 0 if the limit of evaluations was reached, negative if the
+        search was stopped.
     reason : str
         The same in words.
     solver, form : str

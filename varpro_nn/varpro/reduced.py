@@ -53,7 +53,7 @@ class ReducedFunctional(ABC):
     dtype : numpy.dtype
         Type of the features and of the large products.
     forms : tuple of str
-        Forms of the problem that :func:`varpro_nn.varpro.fit.fit` may choose from.
+        Forms of the problem that :func:`varpro_nn.fit` may choose from.
     threads : Threads or None
         Share the sums over inputs; no bit depends on them. See :mod:`varpro_nn.linalg.threads`.
 
