@@ -15,7 +15,7 @@ from experiments.shared.ledger import print_last_line
 from experiments.shared.tables import print_table
 from varpro_nn import load, patch_units
 from varpro_nn.linalg.threads import thread_pool
-from varpro_nn.output.features import block_features, block_slices
+from varpro_nn.output.features import feature_blocks
 from varpro_nn.units import ACTIVATIONS
 from varpro_nn.units.patches import IMAGES, TILE, PatchUnits
 
@@ -50,8 +50,8 @@ def main() -> None:
         with thread_pool(1) as executor:
             alone = products_alone(units, len(images))
             start = time.process_time()
-            for rows in block_slices(len(images), len(W) * units.n_cells):
-                block_features(units, W, images[rows], executor)
+            for _ in feature_blocks(units, W, images, executor):
+                pass
             features = time.process_time() - start
         found[activation] = {"features": features, "products": alone, "ratio": features / alone}
     cells = [

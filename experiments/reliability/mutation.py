@@ -31,7 +31,11 @@ from pathlib import Path
 from typing import Any
 
 TESTS = {
-    "varpro/jacobian": ("varpro/test_jacobian.py", "varpro/test_functional.py"),
+    "varpro/jacobian": (
+        "varpro/test_jacobian.py",
+        "varpro/test_functional.py",
+        "varpro/test_reduced.py",
+    ),
     "varpro/functional": ("varpro/test_functional.py", "varpro/test_jacobian.py"),
     "linalg/ridge": ("linalg/test_ridge.py", "output/test_ridge_fit.py"),
     "units/windows": ("units/test_windows.py", "units/test_patches.py"),

@@ -20,7 +20,7 @@ WITH_ALL = {**PATCH, "whitening": 0.1, "n_subnetworks": 1, "scheme": "stages", "
 CHOICES = {
     "units": ("patch", "quadratic", "bilinear", "tensor", "dense"),
     "scalarisation": ("quadratic", "bilinear", "tensor", "dense"),
-    "activation": ("logistic", "tanh", "softplus", "rectifier", "two-sided"),
+    "activation": ("logistic", "tanh", "rectifier", "two-sided"),
     "draw": ("gaussian", "windows"),
     "scheme": ("independent", "stages", "untrained"),
     "loss": ("squares", "cross-entropy"),

@@ -223,8 +223,7 @@ def test_processes_change_no_bit_and_seeds_do(network, digits):
 
 def test_a_network_agrees_with_labels_it_was_fitted_to_however_wrong(digits):
     """The artefact of the paper's section 5: agreement near 1 says nothing about accuracy."""
-    poor = replace(
-        CONFIG,
+    poor = CONFIG.with_options(
         n_units=600,
         n_subnetworks=12,
         images_per_subnetwork=60,
@@ -232,7 +231,7 @@ def test_a_network_agrees_with_labels_it_was_fitted_to_however_wrong(digits):
         max_nfev=2,
         bootstrap_ridge=1e-5,
     )
-    metrics = run(replace(poor, bootstrap=True), digits, n_jobs=1).metrics["bootstrap"]
+    metrics = run(poor.with_options(bootstrap=True), digits, n_jobs=1).metrics["bootstrap"]
     assert metrics["agreement_with_guesses"] > 0.95
     assert metrics["true_accuracy_before"] < 0.9
     assert metrics["true_accuracy_after"] < metrics["agreement_with_guesses"] - 0.05

@@ -12,11 +12,11 @@ from varpro_nn.units import whole_image_units
 from varpro_nn.varpro.fit import REASONS, SOLVERS, choose_form, fit
 from varpro_nn.varpro.functional import VarProFunctional
 
-WAYS = [(solver, form) for solver, forms in SOLVERS.items() for form in forms or ("auto",)]
+WAYS = [(solver, form) for solver, (forms, _) in SOLVERS.items() for form in forms or ("auto",)]
 EVERY_WAY = pytest.mark.parametrize(
     ("solver", "form"), WAYS, ids=[f"{solver}-{form}" for solver, form in WAYS]
 )
-LSMR_FORMS = SOLVERS["lsmr"]
+LSMR_FORMS = SOLVERS["lsmr"].forms
 
 
 def problem(rng, *, broken=(), **choices: Any):
@@ -54,7 +54,7 @@ def test_the_forms_take_the_same_steps(solver, max_nfev, kind, rng):
     """All have the same matrix, gradient and cost, hence the same iterates."""
     functional, w0 = problem(rng)
     costs = []
-    for form in SOLVERS[solver]:
+    for form in SOLVERS[solver].forms:
         report = fit(
             functional, w0, solver=solver, form=form, jacobian=kind, max_nfev=max_nfev,
             inner_iterations=100,

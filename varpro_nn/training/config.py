@@ -145,7 +145,7 @@ class SubnetworkSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.form not in ("auto", *SOLVERS[self.solver]):
+        if self.form not in ("auto", *SOLVERS[self.solver].forms):
             msg = f"form must be auto or one that {self.solver} can use, got {self.form!r}."
             raise ValueError(msg)
         if self.loss != "squares":

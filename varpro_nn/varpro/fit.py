@@ -18,7 +18,8 @@ appendix (8.1 and 8.2).
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from scipy.optimize import least_squares, minimize
@@ -26,21 +27,11 @@ from scipy.optimize import least_squares, minimize
 from varpro_nn._typing import FloatArray
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.varpro.functional import VarProFunctional
-from varpro_nn.varpro.history import REASONS, FitReport, LimitError, Record, Watch
+from varpro_nn.varpro.history import REASONS, FitReport, LimitError, Record, Recorder
 from varpro_nn.varpro.reduced import JacobianKind, ReducedFunctional
 
 Solver = Literal["lsmr", "exact", "lm", "l-bfgs-b", "powell", "nelder-mead"]
 Form = Literal["auto", "operator", "reduced", "array"]
-
-SOLVERS: dict[str, tuple[str, ...]] = {
-    "lsmr": ("operator", "reduced", "array"),
-    "exact": ("reduced", "array"),
-    "lm": ("reduced", "array"),
-    "l-bfgs-b": (),
-    "powell": (),
-    "nelder-mead": (),
-}
-"""The solvers, each with the forms of the problem that it can work on."""
 
 MEMORY_BUDGET = 2**30
 """Bytes that the stored derivative may take before the reduced problem is chosen."""
@@ -124,7 +115,7 @@ def fit(
     if solver not in SOLVERS:
         msg = f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}."
         raise ValueError(msg)
-    forms = tuple(f for f in SOLVERS[solver] if f in functional.forms)
+    forms = tuple(f for f in SOLVERS[solver].forms if f in functional.forms)
     if form != "auto" and form not in forms:
         msg = f"form must be auto{''.join(f' or {f}' for f in forms)} for {solver}, got {form!r}."
         raise ValueError(msg)
@@ -151,126 +142,153 @@ def fit(
     if not np.isfinite(w0).all():
         msg = "the weights to start from are NaN or infinite."
         raise NonFiniteError(msg)
-    watch = Watch(functional, callback, max_nfev)
     tolerance = 1e-8 if functional.dtype == np.float64 else 1e-6
-    tolerances: dict[str, Any] = {
-        name: tolerance if value is None else value
-        for name, value in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol))
-    }
+    problem = _Problem(
+        Recorder(functional, callback, max_nfev), w0, form_used, jacobian, max_nfev,
+        inner_iterations,
+        *(tolerance if given is None else given for given in (ftol, xtol, gtol)),
+    )  # fmt: skip
+    recorder = problem.recorder
     try:
-        if forms:
-            status = _least_squares(
-                watch, w0, solver, form_used, jacobian,
-                max_nfev=max_nfev, inner_iterations=inner_iterations, tolerances=tolerances,
-            )  # fmt: skip
-        else:
-            status = _minimize(watch, w0, solver, max_nfev=max_nfev, tolerances=tolerances)
+        status = SOLVERS[solver].minimise(problem)
     except LimitError:
         status = 0
-    if watch.status < 0:
-        status = watch.status
-    w = watch.best[1]
-    record = watch.record(w)
+    if recorder.status < 0:
+        status = recorder.status
+    w = recorder.best[1]
+    record = recorder.record(w)
     return FitReport(
         w=w,
         cost=record.cost,
         loo_mse=record.loo_mse,
         loo_error=record.loo_error,
-        history=tuple(watch.history),
+        history=tuple(recorder.history),
         status=status,
         reason=REASONS[status],
         solver=solver,
         form=form_used,
-        cpu_seconds=watch.elapsed(),
+        cpu_seconds=recorder.elapsed(),
     )
 
 
-def _least_squares(
-    watch: Watch,
-    w0: FloatArray,
-    solver: str,
-    form: str,
-    kind: JacobianKind,
-    *,
-    max_nfev: int,
-    inner_iterations: int,
-    tolerances: dict[str, Any],
-) -> int:
-    functional: Any = watch.functional  # residual and jacobian: of VarProFunctional alone
+@dataclass(frozen=True, slots=True, eq=False)
+class _Problem:
+    """What a solver is given: the functional in its recorder, the start, and when to stop."""
 
-    def residual(w: FloatArray) -> FloatArray:
-        if not math.isfinite(watch.cost(w)):
-            # SciPy takes such a trial point back and shortens the step.
-            rows = functional.n_weights + 1 if form == "reduced" else functional.n_residuals
-            return np.full(rows, np.inf)
-        return functional.reduced_residual(w) if form == "reduced" else functional.residual(w)
+    recorder: Recorder
+    w0: FloatArray
+    form: str
+    jacobian: JacobianKind
+    max_nfev: int
+    inner_iterations: int
+    ftol: float
+    xtol: float
+    gtol: float
 
-    def jacobian(w: FloatArray) -> Any:
-        if form == "reduced":
-            f, J = functional.reduced(w, kind)
-            watch.set_gradient(w, J.T @ f)
+    def least_squares(self, **options: Any) -> int:
+        """Hand the residual and its Jacobian, in the form chosen, to SciPy; return the status."""
+        recorder, form = self.recorder, self.form
+        functional: Any = recorder.functional  # residual and jacobian: of VarProFunctional alone
+
+        def residual(w: FloatArray) -> FloatArray:
+            if not math.isfinite(recorder.cost(w)):
+                # SciPy takes such a trial point back and shortens the step.
+                rows = functional.n_weights + 1 if form == "reduced" else functional.n_residuals
+                return np.full(rows, np.inf)
+            return functional.reduced_residual(w) if form == "reduced" else functional.residual(w)
+
+        def jacobian(w: FloatArray) -> Any:
+            if form == "reduced":
+                f, J = functional.reduced(w, self.jacobian)
+                recorder.set_gradient(w, J.T @ f)
+                return J
+            J = functional.jacobian(w, self.jacobian, form)
+            recorder.set_gradient(w, J.T @ functional.residual(w))
             return J
-        full_size = functional.jacobian(w, kind, "operator" if form == "operator" else "array")
-        watch.set_gradient(w, full_size.T @ functional.residual(w))
-        return full_size
 
-    options: dict[str, Any] = {}
-    if solver == "lm":
-        options["method"] = "lm"
-    else:
-        options.update(method="trf", tr_solver=solver, callback=watch.accepted)
-        if solver == "lsmr":
-            options["tr_options"] = {"maxiter": inner_iterations}
-    result = least_squares(
-        residual, w0, jacobian, max_nfev=max_nfev, x_scale=1.0, **tolerances, **options
-    )
-    return int(result.status)
+        result = least_squares(
+            residual, self.w0, jacobian, max_nfev=self.max_nfev, x_scale=1.0,
+            ftol=self.ftol, xtol=self.xtol, gtol=self.gtol, **options,
+        )  # fmt: skip
+        return int(result.status)
 
+    def finite_cost(self, w: FloatArray) -> float:
+        """Cost for a search that computes with it: high where it is infinite, but a number."""
+        cost = self.recorder.cost(w)
+        return cost if math.isfinite(cost) else 10 * self.recorder.history[0].cost
 
-def _minimize(
-    watch: Watch, w0: FloatArray, solver: str, *, max_nfev: int, tolerances: dict[str, Any]
-) -> int:
-    functional = watch.functional
-
-    def finite_cost(w: FloatArray) -> float:
-        # A line search computes with the cost: high, but a number.
-        cost = watch.cost(w)
-        return cost if math.isfinite(cost) else 10 * watch.history[0].cost
-
-    def cost_and_gradient(w: FloatArray) -> tuple[float, FloatArray]:
-        cost = finite_cost(w)
-        if not math.isfinite(watch.record(w).cost):
+    def cost_and_gradient(self, w: FloatArray) -> tuple[float, FloatArray]:
+        """Give the same with the gradient, zero where the cost is infinite."""
+        cost = self.finite_cost(w)
+        if not math.isfinite(self.recorder.record(w).cost):
             return cost, np.zeros_like(w)
-        gradient = functional.gradient(w)
-        watch.set_gradient(w, gradient)
+        gradient = self.recorder.functional.gradient(w)
+        self.recorder.set_gradient(w, gradient)
         return cost, gradient
 
-    if solver == "l-bfgs-b":
-        options: dict[str, Any] = {
-            "maxfun": max_nfev,
-            "maxiter": max_nfev,
-            "ftol": tolerances["ftol"],
-            "gtol": tolerances["gtol"],
-        }
-        objective: Callable[[FloatArray], Any] = cost_and_gradient
-    else:
-        objective = finite_cost
-        names = ("fatol", "xatol") if solver == "nelder-mead" else ("ftol", "xtol")
-        options = {"maxfev": max_nfev, **dict(zip(names, tolerances.values(), strict=False))}
-    # Names are not literal types here, which the overloads of the stubs ask for.
-    search: Any = minimize
-    result = search(
-        objective,
-        w0,
-        jac=solver == "l-bfgs-b",
-        method=solver,
-        options=options,
-        callback=watch.accepted,
+
+def _trust_region_lsmr(problem: _Problem) -> int:
+    return problem.least_squares(
+        method="trf", tr_solver="lsmr", tr_options={"maxiter": problem.inner_iterations},
+        callback=problem.recorder.accepted,
+    )  # fmt: skip
+
+
+def _trust_region_exact(problem: _Problem) -> int:
+    return problem.least_squares(
+        method="trf", tr_solver="exact", callback=problem.recorder.accepted
     )
-    if solver == "l-bfgs-b" and result.status not in (0, 1):
+
+
+def _levenberg_marquardt(problem: _Problem) -> int:
+    return problem.least_squares(method="lm")
+
+
+def _l_bfgs_b(problem: _Problem) -> int:
+    result = minimize(
+        problem.cost_and_gradient, problem.w0, jac=True, method="L-BFGS-B",
+        callback=problem.recorder.accepted,
+        options={
+            "maxfun": problem.max_nfev, "maxiter": problem.max_nfev,
+            "ftol": problem.ftol, "gtol": problem.gtol,
+        },
+    )  # fmt: skip
+    if result.status not in (0, 1):
         return -3
     if not result.success:
         return 0
-    if solver == "nelder-mead":
-        return 4
     return 1 if "GRADIENT" in str(result.message).upper() else 2
+
+
+def _powell(problem: _Problem) -> int:
+    result = minimize(
+        problem.finite_cost, problem.w0, method="Powell", callback=problem.recorder.accepted,
+        options={"maxfev": problem.max_nfev, "ftol": problem.ftol, "xtol": problem.xtol},
+    )  # fmt: skip
+    return 2 if result.success else 0
+
+
+def _nelder_mead(problem: _Problem) -> int:
+    result = minimize(
+        problem.finite_cost, problem.w0, method="Nelder-Mead", callback=problem.recorder.accepted,
+        options={"maxfev": problem.max_nfev, "fatol": problem.ftol, "xatol": problem.xtol},
+    )  # fmt: skip
+    return 4 if result.success else 0
+
+
+class _Method(NamedTuple):
+    """A solver: the forms of the problem that it can work on, and the function that minimises."""
+
+    forms: tuple[str, ...]
+    minimise: Callable[[_Problem], int]
+
+
+SOLVERS: dict[str, _Method] = {
+    "lsmr": _Method(("operator", "reduced", "array"), _trust_region_lsmr),
+    "exact": _Method(("reduced", "array"), _trust_region_exact),
+    "lm": _Method(("reduced", "array"), _levenberg_marquardt),
+    "l-bfgs-b": _Method((), _l_bfgs_b),
+    "powell": _Method((), _powell),
+    "nelder-mead": _Method((), _nelder_mead),
+}
+"""The solvers by name."""

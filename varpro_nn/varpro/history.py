@@ -106,7 +106,7 @@ class LimitError(Exception):
     """Ends a search whose method would go past ``max_nfev``."""
 
 
-class Watch:
+class Recorder:
     """Records every evaluation and decides when to stop.
 
     The one place of mutable state in a fit: SciPy calls back into it.
