@@ -85,8 +85,8 @@ def test_command_line(folder, tmp_path, capsys):
 
 def test_recipes_make_no_copies_of_images_on_disk(folder):
     dataset = load(folder)
-    assert configure("tiny", data=dataset).n_copies == 0
-    assert configure("tiny", data=in_memory(dataset)).n_copies == 1
+    assert configure("tiny", data=dataset).output.n_copies == 0
+    assert configure("tiny", data=in_memory(dataset)).output.n_copies == 1
 
 
 def test_more_columns_than_images(folder):

@@ -116,9 +116,9 @@ def _isolated(
             else:
                 yield key, result
             del result  # it may be large
-        if len(group) == 1 and suspects and guilty(group[0]):
+        if len(suspects) == 1 and guilty(suspects[0]):  # nothing else was under way
             msg = f"the worker process was killed {TRIES} times, probably out of memory"
-            yield group[0], WorkerDiedError(msg)
+            yield suspects[0], WorkerDiedError(msg)
         elif suspects:
             size = -(-len(suspects) // n_groups)
             cut = [suspects[i : i + size] for i in range(0, len(suspects), size)]
