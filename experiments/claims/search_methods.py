@@ -47,7 +47,7 @@ from experiments.shared.tables import print_table, spread
 from varpro_nn import VarProFunctional
 from varpro_nn._typing import FloatArray
 from varpro_nn.data import ImageSet
-from varpro_nn.linalg import RowSums, least_squares_with_ridge
+from varpro_nn.linalg import StreamingQR, least_squares_with_ridge
 from varpro_nn.varpro.fit import fit
 
 RANK_TOLERANCE = 1e-12
@@ -131,7 +131,7 @@ def by_pivoted_qr(Phi: FloatArray, tau: FloatArray) -> Factors:
 
 def by_this_project(Phi: FloatArray, tau: FloatArray) -> Factors:
     """Solve by the triangular factor of ``[Phi, tau]``; by its SVD only where it is singular."""
-    sums = RowSums(Phi.shape[1] + tau.shape[1])
+    sums = StreamingQR(Phi.shape[1] + tau.shape[1])
     sums.add(np.concatenate([Phi, tau], axis=1))
     solution = least_squares_with_ridge(sums, np.zeros(Phi.shape[1]), RANK_TOLERANCE)
     # Q1 is Phi T: Phi itself and what makes Q1 of it.

@@ -3,11 +3,11 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
-from varpro_nn.linalg import RowSums, least_squares_with_ridge, small_equivalent
+from varpro_nn.linalg import StreamingQR, least_squares_with_ridge, small_equivalent
 
 
 def row_sums(rows, block_size=None):
-    sums = RowSums(rows.shape[1])
+    sums = StreamingQR(rows.shape[1])
     step = block_size or len(rows)
     for start in range(0, len(rows), step):
         sums.add(rows[start : start + step])

@@ -11,7 +11,7 @@ from varpro_nn.linalg.dual import DualPath, KernelAccumulator
 from varpro_nn.linalg.gram import GramAccumulator
 from varpro_nn.linalg.qr import (
     LinearSolution,
-    RowSums,
+    StreamingQR,
     least_squares_with_ridge,
     small_equivalent,
 )
@@ -32,7 +32,7 @@ __all__ = [
     "LinearSolution",
     "RidgePath",
     "RowStore",
-    "RowSums",
+    "StreamingQR",
     "add_gram",
     "column_tiles",
     "least_squares_with_ridge",

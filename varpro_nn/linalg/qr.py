@@ -38,8 +38,8 @@ RANK_TOLERANCE = 1e-12
 """Singular values below this times the largest count as zero (stated default)."""
 
 
-class RowSums:
-    """Triangular factor of rows that arrive in blocks.
+class StreamingQR:
+    """A streaming QR factorisation: the triangular factor of rows that arrive in blocks.
 
     Parameters
     ----------
@@ -98,13 +98,13 @@ class LinearSolution:
 
 
 def least_squares_with_ridge(
-    sums: RowSums, ridge: FloatArray, rank_tolerance: float = RANK_TOLERANCE
+    sums: StreamingQR, ridge: FloatArray, rank_tolerance: float = RANK_TOLERANCE
 ) -> LinearSolution:
     """Fit ``A`` from the triangular factor of ``[s Phi, s tau]``.
 
     Parameters
     ----------
-    sums : RowSums
+    sums : StreamingQR
         With all rows taken in.
     ridge : ndarray, shape (q,)
         ``lam_j >= 0`` of each column; 0 for the constant column.
@@ -116,7 +116,7 @@ def least_squares_with_ridge(
     LinearSolution
     """
     q = ridge.size
-    augmented = RowSums(sums.factor.shape[1])
+    augmented = StreamingQR(sums.factor.shape[1])
     rows = np.zeros((np.count_nonzero(ridge), sums.factor.shape[1]))
     rows[np.arange(len(rows)), np.flatnonzero(ridge)] = np.sqrt(ridge[ridge > 0])
     augmented.add(np.concatenate([sums.factor, rows]))

@@ -6,36 +6,19 @@ For unit weights ``w`` the linear weights are eliminated,
     A = argmin of it for this w,
 
 where ``s`` are square roots of sample weights and the constant column of ``Phi`` is not
-penalised. In the letters of :mod:`varpro_nn.linalg.qr`, ``Q1 = s Phi T`` and
-``Q2 = sqrt(lam) T`` (penalised rows) are an orthonormal basis of the augmented range. With
-``r = s (tau - Phi A)`` and ``B_k = s sum_c dPhi[:, c] A[c, :, k]`` (n, h p), Kaufman's Jacobian of
-class k is
+penalised. :mod:`varpro_nn.varpro.jacobian` has the Jacobians of what is left, and their formulas.
 
-    J_k = - (I - Q Q') [B_k; 0] = [ -B_k + Q1 Q1'B_k ; Q2 Q1'B_k ],
-
-and since ``Q'[r; -sqrt(lam) A] = 0`` its gradient ``J'r`` is exact. Golub and Pereyra's full
-Jacobian subtracts ``Q T_u' N_k``, where ``T_u`` are the rows of ``T`` of the unit columns,
-``S = dPhi' s r`` (m, h, p, k) and ``N_k`` holds ``S[c, i, l, k]`` in row (c, i) and column
-(i, l): orthogonal to the first term, so it adds to ``J'J`` and nothing to the gradient.
-
-Neither ``least_squares`` nor anything here needs the (n k, h p) array. Two ways lead around it:
+Neither ``least_squares`` nor anything here needs the (n k, h p) array of the Jacobian. Two ways
+lead around it:
 
 *operator*: ``dPhi`` is stored once, ``J v`` and ``J'u`` contract it with a vector.
 
-*reduced*: ``J'J`` and ``J'r`` are sums over images. With ``D = s dPhi`` as (n, h p) and
-``C = T'(s Phi)'D``, whole-image units (m = 1) have
-
-    J'J = (D'D - C'C) ∘ (A A' ⊗ 1_pp) + nu I,
-
-and units of several cells the same with ``B_k`` in place of ``D``, summed over classes. Blocks
-of images are worked one after the other and forgotten; from the sums comes a problem of
-h p + 1 rows with the same cost, gradient and Gauss-Newton matrix
-(:func:`varpro_nn.linalg.small_equivalent`).
+*reduced*: ``J'J`` and ``J'r`` are sums over images. Blocks of images are worked one after the
+other and forgotten; from the sums comes a problem of h p + 1 rows with the same cost, gradient and
+Gauss-Newton matrix (:func:`varpro_nn.linalg.small_equivalent`).
 
 References
 ----------
-G. H. Golub and V. Pereyra, SIAM J. Numer. Anal. 10 (1973) 413-432.
-L. Kaufman, BIT 15 (1975) 49-57.
 V. Pereyra, Neural networks for image classification using quadratic scalarization and variable
 projections for fast training (2019), sections 2 and 3.
 """
@@ -48,7 +31,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from scipy.sparse.linalg import LinearOperator
 
 from varpro_nn._typing import FloatArray
-from varpro_nn.linalg import LinearSolution, RowSums, least_squares_with_ridge, left_out_errors
+from varpro_nn.linalg import LinearSolution, StreamingQR, least_squares_with_ridge, left_out_errors
 from varpro_nn.linalg.qr import RANK_TOLERANCE
 from varpro_nn.linalg.threads import Threads, in_order
 from varpro_nn.units import Units
@@ -273,12 +256,12 @@ def rank_tolerance_for(n_columns: int, dtype: np.dtype[Any]) -> float:
     return max(RANK_TOLERANCE, n_columns * float(np.finfo(dtype).eps))
 
 
-def row_sums(blocks: Iterable[Block]) -> RowSums:
+def row_sums(blocks: Iterable[Block]) -> StreamingQR:
     """Triangular factor of ``s [Phi, tau]``."""
-    sums: RowSums | None = None
+    sums: StreamingQR | None = None
     for block in blocks:
         rows = np.concatenate([block.Phi, block.tau], axis=1)
-        sums = RowSums(rows.shape[1]) if sums is None else sums
+        sums = StreamingQR(rows.shape[1]) if sums is None else sums
         sums.add(rows)
     assert sums is not None  # a design has one input at least
     return sums

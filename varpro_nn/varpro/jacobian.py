@@ -1,8 +1,34 @@
-"""The Jacobian of the variable-projection residual at one point: operator, array and sums.
+r"""The Jacobian of the variable-projection residual at one point: operator, array and sums.
 
-The formulas and letters are those of :mod:`varpro_nn.varpro.functional`. Two views of ``dPhi`` are
-at work: (h, m, n, p) for products with a vector, where each unit is a small dense matrix, and rows
-of inputs (n, h p) for the Gram matrix.
+In the letters of :mod:`varpro_nn.linalg.qr`, ``Q1 = s Phi T`` and ``Q2 = sqrt(lam) T`` (penalised
+rows) are an orthonormal basis of the augmented range. With ``r = s (tau - Phi A)`` and
+
+    B_k = s sum_c dPhi[:, c] A[c, :, k]                                     (n, h p),
+
+Kaufman's Jacobian of class k is
+
+    J_k = - (I - Q Q') [B_k; 0] = [ -B_k + Q1 Q1'B_k ; Q2 Q1'B_k ].
+
+Since ``Q'[r; -sqrt(lam) A] = 0``, its gradient ``J'r`` is exact. Golub and Pereyra's full Jacobian
+subtracts ``Q T_u' N_k``, where ``T_u`` are the rows of ``T`` of the unit columns,
+
+    S = dPhi' s r                                                           (m, h, p, k),
+
+and ``N_k`` holds ``S[c, i, l, k]`` in row (c, i) and column (i, l). This term is orthogonal to the
+first, so it adds to ``J'J`` and nothing to the gradient. As sums over images, with ``D = s dPhi``
+as (n, h p) and ``C = T'(s Phi)'D``, whole-image units (m = 1) have
+
+    J'J = (D'D - C'C) ∘ (A A' ⊗ 1_pp),
+
+and units of several cells the same with ``B_k`` in place of ``D``, summed over classes.
+
+Two views of ``dPhi`` are at work: (h, m, n, p) for products with a vector, where each unit is a
+small dense matrix, and rows of inputs (n, h p) for the Gram matrix.
+
+References
+----------
+G. H. Golub and V. Pereyra, SIAM J. Numer. Anal. 10 (1973) 413-432.
+L. Kaufman, BIT 15 (1975) 49-57.
 """
 
 import numpy as np
@@ -65,11 +91,11 @@ class Jacobian:
         def matvec(v: FloatArray) -> FloatArray:
             V = v.reshape(h, 1, p, 1).astype(self._D.dtype)
             moved = (self._D @ V).reshape(h * m, n)  # dPhi v
-            B = root * (moved.T @ A)
+            B = root * (moved.T @ A)  # B_k v, side by side
             C = self._Q1.T @ B
-            top, bottom = self._Q1 @ C - B, self._Q2 @ C
+            top, bottom = self._Q1 @ C - B, self._Q2 @ C  # [-B + Q1 Q1'B ; Q2 Q1'B]
             if self._second is not None:
-                E = np.tensordot(self._second, v.reshape(h, p), axes=2)
+                E = np.tensordot(self._second, v.reshape(h, p), axes=2)  # T_u' N_k v
                 top -= self._Q1 @ E
                 bottom -= self._Q2 @ E
             parts = [top.ravel(), bottom.ravel()]
@@ -80,9 +106,10 @@ class Jacobian:
         def rmatvec(u: FloatArray) -> FloatArray:
             u = u.ravel()
             top, bottom = u[: n * k].reshape(n, k), u[n * k : (n + d) * k].reshape(d, k)
-            C = self._Q1.T @ top + self._Q2.T @ bottom
+            C = self._Q1.T @ top + self._Q2.T @ bottom  # Q'u
             moved = (root * (top - self._Q1 @ C)).astype(self._D.dtype)
             back = A @ moved.T  # (h * m, n)
+            # -B'(u - Q Q'u): the sum over cells and inputs
             product = -(back.reshape(h, m, 1, n) @ self._D).sum(axis=(1, 2), dtype=np.float64)
             if self._second is not None:
                 product -= np.einsum("rkhp,rk->hp", self._second, C)
@@ -197,9 +224,9 @@ class NormalSums:
         C = self._solution.transposed_map(self._cross)
         if not self._by_cells:
             C = C.reshape(len(C) * k, -1)
-        H: FloatArray = self._gram - C.T @ C
+        H: FloatArray = self._gram - C.T @ C  # D'D - C'C
         if self._by_cells:
-            # Each entry of A A' meets a (p, p) block.
+            # ∘ (A A' ⊗ 1_pp): each entry of A A' meets a (p, p) block.
             p = len(H) // (m * h)
             columns = self._A.reshape(m * h, k)
             H = H.reshape(m * h, p, m * h, p) * (columns @ columns.T)[:, None, :, None]
