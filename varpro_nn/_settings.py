@@ -206,7 +206,10 @@ def check_settings(group: Any) -> None:
     own = {option: s for option, s in settings_of(type(group)).items() if len(s.path) == 1}
     values = {option: getattr(group, s.path[0]) for option, s in own.items()}
     for option, value in values.items():
-        own[option].check(value)
+        described = own[option]
+        described.check(value)
+        if value is not None:  # a number of NumPy becomes one of Python, as JSON wants it
+            object.__setattr__(group, described.path[0], described.kind(value))
     for option, value in values.items():
         own[option].check_needs(value, values)
 

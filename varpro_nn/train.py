@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = build_parser()
     args, unknown = parser.parse_known_args(argv)
-    for word in unknown:
+    for word in (word for word in unknown if word.startswith("--")):
         option = word.split("=")[0].removeprefix("--").replace("-", "_")
         if option in REMOVED:
             parser.error(f"{_flag(option)} is no more: {REMOVED[option]}")

@@ -1,6 +1,7 @@
 """Tasks in processes: what a dying worker takes along, and what not."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -9,11 +10,12 @@ import time
 import weakref
 from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
 
-from varpro_nn.compute.pool import TRIES, run_here, run_on_executor, run_on_processes
+from varpro_nn.compute.pool import TRIES, ProcessPool, run_here, run_on_executor
 from varpro_nn.errors import TrainingError, WorkerDiedError
 
 
@@ -36,6 +38,17 @@ def runs(folder):
         int(path.stem): len(path.read_text(encoding="utf-8").splitlines())
         for path in folder.glob("*.runs")
     }
+
+
+@contextmanager
+def pool_of(n_workers):
+    with closing(ProcessPool(n_workers)) as pool:
+        yield pool
+
+
+def run_on_processes(function, tasks, n_workers):
+    with pool_of(n_workers) as pool, closing(pool.run(function, tasks)) as results:
+        yield from results
 
 
 def test_every_task_has_its_result(tmp_path):
@@ -99,6 +112,47 @@ def fail_oddly(number):
 def test_an_exception_that_cannot_travel_is_told_in_words():
     with pytest.raises(RuntimeError, match=r"TwoArguments: 3 and more"):
         list(run_on_processes(fail_oddly, {0: (3,)}, 2))
+
+
+class Unreadable:
+    """Can be pickled, and not read again."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_a_task_that_cannot_be_read_is_no_death():
+    with pytest.raises(TrainingError, match=r"broke down: .*un-serialize"):
+        list(run_on_processes(str, {0: (Unreadable(),)}, 2))
+
+
+def test_workers_end_with_their_pool():
+    """The system then counts them as children of this process, and their memory is free."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    pool = ProcessPool(2)
+    processes = {process for _, process in pool.run(os.getpid, {0: (), 1: ()})}
+    assert all(map(_is_running, processes))
+    pool.close()
+    assert not any(map(_is_running, processes))
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > before
+    pool.close()  # a second time changes nothing
+
+
+def test_threads_take_turns(tmp_path):
+    def work(number):
+        return dict(run_on_processes(square, {number: (number, tmp_path)}, 2))
+
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(work, range(3))) == [{0: 0}, {1: 1}, {2: 4}]
+
+
+def test_what_was_not_closed_is_an_error_and_no_deadlock():
+    with pool_of(2) as pool:
+        unclosed = pool.run(os.getpid, {0: (), 1: ()})
+        next(unclosed)
+        with pytest.raises(RuntimeError, match="in use by an earlier training"):
+            next(pool.run(os.getpid, {0: ()}))
+        unclosed.close()
 
 
 def array_of(number):
@@ -193,10 +247,11 @@ def test_workers_end_with_their_driver(tmp_path):
     """A driver that is killed can tell nobody; its workers must not stay for ever."""
     script = textwrap.dedent("""
         import os, signal, time
-        from varpro_nn.compute.pool import run_on_processes
-        for key, process in run_on_processes(os.getpid, {0: (), 1: ()}, 2):
+        from varpro_nn.compute.pool import ProcessPool
+        pool = ProcessPool(2)
+        for key, process in pool.run(os.getpid, {0: (), 1: ()}):
             print(process, flush=True)
-        results = run_on_processes(time.sleep, {0: (600,), 1: (0,)}, 2)
+        results = pool.run(time.sleep, {0: (600,), 1: (0,)})
         assert next(results) == (1, None)
         os.kill(os.getpid(), signal.SIGKILL)
     """)

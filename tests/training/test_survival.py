@@ -79,7 +79,7 @@ def test_a_killed_driver_loses_and_repeats_nothing(n_jobs, undisturbed, tmp_path
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-def test_killed_workers_cost_their_own_task_alone(undisturbed, tmp_path):
+def test_killed_workers_change_no_bit_and_lose_nothing_finished(undisturbed, tmp_path):
     process = start(tmp_path, "--n-jobs", "2")
     for n_kept in (1, 4):
         wait_for(lambda n=n_kept: len(shards(tmp_path)) >= n and children(process.pid), process)

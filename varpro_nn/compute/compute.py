@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from varpro_nn.compute.pool import run_here, run_on_executor, run_on_processes
+from varpro_nn.compute.pool import ProcessPool, run_here, run_on_executor
 from varpro_nn.compute.published import Reference, named, remove_left, stored, training_set_of
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import WorkerDiedError
@@ -58,6 +58,7 @@ class Compute:
         self._scratch = scratch
         self._published: dict[int, tuple[TrainingSet, Reference]] = {}
         self._stack = ExitStack()
+        self._pool = ProcessPool(max(2, self.n_jobs))
 
     def __enter__(self) -> "Compute":
         if self._scratch is not None:
@@ -71,12 +72,17 @@ class Compute:
         traceback: TracebackType | None,
     ) -> None:
         self._published.clear()
-        self._stack.close()
+        self._stack.close()  # what is under way, then its images
+        self._pool.close()
 
     @property
     def on_cluster(self) -> bool:
         """Whether tasks go to an executor that was given."""
         return self.executor is not None
+
+    def here(self) -> "Compute":
+        """Give the same without the cluster, for images that are on this machine alone."""
+        return Compute(self.n_jobs, progress=self.progress)
 
     def threads_for(self, n_tasks: int) -> int:
         """Threads that each of ``n_tasks`` tasks may use: what workers there are, shared out."""
@@ -112,17 +118,19 @@ class Compute:
         """
         if not tasks:
             return
-        # One task alone has all cores as threads: in this process there is nothing to wait for.
-        if not self.on_cluster and (self.n_jobs == 1 or len(tasks) == 1):
+        if not self.on_cluster and self.n_jobs == 1:
             given = {key: (training, *arguments) for key, arguments in tasks.items()}
             yield from run_here(function, given)
             return
         reference = self._publish(training)
         given = {key: (function, reference, *arguments) for key, arguments in tasks.items()}
         if self.executor is not None:
-            yield from run_on_executor(_with_training_set, given, self.executor)
+            results = run_on_executor(_with_training_set, given, self.executor)
         else:
-            yield from run_on_processes(_with_training_set, given, self.n_jobs)
+            results = self._pool.run(_with_training_set, given)
+        # Where whoever asks for the results fails, tasks end with this block, not some time later.
+        self._stack.callback(results.close)
+        yield from results
 
     def map_in_order(
         self,

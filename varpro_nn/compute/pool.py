@@ -17,9 +17,10 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from typing import Any
 
 from joblib import Parallel, delayed
@@ -32,7 +33,7 @@ _ORPHAN_SECONDS = 1.0
 
 Tasks = Mapping[Any, tuple[Any, ...]]
 """Arguments of each task, by its key."""
-Results = Iterator[tuple[Any, Any]]
+Results = Generator[tuple[Any, Any], None, None]
 """Keys and results, as they land."""
 
 
@@ -46,34 +47,137 @@ def run_here(function: Callable[..., Any], tasks: Tasks) -> Results:
         yield key, function(*arguments)
 
 
-def run_on_processes(function: Callable[..., Any], tasks: Tasks, n_workers: int) -> Results:
-    """Run the tasks in worker processes of this machine.
+class ProcessPool:
+    """Worker processes of this machine, from the first task on until :meth:`close`.
+
+    joblib has one pool in a process, so there is one user of it at a time: another thread waits.
 
     Parameters
     ----------
-    function : callable
-        A function of a module, which workers import.
-    tasks : mapping
     n_workers : int
-        Two at least.
-
-    Yields
-    ------
-    key, result
-        As they land. The result of a task that died :data:`TRIES` times, the last time alone in
-        its pool, is a :class:`~varpro_nn.errors.WorkerDiedError`.
+        Two at least: for joblib one would be this process itself.
     """
-    tries: Counter[Any] = Counter()
 
-    def guilty(key: Any) -> bool:
-        return tries[key] >= TRIES
+    def __init__(self, n_workers: int) -> None:
+        self._n_workers = n_workers
+        self._is_open = False
 
-    def run(some: Tasks) -> Results:
-        for key, result in _in_pools(function, some, n_workers):
-            tries[key] += isinstance(result, _Suspect)
-            yield key, result
+    def run(self, function: Callable[..., Any], tasks: Tasks) -> Results:
+        """Run the tasks.
 
-    yield from _isolated(run, tasks, guilty, n_groups=2)
+        Parameters
+        ----------
+        function : callable
+            A function of a module, which workers import.
+        tasks : mapping
+
+        Yields
+        ------
+        key, result
+            As they land. The result of a task that died :data:`TRIES` times or more, the last time
+            alone in the pool, is a :class:`~varpro_nn.errors.WorkerDiedError`.
+
+        Raises
+        ------
+        TrainingError
+            A worker could not read a task.
+        """
+        tries: Counter[Any] = Counter()
+
+        def guilty(key: Any) -> bool:
+            return tries[key] >= TRIES
+
+        def run(some: Tasks) -> Results:
+            for key, result in self._in_turn(function, some):
+                tries[key] += isinstance(result, _Suspect)
+                yield key, result
+
+        with _TURN:
+            yield from _isolated(run, tasks, guilty, n_groups=2)
+
+    def close(self) -> None:
+        """End the workers, so that the system counts what they took as this process's children."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        with _TURN:
+            # joblib ends its workers where its results are closed before the last task: so the
+            # tasks of this call have no end.
+            results = self._start(delayed(_guarded)(key, os.getpid, ()) for key in count())
+            with suppress(BrokenExecutor):
+                next(results)
+            _close(results)
+
+    def _in_turn(self, function: Callable[..., Any], tasks: Tasks) -> Results:
+        """Run tasks; where the pool breaks, those that had not begun go on in a new one."""
+        waiting = list(tasks)
+        while waiting:
+            begun: list[Any] = []
+
+            def calls(keys: list[Any], begun: list[Any]) -> Iterator[Any]:
+                for key in keys:
+                    begun.append(key)
+                    yield delayed(_guarded)(key, function, tasks[key])
+
+            landed = set()
+            results: Any = iter(())
+            try:
+                results = self._start(calls(waiting, begun))
+                for key, result in results:
+                    landed.add(key)
+                    yield key, result
+                    del result
+            except BrokenExecutor as error:
+                if type(error).__name__ != "TerminatedWorkerError":  # joblib's, for a death
+                    msg = f"the worker processes broke down: {error}"
+                    raise TrainingError(msg) from error
+                for key in begun:
+                    if key not in landed:
+                        yield key, _Suspect()
+            finally:
+                _close(results)
+            waiting = waiting[len(begun) :]
+
+    def _start(self, calls: Iterable[Any]) -> Any:
+        """Hand calls to joblib; a generator of their results."""
+        self._is_open = True
+        pool = Parallel(
+            n_jobs=self._n_workers, backend="loky", batch_size=1, max_nbytes=None,
+            return_as="generator_unordered", pre_dispatch=self._n_workers,
+            initializer=_prepare_worker, initargs=(os.getpid(),),
+        )  # fmt: skip
+        with _interrupts_held():  # processes begin with the signals that this thread holds back
+            return pool(calls)
+
+
+class _Turn:
+    """One thread at a time uses joblib's pool; others wait."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+
+    def __enter__(self) -> None:
+        if self._holder == threading.get_ident():
+            msg = "the worker processes are in use by an earlier training that was not closed."
+            raise RuntimeError(msg)
+        self._lock.acquire()
+        self._holder = threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self._holder = None
+        self._lock.release()
+
+
+_TURN = _Turn()
+
+
+def _close(results: Any) -> None:
+    """Close what joblib gave; it warns that tasks are cancelled, which is what is asked for."""
+    if isinstance(results, Generator):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results.close()
 
 
 def run_on_executor(function: Callable[..., Any], tasks: Tasks, executor: Executor) -> Results:
@@ -82,7 +186,7 @@ def run_on_executor(function: Callable[..., Any], tasks: Tasks, executor: Execut
     Yields
     ------
     key, result
-        As of :func:`run_on_processes`. A cluster tries a task several times before it gives it
+        As of :meth:`ProcessPool.run`. A cluster tries a task several times before it gives it
         up, and blames a death on all tasks that the worker held.
 
     Raises
@@ -116,50 +220,13 @@ def _isolated(
             else:
                 yield key, result
             del result  # it may be large
-        if len(suspects) == 1 and guilty(suspects[0]):  # nothing else was under way
+        if len(group) == 1 and suspects and guilty(group[0]):
             msg = f"the worker process was killed {TRIES} times, probably out of memory"
-            yield suspects[0], WorkerDiedError(msg)
+            yield group[0], WorkerDiedError(msg)
         elif suspects:
             size = -(-len(suspects) // n_groups)
             cut = [suspects[i : i + size] for i in range(0, len(suspects), size)]
             groups += reversed(cut)  # the last one is next
-
-
-def _in_pools(function: Callable[..., Any], tasks: Tasks, n_workers: int) -> Results:
-    """Run tasks in a pool, and where it breaks the tasks that had not begun in another."""
-    waiting = list(tasks)
-    while waiting:
-        begun: list[Any] = []
-
-        def calls(keys: list[Any], begun: list[Any]) -> Iterator[Any]:
-            for key in keys:
-                begun.append(key)
-                yield delayed(_guarded)(key, function, tasks[key])
-
-        pool = Parallel(
-            # One job would be this process itself, for joblib.
-            n_jobs=min(n_workers, max(2, len(waiting))), backend="loky", batch_size=1,
-            return_as="generator_unordered", pre_dispatch=n_workers, max_nbytes=None,
-            initializer=_prepare_worker, initargs=(os.getpid(),),
-        )  # fmt: skip
-        landed = set()
-        with _interrupts_held():  # processes begin with the signals that this thread holds back
-            results = pool(calls(waiting, begun))
-        try:
-            for key, result in results:
-                landed.add(key)
-                yield key, result
-                del result
-        except BrokenExecutor:
-            for key in begun:
-                if key not in landed:
-                    yield key, _Suspect()
-        finally:
-            with warnings.catch_warnings():
-                # That tasks are cancelled is what an early end asks for.
-                warnings.simplefilter("ignore")
-                results.close()
-        waiting = waiting[len(begun) :]
 
 
 def _landing(function: Callable[..., Any], tasks: Tasks, executor: Executor) -> Results:

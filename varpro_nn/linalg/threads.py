@@ -12,6 +12,9 @@ from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
 
+IN_FLIGHT_BYTES = 2**29
+"""Bytes that the results of :func:`in_order` may take together before they are used."""
+
 _lock = threading.Lock()
 _limits: list[threadpool_limits] = []
 _n_users = 0
@@ -78,20 +81,32 @@ def thread_pool(n_jobs: int) -> Iterator[Threads | None]:
 
 
 def in_order(
-    threads: Threads | None, function: Callable[[Any], T], items: Iterable[Any]
+    threads: Threads | None,
+    function: Callable[[Any], T],
+    items: Iterable[Any],
+    n_bytes: int = 0,
 ) -> Iterator[T]:
     """Call ``function`` on each item, in threads if there are any; results in the order of items.
 
-    So sums over the results do not depend on the number of threads. No more results wait than
-    there are threads.
+    So sums over the results do not depend on the number of threads.
+
+    Parameters
+    ----------
+    threads : Threads or None
+    function : callable
+    items : iterable
+    n_bytes : int
+        Bytes of one result. No more results are made or wait at a time than there are threads, or
+        than :data:`IN_FLIGHT_BYTES` hold; one at least.
     """
     if threads is None:
         yield from map(function, items)
         return
+    most = max(1, min(threads.n_threads, IN_FLIGHT_BYTES // max(1, n_bytes)))
     waiting: deque[Future[T]] = deque()
     try:
         for item in items:
-            if len(waiting) > threads.n_threads:
+            if len(waiting) >= most:
                 yield waiting.popleft().result()
             waiting.append(threads.submit(function, item))
         while waiting:

@@ -124,7 +124,7 @@ def fit_output_layer(
         msg = f"labels must be class numbers for the layer {name}, got real targets."
         raise ValueError(msg)
     if keep_sums:
-        check_kept(training, name)
+        check_kept(training, name, n_copies - 1)
     n, q = len(training), len(W) * units.n_cells
     # With weights there is the primal form alone.
     eigenproblem = min(n, q) if training.weights is None else q

@@ -106,18 +106,20 @@ def fit_ridge(
     return _primal(units, W, training, compute, ridges, standardise, keep_sums)
 
 
-def check_kept(training: TrainingSet, name: str = "ridge") -> None:
+def check_kept(training: TrainingSet, name: str = "ridge", n_copies: int = 0) -> None:
     """Refuse to keep the sums of what a :class:`RidgeLayer` cannot hold.
 
     Raises
     ------
     ValueError
     """
-    if name != "ridge" or not training.is_classified or training.weights is not None:
+    plain = training.is_classified and training.weights is None
+    if name != "ridge" or not plain or n_copies:
         msg = (
-            "keep_sums needs a ridge layer of class labels without sample weights, got "
-            f"{name}, {'class labels' if training.is_classified else 'real targets'}, "
-            f"{'no' if training.weights is None else 'with'} weights."
+            "keep_sums needs output_layer='ridge', n_copies=0, and class labels without sample "
+            f"weights, got {name!r}, {n_copies}, "
+            f"{'class labels' if training.is_classified else 'real targets'} and "
+            f"{'no' if training.weights is None else 'sample'} weights."
         )
         raise ValueError(msg)
 

@@ -9,6 +9,7 @@ kept, and the solution comes from their singular value decomposition; then the s
 equations take their place, for good: rows do not come back from sums.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from varpro_nn.output.ridge_file import (
     write_ridge_layer,
 )
 from varpro_nn.output.ridge_sums import ridge_sums
-from varpro_nn.units import Units
+from varpro_nn.units import PatchUnits, Units, WholeImageUnits
 
 RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 5.01, 0.5))
 """The grid that a ridge is chosen from."""
@@ -58,8 +59,8 @@ class RidgeLayer:
     """
 
     def __init__(self, units: Units, W: ArrayLike, n_classes: int, *, n_jobs: int = 1) -> None:
-        self.units = units
         self.W: RealArray = unit_weights(W, units.n_weights)
+        self._units = units
         self.n_jobs = n_jobs
         Phi = np.zeros((0, len(self.W) * units.n_cells), dtype=self.W.dtype)
         self._kept: Kept = RowStore(Phi, np.zeros((0, n_classes)))
@@ -85,6 +86,13 @@ class RidgeLayer:
         layer = cls(units, W, kept.n_targets, n_jobs=n_jobs)
         layer._kept = kept
         return layer
+
+    @property
+    def units(self) -> Units:
+        """The layer of units; those of this package know how many they are."""
+        if isinstance(self._units, PatchUnits | WholeImageUnits):
+            return replace(self._units, n_units=len(self.W))
+        return self._units
 
     @property
     def n_classes(self) -> int:

@@ -56,7 +56,12 @@ class UnitSettings:
         "dense", choices=KINDS, needs=_PATCH, help="form that a patch unit takes of its window"
     )
     rank: int = setting(1, least=1, help="number of terms in the form of each unit")
-    activation: str = setting("logistic", choices=ACTIVATIONS, help="activation function")
+    activation: str = setting(
+        "logistic",
+        choices=ACTIVATIONS,
+        gone={"softplus": "use rectifier or logistic"},
+        help="activation function",
+    )
     threshold: float = setting(0.0, least=0, help="threshold of the two-sided activation")
     gain: float = setting(1.0, above=0, help="standard deviation of the initial pre-activations")
     window: int = setting(7, least=1, unit="pixels", needs=_PATCH, help="side of the windows")

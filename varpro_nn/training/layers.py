@@ -19,6 +19,7 @@ from varpro_nn.model.network import Network
 from varpro_nn.output.calibration import fit_temperature
 from varpro_nn.output.fit import check_size, fit_output_layer
 from varpro_nn.output.output_layer import OutputLayer
+from varpro_nn.output.ridge_fit import check_kept
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.plan import make_units, streams, units_in_training
 from varpro_nn.training.schemes import train_by_scheme
@@ -130,11 +131,15 @@ def train_layers(
     Parameters, errors and the units are those of :func:`train_units`; ``keep_sums`` is that of
     :func:`varpro_nn.output.fit.fit_output_layer`.
     """
+    if keep_sums:  # before the work
+        check_kept(training, config.output.layer, config.output.n_copies)
     trained = train_units(config, training, compute, start=start, store=store)
     rng = np.random.default_rng(streams(config)["output layer"])
     layer = fit_output_layer(
         config.output.layer, trained.units, trained.W, _with_copies(training, config, rng),
-        compute, penalty=config.output.penalty, standardise=config.output.standardise,
+        # Copies are on this machine alone.
+        compute.here() if config.output.n_copies else compute,
+        penalty=config.output.penalty, standardise=config.output.standardise,
         n_copies=1 + config.output.n_copies, rng=rng, keep_sums=keep_sums,
     )  # fmt: skip
     return trained, layer

@@ -70,7 +70,13 @@ class Shards:
             header, arrays = archive.read(path)
             if header.get("identity") != self._identity:
                 theirs = header.get("identity")
-                names = _differing(theirs if isinstance(theirs, dict) else {}, self._identity)
+                if not isinstance(theirs, dict) or set(theirs) != set(self._identity):
+                    msg = (
+                        f"{path}: this sub-network was trained by another version of varpro_nn; "
+                        "remove the folder, or add --overwrite."
+                    )
+                    raise ModelFileError(msg)
+                names = _differing(theirs, self._identity)
                 msg = f"{path}: this sub-network belongs to another run: {names} differ."
                 raise ModelFileError(msg)
             try:

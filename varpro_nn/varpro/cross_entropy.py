@@ -156,7 +156,9 @@ class CrossEntropyFunctional(ReducedFunctional):
             return _Terms(gradient, of_block, (curvature, *_cross_terms(Phi, probability, B)))
 
         # The terms of a block are single, their sums double and in the order of the blocks.
-        for terms in in_order(self.threads, terms_of, self.design.derivative_slices()):
+        n_bytes = self.dtype.itemsize * (len(pairs) * q**2 + k * q * p + p**2) if matrix else 0
+        slices = self.design.derivative_slices()
+        for terms in in_order(self.threads, terms_of, slices, n_bytes):
             g += terms.gradient
             squares += terms.squares
             if terms.sums is not None:

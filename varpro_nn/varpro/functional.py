@@ -237,7 +237,10 @@ class VarProFunctional(ReducedFunctional):
                 add_block(total, rows)
             return total
         slices = design.derivative_slices()
-        for sums in in_order(self.threads, lambda rows: add_block(empty(), rows), slices):
+        # Of the large matrices of one block: the Gram matrix and the cross products.
+        side = self.n_weights * (self.units.n_cells if total._by_cells else 1)
+        n_bytes = 8 * side * (side + design.ridge_of_columns.size) if matrix else 0
+        for sums in in_order(self.threads, lambda rows: add_block(empty(), rows), slices, n_bytes):
             total.merge(sums)
         return total
 
