@@ -249,7 +249,7 @@ def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded_and_not_kept(dig
 
 def test_a_worker_that_is_killed_is_a_fault_of_the_run(digits):
     with pytest.raises(TrainingError, match="worker"):
-        train(Killed("bilinear", (8, 8), 4), digits, plan(), n_jobs=2)
+        train(Killed("bilinear", (8, 8), 4), digits, plan(1), n_jobs=2)
 
 
 # --- threads, progress, arguments --------------------------------------------------------
