@@ -623,5 +623,7 @@ def test_sums_that_no_ridge_layer_holds_are_not_kept(rng):
         ("ridge", one_hot(labels, K), None),
         ("ridge", labels, np.ones(240)),
     ):
-        with pytest.raises(ValueError, match=r"keep_sums needs output_layer='ridge', n_copies=0, and class labels"):
+        with pytest.raises(
+            ValueError, match=r"keep_sums needs output_layer='ridge', n_copies=0, and class labels"
+        ):
             fit_columns(name, Phi, targets, sample_weight=weights, keep_sums=True)
