@@ -23,7 +23,8 @@ from varpro_nn.exporters.page import policy
 from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.report import figures
 from varpro_nn.report import page as report_page
-from varpro_nn.report.page import glue_by_subnetworks, write_report
+from varpro_nn.report.page import write_report
+from varpro_nn.training import growth
 from varpro_nn.training.config import TrainConfig
 
 SECTIONS = [
@@ -218,7 +219,8 @@ def ridge_accuracy(network, W, train, test):
 def test_the_curve_of_sub_networks_is_that_of_fits_from_scratch(run, digits):
     train, test = digits.train.take(slice(900)), digits.test
     rng = np.random.default_rng(5)
-    sizes, accuracies, path = glue_by_subnetworks(run.network, 8, train, test, rng)
+    found = growth.grown(run.network, 8, train, test, rng)
+    sizes, accuracies, path = found.sizes, found.accuracies, found.path
     assert sizes == [1, 2, 3]
     again = np.random.default_rng(5)
     part = replace(run.network.units, n_units=8)
@@ -236,9 +238,8 @@ def test_the_curve_of_sub_networks_is_that_of_fits_from_scratch(run, digits):
 def test_the_curve_is_told(page, run, digits):
     rng = np.random.default_rng(run.metrics["seed"])
     chosen = np.sort(rng.permutation(len(digits.train)))
-    sizes, accuracies, path = glue_by_subnetworks(
-        run.network, 8, digits.train.take(chosen), digits.test, rng
-    )
+    found = growth.grown(run.network, 8, digits.train.take(chosen), digits.test, rng)
+    sizes, accuracies, path = found.sizes, found.accuracies, found.path
     said = {place: attributes["alt"] for place, attributes in page.pictures}
     points = zip(sizes, accuracies[0], strict=True)
     assert ", ".join(f"{100 * a:.2f} % with {j}" for j, a in points) in said["glued"]
@@ -259,19 +260,20 @@ def test_parameters_along_the_top_are_those_of_the_network(run, digits, monkeypa
 
 def test_of_many_sub_networks_some_are_glued(digits, tmp_path):
     many = small_run(digits, n_units=40, n_subnetworks=40, max_nfev=0, images_per_subnetwork=100)
-    sizes, accuracies, _ = glue_by_subnetworks(many.network, 1, digits.train, digits.test)
+    found = growth.grown(many.network, 1, digits.train, digits.test)
+    sizes, accuracies = found.sizes, found.accuracies
     assert len(sizes) == len(set(sizes)) == len(accuracies[0]) <= 12
     assert (sizes[0], sizes[-1]) == (1, 40)
 
 
 def test_too_many_columns_are_cut(run, digits, monkeypatch, tmp_path, page):
     assert "to save time" not in page.source
-    monkeypatch.setattr(report_page, "MOST_COLUMNS", 8 * 9 * 2 + 1)  # two sub-networks and a bit
-    sizes, _, path = glue_by_subnetworks(run.network, 8, digits.train, digits.test)
-    assert sizes == [1, 2]
-    assert len(path.mean_Phi) == 8 * 9 * 2
+    monkeypatch.setattr(growth, "MOST_COLUMNS", 8 * 9 * 2 + 1)  # two sub-networks and a bit
+    found = growth.grown(run.network, 8, digits.train, digits.test)
+    assert found.sizes == [1, 2]
+    assert len(found.path.mean_Phi) == 8 * 9 * 2
     assert "first 144 of all 216 columns" in written(tmp_path, run, digits).text("glued")
-    monkeypatch.setattr(report_page, "MOST_COLUMNS", 9)
+    monkeypatch.setattr(growth, "MOST_COLUMNS", 9)
     cut = written(tmp_path, run, digits)
     assert "glued" not in cut.sections
     assert "first 9 of all 216 columns" in cut.text("singular")

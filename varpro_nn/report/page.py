@@ -6,32 +6,23 @@ and the page says so. Charts come from :mod:`varpro_nn.report.figures`, the canv
 """
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from varpro_nn._io.pages import fill, read_template, write_page
-from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.exporters.page import drawing, policy
-from varpro_nn.linalg import RidgePath
-from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import calibration_curve
-from varpro_nn.output.features import feature_blocks
-from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.report import figures
 from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.growth import Growth, growth_of
 from varpro_nn.training.pipeline import Run
 from varpro_nn.units import PatchUnits
 
-MOST_IMAGES = 10_000
-"""Training images that ridge layers are fitted on."""
-MOST_COLUMNS = 3000
-"""Columns that they are fitted to: the time goes with the cube of them."""
-MOST_POINTS, MOST_WRONG, MOST_FILTERS, MOST_VECTORS = 12, 40, 64, 6
+MOST_WRONG, MOST_FILTERS, MOST_VECTORS = 40, 64, 6
 
 
 def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 1) -> None:
@@ -66,12 +57,8 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
     training = _of_training(run)
     if training is None:
         notes.append("The units are as they were drawn, untrained: there are no curves of cost.")
-    rng = np.random.default_rng(metrics["seed"])
-    chosen = np.sort(rng.permutation(metrics["n_train"])[:MOST_IMAGES])
-    random = None if metrics["scheme"] == "untrained" else rng
-    train, test = dataset.train.take(chosen), dataset.test
-    each = next(len(s.W) for s in run.subnetworks if s.W is not None)
-    glued = glue_by_subnetworks(network, each, train, test, random, n_jobs=n_jobs)
+    test = dataset.test
+    growth = growth_of(run, dataset, n_jobs=n_jobs)
     if test is None:
         notes.append(
             "The data set has no test images. Left out for that: accuracy on new images, the "
@@ -91,76 +78,12 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
         settings=TrainConfig.from_dict(network.training["config"]).options().items(),
         drawing=canvas,
         training=training,
-        glue=_of_glue(run, each, len(train), *glued),
+        glue=_of_glue(run, growth),
         test=None if test is None else _of_test(network, test, n_jobs),
         units=_of_units(network),
         said=_said,
     )
     write_page(path, page)
-
-
-def glue_by_subnetworks(
-    network: Network,
-    each: int,
-    train: ImageSet,
-    test: ImageSet | None,
-    rng: np.random.Generator | None = None,
-    *,
-    n_jobs: int = 1,
-) -> tuple[list[int], list[list[float]], RidgePath]:
-    """Fit ridge layers to the first sub-networks, of ``each`` units, and measure them.
-
-    Sums are made once, for all units; for fewer of them columns are dropped. With ``rng`` the same
-    is done with random units.
-
-    Returns
-    -------
-    sizes : list of int
-        Numbers of sub-networks; none without test images, or if one has too many columns.
-    accuracies : list of list of float
-        Of the trained units, then of the random ones.
-    path : RidgePath
-        Of all columns of the trained units, or the first ones, standardised.
-    """
-    units = network.units
-    n_units = max(1, MOST_COLUMNS // units.n_cells)
-    W, most = network.W[:n_units], min(n_units, len(network.W)) // each
-    sizes: list[int] = []
-    if most and test is not None:
-        sizes = sorted({round(size) for size in np.geomspace(1, most, MOST_POINTS).tolist()})
-    layers = [W]
-    if sizes and rng is not None:
-        part: Any = replace(units, n_units=each)  # type: ignore[type-var]
-        drawn = [part.init(train.images[:2000], rng) for _ in range(most)]
-        layers.append(np.concatenate(drawn, dtype=np.float32))
-    paths, accuracies = [], []
-    for own in layers:
-        layer = RidgeLayer(units, own, len(network.classes), n_jobs=n_jobs)
-        layer.add_images(train.images, train.labels)
-        paths.append(layer.path(standardise=True))
-        solved: list[FloatArray] = []
-        for size in reversed(sizes):
-            layer.drop_units(np.arange(size * each, len(layer.W)))
-            solved.insert(0, layer.solve(standardise=True))
-        if test is not None and sizes:
-            accuracies.append(_accuracies(network, own, solved, test, n_jobs))
-    return sizes, accuracies, paths[0]
-
-
-def _accuracies(
-    network: Network, W: RealArray, layers: list[FloatArray], test: ImageSet, n_jobs: int
-) -> list[float]:
-    """Accuracy of each linear layer, on the first units of ``W``."""
-    m = network.units.n_cells
-    right = np.zeros(len(layers), dtype=int)
-    with thread_pool(n_jobs) as threads:
-        for rows, Phi in feature_blocks(network.units, W, test.images, threads):
-            by_cell = Phi.reshape(len(Phi), m, -1)
-            for number, A in enumerate(layers):
-                of_first = by_cell[:, :, : (len(A) - 1) // m].reshape(len(Phi), -1)
-                codes = np.argmax(of_first @ A[:-1] + A[-1], axis=1)
-                right[number] += np.count_nonzero(codes == test.labels[rows])
-    return (right / len(test)).tolist()
 
 
 def _of_training(run: Run) -> dict[str, str] | None:
@@ -176,14 +99,8 @@ def _of_training(run: Run) -> dict[str, str] | None:
     }
 
 
-def _of_glue(
-    run: Run,
-    each: int,
-    n_images: int,
-    sizes: list[int],
-    accuracies: list[list[float]],
-    path: RidgePath,
-) -> dict[str, Any]:
+def _of_glue(run: Run, growth: Growth) -> dict[str, Any]:
+    sizes, accuracies, path = growth.sizes, growth.accuracies, growth.path
     network, k = run.network, len(run.network.classes)
     m = network.units.n_cells
     values = np.sqrt(path.eigenvalues[::-1])
@@ -198,10 +115,10 @@ def _of_glue(
             sizes, dict(zip(names, accuracies, strict=True)),
             f"Test accuracy by number of sub-networks: {of_sizes}",
             n_test=run.metrics["n_test"], whole=run.metrics["test_accuracy"],
-            parameters=(fixed, each * (network.units.n_weights + m * k)),
+            parameters=(fixed, growth.n_units * (network.units.n_weights + m * k)),
         )  # fmt: skip
     return {
-        "n_images": n_images,
+        "n_images": growth.n_images,
         "n_columns": len(path.mean_Phi),
         "n_all_columns": len(network.A) - 1,
         "rank": path.rank,

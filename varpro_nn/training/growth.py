@@ -1,0 +1,127 @@
+"""What each sub-network adds: ridge layers on the first sub-networks of a run, and on random units.
+
+The curve of the report: not part of training, and a look at the test set that chooses nothing.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.linalg import RidgePath
+from varpro_nn.linalg.threads import thread_pool
+from varpro_nn.model.network import Network
+from varpro_nn.output.features import feature_blocks
+from varpro_nn.output.ridge_layer import RidgeLayer
+from varpro_nn.training.pipeline import Run
+
+MOST_IMAGES = 10_000
+"""Training images that ridge layers are fitted on."""
+MOST_COLUMNS = 3000
+"""Columns that they are fitted to: the time goes with the cube of them."""
+MOST_POINTS = 12
+"""Numbers of sub-networks that are measured."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Growth:
+    """Ridge layers on the first sub-networks.
+
+    Attributes
+    ----------
+    sizes : list of int
+        Numbers of sub-networks; none without test images, or if one has too many columns.
+    accuracies : list of list of float
+        On the test images: of the trained units, then of the random ones if there are any.
+    path : RidgePath
+        Of all columns of the trained units, or the first ones, standardised.
+    n_units : int
+        Units of one sub-network.
+    n_images : int
+        Training images of the ridge layers.
+    """
+
+    sizes: list[int]
+    accuracies: list[list[float]]
+    path: RidgePath
+    n_units: int
+    n_images: int
+
+
+def growth_of(run: Run, dataset: Dataset, *, n_jobs: int = 1) -> Growth:
+    """Measure what each sub-network of a run adds, beside random units unless it has no others.
+
+    Parameters
+    ----------
+    run : Run
+    dataset : Dataset
+        That of the run.
+    n_jobs : int
+        Threads, -1 for all cores; no number depends on it.
+
+    Returns
+    -------
+    Growth
+    """
+    rng = np.random.default_rng(run.metrics["seed"])
+    chosen = np.sort(rng.permutation(run.metrics["n_train"])[:MOST_IMAGES])
+    random = None if run.metrics["scheme"] == "untrained" else rng
+    each = next(len(s.W) for s in run.subnetworks if s.W is not None)
+    return grown(run.network, each, dataset.train.take(chosen), dataset.test, random, n_jobs=n_jobs)
+
+
+def grown(
+    network: Network,
+    each: int,
+    train: ImageSet,
+    test: ImageSet | None,
+    rng: np.random.Generator | None = None,
+    *,
+    n_jobs: int = 1,
+) -> Growth:
+    """Fit ridge layers to the first sub-networks, of ``each`` units, and measure them.
+
+    Sums are made once, for all units; for fewer of them columns are dropped. With ``rng`` the same
+    is done with random units.
+    """
+    units = network.units
+    n_units = max(1, MOST_COLUMNS // units.n_cells)
+    W, most = network.W[:n_units], min(n_units, len(network.W)) // each
+    sizes: list[int] = []
+    if most and test is not None:
+        sizes = sorted({round(size) for size in np.geomspace(1, most, MOST_POINTS).tolist()})
+    layers = [W]
+    if sizes and rng is not None:
+        part: Any = replace(units, n_units=each)  # type: ignore[type-var]
+        drawn = [part.init(train.images[:2000], rng) for _ in range(most)]
+        layers.append(np.concatenate(drawn, dtype=np.float32))
+    paths, accuracies = [], []
+    for own in layers:
+        layer = RidgeLayer(units, own, len(network.classes), n_jobs=n_jobs)
+        layer.add_images(train.images, train.labels)
+        paths.append(layer.path(standardise=True))
+        solved: list[FloatArray] = []
+        for size in reversed(sizes):
+            layer.drop_units(np.arange(size * each, len(layer.W)))
+            solved.insert(0, layer.solve(standardise=True))
+        if test is not None and sizes:
+            accuracies.append(_accuracies(network, own, solved, test, n_jobs))
+    return Growth(sizes, accuracies, paths[0], each, len(train))
+
+
+def _accuracies(
+    network: Network, W: RealArray, layers: list[FloatArray], test: ImageSet, n_jobs: int
+) -> list[float]:
+    """Accuracy of each linear layer, on the first units of ``W``."""
+    m = network.units.n_cells
+    right = np.zeros(len(layers), dtype=int)
+    with thread_pool(n_jobs) as threads:
+        for rows, Phi in feature_blocks(network.units, W, test.images, threads):
+            by_cell = Phi.reshape(len(Phi), m, -1)
+            for number, A in enumerate(layers):
+                of_first = by_cell[:, :, : (len(A) - 1) // m].reshape(len(Phi), -1)
+                codes = np.argmax(of_first @ A[:-1] + A[-1], axis=1)
+                right[number] += np.count_nonzero(codes == test.labels[rows])
+    return (right / len(test)).tolist()
