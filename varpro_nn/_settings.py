@@ -52,12 +52,12 @@ def setting(
     unit : str
         Of a number: pixels, degrees.
     needs : mapping
-        What other options of the group must be for any value but the default to have an effect:
-        a tuple of values, or ``...`` for any value but None.
+        Values that other options of the group must have. Without them, any value but the
+        default has no effect. A tuple of values, or ``...`` for any value but None.
     formerly : str
         An older option name that still works.
     gone : mapping of str to str
-        Values that are no more, each with what to do instead.
+        Values that were removed, each with what to do instead.
     """
     metadata = {
         "option": option, "help": help, "choices": choices, "least": least, "above": above,
@@ -103,7 +103,7 @@ class Setting:
         if value is None and self.optional:
             return
         if isinstance(value, str) and value in self.gone:
-            msg = f"{self.option}={value!r} is no more: {self.gone[value]}."
+            msg = f"{self.option}={value!r} was removed: {self.gone[value]}."
             raise ValueError(msg)
         if self.choices and value not in self.choices:
             msg = f"{self.option} must be one of {', '.join(self.choices)}, got {value!r}."
@@ -249,7 +249,7 @@ def with_options(group: _Group, options: Mapping[str, Any]) -> _Group:
 
 
 def check_known(options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise ValueError for options that are not ``known``, with the nearest that is."""
+    """Raise ValueError for options that are not ``known``, and name the nearest known one."""
     unknown = sorted(set(options) - set(known))
     if unknown:
         near = get_close_matches(unknown[0], known, n=1)
@@ -264,7 +264,7 @@ def from_dict(group: type[_Group], values: Any) -> _Group:
     Raises
     ------
     ValueError
-        The values are not those of such a group.
+        The names are not the fields of the group, or a value is not allowed.
     """
     names = [entry.name for entry in fields(group)]  # type: ignore[arg-type]
     if not isinstance(values, Mapping) or set(values) != set(names):

@@ -119,9 +119,9 @@ def _value_of(setting: Setting) -> dict[str, Any]:
 
 
 def _choice(setting: Setting, text: str) -> str:
-    """Read one of the choices of a setting; of one that is no more, say what to do instead."""
+    """Read one of the choices of a setting; of one that was removed, say what to do instead."""
     if text in setting.gone:
-        msg = f"{text} is no more: {setting.gone[text]}"
+        msg = f"{text} was removed: {setting.gone[text]}"
         raise argparse.ArgumentTypeError(msg)
     return text
 
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for word in (word for word in unknown if word.startswith("--")):
         option = word.split("=")[0].removeprefix("--").replace("-", "_")
         if option in REMOVED:
-            parser.error(f"{_flag(option)} is no more: {REMOVED[option]}")
+            parser.error(f"{_flag(option)} was removed: {REMOVED[option]}")
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING - 10 * args.verbose)

@@ -395,7 +395,7 @@ LIES = {
     "unknown activation": (("units", "activation"), "relu", "activation must be one of"),
     "unknown field": (("units", "colour"), "red", "do not make a network"),
     "other units": (("units", "kind"), "quadratic", "W must be"),
-    "views of before": (("views",), "shifts", "views='shifts' is no more; train anew"),
+    "views of before": (("views",), "shifts", "views='shifts' was removed; train anew"),
     "infinite rank": (("units", "rank"), float("inf"), "do not make a network"),
     "gain too large": (("units", "gain"), 10**400, "do not make a network"),
     "no training": (("training",), 7, "do not make a network"),

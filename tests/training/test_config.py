@@ -218,7 +218,7 @@ def test_an_image_cannot_shrink_to_nothing(scale):
     [("scheme", "refine", "use stages or independent"), ("views", "shifts", "use flip or single")],
 )
 def test_a_choice_that_is_no_more_says_what_to_do(option, value, instead):
-    with pytest.raises(ValueError, match=f"{option}='{value}' is no more: .*{instead}"):
+    with pytest.raises(ValueError, match=f"{option}='{value}' was removed: .*{instead}"):
         BASE(**{option: value})
 
 

@@ -25,18 +25,18 @@ class Compute:
         Worker processes for whole sub-networks, threads for everything else; -1 for all cores. No
         bit of a result depends on it.
     executor : concurrent.futures.Executor, optional
-        Does the tasks instead of worker processes of this machine: that of a cluster.
+        Runs the tasks instead of worker processes of this machine, on a cluster for example.
     scratch : Path, optional
         Where images are put for workers; workers of other machines need a folder that they
-        share. By default among the temporary files. The caller holds it for itself: what a killed
-        run left there is removed.
+        share. By default among the temporary files. No other run may use it at the same time:
+        files that a killed run left there are removed.
     progress : bool
         Show bars on standard error (never off a terminal).
 
     Raises
     ------
     TypeError
-        An executor that is none.
+        ``executor`` is not a ``concurrent.futures.Executor``.
     ValueError
         ``n_jobs`` is neither -1 nor at least 1.
     """

@@ -1,4 +1,4 @@
-"""Tasks in worker processes of this machine, in those of a cluster, or in this process.
+"""Tasks in worker processes of this machine, in workers of a cluster, or in this process.
 
 The one user of joblib's pool and of a cluster's executor. Tasks are functions of a module with
 arguments that are small. A task that keeps killing its worker becomes a result like any other, a
@@ -186,8 +186,8 @@ def run_on_executor(function: Callable[..., Any], tasks: Tasks, executor: Execut
     Yields
     ------
     key, result
-        As of :meth:`ProcessPool.run`. A cluster tries a task several times before it gives it
-        up, and blames a death on all tasks that the worker held.
+        As of :meth:`ProcessPool.run`. A cluster tries a task several times before it reports
+        a failure, and blames a death on all tasks that the worker held.
 
     Raises
     ------

@@ -109,7 +109,7 @@ def training_set_of(reference: Reference) -> TrainingSet:
     if training.digest != reference.digest:
         msg = (
             f"{reference.place}: the images on this worker have digest {training.digest}, "
-            f"expected {reference.digest}; remove the other copy of the data there."
+            f"expected {reference.digest}; remove the copy of the data on that worker."
         )
         raise DatasetError(msg)
     return training

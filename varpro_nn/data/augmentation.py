@@ -39,7 +39,7 @@ class Augmentation:
     elastic: float = setting(
         0.0, least=0, unit="pixels", help="standard deviation of a smooth random displacement"
     )
-    flip: bool = setting(False, help="mirror every other image left to right, at random")
+    flip: bool = setting(False, help="mirror each image left to right with probability 1/2")
 
     def __post_init__(self) -> None:
         check_settings(self)

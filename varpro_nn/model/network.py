@@ -365,7 +365,7 @@ class Network:
             layer, views = header.get("output_layer", "ridge"), header.get("views", "single")
             temperature = header.get("temperature")
             if views == "shifts":
-                msg = "views='shifts' is no more; train anew with views flip or single."
+                msg = "views='shifts' was removed; train anew with views flip or single."
                 raise ValueError(msg)
             training = dict(header["training"])
             return cls(units, W, A, classes, shape, layer, views, training, temperature)

@@ -98,7 +98,7 @@ def feature_blocks(
     blocks : iterable of slice or array of int, optional
         Positions of the images of each block. By default all images, :func:`block_slices`.
     view : callable, optional
-        Makes of a block of images those whose features are computed: mirror images, say.
+        Turns a block of images into the images to use: mirror images, for example.
 
     Yields
     ------

@@ -9,9 +9,9 @@ layer       what is minimised over ``A``                            how the pena
 =========== ======================================================= ==============================
 
 each with the penalty times ``1/2 ||A||^2`` for columns scaled to variance 1. The ridge layer is
-that of :mod:`varpro_nn.output.ridge_fit`, in its primal or dual form, as long as an
+fitted by :mod:`varpro_nn.output.ridge_fit`, in its primal or dual form, as long as an
 eigendecomposition of its columns or images is quick; beyond that its penalty is chosen on the
-split as well. So it is if there are distorted copies of the images: an image that is left out
+split as well. The same holds with distorted copies of the images: an image that is left out
 alone would stay in as its copies.
 
 For the split, one image in six is put aside at random (with all its distorted copies). Along the
@@ -111,7 +111,7 @@ def fit_output_layer(
     ------
     ValueError
         An unknown name, a penalty out of range, real targets for another layer than ridge, or
-        sums to keep that are not those of a ridge layer of labelled images.
+        ``keep_sums`` with another layer, copies, real targets or sample weights.
     """
     if name not in LAYERS:
         msg = f"output layer must be one of {', '.join(LAYERS)}, got {name!r}."

@@ -80,7 +80,7 @@ def fit_ridge(
     Returns
     -------
     OutputLayer
-        Of a ridge that was given the leave-one-out error is there as well.
+        It has the leave-one-out error for a given ridge too.
 
     Raises
     ------
@@ -89,8 +89,8 @@ def fit_ridge(
     NonFiniteError
         Features are NaN or infinite.
     ValueError
-        A ridge is negative or not finite; sample weights with the dual form; or sums to keep that
-        are not those of class labels without weights.
+        A ridge is negative or not finite; sample weights with the dual form; or ``keep_sums``
+        with real targets or sample weights.
     """
     ridges = np.atleast_1d(np.asarray(ridge, dtype=np.float64))
     if ridges.size == 0 or not np.isfinite(ridges).all() or ridges.min() < 0:
@@ -154,7 +154,7 @@ def _primal(
         errors = path.leave_one_out(blocks(), ridges, threads, every=-(-n // n_kept))
     best = _best(errors, training)
     of_unit = np.tile(np.arange(len(W)), units.n_cells)
-    # Of fewer images than columns any n columns make up for the rest.
+    # With fewer images than columns, n columns span the rest.
     redundant = path.redundant_groups(of_unit) if n > q else []
     return _fitted(path.solve(ridges[best]), path, ridges, errors, best, redundant, layer)
 

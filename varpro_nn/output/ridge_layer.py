@@ -89,7 +89,7 @@ class RidgeLayer:
 
     @property
     def units(self) -> Units:
-        """The layer of units; those of this package know how many they are."""
+        """The layer of units; units of this package have ``n_units`` up to date."""
         if isinstance(self._units, PatchUnits | WholeImageUnits):
             return replace(self._units, n_units=len(self.W))
         return self._units

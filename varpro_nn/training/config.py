@@ -1,8 +1,8 @@
 """The settings of a run: groups of frozen values, each field described where it is defined.
 
 Command line, estimators and ``config.json`` are made from these fields; :mod:`varpro_nn._settings`
-has the mechanism. ``TrainConfig.options`` names every setting by its one flat name, which is
-that of its option on the command line.
+has the mechanism. ``TrainConfig.options`` names every setting by its flat name, which is
+also the name of its option on the command line.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ REMOVED = {
     "sums of one",
     "patience": "stop early with the callback of varpro_nn.fit",
 }
-"""Options that are no more, each with what to do instead."""
+"""Options that were removed, each with what to do instead."""
 
 
 @documented
@@ -68,9 +68,7 @@ class UnitSettings:
     stride: int = setting(
         1, least=1, unit="pixels", needs=_PATCH, help="distance between neighbouring windows"
     )
-    grid: int = setting(
-        4, least=1, needs=_PATCH, help="number of cells along each side that a unit pools in"
-    )
+    grid: int = setting(4, least=1, needs=_PATCH, help="number of pooling cells along each side")
     training_stride: int | None = setting(
         None,
         least=1,
@@ -88,7 +86,7 @@ class UnitSettings:
         None,
         above=0,
         needs=_PATCH,
-        help="whiten windows; this times the mean variance is added to each variance",
+        help="whiten windows; add whitening times the mean variance to each variance",
     )
     n_components: int | None = setting(
         None,
@@ -120,7 +118,7 @@ class SubnetworkSettings:
     scheme: Scheme = setting(
         "independent",
         gone={"refine": "it cost twice the time for no gain; use stages or independent"},
-        help="what a sub-network knows of the others while it trains; untrained units stay random",
+        help="how sub-networks train: each alone, group after group, or not at all (random units)",
     )
     n_stages: int = setting(
         1,
@@ -187,7 +185,8 @@ class OutputSettings:
         help="penalty on the weights of the output layer; None: chosen on training images",
     )
     standardise: bool = setting(
-        False, help="penalise a ridge layer as if its columns had variance 1; others always do"
+        False,
+        help="penalise a ridge layer as if its columns had variance 1; softmax and hinge always do",
     )
     n_copies: int = setting(
         0,
@@ -198,7 +197,7 @@ class OutputSettings:
         "single",
         choices=tuple(VIEWS),
         gone={"shifts": "use flip or single"},
-        help="test-time augmentation: average the outputs over the image and its mirror image",
+        help="test-time augmentation; flip: average the outputs of the image and its mirror image",
     )
 
     def __post_init__(self) -> None:
@@ -211,7 +210,7 @@ class OutputSettings:
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootstrapSettings:
-    """The bootstrap pass of the paper: training on its own pseudo-labels of the test images."""
+    """The bootstrap pass of the paper: train on the network's pseudo-labels of test images."""
 
     enabled: bool = setting(
         False,
@@ -241,7 +240,7 @@ class TrainConfig:
     """All settings of a training run.
 
     :func:`varpro_nn.configure` makes one from a recipe; :meth:`with_options` changes settings by
-    their flat names, those of the command line.
+    their flat names, as on the command line.
     """
 
     recipe: str = setting("bilinear", help="the recipe that the settings come from")
@@ -317,6 +316,6 @@ class TrainConfig:
         Raises
         ------
         ValueError
-            The values are not those of all settings of this version.
+            A setting of this version is missing, a name is unknown, or a value is not allowed.
         """
         return from_dict(cls, values)

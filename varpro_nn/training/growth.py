@@ -1,6 +1,6 @@
 """What each sub-network adds: ridge layers on the first sub-networks of a run, and on random units.
 
-The curve of the report: not part of training, and a look at the test set that chooses nothing.
+The report shows them as a curve. They read the test set after training and choose no setting.
 """
 
 from dataclasses import dataclass, replace

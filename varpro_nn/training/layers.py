@@ -128,7 +128,7 @@ def train_layers(
 ) -> tuple[TrainedUnits, OutputLayer]:
     """Train units in sub-networks, then fit the output layer of all of them.
 
-    Parameters, errors and the units are those of :func:`train_units`; ``keep_sums`` is that of
+    Parameters, errors and the units are as in :func:`train_units`; ``keep_sums`` is as in
     :func:`varpro_nn.output.fit.fit_output_layer`.
     """
     if keep_sums:  # before the work

@@ -206,11 +206,11 @@ def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        An option that is no more, or one given under both names.
+        An option that was removed, or one given under both names.
     """
     found = dict(options)
     for old in set(REMOVED) & set(found):
-        msg = f"{old} is no more: {REMOVED[old]}."
+        msg = f"{old} was removed: {REMOVED[old]}."
         raise ValueError(msg)
     for old, new in RENAMED.items():
         if old in found:

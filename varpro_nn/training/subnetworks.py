@@ -80,9 +80,9 @@ def train_subnetworks(
     fixed : ndarray, shape (any, p), optional
         Weights of units whose columns stand in ``Phi`` but are not trained.
     store : SubnetworkStore, optional
-        Sub-networks that are in it are not trained again; those that are trained are written to
-        it, in this process, as they land. One whose workers were killed is not: whether there is
-        memory for it is another thing the next time.
+        Sub-networks that are in it are not trained again; newly trained ones are written to it,
+        in this process, as they land. One whose workers were killed is not written: the next run
+        may have enough memory for it.
 
     Returns
     -------

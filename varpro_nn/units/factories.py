@@ -214,7 +214,7 @@ def _check_scalarisation(kind: str, shape: tuple[int, ...], rank: int) -> None:
 
 def _check_activation(activation: str, gain: float, threshold: float) -> None:
     if activation == "softplus":
-        msg = "activation='softplus' is no more: use rectifier or logistic."
+        msg = "activation='softplus' was removed: use rectifier or logistic."
         raise ValueError(msg)
     if activation not in ACTIVATIONS:
         msg = f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}."
