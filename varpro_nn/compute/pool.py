@@ -19,7 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -30,6 +30,7 @@ from varpro_nn.errors import TrainingError, WorkerDiedError
 TRIES = 3
 """How often a task is given to a worker process, if the processes are killed."""
 _ORPHAN_SECONDS = 1.0
+_HANDING_ON_SECONDS = 0.1
 
 Tasks = Mapping[Any, tuple[Any, ...]]
 """Arguments of each task, by its key."""
@@ -101,12 +102,9 @@ class ProcessPool:
             return
         self._is_open = False
         with _TURN:
-            # joblib ends its workers where its results are closed before the last task: so the
-            # tasks of this call have no end.
-            results = self._start(delayed(_guarded)(key, os.getpid, ()) for key in count())
-            with suppress(BrokenExecutor):
-                next(results)
-            _close(results)
+            # joblib ends its workers where its results are closed before the last task: so these
+            # tasks do not end.
+            _close(self._start(delayed(time.sleep)(3600) for _ in count()))
 
     def _in_turn(self, function: Callable[..., Any], tasks: Tasks) -> Results:
         """Run tasks; where the pool breaks, those that had not begun go on in a new one."""
@@ -174,7 +172,9 @@ _TURN = _Turn()
 
 def _close(results: Any) -> None:
     """Close what joblib gave; it warns that tasks are cancelled, which is what is asked for."""
-    if isinstance(results, Generator):
+    if getattr(results, "gi_frame", None) is not None:  # there is more to come
+        # Its manager stumbles over a task that it has not yet handed on to a process.
+        time.sleep(_HANDING_ON_SECONDS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             results.close()
