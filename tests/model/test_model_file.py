@@ -661,3 +661,10 @@ def test_learnt_arrays_that_no_unit_asked_for_are_refused(path):
     arrays = {"W": network.W, "A": network.A, "classes": network.classes}
     archive.write(path, header, {**arrays, "units.colours": np.zeros(3)})
     refused(path, "do not make a network")
+
+
+def test_objects_are_not_written(tmp_path):
+    """They would be pickled, which the reader refuses."""
+    with pytest.raises(ValueError, match=r"the array W has type object; expected numbers or text"):
+        archive.write(tmp_path / "model.npz", {}, {"W": np.array([{}])})
+    assert not (tmp_path / "model.npz").exists()

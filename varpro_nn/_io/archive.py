@@ -38,6 +38,10 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
     The same content gives the same bytes. If anything fails, an older file of that name stays.
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    for name, array in contiguous.items():
+        if array.dtype.kind not in _ALLOWED_KINDS:
+            msg = f"{path}: the array {name} has type {array.dtype}; expected numbers or text."
+            raise ValueError(msg)
     described = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -48,13 +52,13 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
     if len(text) > MAX_HEADER_BYTES - 256:  # less what npy puts in front
         msg = f"{path}: the header has {len(text)} bytes, more than {MAX_HEADER_BYTES}."
         raise ValueError(msg)
-    members = {"header": np.frombuffer(text, dtype=np.uint8), **contiguous}
+    members: dict[str, Any] = {"header": np.frombuffer(text, dtype=np.uint8), **contiguous}
     n_bytes = sum(array.nbytes for array in members.values())
     if n_bytes > MAX_BYTES - 2**20:  # less what the archive takes itself
         msg = f"{path}: the arrays have {n_bytes} bytes, more than the {MAX_BYTES} of any model."
         raise ValueError(msg)
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **members)
+    np.savez(buffer, **members)  # of plain types, so nothing is pickled
     write_atomically(path, buffer.getvalue())
 
 
