@@ -1,4 +1,4 @@
-"""A script in a process of its own: its own memory, clock and number of threads."""
+"""A script in a separate process: separate memory, clock and number of threads."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 
 def child(command: Sequence[str], threads: int = 1) -> list[str]:
-    """Run ``python -m`` with a module and its options in a process of its own, to its end.
+    """Run ``python -m`` with a module and its options in a separate process, to its end.
 
     Returns
     -------
@@ -18,9 +18,9 @@ def child(command: Sequence[str], threads: int = 1) -> list[str]:
 
 
 def child_lines(command: Sequence[str], threads: int = 1) -> Iterator[str]:
-    """Run ``python -m`` with a module and its options in a process of its own.
+    """Run ``python -m`` with a module and its options in a separate process.
 
-    It has a memory, a clock and ``threads`` threads of its own.
+    It has a memory, a clock and ``threads`` threads.
 
     Yields
     ------
