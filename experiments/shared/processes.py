@@ -20,7 +20,7 @@ def child(command: Sequence[str], threads: int = 1) -> list[str]:
 def child_lines(command: Sequence[str], threads: int = 1) -> Iterator[str]:
     """Run ``python -m`` with a module and its options in a separate process.
 
-    It has a memory, a clock and ``threads`` threads.
+    It has separate memory, a separate clock and ``threads`` threads.
 
     Yields
     ------
