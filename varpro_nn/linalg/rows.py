@@ -4,7 +4,6 @@ They take less memory than the sums over them, and a row that is taken out is go
 """
 
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy import linalg
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.linalg.gram import GramAccumulator
 from varpro_nn.linalg.ridge import RidgePath, spread
+from varpro_nn.linalg.threads import Threads
 
 _ROUNDING = 100
 """Units of the last digit, relative to a row, by which features made in other blocks may differ."""
@@ -102,12 +102,12 @@ class RowStore:
         wider[positions, self.n_columns :] = Phi
         return RowStore(wider[:, order], self._tau)
 
-    def sums(self, executor: Executor | None = None) -> GramAccumulator:
+    def sums(self, threads: Threads | None = None) -> GramAccumulator:
         """Sum over the rows, block by block; threads share the work."""
         sums = GramAccumulator(self.n_columns, self.n_targets)
         for start in range(0, len(self._Phi), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            sums.add(self._Phi[rows].copy(), self._tau[rows], executor=executor)
+            sums.add(self._Phi[rows].copy(), self._tau[rows], threads=threads)
         return sums
 
     def path(self, *, standardise: bool = False) -> RidgePath:

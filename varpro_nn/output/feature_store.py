@@ -3,7 +3,6 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import DTypeLike
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.linalg import spread
+from varpro_nn.linalg.threads import Threads
 from varpro_nn.output.features import block_slices, feature_blocks
 from varpro_nn.units import Units
 
@@ -38,13 +38,13 @@ def fill(
     W: RealArray,
     images: ImageArray,
     order: LabelArray,
-    executor: Executor | None,
+    threads: Threads | None,
     compute: Compute,
 ) -> None:
     """Compute the features of ``images[order]``."""
     places = block_slices(len(order), Phi.shape[1])
     blocks = compute.bar(iterable=[order[rows] for rows in places], desc="features")
-    computed = feature_blocks(units, W, images, executor, blocks=blocks)
+    computed = feature_blocks(units, W, images, threads, blocks=blocks)
     for rows, (_, block) in zip(places, computed, strict=True):
         Phi[rows] = block
 

@@ -6,7 +6,6 @@ number of threads, so neither do the bits of the result.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from varpro_nn._typing import ImageArray, RealArray
 from varpro_nn.data.images import intensities
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg import column_tiles, run_tiles
+from varpro_nn.linalg.threads import Threads
 from varpro_nn.units import Units
 
 BLOCK_BYTES = 2**24
@@ -42,7 +42,7 @@ def check_finite(Phi: RealArray) -> None:
 
 
 def block_features(
-    units: Units, W: RealArray, images: ImageArray, executor: Executor | None = None
+    units: Units, W: RealArray, images: ImageArray, threads: Threads | None = None
 ) -> RealArray:
     """Compute the features of all rows of ``W`` on some images, as one block.
 
@@ -51,7 +51,7 @@ def block_features(
     units : Units
     W : ndarray, shape (h, p)
     images : ndarray or ImagesOnDisk, shape (b, ...)
-    executor : concurrent.futures.Executor, optional
+    threads : Threads, optional
         Threads that share the work; see :func:`varpro_nn.linalg.threads.thread_pool`.
 
     Returns
@@ -73,7 +73,7 @@ def block_features(
         Phi[rows, :, tile] = units.features(W[tile], X[rows]).reshape(len(X[rows]), m, -1)
 
     parts = [slice(start, start + TASK_IMAGES) for start in range(0, len(X), TASK_IMAGES)]
-    run_tiles(executor, one_task, [(rows, tile) for rows in parts for tile in column_tiles(h)])
+    run_tiles(threads, one_task, [(rows, tile) for rows in parts for tile in column_tiles(h)])
     columns = Phi.reshape(len(X), m * h)
     check_finite(columns)
     return columns
@@ -83,7 +83,7 @@ def feature_blocks(
     units: Units,
     W: RealArray,
     images: ImageArray,
-    executor: Executor | None = None,
+    threads: Threads | None = None,
     *,
     blocks: Iterable[Any] | None = None,
     view: Callable[[Any], Any] = lambda block: block,
@@ -92,7 +92,7 @@ def feature_blocks(
 
     Parameters
     ----------
-    units, W, executor
+    units, W, threads
         As for :func:`block_features`.
     images : ndarray or ImagesOnDisk, shape (n, ...)
     blocks : iterable of slice or array of int, optional
@@ -115,4 +115,4 @@ def feature_blocks(
     if blocks is None:
         blocks = block_slices(len(images), len(W) * units.n_cells)
     for rows in blocks:
-        yield rows, block_features(units, W, view(images[rows]), executor)
+        yield rows, block_features(units, W, view(images[rows]), threads)

@@ -1,6 +1,5 @@
 """Fits of a linear layer on stored features, for one penalty after another."""
 
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from varpro_nn._typing import FloatArray, RealArray, TargetArray
 from varpro_nn.data.images import targets_of
 from varpro_nn.linalg import GramAccumulator, add_gram
 from varpro_nn.linalg.convex import LOSSES, ROWS_FOR_GRAM, fit_linear
+from varpro_nn.linalg.threads import Threads
 from varpro_nn.output.features import block_slices
 
 
@@ -24,7 +24,7 @@ class LinearFits:
     labels : ndarray of int, shape (n,); or of float, shape (n, k)
     n_classes : int
         Or number of targets.
-    executor : Executor or None
+    threads : Threads or None
         Threads that share the work.
     sample_weight : ndarray of float, shape (n,), or None
     """
@@ -35,14 +35,14 @@ class LinearFits:
         Phi: RealArray,
         labels: TargetArray,
         n_classes: int,
-        executor: Executor | None,
+        threads: Threads | None,
         sample_weight: FloatArray | None,
     ) -> None:
         self._name, self._Phi = name, Phi
         self._labels: Any = labels
         self._weights = sample_weight
         self._n_classes = n_classes
-        self._executor = executor
+        self._threads = threads
         self._rows: slice | None = None
         self._preconditioner: FloatArray | None = None
 
@@ -62,7 +62,7 @@ class LinearFits:
         fitted = fit_linear(
             self._name, Phi, self._labels[rows], start, penalty, tolerance=tolerance,
             max_iterations=40, rounds=3, preconditioner=self._preconditioner,
-            executor=self._executor, sample_weight=self._weights_of(rows),
+            threads=self._threads, sample_weight=self._weights_of(rows),
         )  # fmt: skip
         self._preconditioner = fitted.preconditioner
         return fitted.A, fitted.n_iterations
@@ -102,7 +102,7 @@ class LinearFits:
                 columns, tau = columns * root.astype(Phi.dtype), tau * root
                 sums[:-1] += columns.T @ root[:, 0].astype(Phi.dtype)
                 sums[-1] += float(weights[block].sum())
-            add_gram(gram, columns, self._executor)
+            add_gram(gram, columns, self._threads)
             moments[:-1] += columns.T @ tau.astype(Phi.dtype)
             moments[-1] += tau.sum(axis=0) if weights is None else root[:, 0] @ tau
         return gram, moments, sums

@@ -217,7 +217,7 @@ class RidgeLayer:
                     old, appended = np.split(Phi.reshape(len(Phi), m, -1), [len(self.W)], axis=2)
                     old = old.reshape(len(Phi), -1) - kept.shift
                     appended = appended.reshape(len(Phi), -1)
-                    of_new.add(appended, training.tau(rows), executor=threads)  # shifts them
+                    of_new.add(appended, training.tau(rows), threads=threads)  # shifts them
                     cross += old.T @ appended
             kept.append_columns(cross, of_new, order.ravel())
         self.W = all_units

@@ -1,11 +1,10 @@
-"""Sums of the normal equations over many images: in threads here, or as tasks of an executor.
+"""Sums of the normal equations over many images: in threads here, or as tasks of a cluster.
 
 Images are cut into the same parts whatever computes them, and the sums of the parts are added in
 their order, so the result is bitwise the same for any number of threads or workers.
 """
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +14,7 @@ from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import TrainingError, WorkerDiedError
 from varpro_nn.linalg import GramAccumulator
-from varpro_nn.linalg.threads import single_threaded_blas, thread_pool
+from varpro_nn.linalg.threads import Threads, single_threaded_blas, thread_pool
 from varpro_nn.output.features import block_features, block_slices, feature_blocks
 from varpro_nn.units import Units
 
@@ -88,7 +87,7 @@ def _sums_of_part(
     W: RealArray,
     shift: RealArray,
     part: list[slice],
-    threads: Executor | None = None,
+    threads: Threads | None = None,
 ) -> GramAccumulator:
     """Sum over some blocks of images, here or as the task of a worker."""
     sums = GramAccumulator(len(shift), training.n_targets, shift=shift)
