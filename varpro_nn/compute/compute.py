@@ -80,9 +80,9 @@ class Compute:
         """Whether tasks go to an executor that was given."""
         return self.executor is not None
 
-    def here(self) -> "Compute":
-        """Give the same without the cluster, for images that are on this machine alone."""
-        return Compute(self.n_jobs, progress=self.progress)
+    def distributes(self, training: TrainingSet) -> bool:
+        """Whether a cluster works on a training set; derived images stay on this machine."""
+        return self.on_cluster and not training.derived
 
     def threads_for(self, n_tasks: int) -> int:
         """Threads that each of ``n_tasks`` tasks may use: what workers there are, shared out."""
@@ -161,12 +161,15 @@ class Compute:
                 yield waiting.pop(n_given)
                 n_given += 1
 
-    def bar(self, **options: Any) -> Any:
+    def bar(
+        self, title: str, *, total: int | None = None, initial: int = 0, unit: str = "it"
+    ) -> Any:
         """Make a progress bar of tqdm's, silent unless progress is shown on a terminal."""
         from tqdm import tqdm  # not at the top: imported where it is used
 
-        # disable=None: silent where standard error is not a terminal.
-        return tqdm(disable=None if self.progress else True, **options)
+        # None: silent where standard error is not a terminal.
+        silent = None if self.progress else True
+        return tqdm(desc=title, total=total, initial=initial, unit=unit, disable=silent)
 
     def _publish(self, training: TrainingSet) -> Reference:
         """Put a training set where workers find it, once."""

@@ -57,6 +57,8 @@ class TrainingSet:
         Weights of the images in sums of squares and losses. None: all weigh 1.
     source : NamedData, optional
         With what another process can load the same images.
+    derived : bool
+        Whether the images were made of others in this process: distorted copies, for example.
 
     Raises
     ------
@@ -70,6 +72,7 @@ class TrainingSet:
     n_targets: int
     weights: FloatArray | None = None
     source: NamedData | None = field(default=None, repr=False)
+    derived: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         images = check_images(self.images)
@@ -130,6 +133,7 @@ class TrainingSet:
         made = object.__new__(TrainingSet)
         object.__setattr__(made, "n_targets", self.n_targets)
         object.__setattr__(made, "source", None)
+        object.__setattr__(made, "derived", True)
         made._set(images, self.targets[rows], self.weights_at(rows))
         return made
 

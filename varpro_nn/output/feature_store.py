@@ -43,10 +43,11 @@ def fill(
 ) -> None:
     """Compute the features of ``images[order]``."""
     places = block_slices(len(order), Phi.shape[1])
-    blocks = compute.bar(iterable=[order[rows] for rows in places], desc="features")
-    computed = feature_blocks(units, W, images, threads, blocks=blocks)
-    for rows, (_, block) in zip(places, computed, strict=True):
-        Phi[rows] = block
+    blocks = feature_blocks(units, W, images, threads, blocks=[order[rows] for rows in places])
+    with compute.bar("features", total=len(places)) as bar:
+        for rows, (_, block) in zip(places, blocks, strict=True):
+            Phi[rows] = block
+            bar.update()
 
 
 def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, FloatArray]:

@@ -23,6 +23,21 @@ TASK_IMAGES = 256
 """Images of one task."""
 
 
+def _same(images: Any) -> Any:
+    return images
+
+
+def _mirrored(images: Any) -> Any:
+    return images[..., ::-1]
+
+
+VIEWS: dict[str, tuple[Callable[[Any], Any], ...]] = {
+    "single": (_same,),
+    "flip": (_same, _mirrored),
+}
+"""What the outputs of an image may be averaged over."""
+
+
 def block_slices(n: int, n_columns: int) -> list[slice]:
     """Cut ``n`` images into blocks whose single-precision ``Phi`` keeps to ``BLOCK_BYTES``."""
     size = max(256, BLOCK_BYTES // (4 * max(n_columns, 1)))
@@ -86,7 +101,7 @@ def feature_blocks(
     threads: Threads | None = None,
     *,
     blocks: Iterable[Any] | None = None,
-    view: Callable[[Any], Any] = lambda block: block,
+    view: Callable[[Any], Any] = _same,
 ) -> Iterator[tuple[Any, RealArray]]:
     """Compute the features of many images, block by block.
 

@@ -65,7 +65,7 @@ def ridge_sums(
         blocks = block_slices(len(training), len(shift))
         bounds = np.linspace(0, len(blocks), min(PARTS, len(blocks)) + 1).astype(int)
         parts = [blocks[start:stop] for start, stop in pairwise(bounds)]
-        if not compute.on_cluster:
+        if not compute.distributes(training):
             for part in parts:
                 total.merge(_sums_of_part(training, units, W, shift, part, threads))
                 tick()

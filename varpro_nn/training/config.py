@@ -18,8 +18,7 @@ from varpro_nn._settings import (
     with_options,
 )
 from varpro_nn.data.augmentation import Augmentation
-from varpro_nn.model.network import VIEWS
-from varpro_nn.output.output_layer import LAYERS
+from varpro_nn.output.settings import OutputSettings
 from varpro_nn.units import ACTIVATIONS, DRAWS, KINDS
 from varpro_nn.varpro.fit import SOLVERS, Form, Solver
 from varpro_nn.varpro.reduced import JacobianKind
@@ -166,44 +165,6 @@ class SubnetworkSettings:
                 "n_stages must be at most n_subnetworks, "
                 f"got {self.n_stages} and {self.n_subnetworks}."
             )
-            raise ValueError(msg)
-
-
-@documented
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputSettings:
-    """The output layer: the last linear layer, fitted on the features of all units."""
-
-    layer: str = setting(
-        "ridge", option="output_layer", choices=LAYERS, help="what the output layer minimises"
-    )
-    penalty: float | None = setting(
-        None,
-        option="output_penalty",
-        formerly="glue_ridge",
-        least=0,
-        help="penalty on the weights of the output layer; None: chosen on training images",
-    )
-    standardise: bool = setting(
-        False,
-        help="penalise a ridge layer as if its columns had variance 1; softmax and hinge always do",
-    )
-    n_copies: int = setting(
-        0,
-        least=0,
-        help="number of distorted copies of all training images that the output layer sees too",
-    )
-    views: str = setting(
-        "single",
-        choices=tuple(VIEWS),
-        gone={"shifts": "use flip or single"},
-        help="test-time augmentation; flip: average the outputs of the image and its mirror image",
-    )
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        if self.layer != "ridge" and self.penalty == 0:
-            msg = f"output_penalty must be positive with the {self.layer} layer, got 0."
             raise ValueError(msg)
 
 

@@ -136,11 +136,8 @@ def train_layers(
     trained = train_units(config, training, compute, start=start, store=store)
     rng = np.random.default_rng(streams(config)["output layer"])
     layer = fit_output_layer(
-        config.output.layer, trained.units, trained.W, _with_copies(training, config, rng),
-        # Copies are on this machine alone.
-        compute.here() if config.output.n_copies else compute,
-        penalty=config.output.penalty, standardise=config.output.standardise,
-        n_copies=1 + config.output.n_copies, rng=rng, keep_sums=keep_sums,
+        config.output, trained.units, trained.W, _with_copies(training, config, rng), compute,
+        rng=rng, keep_sums=keep_sums,
     )  # fmt: skip
     return trained, layer
 

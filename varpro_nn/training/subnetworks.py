@@ -152,7 +152,7 @@ def _with_bar(
 ) -> Iterator[Subnetwork]:
     """Pass on results as they come, with a bar that shows the best and the median cost."""
     costs = [s.report.cost for s in finished.values() if s.report is not None]
-    with compute.bar(total=total, initial=len(finished), desc="sub-networks") as bar:
+    with compute.bar("sub-networks", total=total, initial=len(finished)) as bar:
         for subnetwork in results:
             if subnetwork.report is not None:
                 costs.append(subnetwork.report.cost)
