@@ -50,6 +50,7 @@ from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.resources import Clock, peak_memory_mib
+from varpro_nn.training.subnetwork import SubnetworkPlan
 from varpro_nn.training.subnetworks import train_subnetworks
 
 QUANTITIES = {"n": "images", "h": "units", "k": "classes", "side": "side of the images, pixels"}
@@ -89,11 +90,11 @@ def measure_jobs(n_jobs: int, point: Point, seed: int) -> Row:
     """Train six sub-networks with a number of jobs."""
     training = TrainingSet(*made_data(point, seed), point.k)
     settings = SubnetworkSettings(n_subnetworks=6, images_per_subnetwork=point.n // 2, max_nfev=6)
-    units, times = units_of(point, False), []
+    plan, times = SubnetworkPlan(units_of(point, False), settings, seed=seed), []
     for _ in range(REPEATS):
         clock = Clock()
         with Compute(n_jobs) as compute:
-            train_subnetworks(units, training, settings, compute, seed=seed)
+            train_subnetworks(plan, training, compute)
         times.append(clock.read())
     wall, cpu = (min(seconds) for seconds in zip(*times, strict=True))
     return {"n_jobs": n_jobs, "cpu_seconds": cpu, "wall_seconds": wall}

@@ -23,7 +23,7 @@ from varpro_nn.output.ridge_fit import check_kept
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.plan import make_units, streams, units_in_training
 from varpro_nn.training.schemes import train_by_scheme
-from varpro_nn.training.subnetwork import Subnetwork
+from varpro_nn.training.subnetwork import Subnetwork, SubnetworkPlan
 from varpro_nn.training.subnetworks import SubnetworkStore
 from varpro_nn.units import PatchUnits, WholeImageUnits
 
@@ -108,10 +108,10 @@ def train_units(
     with single_threaded_blas():  # the same bits on any number of cores
         units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
     check_size(units.n_units * units.n_cells)
-    subnetworks = train_by_scheme(
-        units_in_training(config, units), training, how, compute,
-        distortion=config.distortion, seed=seeds["training"], start=start, store=store,
-    )  # fmt: skip
+    plan = SubnetworkPlan(
+        units_in_training(config, units), how, config.distortion, seeds["training"]
+    )
+    subnetworks = train_by_scheme(plan, training, compute, start=start, store=store)
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     # Fewer than asked for where a sub-network failed.
     return TrainedUnits(replace(units, n_units=len(W)), W, subnetworks, largest)
