@@ -177,7 +177,7 @@ class Compute:
         if held is None:
             # A worker of this machine maps the arrays in no time; one elsewhere, or images that
             # are a file already, need no copy where there is a name for them.
-            by_name = training.source is not None and (self.on_cluster or training.on_disk)
+            by_name = training.origin is not None and (self.on_cluster or training.on_disk)
             reference = (
                 named(training)
                 if by_name

@@ -86,8 +86,8 @@ def stored(training: TrainingSet, parent: Path | None = None) -> Iterator[Refere
 
 def named(training: TrainingSet) -> Reference:
     """Refer to a training set by the name under which every worker can load it."""
-    assert training.source is not None  # the caller has looked
-    return Reference(training.source, training.digest)
+    assert training.origin is not None  # the caller has looked
+    return Reference(training.origin, training.digest)
 
 
 def remove_left(parent: Path) -> None:

@@ -178,9 +178,9 @@ def check_weights(sample_weight: ArrayLike | None, n_images: int) -> FloatArray 
     return array
 
 
-def targets_of(labels: TargetArray, n_targets: int) -> FloatArray:
+def targets_of(targets: TargetArray, n_targets: int) -> FloatArray:
     """Targets ``tau`` (n, k): of class numbers a 1 in each row, real ones as they are."""
-    array: Any = labels
+    array: Any = targets
     return one_hot(array, n_targets) if array.ndim == 1 else np.asarray(array, np.float64)
 
 

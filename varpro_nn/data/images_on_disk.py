@@ -90,7 +90,7 @@ class ImagesOnDisk:
             found[place] = self._read(int(positions[place]) % len(self), 1)[0]
         return found
 
-    def part(self, start: int, stop: int) -> "ImagesOnDisk":
+    def between(self, start: int, stop: int) -> "ImagesOnDisk":
         """Images from ``start`` to before ``stop``, on disk still."""
         shape = (stop - start, *self.shape[1:])
         return replace(self, offset=self.offset + start * self.image_bytes, shape=shape)

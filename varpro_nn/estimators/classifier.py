@@ -299,14 +299,14 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             ``alpha`` out of (0, 1), or no such outputs: the penalty of a layer other than ridge
             was given.
         """
-        shares = self.predict_proba(X)
+        proba = self.predict_proba(X)
         if self._left_out is None:
             msg = (
                 "predict_set needs outputs that saw not their image: output_penalty must be left "
                 "to the recipe, or output_layer be 'ridge' with n_copies=0."
             )
             raise ValueError(msg)
-        return label_sets(shares, conformal_threshold(*self._left_out, alpha))
+        return label_sets(proba, conformal_threshold(*self._left_out, alpha))
 
     # --- how it is done --------------------------------------------------------------------
 
@@ -364,12 +364,12 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         outputs = layer.left_out.outputs[known].astype(np.float64)
         if not len(rows):
             return
-        shares = probabilities(outputs, layer.name, self.network_.temperature)
+        proba = probabilities(outputs, layer.name, self.network_.temperature)
         own = None if weights is None else weights[rows]
         wrong = outputs.argmax(axis=1) != codes[rows]
         self.loo_error_ = float(np.average(wrong, weights=own))
-        self.calibration_error_ = expected_calibration_error(shares, codes[rows], own)
-        self._left_out = shares, codes[rows]
+        self.calibration_error_ = expected_calibration_error(proba, codes[rows], own)
+        self._left_out = proba, codes[rows]
 
     def _outputs(self, X: Any) -> FloatArray:
         check_is_fitted(self, "network_")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import linalg
 
-from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.linalg.ridge import RidgePath, add_gram, column_tiles, run_tiles, spread
 from varpro_nn.linalg.threads import Threads
 
@@ -133,7 +133,7 @@ class GramAccumulator:
         for peaks in (other._peaks, np.diag(self._gram)):
             np.maximum(self._peaks, peaks, out=self._peaks)
 
-    def keep_columns(self, columns: LabelArray) -> None:
+    def keep_columns(self, columns: IndexArray) -> None:
         """Keep the columns at those positions, in that order, and drop the others."""
         self._replace(
             self._symmetric()[np.ix_(columns, columns)],
@@ -144,7 +144,7 @@ class GramAccumulator:
         )
 
     def append_columns(
-        self, cross: FloatArray, of_new: "GramAccumulator", order: LabelArray
+        self, cross: FloatArray, of_new: "GramAccumulator", order: IndexArray
     ) -> None:
         """Append columns, given their own sums over the same rows; then put all into an order.
 

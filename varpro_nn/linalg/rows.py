@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import linalg
 
-from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.linalg.gram import GramAccumulator
 from varpro_nn.linalg.ridge import RidgePath, spread
 from varpro_nn.linalg.threads import Threads
@@ -56,7 +56,7 @@ class RowStore:
         """Append rows."""
         return RowStore(np.concatenate([self._Phi, Phi]), np.concatenate([self._tau, tau]))
 
-    def find(self, Phi: RealArray, tau: FloatArray) -> LabelArray:
+    def find(self, Phi: RealArray, tau: FloatArray) -> IndexArray:
         """Find the rows that are given, but for rounding; each row that is there once at most.
 
         Returns
@@ -83,17 +83,17 @@ class RowStore:
             free[found[-1]] = False
         return np.array(found, dtype=np.int64)
 
-    def without_rows(self, positions: LabelArray) -> "RowStore":
+    def without_rows(self, positions: IndexArray) -> "RowStore":
         """Take the rows at those positions out."""
         return RowStore(
             np.delete(self._Phi, positions, axis=0), np.delete(self._tau, positions, axis=0)
         )
 
-    def of_columns(self, columns: LabelArray) -> "RowStore":
+    def of_columns(self, columns: IndexArray) -> "RowStore":
         """Keep the columns at those positions, in that order, and drop the others."""
         return RowStore(np.ascontiguousarray(self._Phi[:, columns]), self._tau)
 
-    def with_columns(self, positions: LabelArray, Phi: RealArray, order: LabelArray) -> "RowStore":
+    def with_columns(self, positions: IndexArray, Phi: RealArray, order: IndexArray) -> "RowStore":
         """Append columns of all rows, ``Phi`` (n, q_new) being those of the rows ``positions``.
 
         Then all columns are put into ``order``.

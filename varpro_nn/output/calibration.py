@@ -68,7 +68,7 @@ def fit_temperature(
 def expected_calibration_error(
     probabilities: FloatArray, labels: LabelArray, sample_weight: FloatArray | None = None
 ) -> float:
-    """Mean gap between how sure an answer was and how often it was right, over bins of sureness.
+    """Mean gap between confidence and accuracy over bins of confidence.
 
     Parameters
     ----------
@@ -81,31 +81,32 @@ def expected_calibration_error(
     float
         In [0, 1].
     """
-    shares, sure, right = calibration_curve(probabilities, labels, sample_weight)
-    return float(shares @ np.abs(sure - right))
+    shares, confidence, accuracy = calibration_curve(probabilities, labels, sample_weight)
+    return float(shares @ np.abs(confidence - accuracy))
 
 
 def calibration_curve(
     probabilities: FloatArray, labels: LabelArray, sample_weight: FloatArray | None = None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Sureness and accuracy in :data:`N_BINS` equal bins of sureness, those that are not empty.
+    """Confidence and accuracy in the non-empty ones of :data:`N_BINS` equal bins of confidence.
 
     Returns
     -------
-    shares, sure, right : ndarray, shape (bins,)
-        Share of the images in each bin, their mean largest probability, and their accuracy.
+    shares, confidence, accuracy : ndarray, shape (bins,)
+        Share of the images in each bin, their mean confidence (largest probability), and their
+        accuracy.
     """
-    sure = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight
-    bins = np.minimum((sure * N_BINS).astype(np.int64), N_BINS - 1)
-    total, of_sure, of_right = (
+    bins = np.minimum((confidence * N_BINS).astype(np.int64), N_BINS - 1)
+    total, sum_confidence, n_correct = (
         np.bincount(bins, weights=weights * each, minlength=N_BINS)
-        for each in (np.ones(len(sure)), sure, right)
+        for each in (np.ones(len(labels)), confidence, correct)
     )
     there = total > 0
-    total, of_sure, of_right = total[there], of_sure[there], of_right[there]
-    return total / total.sum(), of_sure / total, of_right / total
+    total, sum_confidence, n_correct = total[there], sum_confidence[there], n_correct[there]
+    return total / total.sum(), sum_confidence / total, n_correct / total
 
 
 def conformal_threshold(probabilities: FloatArray, labels: LabelArray, alpha: float) -> float:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import DTypeLike
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, ImageArray, IndexArray, RealArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.linalg import spread
 from varpro_nn.linalg.threads import Threads
@@ -32,12 +32,12 @@ def feature_store(n: int, q: int) -> Iterator[RealArray]:
         yield np.memmap(file, dtype=np.float32, mode="w+", shape=(n, q))
 
 
-def fill(
+def fill_features(
     Phi: RealArray,
     units: Units,
     W: RealArray,
     images: ImageArray,
-    order: LabelArray,
+    order: IndexArray,
     threads: Threads | None,
     compute: Compute,
 ) -> None:
@@ -73,9 +73,9 @@ def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, Flo
 
 
 def restored(
-    Phi: RealArray, mean: FloatArray, deviation: FloatArray, order: LabelArray, dtype: DTypeLike
+    Phi: RealArray, mean: FloatArray, deviation: FloatArray, order: IndexArray, dtype: DTypeLike
 ) -> RealArray:
-    """Undo :func:`standardise_columns` and :func:`fill`: columns and order as they were before."""
+    """Undo :func:`standardise_columns`, and put the rows back into the order of the images."""
     columns = np.empty(Phi.shape, dtype)
     for rows in block_slices(*Phi.shape):
         columns[order[rows]] = Phi[rows] * deviation + mean

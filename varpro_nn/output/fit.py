@@ -28,12 +28,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.linalg import RowStore
 from varpro_nn.linalg.threads import thread_pool
-from varpro_nn.output.feature_store import feature_store, fill, restored, standardise_columns
+from varpro_nn.output.feature_store import (
+    feature_store,
+    fill_features,
+    restored,
+    standardise_columns,
+)
 from varpro_nn.output.linear_fits import LinearFits
 from varpro_nn.output.output_layer import LeftOut, OutputLayer
 from varpro_nn.output.ridge_fit import check_kept, fit_ridge
@@ -123,7 +128,7 @@ def fit_output_layer(
     n_aside = 0 if penalty is not None else max(1, n // times // 6)
     order = _aside_first(n, times, n_aside, rng)
     with feature_store(n, q) as Phi, thread_pool(compute.n_jobs) as threads:
-        fill(Phi, units, W, training.images, order, threads, compute)
+        fill_features(Phi, units, W, training.images, order, threads, compute)
         mean, deviation = standardise_columns(Phi, scale=settings.standardise or name != "ridge")
         ordered = training.weights_at(order)
         fits = LinearFits(name, Phi, training.targets[order], training.n_targets, threads, ordered)
@@ -152,7 +157,7 @@ def fit_output_layer(
 
 def _aside_first(
     n_images: int, times: int, n_aside: int, rng: np.random.Generator | None
-) -> LabelArray:
+) -> IndexArray:
     """Order in which the images put aside come first, with their copies: the rest is one view."""
     n, rest = divmod(n_images, times)
     if rest or (n < 2 and n_aside):
@@ -176,7 +181,7 @@ class _Search:
 
 
 def _search(
-    fits: LinearFits, name: str, grid: Sequence[float], aside: LabelArray, kept: slice
+    fits: LinearFits, name: str, grid: Sequence[float], aside: IndexArray, kept: slice
 ) -> _Search:
     """Fit along the grid to the rows ``kept``; measure on the images put aside, not their copies.
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.linalg.convex import LOSSES
 from varpro_nn.output.ridge_layer import RidgeLayer
 
@@ -24,7 +24,7 @@ class LeftOut:
         NaN for an image whose output without it is not determined.
     """
 
-    rows: LabelArray
+    rows: IndexArray
     outputs: RealArray
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray, TargetArray
+from varpro_nn._typing import FloatArray, ImageArray, IndexArray, RealArray, TargetArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import check_labels
 from varpro_nn.data.training_set import TrainingSet
@@ -377,6 +377,6 @@ class RidgeLayer:
         with thread_pool(self.n_jobs) as threads:
             return block_features(self.units, W, images[:], threads)
 
-    def _find(self, kept: RowStore, training: TrainingSet) -> LabelArray:
+    def _find(self, kept: RowStore, training: TrainingSet) -> IndexArray:
         """Positions of images among the rows that are kept."""
         return kept.find(self._features(self.W, training.images), training.tau())

@@ -18,7 +18,6 @@ class OutputSettings:
     penalty: float | None = setting(
         None,
         option="output_penalty",
-        formerly="glue_ridge",
         least=0,
         help="penalty on the weights of the output layer; None: chosen on training images",
     )

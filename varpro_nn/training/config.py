@@ -35,6 +35,8 @@ REMOVED = {
     "patience": "stop early with the callback of varpro_nn.fit",
 }
 """Options that were removed, each with what to do instead."""
+RENAMED = {"glue_ridge": "output_penalty"}
+"""Old names of options, and those of today."""
 
 
 @documented
@@ -63,17 +65,16 @@ class UnitSettings:
     )
     threshold: float = setting(0.0, least=0, help="threshold of the two-sided activation")
     gain: float = setting(1.0, above=0, help="standard deviation of the initial pre-activations")
-    window: int = setting(7, least=1, unit="pixels", needs=_PATCH, help="side of the windows")
+    window: int = setting(7, least=1, needs=_PATCH, help="side of the windows, in pixels")
     stride: int = setting(
-        1, least=1, unit="pixels", needs=_PATCH, help="distance between neighbouring windows"
+        1, least=1, needs=_PATCH, help="distance between neighbouring windows, in pixels"
     )
     grid: int = setting(4, least=1, needs=_PATCH, help="number of pooling cells along each side")
     training_stride: int | None = setting(
         None,
         least=1,
-        unit="pixels",
         needs=_PATCH,
-        help="distance between windows while the units train; None: stride",
+        help="distance between windows while the units train, in pixels; None: stride",
     )
     contrast: float | None = setting(
         None,

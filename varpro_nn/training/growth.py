@@ -94,8 +94,8 @@ def grown(
         sizes = sorted({round(size) for size in np.geomspace(1, most, MOST_POINTS).tolist()})
     layers = [W]
     if sizes and rng is not None:
-        part: Any = replace(units, n_units=each)  # type: ignore[type-var]
-        drawn = [part.init(train.images[:2000], rng) for _ in range(most)]
+        of_one: Any = replace(units, n_units=each)  # type: ignore[type-var]
+        drawn = [of_one.init(train.images[:2000], rng) for _ in range(most)]
         layers.append(np.concatenate(drawn, dtype=np.float32))
     paths, accuracies = [], []
     for own in layers:

@@ -148,7 +148,7 @@ def train_classifier(
     classes: NDArray[Any],
     compute: Compute,
     *,
-    origin: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
     keep_sums: bool = False,
@@ -162,8 +162,8 @@ def train_classifier(
         Its targets are positions in ``classes``.
     classes : ndarray, shape (k,)
     compute : Compute
-    origin : mapping, optional
-        What the network shall remember of its origin.
+    provenance : mapping, optional
+        What the network remembers of how it came about.
     start, store, keep_sums : optional
         As for :func:`train_layers`.
 
@@ -191,7 +191,7 @@ def train_classifier(
         rows = layer.left_out.rows
         codes: Any = labels[rows]
         temperature = fit_temperature(layer.left_out.outputs, codes, training.weights_at(rows))
-    remembered = {**(origin or {}), "largest_intensity": trained.largest_intensity}
+    remembered = {**(provenance or {}), "largest_intensity": trained.largest_intensity}
     network = Network(
         trained.units, trained.W, layer.A, classes, training.images.shape[1:], layer.name,
         config.output.views, remembered, temperature,

@@ -140,7 +140,7 @@ def run(
         raise DatasetError(msg)
     clock = Clock()
     training = TrainingSet.of(dataset, config.n_train)
-    origin = {"config": asdict(config), "dataset": dataset.name, "digest": training.digest}
+    provenance = {"config": asdict(config), "dataset": dataset.name, "digest": training.digest}
     with ExitStack() as stack:
         store: SubnetworkStore = NoStore()
         if shard_folder is not None:
@@ -151,7 +151,7 @@ def run(
         )
         n_resumed = sum(index < config.subnetworks.n_subnetworks for index in store.read())
         network, subnetworks, layer = train_classifier(
-            config, training, dataset.classes, compute, origin=origin, store=store,
+            config, training, dataset.classes, compute, provenance=provenance, store=store,
             keep_sums=keep_sums,
         )  # fmt: skip
     metrics: dict[str, Any] = {
@@ -224,11 +224,11 @@ def _measure(network: Network, dataset: Dataset, n_jobs: int) -> dict[str, Any]:
     labels = dataset.test.labels
     outputs = network.decision_function(dataset.test.images, n_jobs=n_jobs)
     share = accuracy(outputs.argmax(axis=1), labels)
-    sure = probabilities(outputs, network.output_layer, network.temperature)
+    proba = probabilities(outputs, network.output_layer, network.temperature)
     return {
         "test_accuracy": share,
         "test_accuracy_standard_error": standard_error(share, len(labels)),
-        "test_calibration_error": expected_calibration_error(sure, labels),
+        "test_calibration_error": expected_calibration_error(proba, labels),
     }
 
 
@@ -239,8 +239,8 @@ def _bootstrap(
     assert dataset.test is not None
     images, labels = dataset.test.images, dataset.test.labels
     # The sub-networks that are there: one that failed in training left no units.
-    n_parts = len(network.W) // config.units_per_subnetwork
-    settings = replace(config.subnetworks, n_subnetworks=n_parts, n_stages=1)
+    n_subnetworks = len(network.W) // config.units_per_subnetwork
+    settings = replace(config.subnetworks, n_subnetworks=n_subnetworks, n_stages=1)
     before = network.predict_codes(images, n_jobs=n_jobs)
     with Compute(n_jobs, progress=progress) as compute:
         result = bootstrap(

@@ -79,7 +79,7 @@ class RunFolder:
                 )
                 raise VarProError(msg)
 
-    def finished(self, config: TrainConfig, dataset: Dataset, *, keep_glue: bool) -> str | None:
+    def finished(self, config: TrainConfig, dataset: Dataset, *, keep_sums: bool) -> str | None:
         """Give the metrics of a finished run that is to be resumed: there is nothing to do.
 
         Raises
@@ -91,7 +91,7 @@ class RunFolder:
         if not self.resume or self.overwrite or not metrics.exists():
             return None
         self._check_same(config, dataset)
-        if keep_glue and not (self.path / "glue.npz").exists():
+        if keep_sums and not (self.path / "glue.npz").exists():
             return None
         return metrics.read_text(encoding="utf-8").strip()
 
@@ -123,7 +123,7 @@ class RunFolder:
         n_jobs: int,
         executor: Executor | None = None,
         progress: bool = False,
-        keep_glue: bool = False,
+        keep_sums: bool = False,
         report: Callable[[Path, Run], None] | None = None,
     ) -> Run:
         """Train, and write the folder; the caller holds its lock.
@@ -132,7 +132,7 @@ class RunFolder:
         ----------
         config, dataset, n_jobs, executor, progress
             As for :func:`varpro_nn.run`.
-        keep_glue : bool
+        keep_sums : bool
             Write ``glue.npz`` too, the sums of the ridge layer.
         report : callable, optional
             Writes ``report.html``.
@@ -150,7 +150,7 @@ class RunFolder:
         result = run(
             config, dataset,
             n_jobs=n_jobs, executor=executor, progress=progress, shard_folder=self.shards,
-            keep_sums=keep_glue,
+            keep_sums=keep_sums,
         )  # fmt: skip
         result = replace(result, metrics={**result.metrics, "output": str(self.path)})
         self._write(config, result, report)
@@ -188,7 +188,7 @@ def default_path(name: str, recipe: str) -> Path:
     return Path("runs") / f"{stamp}-{os.getpid()}-{Path(name).stem}-{recipe}"
 
 
-def check_glue_can_be_kept(config: TrainConfig) -> None:
+def check_sums_can_be_kept(config: TrainConfig) -> None:
     """Refuse to keep the sums of a layer that is not made of them.
 
     Raises
