@@ -16,14 +16,8 @@ def make_parser(command: str, description: str, faults: str) -> argparse.Argumen
 
     Parameters
     ----------
-    command : str
-    description : str
     faults : str
         What exit status 1 stands for.
-
-    Returns
-    -------
-    argparse.ArgumentParser
     """
     return argparse.ArgumentParser(
         prog=f"python -m varpro_nn.{command}",

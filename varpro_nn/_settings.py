@@ -38,7 +38,6 @@ def setting(
 
     Parameters
     ----------
-    default : object
     help : str
         What it is, without a full stop.
     option : str
@@ -237,13 +236,19 @@ def with_options(group: _Group, options: Mapping[str, Any]) -> _Group:
 
 
 def check_known(options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise ValueError for options that are not ``known``, and name the nearest known one."""
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        near = get_close_matches(unknown[0], known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        msg = f"unknown settings {', '.join(unknown)}{hint}"
+    """Raise ValueError for options that are not ``known``."""
+    if unknown := unknown_among(options, known):
+        msg = f"unknown settings {unknown}"
         raise ValueError(msg)
+
+
+def unknown_among(options: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """List the options that are not ``known``, and name the nearest known one; "" if all are."""
+    unknown = sorted(set(options) - set(known))
+    if not unknown:
+        return ""
+    near = get_close_matches(unknown[0], known, n=1)
+    return f"{', '.join(unknown)}{f'; did you mean {near[0]}?' if near else '.'}"
 
 
 def from_dict(group: type[_Group], values: Any) -> _Group:

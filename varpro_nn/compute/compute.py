@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from varpro_nn.compute.pool import ProcessPool, run_here, run_on_executor
@@ -65,12 +64,7 @@ class Compute:
             remove_left(self._scratch)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._published.clear()
         self._stack.close()  # what is under way, then its images
         self._pool.close()

@@ -57,8 +57,6 @@ def distort(images: ImageArray, augmentation: Augmentation, rng: np.random.Gener
     Parameters
     ----------
     images : ndarray, shape (n, rows, columns) or (n, channels, rows, columns)
-    augmentation : Augmentation
-    rng : numpy.random.Generator
 
     Returns
     -------

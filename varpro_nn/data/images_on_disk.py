@@ -23,12 +23,10 @@ class ImagesOnDisk:
 
     Attributes
     ----------
-    path : Path
     offset : int
         Where the first image starts, bytes.
     shape : tuple of int
         (n, rows, columns) or (n, channels, rows, columns).
-    dtype : numpy.dtype
     """
 
     path: Path

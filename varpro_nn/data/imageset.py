@@ -179,7 +179,6 @@ class Origin:
     ----------
     name : str
         What ``load`` takes; the path of a file or folder is absolute.
-    data_dir : str or None
     train : ImageSet
         What it gave.
     """

@@ -3,7 +3,6 @@
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from math import isqrt, prod
 from typing import Any
 
@@ -13,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
-from varpro_nn._settings import settings_of
+from varpro_nn._settings import settings_of, unknown_among
 from varpro_nn._typing import FloatArray, ImageArray
 from varpro_nn.data.images import check_weights
 from varpro_nn.training.config import TrainConfig
@@ -52,11 +51,8 @@ def with_settings(**more: Any) -> Callable[[type], type]:
     def decorate(cls: type) -> type:
         def __init__(self: Any, **given: Any) -> None:  # noqa: N807
             given = current_names(given)
-            unknown = sorted(set(given) - set(defaults))
-            if unknown:
-                near = get_close_matches(unknown[0], defaults, n=1)
-                hint = f"; did you mean {near[0]}?" if near else "."
-                msg = f"{cls.__name__} has no parameters {', '.join(unknown)}{hint}"
+            if unknown := unknown_among(given, defaults):
+                msg = f"{cls.__name__} has no parameters {unknown}"
                 raise TypeError(msg)
             for name, value in {**defaults, **given}.items():
                 setattr(self, name, value)

@@ -45,12 +45,7 @@ def block_slices(n: int, n_columns: int) -> list[slice]:
 
 
 def check_finite(Phi: RealArray) -> None:
-    """Refuse features that are NaN or infinite.
-
-    Raises
-    ------
-    NonFiniteError
-    """
+    """Raise NonFiniteError for features that are NaN or infinite."""
     if not np.isfinite(Phi.sum(dtype=np.float64)):
         msg = "the features are NaN or infinite at these weights."
         raise NonFiniteError(msg)
@@ -63,7 +58,6 @@ def block_features(
 
     Parameters
     ----------
-    units : Units
     W : ndarray, shape (h, p)
     images : ndarray or ImagesOnDisk, shape (b, ...)
     threads : Threads, optional

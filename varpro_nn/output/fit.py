@@ -57,12 +57,7 @@ _logger = logging.getLogger(__name__)
 
 
 def check_size(n_columns: int) -> None:
-    """Refuse a network whose output layer is too large to fit, before its units are trained.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse a network whose output layer is too large to fit, before its units are trained."""
     if 8 * n_columns**2 > GRAM_BYTES:
         msg = (
             f"n_units times the cells of a unit make {n_columns} columns, whose Gram matrix takes "
@@ -86,8 +81,6 @@ def fit_output_layer(
 
     Parameters
     ----------
-    settings : OutputSettings
-    units : Units
     W : ndarray, shape (h, p)
     training : TrainingSet
         All images, then ``settings.n_copies`` distorted copies of all of them in the same order.

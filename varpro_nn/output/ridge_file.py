@@ -71,12 +71,7 @@ def read_ridge_layer(path: Path) -> tuple[PatchUnits | WholeImageUnits, RealArra
 
 
 def unit_weights(W: ArrayLike, n_weights: int) -> RealArray:
-    """Check weights of units, (h, n_weights), and copy them.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Check weights of units, (h, n_weights), and copy them."""
     array = np.array(W)
     fitting = array.ndim == 2 and array.shape[1] == n_weights and len(array) > 0
     if not fitting or array.dtype not in (np.float32, np.float64):

@@ -60,10 +60,8 @@ def fit_ridge(
 
     Parameters
     ----------
-    units : Units
     W : ndarray, shape (h, p)
         Weights of all units; the features are computed in its type.
-    training : TrainingSet
     compute : Compute
         Its threads, or the workers of its cluster, share the sums; the same bits for any number.
     ridge : float or sequence of float
@@ -108,12 +106,7 @@ def fit_ridge(
 
 
 def check_kept(training: TrainingSet, name: str = "ridge", n_copies: int = 0) -> None:
-    """Refuse to keep the sums of what a :class:`RidgeLayer` cannot hold.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse to keep the sums of what a :class:`RidgeLayer` cannot hold."""
     plain = training.is_classified and training.weights is None
     if name != "ridge" or not plain or n_copies:
         msg = (

@@ -36,19 +36,13 @@ def ridge_sums(
 
     Parameters
     ----------
-    units : Units
     W : ndarray, shape (h, p)
-    training : TrainingSet
     compute : Compute
         Its threads share the work; its cluster, if it has one, computes the parts instead.
     shift : ndarray, shape (h * m,), optional
         See :class:`varpro_nn.linalg.GramAccumulator`; by default the mean of the first images.
     tick : callable, optional
         Called after each part.
-
-    Returns
-    -------
-    GramAccumulator
 
     Raises
     ------

@@ -32,8 +32,6 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
 
     Parameters
     ----------
-    path : str or Path
-    run : Run
     dataset : Dataset
         That of the run.
     n_jobs : int

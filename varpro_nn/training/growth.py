@@ -55,15 +55,10 @@ def growth_of(run: Run, dataset: Dataset, *, n_jobs: int = 1) -> Growth:
 
     Parameters
     ----------
-    run : Run
     dataset : Dataset
         That of the run.
     n_jobs : int
         Threads, -1 for all cores; no number depends on it.
-
-    Returns
-    -------
-    Growth
     """
     rng = np.random.default_rng(run.metrics["seed"])
     chosen = np.sort(rng.permutation(run.metrics["n_train"])[:MOST_IMAGES])

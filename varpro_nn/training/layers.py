@@ -36,9 +36,7 @@ class TrainedUnits:
 
     Attributes
     ----------
-    units : PatchUnits or WholeImageUnits
     W : ndarray of float32, shape (h, p)
-    subnetworks : list of Subnetwork
     largest_intensity : float
         Of the training images.
     """
@@ -61,17 +59,10 @@ def train_units(
 
     Parameters
     ----------
-    config : TrainConfig
-    training : TrainingSet
-    compute : Compute
     start : ndarray, shape (n_subnetworks, h, p), optional
         Unit weights to start from (schemes independent and untrained); by default drawn.
     store : SubnetworkStore, optional
         Where finished sub-networks are read and written.
-
-    Returns
-    -------
-    TrainedUnits
 
     Raises
     ------
@@ -157,11 +148,9 @@ def train_classifier(
 
     Parameters
     ----------
-    config : TrainConfig
     training : TrainingSet
         Its targets are positions in ``classes``.
     classes : ndarray, shape (k,)
-    compute : Compute
     provenance : mapping, optional
         What the network remembers of how it came about.
     start, store, keep_sums : optional

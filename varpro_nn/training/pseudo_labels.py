@@ -80,10 +80,6 @@ def guess(outputs: FloatArray, rule: Rule, rng: np.random.Generator) -> Guesses:
         the largest output always.
     rng : numpy.random.Generator
         For the random classes.
-
-    Returns
-    -------
-    Guesses
     """
     if rule not in get_args(Rule):
         msg = f"rule must be one of {', '.join(get_args(Rule))}, got {rule!r}."
@@ -119,19 +115,12 @@ def bootstrap(
         Trained. Its units, in their order, are cut into ``settings.n_subnetworks`` equal parts,
         which are the sub-networks to train further.
     images : array_like, shape (n, *image_shape)
-    settings : SubnetworkSettings
-    compute : Compute
     distortion : Augmentation
         Of the images of sub-networks; by default none.
     rule : {"margin", "margin-logistic", "argmax"}
         How to guess; see :func:`guess`.
     ridge : float, optional
         Of the output layer on the guesses; by default that of ``settings``.
-    seed : int or SeedSequence
-
-    Returns
-    -------
-    BootstrapResult
 
     Raises
     ------

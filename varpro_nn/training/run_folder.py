@@ -23,7 +23,6 @@ class RunFolder:
 
     Attributes
     ----------
-    path : Path
     resume : bool
         Go on with the sub-networks that are there.
     overwrite : bool
@@ -45,12 +44,7 @@ class RunFolder:
         return len(list(self.shards.glob("*.npz")))
 
     def check_writable(self) -> None:
-        """Find out before the work whether the folder can be written.
-
-        Raises
-        ------
-        VarProError
-        """
+        """Raise VarProError, before the work, if the folder cannot be written."""
         # The nearest folder that exists decides; nothing is made until there is something to keep.
         folders = (self.path, *self.path.absolute().parents)
         nearest = next(path for path in folders if path.exists())
@@ -62,12 +56,7 @@ class RunFolder:
             raise VarProError(msg)
 
     def check_free(self) -> None:
-        """Refuse to touch a run that is there, unless asked to.
-
-        Raises
-        ------
-        VarProError
-        """
+        """Refuse to touch a run that is there, unless asked to."""
         if self.resume or self.overwrite:
             return
         there = {"metrics.json": "a finished run", "shards/*.npz": "an unfinished run"}
@@ -189,12 +178,7 @@ def default_path(name: str, recipe: str) -> Path:
 
 
 def check_sums_can_be_kept(config: TrainConfig) -> None:
-    """Refuse to keep the sums of a layer that is not made of them.
-
-    Raises
-    ------
-    VarProError
-    """
+    """Refuse to keep the sums of a layer that is not made of them."""
     output = config.output
     if output.layer != "ridge" or output.n_copies:
         msg = (

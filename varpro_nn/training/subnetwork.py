@@ -36,7 +36,6 @@ class SubnetworkPlan:
     ----------
     units : Units
         Those of one sub-network.
-    settings : SubnetworkSettings
     distortion : Augmentation
         Of the images that a sub-network draws, anew in each round.
     seed : int or SeedSequence
@@ -96,8 +95,6 @@ def train_one(
     ----------
     training : TrainingSet
         All images, of which the sub-network draws its own.
-    plan : SubnetworkPlan
-    index : int
     start : ndarray, shape (h, p), optional
         Weights to start from.
     fixed : ndarray, shape (any, p), optional

@@ -5,7 +5,7 @@ of BLAS, so its weights are bitwise the same whichever worker trains it and in w
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,8 +56,6 @@ def train_subnetworks(
 
     Parameters
     ----------
-    plan : SubnetworkPlan
-    training : TrainingSet
     compute : Compute
         Where each sub-network is a task. Where there are fewer of them than workers, threads
         share the sums of one.
@@ -92,10 +90,16 @@ def train_subnetworks(
         index: (plan, index, None if start is None else start[index], fixed, n_threads)
         for index in missing
     }
-    landing = _landing(compute.map(train_one, training, tasks), store)
-    for subnetwork in _with_bar(landing, finished, len(chosen), compute):
-        finished[subnetwork.index] = subnetwork
-        _log(subnetwork, len(finished), len(chosen))
+    with compute.bar("sub-networks", total=len(chosen), initial=len(finished)) as bar:
+        for index, result in compute.map(train_one, training, tasks):
+            if isinstance(result, WorkerDiedError):
+                reason = f"{type(result).__name__}: {result}"
+                finished[index] = Subnetwork(index, None, None, reason, 0)
+            else:
+                store.write(result)
+                finished[index] = result
+            _show(bar, finished)
+            _log(finished[index], len(finished), len(chosen))
     results = [finished[index] for index in chosen]
     if members is None:
         check_some_trained(results)
@@ -117,27 +121,9 @@ def _log(subnetwork: Subnetwork, n_finished: int, n_subnetworks: int) -> None:
     _logger.info("sub-network %d (%d of %d): %s", subnetwork.index, n_finished, n_subnetworks, what)
 
 
-def _landing(results: Iterable[tuple[int, Any]], store: SubnetworkStore) -> Iterator[Subnetwork]:
-    """Keep what lands; make a record of a sub-network that killed its workers."""
-    for index, result in results:
-        if isinstance(result, WorkerDiedError):
-            yield Subnetwork(index, None, None, f"{type(result).__name__}: {result}", 0)
-            continue
-        store.write(result)
-        yield result
-
-
-def _with_bar(
-    results: Iterable[Subnetwork], finished: Mapping[int, Subnetwork], total: int, compute: Compute
-) -> Iterator[Subnetwork]:
-    """Pass on results as they come, with a bar that shows the best and the median cost."""
+def _show(bar: Any, finished: Mapping[int, Subnetwork]) -> None:
+    """Move the bar on; it shows the best and the median cost."""
     costs = [s.report.cost for s in finished.values() if s.report is not None]
-    with compute.bar("sub-networks", total=total, initial=len(finished)) as bar:
-        for subnetwork in results:
-            if subnetwork.report is not None:
-                costs.append(subnetwork.report.cost)
-                bar.set_postfix(
-                    best_cost=f"{min(costs):.4g}", median_cost=f"{np.median(costs):.4g}"
-                )
-            bar.update()
-            yield subnetwork
+    if costs:
+        bar.set_postfix(best_cost=f"{min(costs):.4g}", median_cost=f"{np.median(costs):.4g}")
+    bar.update()
