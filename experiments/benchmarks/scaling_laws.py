@@ -1,7 +1,7 @@
 """CPU time and memory of each phase of training against images, units, classes and side.
 
 ``python -m experiments.benchmarks.scaling_laws`` runs every phase by itself on made images (noise
-around a mean image of each class, ``uint8``), in a process of its own, one thread, and varies one
+around a mean image of each class, ``uint8``), in a separate process with one thread, and varies one
 quantity at a time around a base point:
 
 * features: whole-image bilinear units, and units on windows of 5 x 5 pixels in 4 x 4 cells;
@@ -114,7 +114,7 @@ def run_task(task: str) -> Row:
 
 
 def in_child(task: str) -> Row:
-    """Do a task in a process of its own."""
+    """Do a task in a separate process."""
     return dict(json.loads(child(["experiments.benchmarks.scaling_laws", "--task", task])[-1]))
 
 

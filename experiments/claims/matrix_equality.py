@@ -16,7 +16,7 @@ twice, for the sums and for the leave-one-out errors.
 Filters are Gaussian, scaled and shifted to pre-activations of mean 0 and variance 1 on training
 images; pixels are in double precision, layers in single. The ridge comes from exact leave-one-out
 errors on the training images; each row looks at the test labels once, at its end. Each task runs
-in a process of its own, so its peak memory is its own; rows of the dual form share one and have
+in a separate process, which gives its peak memory; rows of the dual form share one and have
 the largest so far. CPU seconds of the fit are those of all layers up to k, the sums and one
 factorisation; features and outputs of test images are counted apart. Fewer columns than images
 should make the primal form the cheaper one, more of them the dual form.
@@ -97,7 +97,7 @@ class Problem:
         return filters + (self.n_columns(k) + 1) * self.tau.shape[1]
 
     def filters(self, layer: int) -> RealArray:
-        """Weights of layer 1, 2, and so on, each from a seed of its own."""
+        """Weights of layer 1, 2, and so on, each from a separate seed."""
         rng = np.random.default_rng([self.seed, layer])
         return self.units.init(self.train, rng).astype(np.float32)
 
@@ -306,7 +306,7 @@ def main() -> None:
         kept.mkdir(parents=True, exist_ok=True)
 
         def measure(missing: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-            """Rows of a task as they come, from a process of its own."""
+            """Rows of a task as they come, from a separate process."""
             task = Task(missing[0]["form"], missing[0]["n"], [entry["k"] for entry in missing])
             told = ["--task", json.dumps(task), "--folder", str(kept)]
             command = ["experiments.claims.matrix_equality", *sys.argv[1:], *told]

@@ -24,7 +24,7 @@ sub-network, 15 evaluations; bilinear units have the settings of their recipe: 2
 *Colour* (section 6.2): quadratic units with a weight for each colour plane on CIFAR-10, and
 bilinear ones, 1,000 units in 20 sub-networks of 2,500 images. The paper's abstract says 93.7 %;
 its section 6.2 has no figure and ends with "WORK IN PROCESS". The bootstrap of section 5, for the
-paper's units, stands in columns of its own: agreement with guesses is not accuracy.
+paper's units, stands in separate columns: agreement with guesses is not accuracy.
 
 ``--quick`` takes the digits of scikit-learn, for colour with three planes made of them.
 """

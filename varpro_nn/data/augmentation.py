@@ -52,17 +52,7 @@ NO_DISTORTION = Augmentation()
 
 
 def distort(images: ImageArray, augmentation: Augmentation, rng: np.random.Generator) -> ImageArray:
-    """Distort each image at random.
-
-    Parameters
-    ----------
-    images : ndarray, shape (n, rows, columns) or (n, channels, rows, columns)
-
-    Returns
-    -------
-    ndarray, same shape and type
-        A new array; channels of an image move together.
-    """
+    """Distort each image at random, in a new array; channels of an image move together."""
     distorted = np.empty_like(images)
     for start in range(0, len(images), BLOCK):
         rows = slice(start, start + BLOCK)

@@ -18,19 +18,12 @@ _MOST_RECORDS = 1_000_000
 
 
 def read_cifar_binary(*files: FileOrBytes) -> tuple[NDArray[np.uint8], LabelArray]:
-    """Read batches of CIFAR-10, one after the other.
-
-    Parameters
-    ----------
-    *files : str, path or bytes
-        The files, or their contents; gzipped or not.
+    """Read batches of CIFAR-10 from files or their contents, gzipped or not, one after the other.
 
     Returns
     -------
     images : ndarray of uint8, shape (n, 3, 32, 32)
-        Channels red, green, blue.
     labels : ndarray of int64, shape (n,)
-        0 to 9.
 
     Raises
     ------
@@ -39,10 +32,6 @@ def read_cifar_binary(*files: FileOrBytes) -> tuple[NDArray[np.uint8], LabelArra
         million), or has a label above 9.
     ValueError
         No file.
-
-    References
-    ----------
-    Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
     if not files:
         msg = "read_cifar_binary needs at least one file, got none."

@@ -19,27 +19,13 @@ _MOST_BYTES = 1 << 32
 
 
 def read_idx(file: FileOrBytes) -> NDArray[np.uint8]:
-    """Read an array from an IDX file of unsigned bytes, gzipped or not.
-
-    Parameters
-    ----------
-    file : str, path or bytes
-        The file, or its content.
-
-    Returns
-    -------
-    ndarray of uint8
-        Rank 1 to 4, as the file says; read-only.
+    """Read an array from an IDX file of unsigned bytes, or from its content, gzipped or not.
 
     Raises
     ------
     DatasetError
         The file cannot be read; wrong magic number, type or rank; more or fewer bytes than the
         dimensions ask for; an array of more than 4 GiB.
-
-    References
-    ----------
-    LeCun, Cortes and Burges, The MNIST database of handwritten digits: "the IDX file format".
     """
     where = describe(file)
     with open_packed(file) as stream:

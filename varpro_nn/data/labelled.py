@@ -17,14 +17,9 @@ _FIRST_INEXACT = 2**53
 
 
 def dataset_of(where: str, arrays: Mapping[str, Any]) -> Dataset:
-    """Make a data set.
+    """Make a data set of ``x_train`` and ``y_train``, and of ``x_test`` and ``y_test`` or neither.
 
-    Parameters
-    ----------
-    where : str
-        Where the arrays come from: the name of the data set, and how error messages begin.
-    arrays : mapping of str to array
-        ``x_train`` and ``y_train``; both ``x_test`` and ``y_test`` or neither.
+    ``where`` is the name of the data set, and how error messages begin.
 
     Raises
     ------

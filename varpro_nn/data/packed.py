@@ -76,17 +76,8 @@ def read_limited(stream: Readable, limit: int) -> bytes:
 def archive_members(path: Path, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
     """Read chosen members of a zip file (a wheel, say) or a tar file, however compressed.
 
-    Parameters
-    ----------
-    path : Path
-        The archive.
-    limits : mapping from file name to int
-        The members wanted, by the last part of their path, and the most bytes to read of each.
-
-    Yields
-    ------
-    tuple of str and bytes
-        File name and content, each name at most once, in the order of the archive.
+    ``limits`` has the most bytes to read of each, by the last part of its path. Each name comes
+    at most once, in the order of the archive.
 
     Raises
     ------

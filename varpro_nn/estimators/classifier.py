@@ -13,9 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from varpro_nn._typing import FloatArray, LabelArray
-from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.errors import DatasetError
 from varpro_nn.estimators.base import ImageEstimator, with_settings
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import (
@@ -338,14 +336,11 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         names = classes if classes.dtype.kind in "iuU" else classes.astype(str)
         start = self._start(config)
 
-        with Compute(self._n_jobs) as compute:
-            try:
-                training = TrainingSet(images, codes, len(names), weights)
-                network, subnetworks, layer = train_classifier(
-                    config, training, names, compute, start=start, keep_sums=keep_sums
-                )
-            except DatasetError as error:
-                raise ValueError(str(error)) from error
+        with self._compute() as compute:
+            training = TrainingSet(images, codes, len(names), weights)
+            network, subnetworks, layer = train_classifier(
+                config, training, names, compute, start=start, keep_sums=keep_sums
+            )
         self.classes_, self.network_, self.config_ = classes, network, config
         self.W_ = network.W
         self._set_reports(subnetworks)
@@ -359,9 +354,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         self.loo_error_ = self.calibration_error_ = np.nan
         if layer.left_out is None:
             return
-        known = np.isfinite(layer.left_out.outputs).all(axis=1)
-        rows = layer.left_out.rows[known]
-        outputs = layer.left_out.outputs[known].astype(np.float64)
+        rows, outputs = layer.left_out.determined()
         if not len(rows):
             return
         proba = probabilities(outputs, layer.name, self.network_.temperature)

@@ -30,19 +30,9 @@ def fit_temperature(
     """Find the temperature ``T`` whose ``softmax(outputs / T)`` makes the labels most likely.
 
     As in Platt's scaling each label counts ``(n + 1) / (n + 2)`` and the others share the rest, so
-    that images which are all right give no probability of 1.
-
-    Parameters
-    ----------
-    outputs : ndarray, shape (n, k)
-        Of images that the layer did not see; rows with NaN are left out.
-    labels : ndarray of int, shape (n,)
-    sample_weight : ndarray of float, shape (n,), optional
-
-    Returns
-    -------
-    float or None
-        None if no row is left, or the outputs are all the same.
+    that images which are all right give no probability of 1. ``outputs`` (n, k) are of images that
+    the layer did not see; rows with NaN are left out. None if no row is left, or the outputs are
+    all the same.
     """
     known = np.isfinite(outputs).all(axis=1)
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight
@@ -68,19 +58,7 @@ def fit_temperature(
 def expected_calibration_error(
     probabilities: FloatArray, labels: LabelArray, sample_weight: FloatArray | None = None
 ) -> float:
-    """Mean gap between confidence and accuracy over bins of confidence.
-
-    Parameters
-    ----------
-    probabilities : ndarray, shape (n, k)
-    labels : ndarray of int, shape (n,)
-    sample_weight : ndarray of float, shape (n,), optional
-
-    Returns
-    -------
-    float
-        In [0, 1].
-    """
+    """Mean gap between confidence and accuracy over bins of confidence, in [0, 1]."""
     shares, confidence, accuracy = calibration_curve(probabilities, labels, sample_weight)
     return float(shares @ np.abs(confidence - accuracy))
 
@@ -112,25 +90,15 @@ def calibration_curve(
 def conformal_threshold(probabilities: FloatArray, labels: LabelArray, alpha: float) -> float:
     """Find the probability from which a label belongs to a set that misses ``alpha`` at most.
 
-    Parameters
-    ----------
-    probabilities : ndarray, shape (n, k)
-        Of images that the layer did not see.
-    labels : ndarray of int, shape (n,)
-    alpha : float
-        Share of images whose set may miss their label, in (0, 1).
-
-    Returns
-    -------
-    float
-        The label of a new image has at least this probability with probability ``1 - alpha``, if
-        the image is drawn like these and its probability is made like theirs. 0, so that every
-        label belongs, where there are too few images to tell.
+    ``probabilities`` (n, k) are of images that the layer did not see. The label of a new image has
+    at least the returned probability with probability ``1 - alpha``, if the image is drawn like
+    these and its probability is made like theirs. 0, so that every label belongs, where there are
+    too few images to tell.
 
     Raises
     ------
     ValueError
-        ``alpha`` out of its range.
+        ``alpha`` is not in (0, 1).
     """
     if not 0 < alpha < 1:
         msg = f"alpha must be between 0 and 1, got {alpha}."

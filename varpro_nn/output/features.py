@@ -54,19 +54,9 @@ def check_finite(Phi: RealArray) -> None:
 def block_features(
     units: Units, W: RealArray, images: ImageArray, threads: Threads | None = None
 ) -> RealArray:
-    """Compute the features of all rows of ``W`` on some images, as one block.
+    """Compute the features of all rows of ``W`` on some images, as one block (b, h * m).
 
-    Parameters
-    ----------
-    W : ndarray, shape (h, p)
-    images : ndarray or ImagesOnDisk, shape (b, ...)
-    threads : Threads, optional
-        Threads that share the work; see :func:`varpro_nn.linalg.threads.thread_pool`.
-
-    Returns
-    -------
-    ndarray, shape (b, h * m)
-        In the type of ``W``: for each cell all units.
+    In the type of ``W``: for each cell all units. Threads share the work.
 
     Raises
     ------
@@ -97,13 +87,10 @@ def feature_blocks(
     blocks: Iterable[Any] | None = None,
     view: Callable[[Any], Any] = _same,
 ) -> Iterator[tuple[Any, RealArray]]:
-    """Compute the features of many images, block by block.
+    """Compute the features of many images, block by block, as :func:`block_features`.
 
     Parameters
     ----------
-    units, W, threads
-        As for :func:`block_features`.
-    images : ndarray or ImagesOnDisk, shape (n, ...)
     blocks : iterable of slice or array of int, optional
         Positions of the images of each block. By default all images, :func:`block_slices`.
     view : callable, optional
@@ -115,11 +102,6 @@ def feature_blocks(
         Positions of the images of the block.
     Phi : ndarray, shape (b, h * m)
         The caller may overwrite it.
-
-    Raises
-    ------
-    NonFiniteError
-        Features are NaN or infinite.
     """
     if blocks is None:
         blocks = block_slices(len(images), len(W) * units.n_cells)

@@ -27,6 +27,11 @@ class LeftOut:
     rows: IndexArray
     outputs: RealArray
 
+    def determined(self) -> tuple[IndexArray, FloatArray]:
+        """Rows and outputs, in double precision, of the images whose outputs are determined."""
+        there = np.isfinite(self.outputs).all(axis=1)
+        return self.rows[there], self.outputs[there].astype(np.float64)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutputLayer:

@@ -36,7 +36,6 @@ def ridge_sums(
 
     Parameters
     ----------
-    W : ndarray, shape (h, p)
     compute : Compute
         Its threads share the work; its cluster, if it has one, computes the parts instead.
     shift : ndarray, shape (h * m,), optional
@@ -46,8 +45,6 @@ def ridge_sums(
 
     Raises
     ------
-    NonFiniteError
-        Features are NaN or infinite.
     TrainingError
         The workers of a part were killed each time.
     """

@@ -26,16 +26,10 @@ MOST_WRONG, MOST_FILTERS, MOST_VECTORS = 40, 64, 6
 
 
 def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 1) -> None:
-    """Write a page that shows what a run is and how good, atomically.
+    """Write a page that shows what a run on ``dataset`` is and how good, atomically.
 
-    The same run gives the same bytes. Test labels are used to measure, for nothing else.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        That of the run.
-    n_jobs : int
-        Threads, -1 for all cores; no number depends on it.
+    The same run gives the same bytes, with any number of threads (``n_jobs``). Test labels are used
+    to measure, for nothing else.
 
     Raises
     ------

@@ -51,15 +51,7 @@ class Growth:
 
 
 def growth_of(run: Run, dataset: Dataset, *, n_jobs: int = 1) -> Growth:
-    """Measure what each sub-network of a run adds, beside random units unless it has no others.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        That of the run.
-    n_jobs : int
-        Threads, -1 for all cores; no number depends on it.
-    """
+    """Measure what each sub-network of a run adds, beside random units unless it has no others."""
     rng = np.random.default_rng(run.metrics["seed"])
     chosen = np.sort(rng.permutation(run.metrics["n_train"])[:MOST_IMAGES])
     random = None if run.metrics["scheme"] == "untrained" else rng

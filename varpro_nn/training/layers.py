@@ -55,14 +55,7 @@ def train_units(
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
 ) -> TrainedUnits:
-    """Train units in sub-networks.
-
-    Parameters
-    ----------
-    start : ndarray, shape (n_subnetworks, h, p), optional
-        Unit weights to start from (schemes independent and untrained); by default drawn.
-    store : SubnetworkStore, optional
-        Where finished sub-networks are read and written.
+    """Train units in sub-networks, from given weights (n_subnetworks, h, p) or drawn ones.
 
     Raises
     ------
@@ -146,20 +139,9 @@ def train_classifier(
 ) -> tuple[Network, list[Subnetwork], OutputLayer]:
     """Train a classifier: the units in sub-networks, then the output layer of all of them.
 
-    Parameters
-    ----------
-    training : TrainingSet
-        Its targets are positions in ``classes``.
-    classes : ndarray, shape (k,)
-    provenance : mapping, optional
-        What the network remembers of how it came about.
-    start, store, keep_sums : optional
-        As for :func:`train_layers`.
-
-    Returns
-    -------
-    network, subnetworks, output_layer
-        The network with the temperature that its left-out outputs ask for, if there are any.
+    The network has the temperature that its left-out outputs ask for, if there are any, and
+    remembers its ``provenance``. Targets are positions in ``classes``; the rest is as for
+    :func:`train_layers`.
 
     Raises
     ------

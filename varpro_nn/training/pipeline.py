@@ -50,7 +50,7 @@ class Run:
     bootstrap: BootstrapResult | None
 
     def summary(self) -> str:
-        """Make a table of what came out; the network has a table of its own.
+        """Make a table of what came out; the network has a separate table.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Independent sub-networks, each trained on its own random images, each a task of its own.
+"""Independent sub-networks, each trained on its own random images, each of them one task.
 
 One seed gives one stream of random numbers for each sub-network, and each trains with one thread
 of BLAS, so its weights are bitwise the same whichever worker trains it and in whatever order.
@@ -54,6 +54,8 @@ def train_subnetworks(
 ) -> list[Subnetwork]:
     """Train sub-networks, and return them in the order of their index.
 
+    One that failed numerically, or whose worker was killed each time, has no weights and says why.
+
     Parameters
     ----------
     compute : Compute
@@ -69,12 +71,6 @@ def train_subnetworks(
         Sub-networks that are in it are not trained again; newly trained ones are written to it,
         in this process, as they land. One whose workers were killed is not written: the next run
         may have enough memory for it.
-
-    Returns
-    -------
-    list of Subnetwork
-        One that failed numerically, or whose worker was killed each time, has no weights and says
-        why.
 
     Raises
     ------
