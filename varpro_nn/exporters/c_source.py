@@ -5,7 +5,7 @@
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from math import ceil, prod
 from pathlib import Path
@@ -198,12 +198,8 @@ def _number(value: np.floating[Any] | np.integer[Any]) -> str:
 
 def _initialiser(array: NDArray[Any]) -> Iterator[str]:
     """Lines of up to 100 characters with all entries."""
-    return _lines(map(_number, array.ravel()))
-
-
-def _lines(numbers: Iterable[str]) -> Iterator[str]:
     line = "   "
-    for number in numbers:
+    for number in map(_number, array.ravel()):
         if len(line) + len(number) > 98:
             yield line
             line = "   "

@@ -71,8 +71,8 @@ def block_features(
         rows, tile = task
         Phi[rows, :, tile] = units.features(W[tile], X[rows]).reshape(len(X[rows]), m, -1)
 
-    parts = [slice(start, start + TASK_IMAGES) for start in range(0, len(X), TASK_IMAGES)]
-    run_tiles(threads, one_task, [(rows, tile) for rows in parts for tile in column_tiles(h)])
+    of_tasks = [slice(start, start + TASK_IMAGES) for start in range(0, len(X), TASK_IMAGES)]
+    run_tiles(threads, one_task, [(rows, tile) for rows in of_tasks for tile in column_tiles(h)])
     columns = Phi.reshape(len(X), m * h)
     check_finite(columns)
     return columns

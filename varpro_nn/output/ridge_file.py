@@ -55,15 +55,15 @@ def read_ridge_layer(path: Path) -> tuple[PatchUnits | WholeImageUnits, RealArra
     if header.get("kind") != KIND:
         msg = f"{path}: expected a ridge layer ({KIND}), the file holds a {header.get('kind')}."
         raise ModelFileError(msg)
-    parts: dict[str, dict[str, Any]] = {"units": {}, **{form: {} for form in _FORMS}}
+    groups: dict[str, dict[str, Any]] = {"units": {}, **{form: {} for form in _FORMS}}
     for name, array in arrays.items():
         group, _, own = name.partition(".")
-        parts.get(group, {})[own] = array
+        groups.get(group, {})[own] = array
     try:
-        units = units_from_spec(header["units"], parts["units"])
+        units = units_from_spec(header["units"], groups["units"])
         W = unit_weights(arrays["W"], units.n_weights)
         form = header["form"]
-        kept = _FORMS[form].of_arrays(parts[form], len(W) * units.n_cells, W.dtype)
+        kept = _FORMS[form].of_arrays(groups[form], len(W) * units.n_cells, W.dtype)
     except (KeyError, TypeError, ValueError) as error:
         msg = f"{path}: the arrays do not describe a ridge layer: {error}."
         raise ModelFileError(msg) from error

@@ -68,16 +68,16 @@ def train_units(
         cross-entropy with weights or real targets, say).
     """
     images = training.images
-    how = config.subnetworks
+    settings = config.subnetworks
     if config.output.n_copies and training.on_disk:
         msg = f"n_copies must be 0 for images on disk, got {config.output.n_copies}."
         raise ValueError(msg)
     plain = training.is_classified and training.weights is None
-    if how.loss != "squares" and not plain:
-        msg = f"loss must be squares with sample weights or real targets, got {how.loss}."
+    if settings.loss != "squares" and not plain:
+        msg = f"loss must be squares with sample weights or real targets, got {settings.loss}."
         raise ValueError(msg)
-    if start is not None and how.scheme == "stages":
-        msg = f"start needs the scheme independent or untrained, got {how.scheme}."
+    if start is not None and settings.scheme == "stages":
+        msg = f"start needs the scheme independent or untrained, got {settings.scheme}."
         raise ValueError(msg)
     if (largest := largest_intensity(images)) > BRIGHT:
         _logger.warning(
@@ -93,7 +93,7 @@ def train_units(
         units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
     check_size(units.n_units * units.n_cells)
     plan = SubnetworkPlan(
-        units_in_training(config, units), how, config.distortion, seeds["training"]
+        units_in_training(config, units), settings, config.distortion, seeds["training"]
     )
     subnetworks = train_by_scheme(plan, training, compute, start=start, store=store)
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
