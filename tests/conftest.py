@@ -10,6 +10,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from varpro_nn import train
+from varpro_nn.compute.pool import ProcessPool
 
 
 def pytest_configure() -> None:
@@ -47,6 +48,16 @@ def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Runs write no report, which takes seconds, but for tests that are marked ``report``."""
     if request.node.get_closest_marker("report") is None:
         monkeypatch.setattr(train, "_wants_report", lambda args: False)
+
+
+@pytest.fixture(autouse=True)
+def _workers_stay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes serve one test after the other: their imports take a second each.
+
+    Tests that are marked ``own_workers`` have them start and end as a run does.
+    """
+    if request.node.get_closest_marker("own_workers") is None:
+        monkeypatch.setattr(ProcessPool, "close", lambda pool: None)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 
 import varpro_nn
 
@@ -98,8 +99,6 @@ def test_the_picture_of_the_packages_is_that_of_their_imports():
 
 
 def test_the_path_of_an_image_is_that_of_a_run(monkeypatch):
-    from varpro_nn.varpro import fit
-
     paths = []
 
     def recorded(*args, **options):
@@ -107,8 +106,8 @@ def test_the_path_of_an_image_is_that_of_a_run(monkeypatch):
         paths.append([(frame.name, frame.filename) for frame in frames])
         return least_squares(*args, **options)
 
-    least_squares = fit.least_squares
-    monkeypatch.setattr(fit, "least_squares", recorded)
+    least_squares = scipy.optimize.least_squares
+    monkeypatch.setattr(scipy.optimize, "least_squares", recorded)
     few = {"n_units": 4, "n_subnetworks": 2, "images_per_subnetwork": 50, "max_nfev": 2}
     config = varpro_nn.configure("bilinear", data="digits", **few)
     varpro_nn.run(config, varpro_nn.load("digits"), n_jobs=1)

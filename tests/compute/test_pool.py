@@ -18,6 +18,8 @@ import pytest
 from varpro_nn.compute.pool import TRIES, ProcessPool, run_here, run_on_executor
 from varpro_nn.errors import TrainingError, WorkerDiedError
 
+pytestmark = pytest.mark.own_workers
+
 
 def square(number, folder, n_kills=0):
     """Note that it ran, die the first ``n_kills`` times, then square."""

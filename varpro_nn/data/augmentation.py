@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from varpro_nn._settings import check_settings, documented, setting
 from varpro_nn._typing import FloatArray, ImageArray
@@ -76,7 +76,7 @@ def _distort_block(
     where = np.stack([number, *coordinates])
     moved: Any = np.stack(
         [
-            ndimage.map_coordinates(
+            scipy.ndimage.map_coordinates(
                 channels[:, c].astype(np.float32), where, order=1, mode="nearest"
             )
             for c in range(channels.shape[1])
@@ -109,7 +109,7 @@ def _coordinates(
     where = np.stack([vertical, horizontal])
     if amounts.elastic:
         noise = rng.standard_normal((2, n, height, width)).astype(np.float32)
-        smooth = ndimage.gaussian_filter(
+        smooth = scipy.ndimage.gaussian_filter(
             noise, (0, 0, SMOOTHNESS, SMOOTHNESS), mode="wrap", truncate=3.0
         )
         # A filter of that width leaves noise the standard deviation 1 / (2 sqrt(pi) width).

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import linalg
-from scipy.optimize import minimize
+import scipy
 
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.linalg import add_gram, run_tiles
@@ -154,13 +153,13 @@ def _search(
     shape = A.shape
 
     def to_weights(z: FloatArray) -> FloatArray:
-        return linalg.solve_triangular(R, z.reshape(shape), check_finite=False)
+        return scipy.linalg.solve_triangular(R, z.reshape(shape), check_finite=False)
 
     last = [np.inf, np.inf]
 
     def objective(z: FloatArray) -> tuple[float, FloatArray]:
         cost, gradient = problem.value(to_weights(z))
-        g = linalg.solve_triangular(R, gradient, trans="T", check_finite=False).ravel()
+        g = scipy.linalg.solve_triangular(R, gradient, trans="T", check_finite=False).ravel()
         last[:] = cost, float(g @ g)
         return cost, g
 
@@ -168,7 +167,7 @@ def _search(
         if last[1] < tolerance * last[0]:
             raise StopIteration  # SciPy's way to end the search
 
-    result = minimize(
+    result = scipy.optimize.minimize(
         objective,
         (R @ A).ravel(),
         jac=True,
@@ -247,4 +246,4 @@ class _Problem:
         gram[diagonal] += self._penalty[:, 0]
         # Rows that no longer curve leave directions without any weight.
         gram[diagonal] += 1e-6 * np.trace(gram) / len(gram)
-        return np.triu(linalg.cholesky(gram, overwrite_a=True, check_finite=False))
+        return np.triu(scipy.linalg.cholesky(gram, overwrite_a=True, check_finite=False))

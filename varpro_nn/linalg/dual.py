@@ -35,8 +35,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import linalg
 
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.linalg.ridge import (
@@ -373,7 +373,7 @@ class KernelAccumulator:
             raise ValueError(msg)
         # The transpose is in the memory order of LAPACK, and its lower triangle is filled. This
         # driver needs no more than the eigenvectors beside it; "evd" would take two (n, n) more.
-        eigenvalues, V = linalg.eigh(
+        eigenvalues, V = scipy.linalg.eigh(
             kernel.T, lower=True, overwrite_a=True, check_finite=False, driver="evr"
         )
         # Take the constant vector out: it has no share in a centred fit, but is in the null space.

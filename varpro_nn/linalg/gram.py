@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import linalg
+import scipy
 
 from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.linalg.ridge import RidgePath, add_gram, column_tiles, run_tiles, spread
@@ -219,7 +219,7 @@ class GramAccumulator:
             gram *= scale[:, None]
             gram *= scale
         # The transpose is in the memory order of LAPACK, and its lower triangle is filled.
-        eigenvalues, V = linalg.eigh(
+        eigenvalues, V = scipy.linalg.eigh(
             gram.T, lower=True, overwrite_a=True, check_finite=False, driver="evd"
         )
         eps = float(np.finfo(self._shift.dtype).eps)

@@ -30,7 +30,7 @@ J. Demmel, L. Grigori, M. Hoemmen and J. Langou, SIAM J. Sci. Comput. 34 (2012) 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg
+import scipy
 
 from varpro_nn._typing import FloatArray
 
@@ -53,7 +53,7 @@ class StreamingQR:
     def add(self, rows: FloatArray) -> None:
         """Take in ``rows`` (any number, n_columns)."""
         stacked = np.concatenate([self._factor, rows])
-        (triangle,) = linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)
+        (triangle,) = scipy.linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)
         # A copy of the rows that are not zero, so that the block is not kept alive.
         self._factor = triangle[: stacked.shape[1]].copy()
 
@@ -94,7 +94,7 @@ class LinearSolution:
         """Multiply ``columns`` (q, any) by ``T'``: (rank, any)."""
         if self._map is not None:
             return self._map.T @ columns
-        return linalg.solve_triangular(self._triangle, columns, trans="T", check_finite=False)
+        return scipy.linalg.solve_triangular(self._triangle, columns, trans="T", check_finite=False)
 
 
 def least_squares_with_ridge(
@@ -127,12 +127,12 @@ def least_squares_with_ridge(
     sum_of_squares = float(np.vdot(R22, R22))
 
     if np.all(np.diag(R11) != 0):
-        reciprocal_condition, info = linalg.lapack.dtrcon(R11, norm="1", uplo="U")
+        reciprocal_condition, info = scipy.linalg.lapack.dtrcon(R11, norm="1", uplo="U")
         if info == 0 and reciprocal_condition > rank_tolerance:
-            A = linalg.solve_triangular(R11, R12, check_finite=False)
+            A = scipy.linalg.solve_triangular(R11, R12, check_finite=False)
             return LinearSolution(A, sum_of_squares, q, 1 / reciprocal_condition, R11, None)
 
-    U, sigma, Vt = linalg.svd(R11, check_finite=False)
+    U, sigma, Vt = scipy.linalg.svd(R11, check_finite=False)
     rank = int(np.count_nonzero(sigma > rank_tolerance * sigma[0]))
     projected = U.T @ R12
     T = Vt[:rank].T / sigma[:rank]
@@ -178,7 +178,7 @@ def small_equivalent(
     largest = float(np.max(np.diag(remainder), initial=0.0))
     J = np.zeros((p + 1, p))
     if largest > 0:
-        factor, pivots, rank, _ = linalg.lapack.dpstrf(remainder, tol=noise * largest)
+        factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf(remainder, tol=noise * largest)
         J[:rank, pivots - 1] = np.triu(factor)[:rank]
     J[p] = last
     f = np.zeros(p + 1)

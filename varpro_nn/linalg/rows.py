@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import linalg
+import scipy
 
 from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.linalg.gram import GramAccumulator
@@ -139,7 +139,9 @@ class RowStore:
             scale = 1 / spread(Phi.std(axis=0), mean_Phi)
             Phi *= scale
         tau = self._tau - mean_tau
-        U, sigma, Vt = linalg.svd(Phi, full_matrices=False, overwrite_a=True, check_finite=False)
+        U, sigma, Vt = scipy.linalg.svd(
+            Phi, full_matrices=False, overwrite_a=True, check_finite=False
+        )
         U, sigma, V = U[:, ::-1], sigma[::-1], Vt[::-1].T  # ascending, as of an eigenproblem
         eps = float(np.finfo(self._Phi.dtype).eps)
         # The rows were rounded to their type before they were centred: so much may the singular

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from varpro_nn._io import archive
 from varpro_nn._typing import FloatArray, LabelArray
@@ -380,7 +380,7 @@ def probabilities(
 
 
 def _of_logits(outputs: FloatArray) -> FloatArray:
-    return np.asarray(special.softmax(outputs, axis=1))
+    return np.asarray(scipy.special.softmax(outputs, axis=1))
 
 
 def _of_least_squares(outputs: FloatArray) -> FloatArray:

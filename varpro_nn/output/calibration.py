@@ -12,9 +12,8 @@ V. Vovk, A. Gammerman and G. Shafer, Algorithmic learning in a random world (200
 """
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
-from scipy.optimize import minimize_scalar
 
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 
@@ -49,9 +48,11 @@ def fit_temperature(
 
     def loss(log_slope: float) -> float:
         slope = np.exp(log_slope) / spread  # convex in the slope 1 / T: one minimum
-        return float(weights @ (special.logsumexp(slope * z, axis=1) - slope * aimed))
+        return float(weights @ (scipy.special.logsumexp(slope * z, axis=1) - slope * aimed))
 
-    found = minimize_scalar(loss, bounds=(-np.log(_RANGE), np.log(_RANGE)), method="bounded")
+    found = scipy.optimize.minimize_scalar(
+        loss, bounds=(-np.log(_RANGE), np.log(_RANGE)), method="bounded"
+    )
     return float(spread / np.exp(found.x))
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from scipy import linalg
+import scipy
 
 from varpro_nn._typing import FloatArray, RealArray, TargetArray
 from varpro_nn.data.images import targets_of
@@ -79,11 +79,11 @@ class LinearFits:
         while True:
             try:
                 penalised = gram + np.diag(np.full(len(gram), max(penalty, noise)))
-                R = linalg.cholesky(penalised, overwrite_a=True, check_finite=False)
+                R = scipy.linalg.cholesky(penalised, overwrite_a=True, check_finite=False)
                 break
             except np.linalg.LinAlgError:
                 noise = 10 * max(noise, np.finfo(float).tiny)
-        slopes = linalg.cho_solve((R, False), moments, check_finite=False)
+        slopes = scipy.linalg.cho_solve((R, False), moments, check_finite=False)
         return np.vstack([slopes, mean_tau - mean_Phi @ slopes])
 
     def _accumulate(self, rows: slice) -> tuple[FloatArray, FloatArray, FloatArray]:

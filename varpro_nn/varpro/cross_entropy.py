@@ -24,8 +24,8 @@ training of neural networks with variable projection, SIAM J. Math. Data Sci. 3 
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, DTypeLike
-from scipy import linalg, special
 
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.linalg.convex import fit_linear
@@ -144,7 +144,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         def terms_of(rows: slice) -> _Terms:
             block, dPhi = self.design.block_and_derivative(w, rows)
             b, dtype = len(block.tau), dPhi.dtype
-            probability = special.softmax(block.Phi @ A, axis=1)
+            probability = scipy.special.softmax(block.Phi @ A, axis=1)
             B = by_classes(dPhi, unit_rows).reshape(b, k, p)
             residual = (probability - block.tau).astype(dtype)
             gradient = residual.ravel() @ B.reshape(b * k, p)
@@ -177,7 +177,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         noise = float(np.finfo(self.design.dtype).eps) * np.trace(Y)
         Y[np.diag_indices_from(Y)] += np.tile(self.design.ridge_of_columns, k) + noise
         L = _lower_factor(Y, 4 * float(np.finfo(self.design.dtype).eps) * squares)
-        Z = linalg.solve_triangular(L, X.reshape(k * q, p), lower=True, check_finite=False)
+        Z = scipy.linalg.solve_triangular(L, X.reshape(k * q, p), lower=True, check_finite=False)
         return H - Z.T @ Z, g
 
 
@@ -227,10 +227,10 @@ def _lower_factor(Y: FloatArray, bound: float) -> FloatArray:
     ``X' Y^-1 X``, so ``H`` errs towards ``sum_i B_i'S_i B_i``. The gradient does not see it.
     """
     try:
-        return linalg.cholesky(Y, lower=True, check_finite=False)
-    except linalg.LinAlgError:
+        return scipy.linalg.cholesky(Y, lower=True, check_finite=False)
+    except scipy.linalg.LinAlgError:
         Y[np.diag_indices_from(Y)] += bound
-        return linalg.cholesky(Y, lower=True, overwrite_a=True, check_finite=False)
+        return scipy.linalg.cholesky(Y, lower=True, overwrite_a=True, check_finite=False)
 
 
 def _whole(Y: FloatArray) -> FloatArray:

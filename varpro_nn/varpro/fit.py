@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from scipy.optimize import least_squares, minimize
+import scipy
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.errors import NonFiniteError
@@ -206,7 +206,7 @@ class _Problem:
             recorder.set_gradient(w, J.T @ functional.residual(w))
             return J
 
-        result = least_squares(
+        result = scipy.optimize.least_squares(
             residual, self.w0, jacobian, max_nfev=self.max_nfev, x_scale=1.0,
             ftol=self.ftol, xtol=self.xtol, gtol=self.gtol, **options,
         )  # fmt: skip
@@ -245,7 +245,7 @@ def _levenberg_marquardt(problem: _Problem) -> int:
 
 
 def _l_bfgs_b(problem: _Problem) -> int:
-    result = minimize(
+    result = scipy.optimize.minimize(
         problem.cost_and_gradient, problem.w0, jac=True, method="L-BFGS-B",
         callback=problem.recorder.accepted,
         options={
@@ -261,7 +261,7 @@ def _l_bfgs_b(problem: _Problem) -> int:
 
 
 def _powell(problem: _Problem) -> int:
-    result = minimize(
+    result = scipy.optimize.minimize(
         problem.finite_cost, problem.w0, method="Powell", callback=problem.recorder.accepted,
         options={"maxfev": problem.max_nfev, "ftol": problem.ftol, "xtol": problem.xtol},
     )  # fmt: skip
@@ -269,7 +269,7 @@ def _powell(problem: _Problem) -> int:
 
 
 def _nelder_mead(problem: _Problem) -> int:
-    result = minimize(
+    result = scipy.optimize.minimize(
         problem.finite_cost, problem.w0, method="Nelder-Mead", callback=problem.recorder.accepted,
         options={"maxfev": problem.max_nfev, "fatol": problem.ftol, "xatol": problem.xtol},
     )  # fmt: skip

@@ -27,8 +27,8 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, DTypeLike
-from scipy.sparse.linalg import LinearOperator
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.linalg import LinearSolution, StreamingQR, least_squares_with_ridge, left_out_errors
@@ -165,7 +165,7 @@ class VarProFunctional(ReducedFunctional):
         w: FloatArray,
         kind: JacobianKind = "kaufman",
         form: Literal["operator", "array"] = "operator",
-    ) -> LinearOperator | FloatArray:
+    ) -> "scipy.sparse.linalg.LinearOperator | FloatArray":
         """Compute the Jacobian of :meth:`residual`.
 
         Parameters

@@ -32,7 +32,7 @@ L. Kaufman, BIT 15 (1975) 49-57.
 """
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
+import scipy
 
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.linalg import LinearSolution
@@ -80,7 +80,7 @@ class Jacobian:
             S = np.einsum("hmnp,nk->mhpk", self._D, weighted, optimize=True)
             self._second = second_term(solution, S)
 
-    def operator(self) -> LinearOperator:
+    def operator(self) -> "scipy.sparse.linalg.LinearOperator":
         """``J`` by its products with vectors; nothing of size (n k, h p) is formed."""
         h, m, n, p = self._D.shape
         k = self._A.shape[2]
@@ -119,7 +119,7 @@ class Jacobian:
             return result
 
         n_rows = (n + d) * k + (h * p if decay else 0)
-        return LinearOperator(
+        return scipy.sparse.linalg.LinearOperator(
             (n_rows, h * p), matvec=matvec, rmatvec=rmatvec, dtype=np.dtype(np.float64)
         )
 
