@@ -10,10 +10,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from varpro_nn._typing import FloatArray, ImageArray, TargetArray
-from varpro_nn.data.images import check_images, check_targets, check_weights, targets_of
+from varpro_nn.data.images import (
+    check_images,
+    check_labels,
+    check_targets,
+    check_weights,
+    targets_of,
+)
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.imageset import Dataset, read_only, sha256_of
 from varpro_nn.data.loading import load
@@ -93,6 +99,15 @@ class TrainingSet:
         if loadable is not None and train.weights is None:  # what is loaded by name has no weights
             origin = NamedData(loadable.name, loadable.data_dir, n_train)
         return cls(train.images, train.labels, len(dataset.classes), train.weights, origin)
+
+    @classmethod
+    def classified(
+        cls, images: ArrayLike, labels: ArrayLike, n_classes: int, weights: ArrayLike | None = None
+    ) -> "TrainingSet":
+        """Take arrays as users have them, with class numbers and nothing else as labels."""
+        given: Any = images, weights
+        array = np.asarray(labels)
+        return cls(given[0], check_labels(array, array.size, n_classes), n_classes, given[1])
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.augmentation import distort
-from varpro_nn.data.images import BRIGHT, blocks_of, check_labels, largest_intensity
+from varpro_nn.data.images import BRIGHT, blocks_of, largest_intensity
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import single_threaded_blas
@@ -213,10 +213,7 @@ def train_network(
     ValueError
         Arrays of a wrong shape or type, or settings that the images do not allow.
     """
-    codes: Any = np.asarray(labels)
-    checked = check_labels(codes, len(codes), len(classes))
-    given: Any = images, sample_weight
-    training = TrainingSet(given[0], checked, len(classes), given[1])
+    training = TrainingSet.classified(images, labels, len(classes), sample_weight)
     with Compute(n_jobs, progress=progress) as compute:
         return train_classifier(config, training, classes, compute)
 
