@@ -107,7 +107,7 @@ def _of_glue(run: Run, growth: Growth) -> dict[str, Any]:
             sizes, dict(zip(names, accuracies, strict=True)),
             f"Test accuracy by number of sub-networks: {of_sizes}",
             n_test=run.metrics["n_test"], whole=run.metrics["test_accuracy"],
-            parameters=(fixed, growth.n_units * (network.units.n_weights + m * k)),
+            parameters=(fixed, growth.units_per_subnetwork * (network.units.n_weights + m * k)),
         )  # fmt: skip
     return {
         "n_images": growth.n_images,

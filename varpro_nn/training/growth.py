@@ -37,8 +37,7 @@ class Growth:
         On the test images: of the trained units, then of the random ones if there are any.
     path : RidgePath
         Of all columns of the trained units, or the first ones, standardised.
-    n_units : int
-        Units of one sub-network.
+    units_per_subnetwork : int
     n_images : int
         Training images of the ridge layers.
     """
@@ -46,7 +45,7 @@ class Growth:
     sizes: list[int]
     accuracies: list[list[float]]
     path: RidgePath
-    n_units: int
+    units_per_subnetwork: int
     n_images: int
 
 
@@ -61,21 +60,21 @@ def growth_of(run: Run, dataset: Dataset, *, n_jobs: int = 1) -> Growth:
 
 def grown(
     network: Network,
-    each: int,
+    units_per_subnetwork: int,
     train: ImageSet,
     test: ImageSet | None,
     rng: np.random.Generator | None = None,
     *,
     n_jobs: int = 1,
 ) -> Growth:
-    """Fit ridge layers to the first sub-networks, of ``each`` units, and measure them.
+    """Fit ridge layers to the first sub-networks and measure them.
 
     Sums are made once, for all units; for fewer of them columns are dropped. With ``rng`` the same
     is done with random units.
     """
-    units = network.units
-    n_units = max(1, MOST_COLUMNS // units.n_cells)
-    W, most = network.W[:n_units], min(n_units, len(network.W)) // each
+    units, each = network.units, units_per_subnetwork
+    n_fitted = max(1, MOST_COLUMNS // units.n_cells)
+    W, most = network.W[:n_fitted], min(n_fitted, len(network.W)) // each
     sizes: list[int] = []
     if most and test is not None:
         sizes = sorted({round(size) for size in np.geomspace(1, most, MOST_POINTS).tolist()})
