@@ -74,7 +74,9 @@ def stored(training: TrainingSet, parent: Path | None = None) -> Iterator[Refere
         np.save(Path(folder) / "targets.npy", training.targets, allow_pickle=False)
         if training.weights is not None:
             np.save(Path(folder) / "weights.npy", training.weights, allow_pickle=False)
-        yield Reference(StoredData(folder, training.n_targets), training.digest)
+        # Absolute: a worker may have begun in another folder.
+        where = str(Path(folder).absolute())
+        yield Reference(StoredData(where, training.n_targets), training.digest)
 
 
 def named(training: TrainingSet) -> Reference:
