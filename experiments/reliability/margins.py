@@ -8,10 +8,11 @@ of the assertions whose error comes within a factor of ``--factor`` (3) of the b
 tests that failed; neither stops the run. Names of files or folders take the place of
 :data:`TESTS`.
 
-A process runs a few seeds of one file with one kernel and one thread of BLAS; ``--n-jobs`` of
-them run at a time. FILE, JSON lines, is written anew after each, first seeds of all files first,
-so that a run that is stopped has seen every file. ``--show FILE ...`` runs nothing: it prints the
-tables of one or more such files together.
+First each file runs with one seed and one kernel, to see which tests compare numbers and how long
+they take; the others are left out afterwards. Then a process runs a few seeds of one file with one
+kernel and one thread of BLAS; ``--n-jobs`` of them run at a time. FILE, JSON lines, is written
+anew after each, first seeds of all files first, so that a run that is stopped has seen every
+file. ``--show FILE ...`` runs nothing: it prints the tables of such files together.
 """
 
 import argparse
@@ -40,40 +41,59 @@ TESTS = (
     "tests/model", "tests/data", "tests/training", "tests/estimators",
 )  # fmt: skip
 """Folders and files with tests that compare floating-point numbers."""
-SEEDS_OF_A_PROCESS = 5
-"""A process takes about 3 s to start, and the tests of a seed in one file as long on average."""
+SECONDS_OF_A_PROCESS = 30.0
+"""Tests that one process runs, about; it takes 3 s to start."""
 Row = dict[str, Any]
 
 
 class Unit(NamedTuple):
-    """What one process runs."""
+    """What one process runs: seeds ``part``, ``part + n_parts`` and so on of a file.
 
-    part: int
-    n_parts: int
+    ``tests`` are the names of its tests; None for all of them.
+    """
+
     file: Path
     kernel: str
+    part: int
+    n_parts: int
+    tests: tuple[str, ...] | None = None
 
 
-def units(paths: Iterable[Path], names: Sequence[str], n_seeds: int) -> list[Unit]:
-    """List the processes, first seeds first, long files first."""
-    files = sorted({file for path in paths for file in test_files(path)},
-                   key=lambda file: -file.stat().st_size)  # fmt: skip
-    n_parts = math.ceil(n_seeds / SEEDS_OF_A_PROCESS)
+def test_files(paths: Iterable[Path]) -> list[Path]:
+    """List the test files of folders and of files themselves."""
+    found = [path.rglob("test_*.py") if path.is_dir() else (path,) for path in paths]
+    return sorted({file for files in found for file in files})
+
+
+def units(file: Path, found: Row, names: Sequence[str], n_seeds: int) -> list[tuple[float, Unit]]:
+    """List the processes of a file, each with its expected seconds.
+
+    Parameters
+    ----------
+    file : Path
+    found : dict
+        What one seed gave.
+    names : sequence of str
+        Kernels.
+    n_seeds : int
+    """
+    kept = {row["test"] for row in found["assertions"] if row["kind"] != "count"}
+    kept |= {row["failed"].split("[")[0] for row in found["failures"]}
+    seconds = {True: 0.0, False: 0.0}  # with seeds, without
+    for test in kept:
+        told = found["tests"][test]
+        seconds[told["seeded"]] += told["seconds"]
+    n_parts = min(math.ceil(n_seeds * seconds[True] / SECONDS_OF_A_PROCESS) or 1, n_seeds)
+    tests = tuple(sorted(kept))
     return [
-        Unit(part, n_parts, file, kernel)
-        for part in range(n_parts)
-        for file in files
-        for kernel in names
-    ]
+        (n_seeds / n_parts * seconds[True] + (part == 0) * seconds[False],
+         Unit(file, kernel, part, n_parts, tests))
+        for part in range(n_parts) for kernel in names if tests
+    ]  # fmt: skip
 
 
-def test_files(path: Path) -> Iterator[Path]:
-    """Give the test files of a folder, or the file itself."""
-    yield from path.rglob("test_*.py") if path.is_dir() else (path,)
-
-
-def run(unit: Unit, n_seeds: int) -> list[Row]:
-    """Run the tests of a unit; rows of their assertions and failures, with the kernel.
+def run(unit: Unit, n_seeds: int) -> Row:
+    """Run the tests of a unit; what the plugin wrote.
 
     Raises
     ------
@@ -82,22 +102,30 @@ def run(unit: Unit, n_seeds: int) -> list[Row]:
     """
     libraries = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment = os.environ | dict.fromkeys(libraries, "1") | kernels.environment(unit.kernel)
-    with tempfile.TemporaryDirectory() as folder:
-        record = Path(folder) / "assertions.jsonl"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         command = [
             sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
             "-p", "experiments.reliability.kernels",
             "-p", "experiments.reliability.recorded_assertions", "--assert=plain",
-            "--record", str(record), "--basetemp", str(Path(folder) / "tmp"),
+            "--record", str(folder / "record.json"), "--basetemp", str(folder / "tmp"),
             "--seeds", str(n_seeds), "--part", f"{unit.part}/{unit.n_parts}", str(unit.file),
         ]  # fmt: skip
+        if unit.tests is not None:
+            (folder / "tests").write_text("\n".join(unit.tests), encoding="utf-8")
+            command += ["--only-tests", str(folder / "tests")]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode not in (0, 1, 5):  # passed, some failed, none there
             told = (done.stdout + done.stderr).strip().splitlines()[-3:]
             msg = f"{unit.file}, {unit.kernel}: pytest ended with status {done.returncode}: {told}"
             raise RuntimeError(msg)
-        rows = list(map(json.loads, record.read_text(encoding="utf-8").splitlines()))
-    return [{**row, "kernel": unit.kernel} for row in rows]
+        found: Row = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    return found
+
+
+def rows_of(unit: Unit, found: Row) -> list[Row]:
+    """Rows of the assertions and failures of a unit, with the kernel."""
+    return [{**row, "kernel": unit.kernel} for row in found["assertions"] + found["failures"]]
 
 
 def merged(rows: Iterable[Row]) -> list[Row]:
@@ -157,7 +185,7 @@ def cells_of(row: Row) -> dict[str, str]:
         "place": f"{row['file'].removeprefix('tests/')}:{row['line']}",
         "test": row["test"].split("::")[-1],
         "assertion": f"`{_cell(row['source'])[:90]}`",
-        "ratio": f"{row['ratio']:.3g}",
+        "ratio": f"{row['ratio']:.4g}",
         "kernel": row["kernel"],
         "seed": seed,
         "by kernel": ", ".join(f"{kernel} {ratio:.2g}" for kernel, ratio in others),
@@ -169,25 +197,43 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def measure(todo: Sequence[Unit], args: argparse.Namespace) -> tuple[list[Row], list[str]]:
-    """Run all units; the joined rows, and sentences on units that could not run."""
-    rows: list[Row] = []
-    broken: list[str] = []
-    executor = ThreadPoolExecutor(args.n_jobs)  # of threads that wait for processes
-    try:
-        futures = [executor.submit(run, unit, args.seeds) for unit in todo]
-        for future in tqdm(as_completed(futures), total=len(todo), unit="process"):
-            try:
-                rows = merged([*rows, *future.result()])
-            except RuntimeError as error:
-                broken.append(str(error))
-                print(error, file=sys.stderr, flush=True)
-                continue
-            text = "".join(f"{json.dumps(row)}\n" for row in rows)
-            write_atomically(args.output, text.encode())
-    finally:
-        executor.shutdown(cancel_futures=True)  # Ctrl-C starts no other process
-    return rows, broken
+class Runner:
+    """Runs units, ``n_jobs`` at a time; keeps sentences on those that could not run."""
+
+    def __init__(self, n_jobs: int) -> None:
+        self.n_jobs = n_jobs
+        self.broken: list[str] = []
+
+    def run(self, todo: Sequence[Unit], n_seeds: int, title: str) -> Iterator[tuple[Unit, Row]]:
+        """Give each unit and what it found, as it ends."""
+        executor = ThreadPoolExecutor(self.n_jobs)  # of threads that wait for processes
+        try:
+            futures = {executor.submit(run, unit, n_seeds): unit for unit in todo}
+            for future in tqdm(as_completed(futures), title, len(todo), unit="process"):
+                try:
+                    yield futures[future], future.result()
+                except RuntimeError as error:
+                    self.broken.append(str(error))
+                    print(error, file=sys.stderr, flush=True)
+        finally:
+            executor.shutdown(cancel_futures=True)  # Ctrl-C starts no other process
+
+
+def measure(
+    runner: Runner, files: Sequence[Path], names: Sequence[str], n_seeds: int, output: Path
+) -> list[Row]:
+    """Run the tests of all files; the joined rows, which ``output`` has too."""
+    by_size = sorted(files, key=lambda file: -file.stat().st_size)  # long ones first
+    once = [Unit(file, names[0], 0, 1) for file in by_size]
+    seen = list(runner.run(once, 1, "one seed"))
+    rows = merged(row for unit, found in seen for row in rows_of(unit, found))
+    todo = [pair for unit, found in seen for pair in units(unit.file, found, names, n_seeds)]
+    todo.sort(key=lambda pair: (pair[1].part, -pair[0]))
+    for unit, found in runner.run([unit for _, unit in todo], n_seeds, "all seeds"):
+        rows = merged([*rows, *rows_of(unit, found)])
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        write_atomically(output, text.encode())
+    return rows
 
 
 def main() -> None:
@@ -219,14 +265,15 @@ def main() -> None:
     names, left_out = kernels.split(args.kernels)
     for reason in left_out:
         print(f"left out: {reason}")
+    if not names:
+        parser.error("this processor runs none of the kernels")
     start = time.perf_counter()
-    todo = units(paths, names, args.seeds)
-    rows, broken = measure(todo, args)
-    print(f"{args.seeds} seeds, kernels {', '.join(names)}: {len(todo)} processes, "
-          f"{time.perf_counter() - start:.0f} s")  # fmt: skip
+    runner = Runner(args.n_jobs)
+    rows = measure(runner, test_files(paths), names, args.seeds, args.output)
+    print(f"{args.seeds} seeds, kernels {', '.join(names)}: {time.perf_counter() - start:.0f} s")
     print_tables(rows, args.factor)
-    if broken:
-        raise SystemExit("\n".join(broken))
+    if runner.broken:
+        raise SystemExit("\n".join(runner.broken))
 
 
 if __name__ == "__main__":

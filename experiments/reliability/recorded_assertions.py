@@ -1,8 +1,9 @@
 """A plugin of pytest that records how near to its bound each comparison of numbers came.
 
-``python -m pytest -p experiments.reliability.recorded_assertions --record FILE`` writes a line of
-JSON for each assertion, a place (file and line below ``tests``) in a test: the largest ratio of
-error and bound, and the test that had it. :mod:`experiments.reliability.margins` runs it.
+``python -m pytest -p experiments.reliability.recorded_assertions --assert=plain --record FILE``
+writes an object of JSON: the largest ratio of error and bound of each assertion, a place (file and
+line below ``tests``) in a test, with the seed that had it; the failures; and the seconds of each
+test. :mod:`experiments.reliability.margins` runs it.
 
 Three forms are seen: ``assert_allclose``, ``pytest.approx``, and ``<``, ``<=``, ``>``, ``>=`` in
 an ``assert``. For the last the modules below ``tests`` are compiled from a changed syntax tree, so
@@ -71,6 +72,7 @@ class Recorder:
         self.item: pytest.Item | None = None
         self.rows: dict[tuple[str, int, str, str], dict[str, Any]] = {}
         self.failures: list[dict[str, str]] = []
+        self.tests: dict[str, dict[str, Any]] = {}
 
     def record(self, kind: str, ratios: Any, **more: Any) -> None:
         """Keep the largest of ``ratios`` for the line below ``tests`` that this call comes from."""
@@ -79,7 +81,7 @@ class Recorder:
             return
         ratio = float(np.nanmax(ratios))
         file, line = _place()
-        test = self.item.nodeid.split("[")[0]
+        test = _test(self.item.nodeid)
         row = self.rows.setdefault(
             (file, line, test, kind),
             {"file": file, "line": line, "test": test, "kind": kind, "n": 0, "ratio": -1.0},
@@ -159,6 +161,11 @@ def _place() -> tuple[str, int]:
         if frame.f_back is None:
             return "", 0
         frame = frame.f_back
+
+
+def _test(nodeid: str) -> str:
+    """Name a test without its parameters."""
+    return nodeid.split("[")[0]
 
 
 def _seed(item: pytest.Item) -> int | None:
@@ -299,13 +306,21 @@ def _recorded_approx(original: Callable[[Any, Any], bool]) -> Callable[[Any, Any
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--record", type=Path, metavar="FILE", help="of assertions, JSON lines")
+    parser.addoption("--record", type=Path, metavar="FILE", help="of assertions, JSON")
+    parser.addoption("--only-tests", type=Path, metavar="FILE", help="names of tests, one a line")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("assertmode") != "plain":
         msg = "recorded_assertions compiles the tests itself: give --assert=plain too"
         raise pytest.UsageError(msg)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    path = config.getoption("only_tests")
+    if path is not None:
+        names = set(path.read_text(encoding="utf-8").splitlines())
+        items[:] = [item for item in items if _test(item.nodeid) in names]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -318,9 +333,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    test = recorder.tests.setdefault(_test(report.nodeid), {"seconds": 0.0, "seeded": False})
+    test["seconds"] += report.duration
+    test["seeded"] |= recorder.item is not None and _seed(recorder.item) is not None
     if report.failed:
         crash = getattr(report.longrepr, "reprcrash", None)
-        message = str(report.longrepr) if crash is None else crash.message
+        message = str(report.longrepr)
+        if crash is not None:
+            message = f"{Path(crash.path).name}:{crash.lineno}: {crash.message}"
         recorder.failures.append({"failed": report.nodeid, "message": message[:300]})
 
 
@@ -328,10 +348,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path = session.config.getoption("record")
     if path is None:
         return
-    for row in recorder.rows.values():
+    rows = list(recorder.rows.values())
+    for row in rows:
         row["source"] = linecache.getline(str(ROOT / row["file"]), row["line"]).strip()
-    lines = [json.dumps(row) for row in [*recorder.rows.values(), *recorder.failures]]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    found = {"assertions": rows, "failures": recorder.failures, "tests": recorder.tests}
+    path.write_text(json.dumps(found), encoding="utf-8")
 
 
 # When this plugin is loaded no module below ``tests`` has been imported yet.
