@@ -57,12 +57,15 @@ class Bound(NamedTuple):
         How far the other side may be beyond it.
     small : bool
         Whether the slack is a small number, alone or as a factor.
+    rank : int
+        Of two sides with numbers that of higher rank is the bound.
     """
 
     value: Any
     base: Any
     slack: Any
     small: bool
+    rank: int = 2
 
 
 class Recorder:
@@ -94,17 +97,17 @@ class Recorder:
 
     def number(self, value: Any) -> Bound:
         """``x < 1e-7``: the number itself."""
-        return Bound(value, 0.0, value, abs(value) <= SMALL)
+        return Bound(value, 0.0, value, abs(value) <= SMALL, 4)
 
-    def scaled(self, left: Any, right: Any) -> Bound:
+    def scaled(self, left: Any, right: Any, rank: int) -> Bound:
         """``x < 1e-5 * y``."""
         small = any(np.ndim(factor) == 0 and abs(factor) <= SMALL for factor in (left, right))
-        return Bound(left * right, 0.0, left * right, small)
+        return Bound(left * right, 0.0, left * right, small, rank)
 
     def stretched(self, base: Any, by: Any) -> Bound:
         """``x <= y * (1 + 1e-12)``, with ``by`` the sum."""
         value = base * by
-        return Bound(value, base, value - base, abs(by - 1) <= SMALL)
+        return Bound(value, base, value - base, abs(by - 1) <= SMALL, 3)
 
     def shifted(self, base: Any, slack: Any, sign: int) -> Bound:
         """``x < y + 1e-9 * z``."""
@@ -134,8 +137,9 @@ class Recorder:
         if not kinds <= set("fiub"):  # sets, strings
             return
         kind, error, slack = ("threshold" if "f" in kinds else "count"), *values
-        if isinstance(high, Bound) != isinstance(low, Bound):
-            if isinstance(high, Bound):
+        ranks = [side.rank if isinstance(side, Bound) else 0 for side in (low, high)]
+        if ranks[0] != ranks[1]:
+            if ranks[1] > ranks[0]:
                 bound, beyond = high, values[0] - np.asarray(high.base)
                 room = np.asarray(high.slack)
             else:
@@ -145,7 +149,7 @@ class Recorder:
                 kind, error, slack = "tolerance", beyond, room
         if kind != "tolerance" and np.all(slack < 0):  # -2 < -1: -1 is the smaller number
             error, slack = -slack, -error
-        if np.all(slack == 0) or np.all(error == 0):
+        if np.all(slack == 0) or (kind != "tolerance" and np.all(error == 0)):
             return
         with np.errstate(all="ignore"):
             self.record(kind, np.maximum(error / slack, 0.0))
@@ -177,13 +181,14 @@ def _seed(item: pytest.Item) -> int | None:
 recorder = Recorder()
 
 
-class _Watched(ast.NodeTransformer):
+class Watched(ast.NodeTransformer):
     """Puts calls of the recorder in the place of comparisons that an ``assert`` asks for.
 
     Of a mask, as in ``np.mean(x > 0.5) > 0.9``, nothing is asked.
     """
 
     def visit_Assert(self, node: ast.Assert) -> ast.Assert:
+        """Change what it asks for."""
         node.test = self._watched(node.test)
         return node
 
@@ -222,8 +227,9 @@ def _side(node: ast.expr) -> ast.expr:
             for base, by in ((left, right), (right, left)):
                 if isinstance(by, ast.BinOp) and isinstance(by.op, ast.Add | ast.Sub):
                     return _call("stretched", base, by)
-            if any(_is_number(each) or isinstance(each, ast.Name) for each in (left, right)):
-                return _call("scaled", left, right)
+            numbers = any(map(_is_number, (left, right)))
+            if numbers or any(isinstance(each, ast.Name) for each in (left, right)):
+                return _call("scaled", left, right, ast.Constant(2 if numbers else 1))
     return node
 
 
@@ -243,7 +249,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
-        tree = _Watched().visit(ast.parse(self.get_data(path)))
+        tree = Watched().visit(ast.parse(self.get_data(path)))
         return compile(ast.fix_missing_locations(tree), path, "exec")
 
     def exec_module(self, module: ModuleType) -> None:
@@ -314,6 +320,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("assertmode") != "plain":
         msg = "recorded_assertions compiles the tests itself: give --assert=plain too"
         raise pytest.UsageError(msg)
+    # No module below ``tests`` that has an assertion of numbers has been imported yet.
+    np.testing.assert_allclose = _recorded_allclose(np.testing.assert_allclose)
+    approx: Any = type(pytest.approx(0.0))
+    approx.__eq__ = _recorded_approx(approx.__eq__)
+    sys.meta_path.insert(0, _Finder())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -353,9 +364,3 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         row["source"] = linecache.getline(str(ROOT / row["file"]), row["line"]).strip()
     found = {"assertions": rows, "failures": recorder.failures, "tests": recorder.tests}
     path.write_text(json.dumps(found), encoding="utf-8")
-
-
-# When this plugin is loaded no module below ``tests`` has been imported yet.
-np.testing.assert_allclose = _recorded_allclose(np.testing.assert_allclose)
-type(pytest.approx(0.0)).__eq__ = _recorded_approx(type(pytest.approx(0.0)).__eq__)  # type: ignore[method-assign]
-sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,37 @@
+import pytest
+
+from experiments.reliability import kernels
+
+
+def test_a_kernel_that_the_processor_lacks_is_named(monkeypatch):
+    monkeypatch.setattr(kernels.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(kernels, "flags_of_processor", lambda: frozenset(["pni", "avx2", "avx"]))
+    runnable, reasons = kernels.split(["Prescott", "Sandybridge", "Haswell"])
+    assert runnable == ["Prescott", "Sandybridge"]
+    assert reasons == ["Haswell: the processor has no fma"]
+    monkeypatch.setattr(kernels.platform, "machine", lambda: "aarch64")
+    assert kernels.split(["Haswell"]) == ([], ["Haswell: needs an x86 processor, got aarch64"])
+
+
+def test_a_kernel_that_is_not_in_use_ends_the_run(monkeypatch):
+    used = {"numpy.so": "Haswell", "scipy.so": "Katmai"}
+    monkeypatch.setattr(kernels, "in_use", lambda: used)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    with pytest.raises(pytest.UsageError, match="Prescott was asked for, but numpy.so uses Hasw"):
+        kernels.pytest_configure()
+    used["numpy.so"] = "Prescott"
+    kernels.pytest_configure()
+    assert "scipy.so Katmai" in kernels.pytest_report_header()
+    used.clear()
+    with pytest.raises(pytest.UsageError, match="do not use OpenBLAS"):
+        kernels.pytest_configure()
+    monkeypatch.delenv("OPENBLAS_CORETYPE")
+    kernels.pytest_configure()
+
+
+def test_the_kernels_of_this_process():
+    """NumPy and SciPy run on what the processor has."""
+    if not (used := kernels.in_use()):
+        pytest.skip("NumPy does not use OpenBLAS")
+    known = set(used.values()) & set(kernels.NEEDS)
+    assert [kernels.lacking(kernel) for kernel in known] == [None] * len(known)
