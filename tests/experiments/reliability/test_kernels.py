@@ -17,7 +17,7 @@ def test_a_kernel_that_is_not_in_use_ends_the_run(monkeypatch):
     used = {"numpy.so": "Haswell", "scipy.so": "Katmai"}
     monkeypatch.setattr(kernels, "in_use", lambda: used)
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
-    with pytest.raises(pytest.UsageError, match="Prescott was asked for, but numpy.so uses Hasw"):
+    with pytest.raises(pytest.UsageError, match=r"Prescott was asked for, but numpy\.so uses Hasw"):
         kernels.pytest_configure()
     used["numpy.so"] = "Prescott"
     kernels.pytest_configure()
