@@ -4,6 +4,9 @@ OpenBLAS has several implementations of its products and factorisations, one a f
 processors. It takes the best that the processor runs, or the one that the environment variable
 ``OPENBLAS_CORETYPE`` names. Results of two kernels differ by rounding.
 
+``python -m experiments.reliability.kernels`` prints a line for each of :data:`KERNELS`: ``used``
+where NumPy takes it by itself, ``runs`` or ``lacking``, and why.
+
 As a plugin of pytest (``-p experiments.reliability.kernels``) this module ends the run where a
 library uses another kernel than the variable names: OpenBLAS passes over a name that it does not
 know.
@@ -55,16 +58,17 @@ def lacking(kernel: str) -> str | None:
     A kernel with no entry in :data:`NEEDS` is taken to run.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return f"{kernel}: needs an x86 processor, got {platform.machine()}"
+        return f"it needs an x86 processor, got {platform.machine()}"
     missing = sorted(set(NEEDS.get(kernel, ())) - flags_of_processor())
-    return f"{kernel}: the processor has no {', '.join(missing)}" if missing else None
+    return f"the processor has no {', '.join(missing)}" if missing else None
 
 
 def split(kernels: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split kernels into those that run here and sentences on those that do not."""
     reasons = {kernel: lacking(kernel) for kernel in kernels}
     runnable = [kernel for kernel, reason in reasons.items() if reason is None]
-    return runnable, [reason for reason in reasons.values() if reason is not None]
+    left_out = [f"{kernel}: {reason}" for kernel, reason in reasons.items() if reason is not None]
+    return runnable, left_out
 
 
 def in_use() -> dict[str, str]:
@@ -91,11 +95,14 @@ def check(kernel: str) -> None:
     if not used:
         msg = f"the kernel {kernel} was asked for, but NumPy and SciPy do not use OpenBLAS"
         raise RuntimeError(msg)
-    names = {name.lower() for name in REPORTED.get(kernel, (kernel,))}
-    if other := {file: name for file, name in used.items() if name.lower() not in names}:
+    if other := {file: name for file, name in used.items() if not _is(kernel, name)}:
         told = ", ".join(f"{file} uses {name}" for file, name in other.items())
         msg = f"the kernel {kernel} was asked for, but {told}"
         raise RuntimeError(msg)
+
+
+def _is(kernel: str, reported: str) -> bool:
+    return reported.lower() in {name.lower() for name in REPORTED.get(kernel, (kernel,))}
 
 
 def pytest_configure() -> None:
@@ -110,3 +117,17 @@ def pytest_configure() -> None:
 
 def pytest_report_header() -> str:
     return "OpenBLAS: " + ", ".join(f"{file} {kernel}" for file, kernel in in_use().items())
+
+
+def main() -> None:
+    used = in_use().values()
+    for kernel in KERNELS:
+        reason = lacking(kernel)
+        if reason is not None:
+            print(f"{kernel} lacking {reason}")
+        else:
+            print(f"{kernel} {'used' if any(_is(kernel, name) for name in used) else 'runs'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ def test_a_kernel_that_the_processor_lacks_is_named(monkeypatch):
     assert runnable == ["Prescott", "Sandybridge"]
     assert reasons == ["Haswell: the processor has no fma"]
     monkeypatch.setattr(kernels.platform, "machine", lambda: "aarch64")
-    assert kernels.split(["Haswell"]) == ([], ["Haswell: needs an x86 processor, got aarch64"])
+    assert kernels.split(["Haswell"]) == ([], ["Haswell: it needs an x86 processor, got aarch64"])
 
 
 def test_a_kernel_that_is_not_in_use_ends_the_run(monkeypatch):
@@ -35,3 +35,14 @@ def test_the_kernels_of_this_process():
         pytest.skip("NumPy does not use OpenBLAS")
     known = set(used.values()) & set(kernels.NEEDS)
     assert [kernels.lacking(kernel) for kernel in known] == [None] * len(known)
+
+
+def test_the_list_for_the_shell(monkeypatch, capsys):
+    reasons = {"SkylakeX": "the processor has no avx512f"}
+    monkeypatch.setattr(kernels, "lacking", reasons.get)
+    monkeypatch.setattr(kernels, "in_use", lambda: {"numpy.so": "Haswell", "scipy.so": "HASWELL"})
+    kernels.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "Prescott runs", "Sandybridge runs", "Haswell used",
+        "SkylakeX lacking the processor has no avx512f",
+    ]  # fmt: skip
