@@ -2,20 +2,24 @@
 
 OpenBLAS has several implementations of its products and factorisations, one a family of
 processors. It takes the best that the processor runs, or the one that the environment variable
-``OPENBLAS_CORETYPE`` names. Results of two kernels differ by rounding.
+``OPENBLAS_CORETYPE`` names. Results of two kernels differ by rounding. NumPy too has loops for
+newer processors, of ``exp`` and ``tanh`` among others: the name of a kernel with ``+plain``
+(``Prescott+plain``) stands for that kernel and NumPy's loops for the oldest processor.
 
-``python -m experiments.reliability.kernels`` prints a line for each of :data:`KERNELS`: ``used``
-where NumPy takes it by itself, ``runs`` or ``lacking``, and why.
+``python -m experiments.reliability.kernels`` prints a line for each of :data:`KERNELS` and the one
+that NumPy takes by itself: ``used`` for that one, else ``runs``, or ``lacking`` and why.
 
 As a plugin of pytest (``-p experiments.reliability.kernels``) this module ends the run where a
 library uses another kernel than the variable names: OpenBLAS passes over a name that it does not
 know.
 """
 
+import importlib
 import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from threadpoolctl import threadpool_info
@@ -37,9 +41,17 @@ REPORTED = {"Prescott": ("Prescott", "Katmai")}
 """Names under which OpenBLAS reports a kernel, where there are several for one."""
 
 
+PLAIN = "+plain"
+
+
 def environment(kernel: str) -> dict[str, str]:
     """Make the variables of a process that is to use a kernel."""
-    return {"OPENBLAS_CORETYPE": kernel}
+    made = {"OPENBLAS_CORETYPE": kernel.removesuffix(PLAIN)}
+    if kernel.endswith(PLAIN):
+        # NumPy's public functions do not list them.
+        loops: Any = importlib.import_module("numpy._core._multiarray_umath")
+        made["NPY_DISABLE_CPU_FEATURES"] = " ".join(loops.__cpu_dispatch__)
+    return made
 
 
 def flags_of_processor() -> frozenset[str]:
@@ -59,7 +71,7 @@ def lacking(kernel: str) -> str | None:
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return f"it needs an x86 processor, got {platform.machine()}"
-    missing = sorted(set(NEEDS.get(kernel, ())) - flags_of_processor())
+    missing = sorted(set(NEEDS.get(kernel.removesuffix(PLAIN), ())) - flags_of_processor())
     return f"the processor has no {', '.join(missing)}" if missing else None
 
 
@@ -102,6 +114,7 @@ def check(kernel: str) -> None:
 
 
 def _is(kernel: str, reported: str) -> bool:
+    kernel = kernel.removesuffix(PLAIN)
     return reported.lower() in {name.lower() for name in REPORTED.get(kernel, (kernel,))}
 
 
@@ -119,14 +132,22 @@ def pytest_report_header() -> str:
     return "OpenBLAS: " + ", ".join(f"{file} {kernel}" for file, kernel in in_use().items())
 
 
+def default() -> str | None:
+    """Name the kernel that NumPy uses in this process; None without OpenBLAS."""
+    used = next(iter(in_use().values()), None)
+    if used is None:
+        return None
+    return next((kernel for kernel in KERNELS if _is(kernel, used)), used)
+
+
 def main() -> None:
-    used = in_use().values()
-    for kernel in KERNELS:
+    used = default()
+    for kernel in dict.fromkeys([*KERNELS, *([used] if used else [])]):
         reason = lacking(kernel)
         if reason is not None:
             print(f"{kernel} lacking {reason}")
         else:
-            print(f"{kernel} {'used' if any(_is(kernel, name) for name in used) else 'runs'}")
+            print(f"{kernel} {'used' if kernel == used else 'runs'}")
 
 
 if __name__ == "__main__":

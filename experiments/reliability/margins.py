@@ -264,7 +264,7 @@ def main() -> None:
     end_quietly()
     names, left_out = kernels.split(args.kernels)
     for reason in left_out:
-        print(f"left out: {reason}")
+        print(f"left out: {reason}", flush=True)
     if not names:
         parser.error("this processor runs none of the kernels")
     start = time.perf_counter()

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from experiments.reliability import kernels
@@ -46,3 +50,23 @@ def test_the_list_for_the_shell(monkeypatch, capsys):
         "Prescott runs", "Sandybridge runs", "Haswell used",
         "SkylakeX lacking the processor has no avx512f",
     ]  # fmt: skip
+    monkeypatch.setattr(kernels, "in_use", lambda: {"numpy.so": "Zen"})
+    kernels.main()
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "Haswell runs", "SkylakeX lacking the processor has no avx512f", "Zen used",
+    ]  # fmt: skip
+
+
+def test_plain_loops_of_numpy():
+    """``exp`` has loops for newer processors on x86; none of them is left in the child."""
+    if kernels.lacking("Prescott") is not None:
+        pytest.skip("no x86 processor")
+    environment = kernels.environment("Prescott+plain")
+    assert environment["OPENBLAS_CORETYPE"] == "Prescott"
+    code = (
+        "import numpy as np; from numpy._core import _multiarray_umath as loops;"
+        "print([name for name in loops.__cpu_dispatch__ if loops.__cpu_features__[name]])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -204,7 +204,7 @@ def test_tables(tmp_path, monkeypatch, capsys):
         ("test_qr.py", "A", kept, 3), ("test_qr.py", "B", kept, 3),
     ]  # fmt: skip
     printed = capsys.readouterr().out
-    assert "left out: no C" in printed
+    assert "left out: C: no C" in printed
     near = "| a.py:7 | test_a | `x \\| y` | 0.8 | B | 1 | B 0.8, A 0.4 |"
     assert near in printed
     assert "a.py:8" not in printed
