@@ -1,8 +1,9 @@
 """All tables: ``python -m experiments.all [--quick] [--only NAME ...] [--n-jobs N]``.
 
-Each table runs in a process of its own, one thread of BLAS, with its own memory and CPU seconds;
-one after the other, unless ``--n-jobs`` tells how many to run side by side. That is quicker, but
-what is bound by memory then takes more CPU seconds: pages tell the load of the machine.
+Each table runs in a separate process with one thread of BLAS: memory and CPU seconds are those of
+the table. Tables run one after the other, unless ``--n-jobs`` tells how many to run side by side.
+That is quicker, but what is bound by memory then takes more CPU seconds: pages tell the load of
+the machine.
 Its results go to ``NAME.jsonl`` in ``--output`` as they come, so that a stopped run goes on, and
 what it prints to ``NAME.md``, headed by the command, the days and commits of the measurements, the
 machine and the versions. A table that fails does not stop the others; the exit status tells.

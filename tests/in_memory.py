@@ -1,6 +1,8 @@
 """Training in tests: sub-networks on arrays in memory, and a store that keeps them there."""
 
 from varpro_nn.compute.compute import Compute
+from varpro_nn.data.augmentation import NO_DISTORTION
+from varpro_nn.training.subnetwork import SubnetworkPlan
 from varpro_nn.training.subnetworks import train_subnetworks
 
 
@@ -22,7 +24,11 @@ class MemoryStore(dict):
         self.landed(subnetwork)
 
 
-def train(units, training, settings, *, n_jobs=1, progress=False, **options):
+def train(
+    units, training, settings, *,
+    n_jobs=1, progress=False, distortion=NO_DISTORTION, seed=0, **options,
+):  # fmt: skip
     """Train sub-networks by processes of this machine."""
+    plan = SubnetworkPlan(units, settings, distortion, seed)
     with Compute(n_jobs, progress=progress) as compute:
-        return train_subnetworks(units, training, settings, compute, **options)
+        return train_subnetworks(plan, training, compute, **options)

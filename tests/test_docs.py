@@ -117,8 +117,6 @@ def test_the_path_of_an_image_is_that_of_a_run(monkeypatch):
         for name, file in paths[0]
         if Path(file).is_relative_to(package)
     ]
-    # Generators that pass finished sub-networks on.
-    called = [row for row in called if row[0] not in ("_with_bar", "_landing")]
     rows = re.findall(r"^\| `([\w.]+)` \| `([\w/.]+)` \|", (DOCS / "inside.md").read_text(), re.M)
     assert called == [(name.split(".")[-1], file) for name, file in rows]
 

@@ -12,19 +12,7 @@ _logger = logging.getLogger(__name__)
 
 
 def make_parser(command: str, description: str, faults: str) -> argparse.ArgumentParser:
-    """Make the parser of ``python -m varpro_nn.COMMAND``.
-
-    Parameters
-    ----------
-    command : str
-    description : str
-    faults : str
-        What exit status 1 stands for.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-    """
+    """Make the parser of ``python -m varpro_nn.COMMAND``; exit status 1 stands for ``faults``."""
     return argparse.ArgumentParser(
         prog=f"python -m varpro_nn.{command}",
         allow_abbrev=False,
@@ -41,17 +29,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(lines: Callable[[], Iterable[str]]) -> int:
-    """Print ``lines()`` and return the exit status.
+    """Print the lines of ``lines()``, which does the work, and return the exit status.
 
-    Parameters
-    ----------
-    lines : callable
-        Does the work and gives the lines of its result.
-
-    Returns
-    -------
-    int
-        0 done; 1 a fault of data or run, said in one line on standard error; 130 interrupted.
+    0: done; 1: a fault of data or run, told in one line on standard error; 130: interrupted.
     """
     try:
         for line in lines():

@@ -10,14 +10,14 @@ group ``output``.
 
 import math
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from inspect import cleandoc
 from numbers import Integral, Real
 from textwrap import wrap
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 _Group = TypeVar("_Group")
 
@@ -31,16 +31,13 @@ def setting(
     least: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    unit: str = "",
     needs: Mapping[str, Any] | None = None,
-    formerly: str = "",
     gone: Mapping[str, str] | None = None,
 ) -> Any:
     """Make a field of a group of settings.
 
     Parameters
     ----------
-    default : object
     help : str
         What it is, without a full stop.
     option : str
@@ -49,20 +46,15 @@ def setting(
         The values it may have; by default those of its ``Literal`` type.
     least, above, below : float, optional
         Bounds: at least, more than, less than.
-    unit : str
-        Of a number: pixels, degrees.
     needs : mapping
         Values that other options of the group must have. Without them, any value but the
         default has no effect. A tuple of values, or ``...`` for any value but None.
-    formerly : str
-        An older option name that still works.
     gone : mapping of str to str
         Values that were removed, each with what to do instead.
     """
     metadata = {
         "option": option, "help": help, "choices": choices, "least": least, "above": above,
-        "below": below, "unit": unit, "needs": needs or {}, "formerly": formerly,
-        "gone": gone or {},
+        "below": below, "needs": needs or {}, "gone": gone or {},
     }  # fmt: skip
     return field(default=default, metadata=metadata)
 
@@ -93,9 +85,7 @@ class Setting:
     least: float | None
     above: float | None
     below: float | None
-    unit: str
     needs: Mapping[str, Any]
-    formerly: str
     gone: Mapping[str, str]
 
     def check(self, value: Any) -> None:
@@ -149,20 +139,17 @@ class Setting:
 
     @property
     def described(self) -> str:
-        """Help, unit, and what it needs: one line."""
-        what, semicolon, more = self.help.partition(";")
-        text = f"{what}{f', in {self.unit}' if self.unit else ''}{semicolon}{more}"
+        """Help, and what it needs: one line."""
         needed = [
             name if allowed is ... else f"{name} {' or '.join(allowed)}"
             for name, allowed in self.needs.items()
         ]
-        return f"{text}; needs {', '.join(needed)}" if needed else text
+        return f"{self.help}; needs {', '.join(needed)}" if needed else self.help
 
 
-def settings_of(group: type) -> Mapping[str, Setting]:
+def settings_of(group: Any) -> Mapping[str, Setting]:
     """Collect the settings of a group and of the groups in it, by option."""
-    found: Mapping[str, Setting] = _collected(cast("Hashable", group))
-    return found
+    return _collected(group)
 
 
 @cache
@@ -170,7 +157,7 @@ def _collected(group: Any) -> dict[str, Setting]:
     found: dict[str, Setting] = {}
     for entry, hint in ((entry, get_type_hints(group)[entry.name]) for entry in fields(group)):
         if is_dataclass(hint):
-            inner = settings_of(hint)  # type: ignore[arg-type]
+            inner = settings_of(hint)
             found |= {o: replace(s, path=(entry.name, *s.path)) for o, s in inner.items()}
             continue
         optional = isinstance(hint, types.UnionType)
@@ -249,13 +236,19 @@ def with_options(group: _Group, options: Mapping[str, Any]) -> _Group:
 
 
 def check_known(options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise ValueError for options that are not ``known``, and name the nearest known one."""
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        near = get_close_matches(unknown[0], known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        msg = f"unknown settings {', '.join(unknown)}{hint}"
+    """Raise ValueError for options that are not ``known``."""
+    if unknown := unknown_among(options, known):
+        msg = f"unknown settings {unknown}"
         raise ValueError(msg)
+
+
+def unknown_among(options: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """List the options that are not ``known``, and name the nearest known one; "" if all are."""
+    unknown = sorted(set(options) - set(known))
+    if not unknown:
+        return ""
+    near = get_close_matches(unknown[0], known, n=1)
+    return f"{', '.join(unknown)}{f'; did you mean {near[0]}?' if near else '.'}"
 
 
 def from_dict(group: type[_Group], values: Any) -> _Group:

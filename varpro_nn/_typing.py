@@ -36,5 +36,9 @@ ImageArray: TypeAlias = NDArray[np.uint8] | NDArray[np.floating[Any]]
 
 LabelArray: TypeAlias = NDArray[np.int64]
 """Class numbers 0 to k - 1, shape (n,)."""
+
+IndexArray: TypeAlias = NDArray[np.int64]
+"""Positions of images, rows or columns."""
+
 TargetArray = LabelArray | FloatArray
 """Class numbers (n,), or real targets (n, k)."""

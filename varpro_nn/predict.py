@@ -51,8 +51,8 @@ def _lines(model: Path, images: str, n_jobs: int, *, prepared: bool) -> Iterator
     labels = network.classes[outputs.argmax(axis=1)].tolist()
     source = Path(images)
     pictures = data.picture_files(source) if source.is_dir() else [source] * len(outputs)
-    shares = probabilities(outputs, network.output_layer, network.temperature).round(6).tolist()
-    for number, row in enumerate(shares):
+    proba = probabilities(outputs, network.output_layer, network.temperature).round(6).tolist()
+    for number, row in enumerate(proba):
         line = {
             "image": number,
             "file": pictures[number].name,

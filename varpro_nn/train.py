@@ -22,10 +22,10 @@ from varpro_nn.errors import VarProError
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
-from varpro_nn.training.config import REMOVED, TrainConfig
+from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
 from varpro_nn.training.pipeline import Run
-from varpro_nn.training.recipes import DATA, RECIPES, RENAMED, configure
-from varpro_nn.training.run_folder import RunFolder, check_glue_can_be_kept, default_path
+from varpro_nn.training.recipes import DATA, RECIPES, configure
+from varpro_nn.training.run_folder import RunFolder, check_sums_can_be_kept, default_path
 
 SETTINGS = {option: s for option, s in settings_of(TrainConfig).items() if option != "recipe"}
 """The settings that have an option each; the recipe has one of its own."""
@@ -105,8 +105,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         text = f"{setting.described} ({_in_recipes(option)})".replace("%", "%%")
         keywords = {"default": argparse.SUPPRESS, "help": text, **_value_of(setting)}
         within.add_argument(_flag(option), **keywords)
-        if setting.formerly:
-            within.add_argument(_flag(setting.formerly), **{**keywords, "help": argparse.SUPPRESS})
+        for old in (old for old, new in RENAMED.items() if new == option):
+            within.add_argument(_flag(old), **{**keywords, "help": argparse.SUPPRESS})
 
 
 def _value_of(setting: Setting) -> dict[str, Any]:
@@ -205,11 +205,11 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     dataset = data.load(args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet)
     config = configure(args.recipe, data=dataset, **overrides)
     if args.keep_glue:
-        check_glue_can_be_kept(config)
+        check_sums_can_be_kept(config)
     report = None
     if _wants_report(args):  # before the work
         report = partial(write_report, dataset=dataset, n_jobs=args.n_jobs)
-    metrics = folder.finished(config, dataset, keep_glue=args.keep_glue)
+    metrics = folder.finished(config, dataset, keep_sums=args.keep_glue)
     if metrics is not None:
         return metrics
     with locked(path), cluster.executor(args.backend, args.scheduler, args.n_jobs) as executor:
@@ -218,7 +218,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
         try:
             result = folder.train(
                 config, dataset, n_jobs=args.n_jobs, executor=executor, progress=not args.quiet,
-                keep_glue=args.keep_glue, report=report,
+                keep_sums=args.keep_glue, report=report,
             )  # fmt: skip
         except KeyboardInterrupt:
             n_kept = folder.n_kept

@@ -47,10 +47,10 @@ def main() -> None:
     for activation in ACTIVATIONS:
         units = patch_units("dense", (28, 28), args.n_units, window=7, activation=activation)
         W = units.init(images, rng).astype(np.float32)
-        with thread_pool(1) as executor:
+        with thread_pool(1) as threads:
             alone = products_alone(units, len(images))
             start = time.process_time()
-            for _ in feature_blocks(units, W, images, executor):
+            for _ in feature_blocks(units, W, images, threads):
                 pass
             features = time.process_time() - start
         found[activation] = {"features": features, "products": alone, "ratio": features / alone}

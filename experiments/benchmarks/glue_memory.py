@@ -1,7 +1,7 @@
 """Peak memory of the glue against the number of images, for one network.
 
 ``python -m experiments.benchmarks.glue_memory`` glues the same 2,000 untrained bilinear units on
-the first 6,000 and on all 60,000 training images of MNIST, each in a process of its own, and prints
+the first 6,000 and on all 60,000 training images of MNIST, each in a separate process, and prints
 the peak resident memory of the process before the glue (Python, libraries, images) and after it.
 The last line is one JSON object.
 """

@@ -21,6 +21,7 @@ from varpro_nn.compute import cluster
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.training.config import SubnetworkSettings
+from varpro_nn.training.subnetwork import SubnetworkPlan
 from varpro_nn.training.subnetworks import train_subnetworks
 
 
@@ -37,6 +38,7 @@ def main() -> None:
     settings = SubnetworkSettings(
         n_subnetworks=args.n_subnetworks, images_per_subnetwork=args.images, max_nfev=10
     )
+    plan = SubnetworkPlan(units, settings)
     dask = partial(cluster.executor, "dask", None, 2)
     ways: dict[str, tuple[int, Callable[[], AbstractContextManager[Executor | None]]]] = {
         "1 job": (1, nullcontext),
@@ -49,7 +51,7 @@ def main() -> None:
         for name, (n_jobs, make) in ways.items():
             with make() as executor, Compute(n_jobs, executor=executor) as compute:
                 start = time.perf_counter()
-                found = train_subnetworks(units, training, settings, compute)
+                found = train_subnetworks(plan, training, compute)
                 seconds[name].append(time.perf_counter() - start)
             W = np.stack([subnetwork.W for subnetwork in found if subnetwork.W is not None])
             first = W if first is None else first

@@ -1,7 +1,7 @@
 """CPU time and memory of each phase of training against images, units, classes and side.
 
 ``python -m experiments.benchmarks.scaling_laws`` runs every phase by itself on made images (noise
-around a mean image of each class, ``uint8``), in a process of its own, one thread, and varies one
+around a mean image of each class, ``uint8``), in a separate process with one thread, and varies one
 quantity at a time around a base point:
 
 * features: whole-image bilinear units, and units on windows of 5 x 5 pixels in 4 x 4 cells;
@@ -50,6 +50,7 @@ from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.resources import Clock, peak_memory_mib
+from varpro_nn.training.subnetwork import SubnetworkPlan
 from varpro_nn.training.subnetworks import train_subnetworks
 
 QUANTITIES = {"n": "images", "h": "units", "k": "classes", "side": "side of the images, pixels"}
@@ -89,11 +90,11 @@ def measure_jobs(n_jobs: int, point: Point, seed: int) -> Row:
     """Train six sub-networks with a number of jobs."""
     training = TrainingSet(*made_data(point, seed), point.k)
     settings = SubnetworkSettings(n_subnetworks=6, images_per_subnetwork=point.n // 2, max_nfev=6)
-    units, times = units_of(point, False), []
+    plan, times = SubnetworkPlan(units_of(point, False), settings, seed=seed), []
     for _ in range(REPEATS):
         clock = Clock()
         with Compute(n_jobs) as compute:
-            train_subnetworks(units, training, settings, compute, seed=seed)
+            train_subnetworks(plan, training, compute)
         times.append(clock.read())
     wall, cpu = (min(seconds) for seconds in zip(*times, strict=True))
     return {"n_jobs": n_jobs, "cpu_seconds": cpu, "wall_seconds": wall}
@@ -113,7 +114,7 @@ def run_task(task: str) -> Row:
 
 
 def in_child(task: str) -> Row:
-    """Do a task in a process of its own."""
+    """Do a task in a separate process."""
     return dict(json.loads(child(["experiments.benchmarks.scaling_laws", "--task", task])[-1]))
 
 

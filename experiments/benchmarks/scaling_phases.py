@@ -239,5 +239,5 @@ PHASES = {
 QUICK = {
     "n": (100, 200, 400, 800), "h": (4, 8, 16), "k": (2, 5, 10), "side": (8, 12, 16)
 }  # fmt: skip
-"""What ``--quick`` varies, around a point of its own."""
+"""What ``--quick`` varies, around a separate point."""
 QUICK_BASE = Point(400, 8, 5, 12)

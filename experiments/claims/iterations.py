@@ -40,14 +40,14 @@ DEFAULT: dict[str, Any] = {"solver": "lsmr", "inner_iterations": 20, "max_nfev":
 
 
 def iterations(
-    part: ImageSet,
+    train: ImageSet,
     sizes: tuple[int, int],
     seed: Sequence[int],
     penalties: dict[str, Any],
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """Train one sub-network; its accepted steps, and how far they came."""
-    functional, w0 = subnetwork(part, *sizes, seed, **penalties)
+    functional, w0 = subnetwork(train, *sizes, seed, **penalties)
     report = fit(functional, w0, **options)
     costs = np.array([cost for cost, _ in path_of(report)])
     below = np.flatnonzero(-np.diff(costs) < 0.01 * costs[:-1])
@@ -62,7 +62,7 @@ def iterations(
 
 
 def all_iterations(
-    part: ImageSet,
+    train: ImageSet,
     sizes: tuple[int, int],
     seed: int,
     members: Sequence[int],
@@ -70,7 +70,7 @@ def all_iterations(
     options: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Train the sub-networks of these numbers."""
-    return [iterations(part, sizes, (seed, i), penalties, options) for i in members]
+    return [iterations(train, sizes, (seed, i), penalties, options) for i in members]
 
 
 def histogram(
@@ -95,7 +95,7 @@ def histogram(
 def main() -> None:
     args = parser(__doc__).parse_args()
     quick = args.quick
-    part = images_to_draw_from(args)
+    train = images_to_draw_from(args)
     paper, small = ((150, 5), (100, 3)) if quick else ((2000, 50), (500, 10))
     many, few, one = (4, 3, 1) if quick else (104, 6, 1)
     minpack = DEFAULT | {"solver": "lm"}
@@ -108,7 +108,7 @@ def main() -> None:
         "small, 0.1 %, MINPACK": (many // 4, small, PENALTIES, minpack),
         "small, 0.1 %, MINPACK, no penalties": (many // 4, small, NO_PENALTIES, minpack),
     }
-    ledger = Ledger(args.output, data=part.digest, seed=args.seed)
+    ledger = Ledger(args.output, data=train.digest, seed=args.seed)
     kept: dict[str, list[dict[str, Any]]] = {}
     with threadpool_limits(1, user_api="blas"):
         for name, (n_members, sizes, penalties, options) in groups.items():
@@ -116,7 +116,7 @@ def main() -> None:
             for first in range(0, n_members, BATCH):
                 members = list(range(first, min(first + BATCH, n_members)))
                 entry = {"iterations": members, "images, units": sizes, **penalties, **options}
-                made = (part, sizes, args.seed, members, penalties, options)
+                made = (train, sizes, args.seed, members, penalties, options)
                 rows += ledger.get(entry, partial(all_iterations, *made))
             kept[name] = rows
     table = [

@@ -16,7 +16,7 @@ twice, for the sums and for the leave-one-out errors.
 Filters are Gaussian, scaled and shifted to pre-activations of mean 0 and variance 1 on training
 images; pixels are in double precision, layers in single. The ridge comes from exact leave-one-out
 errors on the training images; each row looks at the test labels once, at its end. Each task runs
-in a process of its own, so its peak memory is its own; rows of the dual form share one and have
+in a separate process, which gives its peak memory; rows of the dual form share one and have
 the largest so far. CPU seconds of the fit are those of all layers up to k, the sums and one
 factorisation; features and outputs of test images are counted apart. Fewer columns than images
 should make the primal form the cheaper one, more of them the dual form.
@@ -31,7 +31,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -49,7 +48,7 @@ from varpro_nn.data import Dataset
 from varpro_nn.data.images import intensities, one_hot
 from varpro_nn.linalg import GramAccumulator, KernelAccumulator, column_tiles, run_tiles
 from varpro_nn.linalg.ridge import LeaveOneOut
-from varpro_nn.linalg.threads import thread_pool
+from varpro_nn.linalg.threads import Threads, thread_pool
 from varpro_nn.output.features import block_features, block_slices
 from varpro_nn.training.metrics import standard_error
 from varpro_nn.training.resources import peak_memory_mib
@@ -98,7 +97,7 @@ class Problem:
         return filters + (self.n_columns(k) + 1) * self.tau.shape[1]
 
     def filters(self, layer: int) -> RealArray:
-        """Weights of layer 1, 2, and so on, each from a seed of its own."""
+        """Weights of layer 1, 2, and so on, each from a separate seed."""
         rng = np.random.default_rng([self.seed, layer])
         return self.units.init(self.train, rng).astype(np.float32)
 
@@ -110,12 +109,12 @@ class Problem:
         return [W[start : start + HALF_LAYER] for start in range(0, len(W), HALF_LAYER)]
 
     def columns(
-        self, W: RealArray | None, images: ImageArray, executor: Executor | None
+        self, W: RealArray | None, images: ImageArray, threads: Threads | None
     ) -> RealArray:
         """Columns of filters, or of raw pixels where there are none, (n, q)."""
         if W is None:
             return intensities(images, np.float64).reshape(len(images), -1)
-        return block_features(self.units, W, images, executor)
+        return block_features(self.units, W, images, threads)
 
     def kept(self, k: int) -> Path:
         """Where the outputs of the dual form wait for the primal one."""
@@ -153,21 +152,21 @@ def primal(problem: Problem, ks: list[int], n_jobs: int) -> Iterator[dict[str, A
     start = time.process_time()
     # Layers side by side are one layer with the filters of all.
     W = np.concatenate([problem.filters(layer + 1) for layer in range(k)]) if k else None
-    with thread_pool(n_jobs) as executor:
+    with thread_pool(n_jobs) as threads:
 
         def blocks(images: ImageArray) -> Iterator[tuple[slice, RealArray]]:
             for rows in block_slices(len(images), q):
-                yield rows, problem.columns(W, images[rows], executor)
+                yield rows, problem.columns(W, images[rows], threads)
 
         sums = GramAccumulator(q, problem.tau.shape[1])
         for rows, Phi in blocks(problem.train):
-            sums.add(Phi, problem.tau[rows], executor=executor)
+            sums.add(Phi, problem.tau[rows], threads=threads)
         summed = time.process_time()
         path = sums.path(keep=False)
         solved = time.process_time()
         errors = path.leave_one_out(
             ((Phi, problem.tau[rows], None) for rows, Phi in blocks(problem.train)),
-            np.array(RIDGES), executor,
+            np.array(RIDGES), threads,
         )  # fmt: skip
         A = path.solve(RIDGES[best_ridge(errors)])
         end = time.process_time()
@@ -194,7 +193,7 @@ def dual(problem: Problem, ks: list[int], n_jobs: int) -> Iterator[dict[str, Any
     """Add up blocks of columns: the kernel matrix, and that of test by training images."""
     images, test, n = problem.train, problem.test.images, len(problem.train)
     clock = time.process_time
-    with thread_pool(n_jobs) as executor:
+    with thread_pool(n_jobs) as threads:
         kernel = KernelAccumulator(n)
         cross = np.zeros((len(test), n))
         fit = on_test = 0.0
@@ -208,25 +207,25 @@ def dual(problem: Problem, ks: list[int], n_jobs: int) -> Iterator[dict[str, Any
             fit += clock() - start
             for half in halves:
                 start = clock()
-                Phi = problem.columns(half, images, executor)
+                Phi = problem.columns(half, images, threads)
                 mean = Phi.mean(axis=0, dtype=np.float64).astype(Phi.dtype)
                 Phi -= mean
                 middle = clock()
-                of_test = problem.columns(half, test, executor) - mean
+                of_test = problem.columns(half, test, threads) - mean
                 tiles = column_tiles(len(test))
-                run_tiles(executor, partial(add_product, of_test, Phi), tiles)
+                run_tiles(threads, partial(add_product, of_test, Phi), tiles)
                 end = clock()
-                kernel.add(Phi, executor)
+                kernel.add(Phi, threads)
                 fit += middle - start + clock() - end
                 on_test += end - middle
             if k not in ks:
                 continue
             start = clock()
             # The sum goes on, except after the last row: a factorisation uses it up.
-            whole = kernel if k == max(ks) else deepcopy(kernel, {id(executor): executor})
+            whole = kernel if k == max(ks) else deepcopy(kernel, {id(threads): threads})
             path = whole.path(problem.tau)
             factorised = clock() - start
-            errors = path.leave_one_out(RIDGES, executor)
+            errors = path.leave_one_out(RIDGES, threads)
             ridge = RIDGES[best_ridge(errors)]
             alpha = path.alpha(ridge)
             solved = clock() - start
@@ -307,7 +306,7 @@ def main() -> None:
         kept.mkdir(parents=True, exist_ok=True)
 
         def measure(missing: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-            """Rows of a task as they come, from a process of its own."""
+            """Rows of a task as they come, from a separate process."""
             task = Task(missing[0]["form"], missing[0]["n"], [entry["k"] for entry in missing])
             told = ["--task", json.dumps(task), "--folder", str(kept)]
             command = ["experiments.claims.matrix_equality", *sys.argv[1:], *told]

@@ -24,7 +24,7 @@ sub-network, 15 evaluations; bilinear units have the settings of their recipe: 2
 *Colour* (section 6.2): quadratic units with a weight for each colour plane on CIFAR-10, and
 bilinear ones, 1,000 units in 20 sub-networks of 2,500 images. The paper's abstract says 93.7 %;
 its section 6.2 has no figure and ends with "WORK IN PROCESS". The bootstrap of section 5, for the
-paper's units, stands in columns of its own: agreement with guesses is not accuracy.
+paper's units, stands in separate columns: agreement with guesses is not accuracy.
 
 ``--quick`` takes the digits of scikit-learn, for colour with three planes made of them.
 """
@@ -142,11 +142,11 @@ def memory(task: Callable[[], Any]) -> dict[str, int]:
     return {"held": held, "peak": peak}
 
 
-def measured_memory(part: ImageSet, n: int, n_units: int) -> dict[str, dict[str, int]]:
+def measured_memory(examples: ImageSet, n: int, n_units: int) -> dict[str, dict[str, int]]:
     """Memory of the cost and the Jacobian at the start, by the form of the problem."""
     rng = np.random.default_rng(0)
-    own = rng.choice(len(part), n, replace=False)
-    images, tau = part.images[own], one_hot(part.labels[own], 10)
+    own = rng.choice(len(examples), n, replace=False)
+    images, tau = examples.images[own], one_hot(examples.labels[own], 10)
     units = whole_image_units("quadratic", images.shape[1:], n_units)
     w = units.init(images, rng).ravel()
     takes: dict[str, Callable[[VarProFunctional], Any]] = {
@@ -168,10 +168,10 @@ def measured_memory(part: ImageSet, n: int, n_units: int) -> dict[str, dict[str,
     return {"compact dPhi alone": {"held": dPhi.nbytes, "peak": dPhi.nbytes}, **told}
 
 
-def coloured(part: ImageSet) -> ImageSet:
+def coloured(examples: ImageSet) -> ImageSet:
     """Make colour images of grey ones: the image, its negative and its transpose."""
-    X = part.images
-    return ImageSet(np.stack([X, X.max() - X, X.swapaxes(1, 2)], axis=1), part.labels)
+    X = examples.images
+    return ImageSet(np.stack([X, X.max() - X, X.swapaxes(1, 2)], axis=1), examples.labels)
 
 
 def pairs(rows: dict[str, dict[str, Any]], quick: bool) -> dict[str, dict[str, Any]]:

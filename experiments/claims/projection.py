@@ -91,10 +91,10 @@ def reached(path: CostPath, lowest: float) -> dict[str, Any]:
 
 
 def compare(
-    part: ImageSet, size: tuple[int, int], seed: int, dtype: DTypeLike, solvers: Mapping[str, int]
+    train: ImageSet, size: tuple[int, int], seed: int, dtype: DTypeLike, solvers: Mapping[str, int]
 ) -> dict[str, Any]:
     """Fit with and without projection by each inner solver, with so many evaluations at most."""
-    functional, w0 = subnetwork(part, *size, (seed, 0), dtype)
+    functional, w0 = subnetwork(train, *size, (seed, 0), dtype)
     joint = Joint(functional)
     x0 = joint.start(w0)
     paths: dict[str, CostPath] = {}
@@ -188,9 +188,9 @@ def table_of_conditions(results: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 def main() -> None:
     args = parser(__doc__).parse_args()
     quick = args.quick
-    part = images_to_draw_from(args)
+    train = images_to_draw_from(args)
     inner = {"ridge": RIDGE, "weight_decay": WEIGHT_DECAY, "inner_iterations": INNER, **TIGHT}
-    ledger = Ledger(args.output, data=part.digest, **inner)
+    ledger = Ledger(args.output, data=train.digest, **inner)
     small = {"lsmr": 40, "exact": 20} if quick else {"lsmr": 400, "exact": 100}
     paper = {"lsmr": 20 if quick else 200}
     problems: list[tuple[tuple[int, int], type, dict[str, int], int]] = [
@@ -204,7 +204,7 @@ def main() -> None:
             compared[name] = [
                 ledger.get(
                     {"projection": [*size, np.dtype(dtype).name], "seed": seed, **solvers},
-                    partial(compare, part, size, seed, dtype, solvers),
+                    partial(compare, train, size, seed, dtype, solvers),
                 )
                 for seed in range(args.seed, args.seed + n_seeds)
             ]

@@ -57,13 +57,13 @@ Factors = tuple[FloatArray, int, int]
 
 
 def jacobians(
-    part: ImageSet, size: tuple[int, int], seed: int, kinds: Sequence[str], max_nfev: int
+    train: ImageSet, size: tuple[int, int], seed: int, kinds: Sequence[str], max_nfev: int
 ) -> dict[str, dict[str, Any]]:
     """Fit from one start with each kind of Jacobian."""
     dtype = np.float64 if "2-point" in kinds else np.float32  # differences need the digits
     results = {}
     for kind in kinds:
-        functional, w0 = subnetwork(part, *size, (seed, 0), dtype)
+        functional, w0 = subnetwork(train, *size, (seed, 0), dtype)
         if kind == "2-point":
             path, evaluations = finite_differences(functional, w0, max_nfev)
         else:
@@ -148,10 +148,10 @@ SOLVES: dict[str, Callable[[FloatArray, FloatArray], Factors]] = {
 
 
 def linear_solves(
-    part: ImageSet, size: tuple[int, int], seed: int, times: int
+    train: ImageSet, size: tuple[int, int], seed: int, times: int
 ) -> dict[str, dict[str, Any]]:
     """Solve for the linear weights by each method, with Phi as it is and with repeated columns."""
-    functional, w0 = subnetwork(part, *size, (seed, 0), np.float64)
+    functional, w0 = subnetwork(train, *size, (seed, 0), np.float64)
     (block,) = functional.design.blocks(w0)
     copies, n_copies = block.Phi.copy(), max(1, size[1] // 5)
     copies[:, :n_copies] = copies[:, n_copies : 2 * n_copies]
@@ -199,12 +199,12 @@ def steepest_descent(functional: VarProFunctional, w: FloatArray, budget: float)
 
 
 def searches(
-    part: ImageSet, size: tuple[int, int], seed: int, budget: float
+    train: ImageSet, size: tuple[int, int], seed: int, budget: float
 ) -> dict[str, dict[str, Any]]:
     """Lowest cost within shares of the budget of CPU seconds, by each search."""
     results = {}
     for name in SEARCHES:
-        functional, w0 = subnetwork(part, *size, (seed, 0), np.float64)
+        functional, w0 = subnetwork(train, *size, (seed, 0), np.float64)
         if name == "steepest descent":
             path = steepest_descent(functional, w0, budget)
         else:
@@ -279,9 +279,9 @@ def table_of_searches(results: Sequence[Mapping[str, Any]]) -> list[dict[str, st
 def main() -> None:
     args = parser(__doc__).parse_args()
     quick = args.quick
-    part = images_to_draw_from(args)
+    train = images_to_draw_from(args)
     settings = {"ridge": RIDGE, "weight_decay": WEIGHT_DECAY, "inner_iterations": INNER, **TIGHT}
-    ledger = Ledger(args.output, data=part.digest, rank_tolerance=RANK_TOLERANCE, **settings)
+    ledger = Ledger(args.output, data=train.digest, rank_tolerance=RANK_TOLERANCE, **settings)
     seeds = range(args.seed, args.seed + (2 if quick else 3))
     tiny, small, paper = (500, 2), (500, 10), (2000, 50)
     if quick:
@@ -303,7 +303,7 @@ def main() -> None:
             told[name] = [
                 ledger.get(
                     {title: arguments, "seed": seed},
-                    partial(measure, part, size, seed, *others),
+                    partial(measure, train, size, seed, *others),
                 )
                 for seed in seeds
             ]

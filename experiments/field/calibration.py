@@ -35,13 +35,13 @@ def measure(recipe: str, dataset: Dataset, args: argparse.Namespace) -> dict[str
     classifier = VarProClassifier(
         recipe=recipe, image_shape=shape, random_state=args.seed, n_jobs=args.n_jobs
     ).fit(X, dataset.train.labels)
-    shares = classifier.predict_proba(Z)
+    proba = classifier.predict_proba(Z)
     plain = replace(classifier.network_, temperature=None).predict_proba(dataset.test.images)
     row = {
         "recipe": recipe,
-        "test_accuracy": float((shares.argmax(axis=1) == z).mean()),
+        "test_accuracy": float((proba.argmax(axis=1) == z).mean()),
         "temperature": classifier.network_.temperature,
-        "calibration_error": expected_calibration_error(shares, z),
+        "calibration_error": expected_calibration_error(proba, z),
         "calibration_error_without": expected_calibration_error(plain, z),
         "calibration_error_left_out": classifier.calibration_error_,
         "sets": [],

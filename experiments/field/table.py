@@ -9,7 +9,7 @@ CIFAR-10,
 * networks of PyTorch by Adam, some by Levenberg and Marquardt's method too, after 1, 3 and 10
   epochs of one training (:mod:`experiments.field.torch_networks`).
 
-Each is trained alone, in a process of its own with one thread, one after the other; the whole list
+Each is trained alone, in a separate process with one thread, one after the other; the whole list
 ``--repeats`` times, with seeds ``--seed``, ``--seed`` + 1 and so on, but those that ``--once``
 names. Nothing was tuned for the peers beyond what their modules say; the settings of the recipes
 were chosen on training images, which is an advantage of this project in the table. So are the

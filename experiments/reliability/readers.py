@@ -25,6 +25,7 @@ from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError, ModelFileError
 from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.shards import Shards
+from varpro_nn.training.subnetwork import SubnetworkPlan
 from varpro_nn.training.subnetworks import train_subnetworks
 
 _SEPARATOR = b"\0\xff--\xff\0"
@@ -94,7 +95,7 @@ def reader(name: str, folder: Path) -> tuple[Callable[[bytes], Any], type[Except
         shards = Shards(folder, {"seed": 0})
         settings = SubnetworkSettings(n_subnetworks=1, images_per_subnetwork=12, max_nfev=2)
         training = TrainingSet(images, np.arange(12) % 3, 3)
-        shards.write(train_subnetworks(units, training, settings, Compute())[0])
+        shards.write(train_subnetworks(SubnetworkPlan(units, settings), training, Compute())[0])
         read = shards.read
     else:
         msg = f"name must be that of a reader, got {name!r}"

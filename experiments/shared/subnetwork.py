@@ -32,16 +32,16 @@ def images_to_draw_from(args: argparse.Namespace) -> ImageSet:
 
 
 def subnetwork(
-    part: ImageSet, n: int, n_units: int, seed: Sequence[int],
+    train: ImageSet, n: int, n_units: int, seed: Sequence[int],
     dtype: DTypeLike = np.float32, ridge: float = RIDGE, weight_decay: float = WEIGHT_DECAY,
 ) -> tuple[VarProFunctional, FloatArray]:  # fmt: skip
     """Draw images and quadratic units; the functional, and unit weights to start from."""
     rng = np.random.default_rng(seed)
-    own = rng.choice(len(part), n, replace=False)
-    images = part.images[own]
+    own = rng.choice(len(train), n, replace=False)
+    images = train.images[own]
     units = whole_image_units("quadratic", images.shape[1:], n_units)
     w0 = units.init(images, rng).ravel()
-    tau = one_hot(part.labels[own], 10)
+    tau = one_hot(train.labels[own], 10)
     functional = VarProFunctional(
         units, images, tau, ridge=ridge, weight_decay=weight_decay, dtype=dtype
     )

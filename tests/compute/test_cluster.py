@@ -15,6 +15,7 @@ from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import ClusterError
 from varpro_nn.training.config import SubnetworkSettings
+from varpro_nn.training.subnetwork import SubnetworkPlan
 from varpro_nn.training.subnetworks import train_subnetworks
 from varpro_nn.units import WholeImageUnits
 
@@ -23,7 +24,9 @@ distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
 N = 5
-PLAN = SubnetworkSettings(n_subnetworks=N, images_per_subnetwork=600, max_nfev=8, form="operator")
+SETTINGS = SubnetworkSettings(
+    n_subnetworks=N, images_per_subnetwork=600, max_nfev=8, form="operator"
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,8 @@ def train(dataset, units=None, executor=None, **options):
     units = whole_image_units("bilinear", (8, 8), 6) if units is None else units
     training = TrainingSet.of(dataset)
     with Compute(1, executor=executor) as compute:
-        return train_subnetworks(units, training, PLAN, compute, seed=3, **options)
+        plan = SubnetworkPlan(units, SETTINGS, seed=3)
+        return train_subnetworks(plan, training, compute, **options)
 
 
 class Store:

@@ -37,7 +37,7 @@ def test_a_reference_is_small(training, tmp_path):
 
 
 def test_stored_images_come_back_mapped(training, tmp_path):
-    weighted = replace(training, weights=np.arange(1.0, len(training) + 1), source=None)
+    weighted = replace(training, weights=np.arange(1.0, len(training) + 1), origin=None)
     with stored(weighted, tmp_path) as reference:
         found = training_set_of(pickle.loads(pickle.dumps(reference)))
         assert_array_equal(found.images, weighted.images)

@@ -166,5 +166,5 @@ def test_cifar_damaged(tmp_path, content, match):
 
 
 def test_cifar_needs_a_file():
-    with pytest.raises(ValueError, match="at least one source"):
+    with pytest.raises(ValueError, match="at least one file"):
         read_cifar_binary()

@@ -69,10 +69,10 @@ def test_blocks_are_small_and_complete(both, monkeypatch):
 
 def test_a_part_stays_on_disk(both):
     array, on_disk = both
-    part = on_disk.part(7, 19)
+    part = on_disk.between(7, 19)
     assert isinstance(part, ImagesOnDisk)
     assert_array_equal(part[:], array[7:19])
-    assert_array_equal(part.part(2, 4)[:], array[9:11])
+    assert_array_equal(part.between(2, 4)[:], array[9:11])
 
 
 @pytest.mark.parametrize("index", [(0, 1), (slice(2), 0), 40, [-41], [0.5], np.ones(3, dtype=bool)])

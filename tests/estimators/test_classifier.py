@@ -20,6 +20,7 @@ from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.estimators.base import SETTINGS
 from varpro_nn.output.fit import fit_output_layer
+from varpro_nn.output.settings import OutputSettings
 
 SMALL = {
     "recipe": "bilinear", "n_units": 30, "n_subnetworks": 3, "max_nfev": 4,
@@ -187,10 +188,8 @@ def test_weights_are_repetitions(layer, digits):
     mean = times[times > 0].mean()  # weights on any scale mean the same
     repeated = np.repeat(np.arange(len(X)), times)
     training = TrainingSet(images[repeated], y[repeated], 10)
-    A = fit_output_layer(
-        layer, network.units, network.W, training, Compute(1), penalty=2.0 * mean,
-        standardise=False,
-    ).A  # fmt: skip
+    of_layer = OutputSettings(layer=layer, penalty=2.0 * mean)
+    A = fit_output_layer(of_layer, network.units, network.W, training, Compute(1)).A
     Phi = network.units.features(network.W, images)
     expected, found = (Phi @ each[:-1] + each[-1] for each in (A, network.A))
     scale = 1e-3 if layer == "ridge" else 0.05  # columns are standardised without weights there

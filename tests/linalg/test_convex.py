@@ -286,8 +286,8 @@ def test_threads_and_memory_maps_change_no_bit(loss, dtype, rng, tmp_path):
     mapped = np.memmap(tmp_path / "rows", dtype=dtype, mode="w+", shape=Phi.shape)
     mapped[:] = Phi
     fits = [fit_linear(loss, rows, labels, start, 10.0, max_iterations=3) for rows in (Phi, mapped)]
-    with ThreadPoolExecutor(2) as executor:
-        fits.append(fit_linear(loss, Phi, labels, start, 10.0, max_iterations=3, executor=executor))
+    with ThreadPoolExecutor(2) as threads:
+        fits.append(fit_linear(loss, Phi, labels, start, 10.0, max_iterations=3, threads=threads))
     assert fits[0].n_iterations > 1
     for other in fits[1:]:
         assert_array_equal(other.A, fits[0].A)

@@ -37,10 +37,10 @@ def column_blocks(Phi, block_size=None):
     return [Phi[:, start : start + step].copy() for start in range(0, Phi.shape[1], step)]
 
 
-def dual_of(Phi, tau, block_size=None, executor=None) -> DualPath:
+def dual_of(Phi, tau, block_size=None, threads=None) -> DualPath:
     sums = KernelAccumulator(len(Phi))
     for block in column_blocks(Phi, block_size):
-        sums.add(block, executor)
+        sums.add(block, threads)
     return sums.path(tau)
 
 
@@ -322,10 +322,10 @@ def test_result_is_bitwise_the_same_for_any_number_of_threads(dtype):
     loo = expected.leave_one_out(RIDGES)
     A = expected.weights(column_blocks(Phi, 600), 1.0)
     for n_threads in (1, 2, 3):
-        with ThreadPoolExecutor(n_threads) as executor:
-            path = dual_of(Phi, tau, 600, executor)
-            shared = path.leave_one_out(RIDGES, executor)
-            weights = path.weights(column_blocks(Phi, 600), 1.0, executor)
+        with ThreadPoolExecutor(n_threads) as threads:
+            path = dual_of(Phi, tau, 600, threads)
+            shared = path.leave_one_out(RIDGES, threads)
+            weights = path.weights(column_blocks(Phi, 600), 1.0, threads)
         assert_array_equal(path.eigenvalues, expected.eigenvalues)
         assert_array_equal(path.eigenvectors, expected.eigenvectors)
         assert_array_equal(path.projected_targets, expected.projected_targets)

@@ -26,10 +26,10 @@ def blocks(Phi, tau, weights, block_size=None):
         yield Phi[rows].copy(), tau[rows], None if weights is None else weights[rows]
 
 
-def path_of(Phi, tau, weights=None, block_size=None, executor=None) -> RidgePath:
+def path_of(Phi, tau, weights=None, block_size=None, threads=None) -> RidgePath:
     sums = GramAccumulator(Phi.shape[1], tau.shape[1])
     for block in blocks(Phi, tau, weights, block_size):
-        sums.add(*block, executor)
+        sums.add(*block, threads)
     return sums.path()
 
 
@@ -193,9 +193,9 @@ def test_result_is_bitwise_the_same_for_any_number_of_threads(dtype):
     expected = path_of(Phi, tau, weights, 25)
     loo = expected.leave_one_out(blocks(Phi, tau, weights, 25), RIDGES)
     for n_threads in (1, 2, 3):
-        with ThreadPoolExecutor(n_threads) as executor:
-            path = path_of(Phi, tau, weights, 25, executor)
-            shared = path.leave_one_out(blocks(Phi, tau, weights, 25), RIDGES, executor)
+        with ThreadPoolExecutor(n_threads) as threads:
+            path = path_of(Phi, tau, weights, 25, threads)
+            shared = path.leave_one_out(blocks(Phi, tau, weights, 25), RIDGES, threads)
         assert_array_equal(path.eigenvalues, expected.eigenvalues)
         assert_array_equal(path.projected_moments, expected.projected_moments)
         assert_array_equal(path.solve(1.0), expected.solve(1.0))
@@ -205,10 +205,10 @@ def test_result_is_bitwise_the_same_for_any_number_of_threads(dtype):
 
 def test_a_fault_in_a_thread_is_raised(rng):
     Phi, tau, _ = problem(rng)
-    with ThreadPoolExecutor(2) as executor:
+    with ThreadPoolExecutor(2) as threads:
         sums = GramAccumulator(6, 5)  # tau has 3 columns
         with pytest.raises(ValueError, match="broadcast"):
-            sums.add(Phi, tau, executor=executor)
+            sums.add(Phi, tau, threads=threads)
 
 
 # --- edges -------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from varpro_nn import Network, patch_units, whole_image_units
-from varpro_nn.model.network import VIEWS, probabilities
+from varpro_nn.model.network import probabilities
 from varpro_nn.output import features
+from varpro_nn.output.features import VIEWS
 from varpro_nn.units import WholeImageUnits, learn_whitening
 
 

@@ -60,8 +60,8 @@ def test_calibration_error_bin_by_bin(rng):
             gap = abs(np.average(sure[inside], weights=w) - np.average(right[inside], weights=w))
             expected += w.sum() / weights.sum() * gap
     assert expected_calibration_error(p, labels, weights) == pytest.approx(expected)
-    shares, mean_sure, accuracy = calibration_curve(p, labels)
-    assert_allclose([shares.sum(), shares @ mean_sure, shares @ accuracy],
+    shares, confidence, accuracy = calibration_curve(p, labels)
+    assert_allclose([shares.sum(), shares @ confidence, shares @ accuracy],
                     [1, sure.mean(), right.mean()])  # fmt: skip
     certain = np.eye(4)[labels]
     assert expected_calibration_error(certain, labels) == 0

@@ -51,18 +51,18 @@ def test_threads_change_no_bit(rng):
     units = whole_image_units("bilinear", (8, 8), 10)
     W = rng.standard_normal((1300, 17)).astype(np.float32)
     images = rng.random((50, 8, 8))
-    with thread_pool(1) as executor:
-        assert executor is None
-        one = block_features(units, W, images, executor)
+    with thread_pool(1) as threads:
+        assert threads is None
+        one = block_features(units, W, images, threads)
     for n_jobs in (2, 3, 5):
-        with thread_pool(n_jobs) as executor:
-            assert_array_equal(block_features(units, W, images, executor), one)
+        with thread_pool(n_jobs) as threads:
+            assert_array_equal(block_features(units, W, images, threads), one)
 
 
 def test_an_error_in_a_thread_is_raised_here(rng):
     units = whole_image_units("bilinear", (8, 8), 10)
-    with thread_pool(2) as executor, pytest.raises(ValueError, match="inputs must be images"):
-        block_features(units, np.zeros((1300, 17), np.float32), rng.random((5, 8, 9)), executor)
+    with thread_pool(2) as threads, pytest.raises(ValueError, match="inputs must be images"):
+        block_features(units, np.zeros((1300, 17), np.float32), rng.random((5, 8, 9)), threads)
 
 
 def test_blocks_are_the_features_of_their_images(rng, monkeypatch):
@@ -99,8 +99,8 @@ def test_one_thread_of_blas_among_threads(n_jobs):
 
     with threadpool_limits(2, user_api="blas"):
         before = counts()
-        with thread_pool(n_jobs) as executor:
-            assert (counts() if executor is None else executor.submit(counts).result()) == {1}
+        with thread_pool(n_jobs) as threads:
+            assert (counts() if threads is None else threads.submit(counts).result()) == {1}
         assert counts() == before
 
 

@@ -21,6 +21,7 @@ from varpro_nn.output.fit import PENALTIES, fit_output_layer
 from varpro_nn.output.output_layer import LAYERS, OutputLayer
 from varpro_nn.output.ridge_fit import fit_ridge
 from varpro_nn.output.ridge_layer import RIDGES
+from varpro_nn.output.settings import OutputSettings
 
 K = 3
 EVERY_LAYER = pytest.mark.parametrize("name", LAYERS)
@@ -57,12 +58,20 @@ def problem(rng, n=240, q=6, k=K):
     return Phi, labels
 
 
-def fit_columns(name, Phi, labels, k=K, *, n_jobs=1, sample_weight=None, factor=1.0, **options):
-    """The output layer on given columns, times a factor."""
+def fit_columns(
+    name, Phi, labels, k=K, *, n_jobs=1, sample_weight=None, factor=1.0, times=1,
+    rng=None, keep_sums=False, standardise=True, penalty=None,
+):  # fmt: skip
+    """The output layer on given columns, times a factor; each image is there so many times."""
     q = Phi.shape[1]
     W = factor * np.eye(q, dtype=np.float32)
     training = TrainingSet(Phi[:, None], labels, k, sample_weight)
-    return fit_output_layer(name, PixelUnits(q), W, training, Compute(n_jobs), **options)
+    settings = OutputSettings(
+        layer=name, penalty=penalty, standardise=standardise, n_copies=times - 1
+    )
+    return fit_output_layer(
+        settings, PixelUnits(q), W, training, Compute(n_jobs), rng=rng, keep_sums=keep_sums
+    )
 
 
 def scaled(Phi):
@@ -201,37 +210,37 @@ def test_the_penalty_is_the_best_of_the_trace(name, rng, monkeypatch):
     assert ended or len(found.penalties) == len(grid)
 
 
-def identified(rng, n, n_copies, q=5):
+def identified(rng, n, times, q=5):
     """Columns whose first says which image a row is, or is a copy of; copies are made noisy."""
     Phi, labels = problem(rng, n, q)
     Phi[:, 0] = np.arange(n)
     copies = [Phi]
-    for _ in range(n_copies - 1):
+    for _ in range(times - 1):
         copies.append(Phi + 0.5 * rng.standard_normal(Phi.shape).astype(np.float32))
         copies[-1][:, 0] = Phi[:, 0]
-    return np.concatenate(copies), np.tile(labels, n_copies)
+    return np.concatenate(copies), np.tile(labels, times)
 
 
 @CONVEX
-@pytest.mark.parametrize("n_copies", [1, 3])
-def test_images_put_aside_are_never_fitted_nor_their_copies(name, n_copies, rng, monkeypatch):
+@pytest.mark.parametrize("times", [1, 3])
+def test_images_put_aside_are_never_fitted_nor_their_copies(name, times, rng, monkeypatch):
     """And it is on them, not on their copies, that the errors are counted."""
     recorded = Recorded()
     monkeypatch.setattr(linear_fits, "fit_linear", recorded)
     n = 90
-    rows, labels = identified(rng, n, n_copies)
-    found = fit_columns(name, rows, labels, n_copies=n_copies, rng=rng)
+    rows, labels = identified(rng, n, times)
+    found = fit_columns(name, rows, labels, times=times, rng=rng)
     Z, mean, deviation = scaled(rows)
 
     def images_of(given):
         return np.rint(given[:, 0] * deviation[0] + mean[0]).astype(int)
 
     *search, (_, last, last_labels, _, _) = recorded.calls
-    assert_array_equal(np.sort(images_of(last)), np.repeat(np.arange(n), n_copies))
+    assert_array_equal(np.sort(images_of(last)), np.repeat(np.arange(n), times))
     kept = images_of(search[0][1])
     aside = np.setdiff1d(np.arange(n), kept)
     assert len(aside) == n // 6
-    assert_array_equal(np.sort(kept), np.repeat(np.setdiff1d(np.arange(n), aside), n_copies))
+    assert_array_equal(np.sort(kept), np.repeat(np.setdiff1d(np.arange(n), aside), times))
     assert len(search) == len(found.penalties)
     for (_, given, given_labels, penalty, fitted), tried, loss, rate in zip(
         search, found.penalties, found.losses, found.error_rates, strict=True
@@ -252,7 +261,7 @@ def test_copies_do_not_flatter_the_ridge_layer(way, rng, monkeypatch):
     Phi = rng.standard_normal((300, 150)).astype(np.float32)
     labels = rng.integers(K, size=300)
     rows, twice = np.concatenate([Phi, Phi]), np.tile(labels, 2)
-    found = fit_columns("ridge", rows, twice, n_copies=2, rng=rng)
+    found = fit_columns("ridge", rows, twice, times=2, rng=rng)
     assert min(found.error_rates) > 0.45
     assert found.chosen_by == "split"
 
@@ -261,7 +270,7 @@ def test_copies_do_not_flatter_the_ridge_layer(way, rng, monkeypatch):
 def test_copies_come_in_whole_sets(name, rng):
     Phi, labels = problem(rng, n=25)
     with pytest.raises(ValueError, match="images must be two or more, each 2 times, got 25"):
-        fit_columns(name, Phi, labels, n_copies=2)
+        fit_columns(name, Phi, labels, times=2)
 
 
 @CONVEX
@@ -314,7 +323,8 @@ def test_it_gains_on_the_ridge_layer_on_digits():
     W = units.init(train.images, np.random.default_rng(0)).astype(np.float32)
     wrong = {}
     for name in LAYERS:
-        A = fit_output_layer(name, units, W, TrainingSet.of(load("digits")), Compute()).A
+        settings = OutputSettings(layer=name, standardise=True)
+        A = fit_output_layer(settings, units, W, TrainingSet.of(load("digits")), Compute()).A
         outputs = units.features(W, test.images) @ A[:-1] + A[-1]
         wrong[name] = np.mean(outputs.argmax(axis=1) != test.labels)
     assert wrong["softmax"] < 0.9 * wrong["ridge"]
@@ -396,7 +406,7 @@ def test_an_unknown_layer_is_refused(rng):
 @EVERY_LAYER
 @pytest.mark.parametrize("penalty", [-1.0, np.nan, np.inf])
 def test_penalties_are_checked(name, penalty, rng):
-    with pytest.raises(ValueError, match=f"penalty must be finite and positive.*got {penalty}"):
+    with pytest.raises(ValueError, match=f"penalty must be finite and at least 0, got {penalty}"):
         fit_columns(name, *problem(rng), penalty=penalty)
 
 
@@ -406,7 +416,7 @@ def test_only_the_ridge_layer_does_without_a_penalty(rng):
     outputs, tau = Phi @ A[:-1] + A[-1], one_hot(labels, K)
     assert_allclose(scaled(Phi)[0].T @ (outputs - tau), 0, atol=1e-2)
     for name in LAYERS[1:]:
-        with pytest.raises(ValueError, match=r"penalty must be .* got 0.0"):
+        with pytest.raises(ValueError, match=r"penalty must be positive with the .* layer, got 0"):
             fit_columns(name, Phi, labels, penalty=0.0)
 
 

@@ -1,3 +1,5 @@
+from concurrent.futures import Executor
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -10,6 +12,7 @@ from varpro_nn.errors import NonFiniteError
 from varpro_nn.output import features, ridge_fit
 from varpro_nn.output.ridge_fit import fit_ridge
 from varpro_nn.output.ridge_layer import RIDGES
+from varpro_nn.output.ridge_sums import ridge_sums
 from varpro_nn.units import patch_units
 
 K = 10
@@ -340,3 +343,24 @@ def test_the_dual_form_is_for_images_without_weights(digits, rng):
     assert_array_equal(chosen.A, primal(units, W, images, labels, K, ridge=1.0).A)
     chosen = fit_ridge(units, W[:20], plain, Compute(), ridge=1.0)
     assert_array_equal(chosen.A, primal(units, W[:20], images, labels, K, ridge=1.0).A)
+
+
+class NoCluster(Executor):
+    """An executor that takes no task."""
+
+    def submit(self, *_, **__):
+        msg = "a task was submitted"
+        raise AssertionError(msg)
+
+
+def test_copies_are_summed_on_this_machine(rng):
+    """They are made here, so a cluster would have to be sent all of them."""
+    units = whole_image_units("bilinear", (5, 5), 3)
+    images = rng.random((20, 5, 5), dtype=np.float32)
+    W = units.init(images, rng).astype(np.float32)
+    training = TrainingSet(images, np.arange(20) % 2, 2)
+    copies = training.repeated(np.concatenate([images, images]), 2)
+    with Compute(1, executor=NoCluster()) as compute:
+        assert ridge_sums(units, W, copies, compute).sum_weights == 40
+        with pytest.raises(AssertionError, match="a task was submitted"):
+            ridge_sums(units, W, training, compute)

@@ -250,7 +250,9 @@ def test_the_curve_is_told(page, run, digits):
 
 def test_parameters_along_the_top_are_those_of_the_network(run, digits, monkeypatch, tmp_path):
     given = {}
-    monkeypatch.setattr(figures, "glue_curve", lambda *_, **options: given.update(options) or "<p>")
+    monkeypatch.setattr(
+        figures, "growth_curve", lambda *_, **options: given.update(options) or "<p>"
+    )
     write_report(tmp_path / "report.html", run, digits)
     fixed, of_one = given["parameters"]
     assert fixed + 3 * of_one == run.metrics["n_parameters"]

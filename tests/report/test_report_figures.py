@@ -102,9 +102,9 @@ def test_costs_of_many_magnitudes_are_on_a_logarithmic_axis():
     assert_drawn(curves(markup, colour)[0], [1, 2, 3], [3, 2, 0])
 
 
-def test_glue_curve():
+def test_growth_curve():
     accuracies = {"trained units": [0.9, 0.95, 0.96], "random units": [0.8, 0.85, 0.9]}
-    markup = figures.glue_curve(
+    markup = figures.growth_curve(
         [1, 2, 4], accuracies, "", n_test=100, whole=0.97, parameters=(10, 1000)
     )
     assert_drawn(curves(markup, "var(--blue)")[0], [1, 2, 4], accuracies["trained units"])
@@ -115,7 +115,7 @@ def test_glue_curve():
     at = {e.text: float(e.get("x")) for e in svg(markup).iter(f"{SVG}text")}
     of_one = at["3"] - at["2"]
     assert_allclose(at["2,000"], at["2"] - 0.01 * of_one, atol=0.01)
-    alone = figures.glue_curve([1], {"a": [0.5]}, "", n_test=4, whole=0.5, parameters=(1, 2))
+    alone = figures.growth_curve([1], {"a": [0.5]}, "", n_test=4, whole=0.5, parameters=(1, 2))
     assert "random units" not in texts(alone)
 
 

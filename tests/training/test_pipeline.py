@@ -355,9 +355,9 @@ def test_windows_lie_as_close_as_asked_for_in_the_network(patches, digits, monke
     seen = []
     original = layers.train_by_scheme
 
-    def spy(units, *args, **options):
-        seen.append(units.stride)
-        return original(units, *args, **options)
+    def spy(plan, *args, **options):
+        seen.append(plan.units.stride)
+        return original(plan, *args, **options)
 
     monkeypatch.setattr(layers, "train_by_scheme", spy)
     again = run(PATCHES.with_options(training_stride=2), digits, n_jobs=1)

@@ -11,12 +11,13 @@ from numpy.testing import assert_array_equal
 
 from varpro_nn import load, whole_image_units
 from varpro_nn.compute.compute import Compute
-from varpro_nn.data.augmentation import Augmentation
+from varpro_nn.data.augmentation import NO_DISTORTION, Augmentation
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import TrainingError
 from varpro_nn.training import schemes, subnetwork, subnetworks
 from varpro_nn.training.config import Scheme, SubnetworkSettings
 from varpro_nn.training.schemes import train_by_scheme
+from varpro_nn.training.subnetwork import SubnetworkPlan
 from varpro_nn.training.subnetworks import train_subnetworks
 from varpro_nn.units import WholeImageUnits
 from varpro_nn.varpro.history import FitReport, Record, join_reports
@@ -52,11 +53,15 @@ def calls(monkeypatch):
     return recorded
 
 
-def by_scheme(scheme, n_stages, digits, settings=None, units=UNITS, n_jobs=1, **options):
+def by_scheme(
+    scheme, n_stages, digits, settings=None, units=UNITS, n_jobs=1, distortion=NO_DISTORTION,
+    seed=0, **options,
+):  # fmt: skip
     settings = plan() if settings is None else settings
     settings = replace(settings, scheme=scheme, n_stages=n_stages)
     with Compute(n_jobs) as compute:
-        return train_by_scheme(units, digits, settings, compute, **options)
+        of_all = SubnetworkPlan(units, settings, distortion, seed)
+        return train_by_scheme(of_all, digits, compute, **options)
 
 
 def assert_same(one, other):
@@ -170,7 +175,9 @@ def test_what_is_done_is_not_trained_again(scheme, digits, monkeypatch):
     monkeypatch.setattr(
         subnetworks,
         "train_one",
-        lambda training, index, *a: again.append(index) or train_one(training, index, *a),
+        lambda training, plan, index, *a: (
+            again.append(index) or train_one(training, plan, index, *a)
+        ),
     )
     for n_done in range(len(kept) + 1):
         again.clear()

@@ -11,6 +11,7 @@ from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.output.fit import fit_output_layer
 from varpro_nn.output.output_layer import LAYERS
 from varpro_nn.output.ridge_fit import fit_ridge
+from varpro_nn.output.settings import OutputSettings
 
 K = 10
 H = 30
@@ -27,7 +28,8 @@ def ridge_of(units, W, images, labels, **options):
 
 
 def layer_of(name, units, W, images, labels):
-    return fit_output_layer(name, units, W, TrainingSet(images, labels, K), Compute())
+    settings = OutputSettings(layer=name, standardise=True)
+    return fit_output_layer(settings, units, W, TrainingSet(images, labels, K), Compute())
 
 
 def duplicated(W):

@@ -63,12 +63,7 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read what :func:`write` wrote.
-
-    Returns
-    -------
-    header : dict
-    arrays : dict of ndarray
+    """Read what :func:`write` wrote: the header and the arrays.
 
     Raises
     ------

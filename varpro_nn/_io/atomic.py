@@ -17,7 +17,7 @@ from typing import Any
 
 from varpro_nn.errors import BusyError
 
-_PART = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.part")
+_UNFINISHED = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.part")
 """Names that :func:`write_atomically` gives to what is not whole yet."""
 
 
@@ -30,15 +30,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         The file cannot be written; nothing of it is left, and an older one stays.
     """
     # Not mkstemp: its files are readable by their owner alone, and these folders are shared.
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, "xb") as stream:
+        with open(unfinished, "xb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(part, path)
+        os.replace(unfinished, path)
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -68,9 +68,9 @@ def locked(folder: Path) -> Iterator[None]:
         msg = f"{folder}: another process works on this run folder."
         raise BusyError(msg) from None
     try:
-        for part in folder.iterdir():
-            if _PART.fullmatch(part.name):
-                part.unlink(missing_ok=True)
+        for left in folder.iterdir():
+            if _UNFINISHED.fullmatch(left.name):
+                left.unlink(missing_ok=True)
         yield
     finally:
         path.unlink(missing_ok=True)

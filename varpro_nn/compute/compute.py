@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from varpro_nn.compute.pool import ProcessPool, run_here, run_on_executor
@@ -65,12 +64,7 @@ class Compute:
             remove_left(self._scratch)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._published.clear()
         self._stack.close()  # what is under way, then its images
         self._pool.close()
@@ -80,9 +74,9 @@ class Compute:
         """Whether tasks go to an executor that was given."""
         return self.executor is not None
 
-    def here(self) -> "Compute":
-        """Give the same without the cluster, for images that are on this machine alone."""
-        return Compute(self.n_jobs, progress=self.progress)
+    def distributes(self, training: TrainingSet) -> bool:
+        """Whether a cluster works on a training set; derived images stay on this machine."""
+        return self.on_cluster and not training.derived
 
     def threads_for(self, n_tasks: int) -> int:
         """Threads that each of ``n_tasks`` tasks may use: what workers there are, shared out."""
@@ -161,12 +155,15 @@ class Compute:
                 yield waiting.pop(n_given)
                 n_given += 1
 
-    def bar(self, **options: Any) -> Any:
+    def bar(
+        self, title: str, *, total: int | None = None, initial: int = 0, unit: str = "it"
+    ) -> Any:
         """Make a progress bar of tqdm's, silent unless progress is shown on a terminal."""
         from tqdm import tqdm  # not at the top: imported where it is used
 
-        # disable=None: silent where standard error is not a terminal.
-        return tqdm(disable=None if self.progress else True, **options)
+        # None: silent where standard error is not a terminal.
+        silent = None if self.progress else True
+        return tqdm(desc=title, total=total, initial=initial, unit=unit, disable=silent)
 
     def _publish(self, training: TrainingSet) -> Reference:
         """Put a training set where workers find it, once."""
@@ -174,7 +171,7 @@ class Compute:
         if held is None:
             # A worker of this machine maps the arrays in no time; one elsewhere, or images that
             # are a file already, need no copy where there is a name for them.
-            by_name = training.source is not None and (self.on_cluster or training.on_disk)
+            by_name = training.origin is not None and (self.on_cluster or training.on_disk)
             reference = (
                 named(training)
                 if by_name

@@ -70,7 +70,6 @@ class ProcessPool:
         ----------
         function : callable
             A function of a module, which workers import.
-        tasks : mapping
 
         Yields
         ------

@@ -25,13 +25,7 @@ _STORED = ("images", "targets", "weights")
 
 @dataclass(frozen=True, slots=True)
 class StoredData:
-    """Arrays in a folder that every worker can read; they are mapped, not copied.
-
-    Attributes
-    ----------
-    folder : str
-    n_targets : int
-    """
+    """Arrays in a folder that every worker can read; they are mapped, not copied."""
 
     folder: str
     n_targets: int
@@ -62,7 +56,6 @@ def stored(training: TrainingSet, parent: Path | None = None) -> Iterator[Refere
 
     Parameters
     ----------
-    training : TrainingSet
     parent : Path, optional
         Where the folder is made; by default the system's place for temporary files. Workers on
         other machines need one that they share.
@@ -86,8 +79,8 @@ def stored(training: TrainingSet, parent: Path | None = None) -> Iterator[Refere
 
 def named(training: TrainingSet) -> Reference:
     """Refer to a training set by the name under which every worker can load it."""
-    assert training.source is not None  # the caller has looked
-    return Reference(training.source, training.digest)
+    assert training.origin is not None  # the caller has looked
+    return Reference(training.origin, training.digest)
 
 
 def remove_left(parent: Path) -> None:

@@ -27,17 +27,17 @@ class Augmentation:
     """Random distortions of training images; each amount is a bound or a scale, 0 for none."""
 
     shift: int = setting(
-        0, least=0, unit="pixels", help="largest shift along rows and columns, uniform"
+        0, least=0, help="largest shift along rows and columns, uniform, in pixels"
     )
-    rotation: float = setting(0.0, least=0, unit="degrees", help="largest rotation, uniform")
+    rotation: float = setting(0.0, least=0, help="largest rotation, uniform, in degrees")
     scale: float = setting(
         0.0, least=0, below=1, help="largest relative change of size along each axis, uniform"
     )
     shear: float = setting(
-        0.0, least=0, unit="pixels per pixel", help="largest shear along the columns, uniform"
+        0.0, least=0, help="largest shear along the columns, uniform, in pixels per pixel"
     )
     elastic: float = setting(
-        0.0, least=0, unit="pixels", help="standard deviation of a smooth random displacement"
+        0.0, least=0, help="standard deviation of a smooth random displacement, in pixels"
     )
     flip: bool = setting(False, help="mirror each image left to right with probability 1/2")
 
@@ -52,19 +52,7 @@ NO_DISTORTION = Augmentation()
 
 
 def distort(images: ImageArray, augmentation: Augmentation, rng: np.random.Generator) -> ImageArray:
-    """Distort each image at random.
-
-    Parameters
-    ----------
-    images : ndarray, shape (n, rows, columns) or (n, channels, rows, columns)
-    augmentation : Augmentation
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray, same shape and type
-        A new array; channels of an image move together.
-    """
+    """Distort each image at random, in a new array; channels of an image move together."""
     distorted = np.empty_like(images)
     for start in range(0, len(images), BLOCK):
         rows = slice(start, start + BLOCK)

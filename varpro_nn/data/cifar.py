@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._typing import LabelArray
-from varpro_nn.data.packed import Source, describe, open_packed, read_limited
+from varpro_nn.data.packed import FileOrBytes, describe, open_packed, read_limited
 from varpro_nn.errors import DatasetError
 
 IMAGE_SHAPE = (3, 32, 32)
@@ -17,20 +17,13 @@ _RECORD = 1 + 3 * 32 * 32
 _MOST_RECORDS = 1_000_000
 
 
-def read_cifar_binary(*sources: Source) -> tuple[NDArray[np.uint8], LabelArray]:
-    """Read batches of CIFAR-10, one after the other.
-
-    Parameters
-    ----------
-    *sources : str, path or bytes
-        The files, or their contents; gzipped or not.
+def read_cifar_binary(*files: FileOrBytes) -> tuple[NDArray[np.uint8], LabelArray]:
+    """Read batches of CIFAR-10 from files or their contents, gzipped or not, one after the other.
 
     Returns
     -------
     images : ndarray of uint8, shape (n, 3, 32, 32)
-        Channels red, green, blue.
     labels : ndarray of int64, shape (n,)
-        0 to 9.
 
     Raises
     ------
@@ -38,16 +31,12 @@ def read_cifar_binary(*sources: Source) -> tuple[NDArray[np.uint8], LabelArray]:
         A file cannot be read, is empty, is not a whole number of records (or more than a
         million), or has a label above 9.
     ValueError
-        No source.
-
-    References
-    ----------
-    Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+        No file.
     """
-    if not sources:
-        msg = "read_cifar_binary needs at least one source, got none."
+    if not files:
+        msg = "read_cifar_binary needs at least one file, got none."
         raise ValueError(msg)
-    batches = [_records(source) for source in sources]
+    batches = [_records(file) for file in files]
     n = sum(map(len, batches))
     images = np.empty((n, *IMAGE_SHAPE), dtype=np.uint8)
     labels = np.empty(n, dtype=np.int64)
@@ -60,10 +49,10 @@ def read_cifar_binary(*sources: Source) -> tuple[NDArray[np.uint8], LabelArray]:
     return images, labels
 
 
-def _records(source: Source) -> NDArray[np.uint8]:
-    where = describe(source)
+def _records(file: FileOrBytes) -> NDArray[np.uint8]:
+    where = describe(file)
     limit = _MOST_RECORDS * _RECORD
-    with open_packed(source) as stream:
+    with open_packed(file) as stream:
         content = read_limited(stream, limit + 1)
     if not content or len(content) % _RECORD or len(content) > limit:
         msg = (

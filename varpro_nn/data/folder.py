@@ -73,12 +73,7 @@ def images_in(path: Path) -> ImagesOnDisk:
 
 
 def _npy_header(stream: Any, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of a file of images.
-
-    Raises
-    ------
-    DatasetError
-    """
+    """Read shape and type of a file of images."""
     try:
         shape, fortran, dtype = read_npy_header(stream)
     except ValueError as error:

@@ -10,7 +10,7 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from varpro_nn.data.packed import Readable, Source, describe, open_packed, read_limited
+from varpro_nn.data.packed import FileOrBytes, Readable, describe, open_packed, read_limited
 from varpro_nn.errors import DatasetError
 
 _UNSIGNED_BYTE = 0x08
@@ -18,31 +18,17 @@ _LARGEST_RANK = 4
 _MOST_BYTES = 1 << 32
 
 
-def read_idx(source: Source) -> NDArray[np.uint8]:
-    """Read an array from an IDX file of unsigned bytes, gzipped or not.
-
-    Parameters
-    ----------
-    source : str, path or bytes
-        The file, or its content.
-
-    Returns
-    -------
-    ndarray of uint8
-        Rank 1 to 4, as the file says; read-only.
+def read_idx(file: FileOrBytes) -> NDArray[np.uint8]:
+    """Read an array from an IDX file of unsigned bytes, or from its content, gzipped or not.
 
     Raises
     ------
     DatasetError
         The file cannot be read; wrong magic number, type or rank; more or fewer bytes than the
         dimensions ask for; an array of more than 4 GiB.
-
-    References
-    ----------
-    LeCun, Cortes and Burges, The MNIST database of handwritten digits: "the IDX file format".
     """
-    where = describe(source)
-    with open_packed(source) as stream:
+    where = describe(file)
+    with open_packed(file) as stream:
         shape = read_idx_header(stream, where)
         expected = math.prod(shape)
         content = read_limited(stream, expected + 1)

@@ -17,20 +17,10 @@ from varpro_nn.data.images_on_disk import ImagesOnDisk
 
 
 def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
-    """Return ``images`` as an array that the package can work with.
+    """Return ``images`` as an array that the package can work with; ``name`` is for messages.
 
-    Parameters
-    ----------
-    images : array_like or ImagesOnDisk, shape (n, rows, columns) or (n, channels, rows, columns)
-        ``uint8`` (0 to 255), or floating point (intensities, usually in [0, 1]).
-    name : str
-        How the error messages call the argument.
-
-    Returns
-    -------
-    ndarray
-        ``uint8`` or ``float32``/``float64``, same shape; not copied if it need not be. Images on
-        disk are looked through and stay there.
+    ``uint8`` or ``float32``/``float64``, not copied if it need not be. Images on disk are looked
+    through and stay there.
 
     Raises
     ------
@@ -178,9 +168,9 @@ def check_weights(sample_weight: ArrayLike | None, n_images: int) -> FloatArray 
     return array
 
 
-def targets_of(labels: TargetArray, n_targets: int) -> FloatArray:
+def targets_of(targets: TargetArray, n_targets: int) -> FloatArray:
     """Targets ``tau`` (n, k): of class numbers a 1 in each row, real ones as they are."""
-    array: Any = labels
+    array: Any = targets
     return one_hot(array, n_targets) if array.ndim == 1 else np.asarray(array, np.float64)
 
 

@@ -23,12 +23,10 @@ class ImagesOnDisk:
 
     Attributes
     ----------
-    path : Path
     offset : int
         Where the first image starts, bytes.
     shape : tuple of int
         (n, rows, columns) or (n, channels, rows, columns).
-    dtype : numpy.dtype
     """
 
     path: Path
@@ -90,7 +88,7 @@ class ImagesOnDisk:
             found[place] = self._read(int(positions[place]) % len(self), 1)[0]
         return found
 
-    def part(self, start: int, stop: int) -> "ImagesOnDisk":
+    def between(self, start: int, stop: int) -> "ImagesOnDisk":
         """Images from ``start`` to before ``stop``, on disk still."""
         shape = (stop - start, *self.shape[1:])
         return replace(self, offset=self.offset + start * self.image_bytes, shape=shape)

@@ -87,7 +87,7 @@ class ImageSet:
         if isinstance(images, ImagesOnDisk) and isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if step == 1:
-                images = images.part(start, max(start, stop))
+                images = images.between(start, max(start, stop))
                 return ImageSet(images, self.labels[index], self._weights_at(index))
         at = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
         return ImageSet(self.images[at], self.labels[at], self._weights_at(at))
@@ -108,7 +108,7 @@ class Dataset:
         The original label of each class: integers, or strings of fixed width.
     train, test : ImageSet
         Images of the same shape; ``test`` may be None.
-    source : Source, optional
+    origin : Origin, optional
         With what another process can ``load`` the same training set again.
 
     Raises
@@ -122,7 +122,7 @@ class Dataset:
     classes: NDArray[np.integer[Any]] | NDArray[np.str_]
     train: ImageSet
     test: ImageSet | None
-    source: "Source | None" = None
+    origin: "Origin | None" = None
 
     def __post_init__(self) -> None:
         classes = np.asarray(self.classes)
@@ -135,10 +135,10 @@ class Dataset:
         if len(np.unique(classes)) != len(classes):
             msg = f"classes must be distinct, got {classes.tolist()}."
             raise ValueError(msg)
-        for part, images in (("train", self.train), ("test", self.test)):
+        for subset, images in (("train", self.train), ("test", self.test)):
             if images is not None and int(images.labels.max()) >= len(classes):
                 msg = (
-                    f"{part} labels must be 0 to {len(classes) - 1} for {len(classes)} classes, "
+                    f"{subset} labels must be 0 to {len(classes) - 1} for {len(classes)} classes, "
                     f"got {images.labels.max()}."
                 )
                 raise ValueError(msg)
@@ -151,9 +151,9 @@ class Dataset:
         object.__setattr__(self, "classes", read_only(classes))
 
     @property
-    def loadable(self) -> "Source | None":
-        """The source, if the training set is still the one that was loaded."""
-        return self.source if self.source is not None and self.source.train is self.train else None
+    def loadable(self) -> "Origin | None":
+        """The origin, if the training set is still the one that was loaded."""
+        return self.origin if self.origin is not None and self.origin.train is self.train else None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -164,22 +164,21 @@ class Dataset:
     def digest(self) -> str:
         """SHA-256 (hex) of the arrays, their types and shapes; the name does not count."""
         arrays: list[Any] = [self.classes]
-        for part in (self.train, self.test):
-            if part is not None:
-                arrays += [part.images, part.labels]
-                arrays += [] if part.weights is None else [part.weights]
+        for subset in (self.train, self.test):
+            if subset is not None:
+                arrays += [subset.images, subset.labels]
+                arrays += [] if subset.weights is None else [subset.weights]
         return sha256_of(*arrays)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
+class Origin:
     """Where a training set was loaded from.
 
     Attributes
     ----------
     name : str
         What ``load`` takes; the path of a file or folder is absolute.
-    data_dir : str or None
     train : ImageSet
         What it gave.
     """

@@ -17,14 +17,9 @@ _FIRST_INEXACT = 2**53
 
 
 def dataset_of(where: str, arrays: Mapping[str, Any]) -> Dataset:
-    """Make a data set.
+    """Make a data set of ``x_train`` and ``y_train``, and of ``x_test`` and ``y_test`` or neither.
 
-    Parameters
-    ----------
-    where : str
-        Where the arrays come from: the name of the data set, and how error messages begin.
-    arrays : mapping of str to array
-        ``x_train`` and ``y_train``; both ``x_test`` and ``y_test`` or neither.
+    ``where`` is the name of the data set, and how error messages begin.
 
     Raises
     ------
@@ -36,8 +31,8 @@ def dataset_of(where: str, arrays: Mapping[str, Any]) -> Dataset:
     if len(present) == 1:
         msg = f"{where}: must contain both x_test and y_test or neither, got {present[0]} only."
         raise DatasetError(msg)
-    x_train, y_train = _part(where, arrays, "train")
-    x_test, y_test = _part(where, arrays, "test") if present else (None, None)
+    x_train, y_train = _subset(where, arrays, "train")
+    x_test, y_test = _subset(where, arrays, "test") if present else (None, None)
     classes, codes = np.unique(y_train, return_inverse=True)
     if len(classes) < 2:
         msg = f"{where}: y_train must have two classes or more, got {classes.tolist()} only."
@@ -53,17 +48,17 @@ def dataset_of(where: str, arrays: Mapping[str, Any]) -> Dataset:
         raise DatasetError(msg) from error
 
 
-def _part(where: str, arrays: Mapping[str, Any], part: str) -> tuple[Any, NDArray[Any]]:
+def _subset(where: str, arrays: Mapping[str, Any], subset: str) -> tuple[Any, NDArray[Any]]:
     """Check images and labels of "train" or "test"."""
     try:
-        images = check_images(arrays[f"x_{part}"], f"x_{part}")
+        images = check_images(arrays[f"x_{subset}"], f"x_{subset}")
     except ValueError as error:
         msg = f"{where}: {error}"
         raise DatasetError(msg) from error
-    labels = _checked_labels(where, f"y_{part}", arrays[f"y_{part}"])
+    labels = _checked_labels(where, f"y_{subset}", arrays[f"y_{subset}"])
     if len(images) != len(labels):
         msg = (
-            f"{where}: x_{part} and y_{part} must have the same length, "
+            f"{where}: x_{subset} and y_{subset} must have the same length, "
             f"got {len(images)} images and {len(labels)} labels."
         )
         raise DatasetError(msg)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from varpro_nn.data.cifar import read_cifar_binary
-from varpro_nn.data.fetch.catalog import CIFAR_PARTS, FILE_SETS, IDX_PARTS
+from varpro_nn.data.fetch.catalog import CIFAR_FILES, FILE_SETS, IDX_FILES
 from varpro_nn.data.fetch.store import obtain
 from varpro_nn.data.folder import read_folder
 from varpro_nn.data.idx import read_idx
-from varpro_nn.data.imageset import Dataset, ImageSet, Source
+from varpro_nn.data.imageset import Dataset, ImageSet, Origin
 from varpro_nn.data.npz import read_dataset_npz
 
 NAMES = (*FILE_SETS, "digits")
@@ -73,11 +73,11 @@ def load(
     """
     name = os.fspath(name)
     if name.lower().endswith(".npz"):
-        return _with_source(read_dataset_npz(name), str(Path(name).absolute()))
+        return _with_origin(read_dataset_npz(name), str(Path(name).absolute()))
     if name not in NAMES and Path(name).is_dir():
-        return _with_source(read_folder(Path(name)), str(Path(name).absolute()))
+        return _with_origin(read_folder(Path(name)), str(Path(name).absolute()))
     if name == "digits":
-        return _with_source(_digits(), name)
+        return _with_origin(_digits(), name)
     if name not in FILE_SETS:
         msg = (
             f"name must be one of {', '.join(NAMES)}, or the path of a .npz file or a folder, "
@@ -97,21 +97,21 @@ def load(
             for file in other.files
         ],
     )
-    parts = {}
-    for part in ("train", "test"):
+    subsets = {}
+    for subset in ("train", "test"):
         if name == "cifar10":
-            batches = (contents.pop(file) for file in CIFAR_PARTS[part])
-            parts[part] = ImageSet(*read_cifar_binary(*batches))
+            batches = (contents.pop(file) for file in CIFAR_FILES[subset])
+            subsets[subset] = ImageSet(*read_cifar_binary(*batches))
         else:
-            images, labels = (read_idx(contents.pop(file)) for file in IDX_PARTS[part])
-            parts[part] = ImageSet(images, labels.astype(np.int64))
+            images, labels = (read_idx(contents.pop(file)) for file in IDX_FILES[subset])
+            subsets[subset] = ImageSet(images, labels.astype(np.int64))
     folder = _user_folder(data_dir)
-    dataset = Dataset(name, np.arange(10), parts["train"], parts["test"])
-    return _with_source(dataset, name, None if folder is None else str(folder.absolute()))
+    dataset = Dataset(name, np.arange(10), subsets["train"], subsets["test"])
+    return _with_origin(dataset, name, None if folder is None else str(folder.absolute()))
 
 
-def _with_source(dataset: Dataset, name: str, data_dir: str | None = None) -> Dataset:
-    return replace(dataset, source=Source(name, data_dir, dataset.train))
+def _with_origin(dataset: Dataset, name: str, data_dir: str | None = None) -> Dataset:
+    return replace(dataset, origin=Origin(name, data_dir, dataset.train))
 
 
 def _user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:

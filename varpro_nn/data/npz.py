@@ -124,26 +124,16 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[NpzArrays]:
 
 
 def read_dataset_npz(path: str | os.PathLike[str]) -> Dataset:
-    """Read a data set from a ``.npz`` file.
+    """Read a data set from ``x_train`` and ``y_train``; ``x_test`` and ``y_test`` may be missing.
 
-    Parameters
-    ----------
-    path : str or path
-        A file with ``x_train`` (n, rows, columns) or (n, channels, rows, columns), ``uint8``
-        or floating point, and ``y_train`` (n,): integers, booleans, strings, or floats without a
-        fraction. Other arrays than these and ``x_test``, ``y_test`` are not read.
-
-    Returns
-    -------
-    Dataset
-        ``classes`` are the distinct training labels in order (booleans as 0 and 1); ``test`` is
-        None if the file has neither ``x_test`` nor ``y_test``.
+    Labels are integers, booleans, strings, or floats without a fraction; other arrays are not
+    read.
 
     Raises
     ------
     DatasetError
-        A missing, damaged or unsuitable array; different lengths or image shapes; one class
-        only; a test label that no training image has.
+        A missing, damaged or unsuitable array, or what
+        :func:`~varpro_nn.data.labelled.dataset_of` refuses.
     """
     where = os.path.expanduser(os.fspath(path))
     with open_npz(where) as arrays:

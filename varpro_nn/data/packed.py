@@ -18,7 +18,7 @@ from typing import Protocol, TypeAlias
 
 from varpro_nn.errors import DatasetError
 
-Source: TypeAlias = str | os.PathLike[str] | bytes
+FileOrBytes: TypeAlias = str | os.PathLike[str] | bytes
 """A path, or the content itself."""
 
 
@@ -33,13 +33,13 @@ _PIECE = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def describe(source: Source) -> str:
+def describe(file: FileOrBytes) -> str:
     """Say in an error message where bytes came from."""
-    return f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
+    return f"<{len(file)} bytes>" if isinstance(file, bytes) else os.fspath(file)
 
 
 @contextmanager
-def open_packed(source: Source) -> Iterator[Readable]:
+def open_packed(file: FileOrBytes) -> Iterator[Readable]:
     """Open a file (or bytes) for reading, through gzip if its first bytes say so.
 
     Raises
@@ -49,7 +49,7 @@ def open_packed(source: Source) -> Iterator[Readable]:
         for what is read inside the ``with`` block.
     """
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as plain:
+        with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as plain:
             magic = plain.read(len(_GZIP_MAGIC))
             plain.seek(0)
             if magic == _GZIP_MAGIC:
@@ -58,7 +58,7 @@ def open_packed(source: Source) -> Iterator[Readable]:
             else:
                 yield plain
     except (OSError, EOFError, zlib.error) as error:
-        msg = f"{describe(source)}: cannot be read: {error}"
+        msg = f"{describe(file)}: cannot be read: {error}"
         raise DatasetError(msg) from error
 
 
@@ -76,17 +76,8 @@ def read_limited(stream: Readable, limit: int) -> bytes:
 def archive_members(path: Path, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
     """Read chosen members of a zip file (a wheel, say) or a tar file, however compressed.
 
-    Parameters
-    ----------
-    path : Path
-        The archive.
-    limits : mapping from file name to int
-        The members wanted, by the last part of their path, and the most bytes to read of each.
-
-    Yields
-    ------
-    tuple of str and bytes
-        File name and content, each name at most once, in the order of the archive.
+    ``limits`` has the most bytes to read of each, by the last part of its path. Each name comes
+    at most once, in the order of the archive.
 
     Raises
     ------

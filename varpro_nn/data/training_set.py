@@ -10,10 +10,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from varpro_nn._typing import FloatArray, ImageArray, TargetArray
-from varpro_nn.data.images import check_images, check_targets, check_weights, targets_of
+from varpro_nn.data.images import (
+    check_images,
+    check_labels,
+    check_targets,
+    check_weights,
+    targets_of,
+)
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.imageset import Dataset, read_only, sha256_of
 from varpro_nn.data.loading import load
@@ -55,8 +61,10 @@ class TrainingSet:
         k, the number of classes or of real targets.
     weights : ndarray of float64, shape (n,), optional
         Weights of the images in sums of squares and losses. None: all weigh 1.
-    source : NamedData, optional
+    origin : NamedData, optional
         With what another process can load the same images.
+    derived : bool
+        Whether the images were made of others in this process: distorted copies, for example.
 
     Raises
     ------
@@ -69,7 +77,8 @@ class TrainingSet:
     targets: TargetArray
     n_targets: int
     weights: FloatArray | None = None
-    source: NamedData | None = field(default=None, repr=False)
+    origin: NamedData | None = field(default=None, repr=False)
+    derived: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         images = check_images(self.images)
@@ -86,10 +95,19 @@ class TrainingSet:
     def of(cls, dataset: Dataset, n_train: int | None = None) -> "TrainingSet":
         """Take the training images of a data set: the first ``n_train``, or all."""
         train = dataset.train if n_train is None else dataset.train.take(slice(n_train))
-        origin, source = dataset.loadable, None
-        if origin is not None and train.weights is None:  # what is loaded by name has no weights
-            source = NamedData(origin.name, origin.data_dir, n_train)
-        return cls(train.images, train.labels, len(dataset.classes), train.weights, source)
+        loadable, origin = dataset.loadable, None
+        if loadable is not None and train.weights is None:  # what is loaded by name has no weights
+            origin = NamedData(loadable.name, loadable.data_dir, n_train)
+        return cls(train.images, train.labels, len(dataset.classes), train.weights, origin)
+
+    @classmethod
+    def classified(
+        cls, images: ArrayLike, labels: ArrayLike, n_classes: int, weights: ArrayLike | None = None
+    ) -> "TrainingSet":
+        """Take arrays as users have them, with class numbers and nothing else as labels."""
+        given: Any = images, weights
+        array = np.asarray(labels)
+        return cls(given[0], check_labels(array, array.size, n_classes), n_classes, given[1])
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -129,7 +147,8 @@ class TrainingSet:
         """
         made = object.__new__(TrainingSet)
         object.__setattr__(made, "n_targets", self.n_targets)
-        object.__setattr__(made, "source", None)
+        object.__setattr__(made, "origin", None)
+        object.__setattr__(made, "derived", True)
         made._set(images, self.targets[rows], self.weights_at(rows))
         return made
 

@@ -2,8 +2,8 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from math import isqrt, prod
 from typing import Any
 
@@ -13,9 +13,11 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
-from varpro_nn._settings import settings_of
+from varpro_nn._settings import settings_of, unknown_among
 from varpro_nn._typing import FloatArray, ImageArray
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import check_weights
+from varpro_nn.errors import DatasetError
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.recipes import configure, current_names, kind_of_data
 from varpro_nn.training.subnetwork import Subnetwork
@@ -52,11 +54,8 @@ def with_settings(**more: Any) -> Callable[[type], type]:
     def decorate(cls: type) -> type:
         def __init__(self: Any, **given: Any) -> None:  # noqa: N807
             given = current_names(given)
-            unknown = sorted(set(given) - set(defaults))
-            if unknown:
-                near = get_close_matches(unknown[0], defaults, n=1)
-                hint = f"; did you mean {near[0]}?" if near else "."
-                msg = f"{cls.__name__} has no parameters {', '.join(unknown)}{hint}"
+            if unknown := unknown_among(given, defaults):
+                msg = f"{cls.__name__} has no parameters {unknown}"
                 raise TypeError(msg)
             for name, value in {**defaults, **given}.items():
                 setattr(self, name, value)
@@ -159,6 +158,15 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
     @property
     def _n_jobs(self) -> int:
         return 1 if self.n_jobs is None else self.n_jobs
+
+    @contextmanager
+    def _compute(self) -> Iterator[Compute]:
+        """Compute with these jobs; data that cannot be trained on are a ValueError here."""
+        with Compute(self._n_jobs) as compute:
+            try:
+                yield compute
+            except DatasetError as error:
+                raise ValueError(str(error)) from error
 
     def _start(self, config: TrainConfig) -> FloatArray | None:
         """Give the unit weights of the last fit, if it is to be gone on with."""

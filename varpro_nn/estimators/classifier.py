@@ -13,9 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from varpro_nn._typing import FloatArray, LabelArray
-from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.errors import DatasetError
 from varpro_nn.estimators.base import ImageEstimator, with_settings
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import (
@@ -299,14 +297,14 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             ``alpha`` out of (0, 1), or no such outputs: the penalty of a layer other than ridge
             was given.
         """
-        shares = self.predict_proba(X)
+        proba = self.predict_proba(X)
         if self._left_out is None:
             msg = (
                 "predict_set needs outputs that saw not their image: output_penalty must be left "
                 "to the recipe, or output_layer be 'ridge' with n_copies=0."
             )
             raise ValueError(msg)
-        return label_sets(shares, conformal_threshold(*self._left_out, alpha))
+        return label_sets(proba, conformal_threshold(*self._left_out, alpha))
 
     # --- how it is done --------------------------------------------------------------------
 
@@ -338,14 +336,11 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         names = classes if classes.dtype.kind in "iuU" else classes.astype(str)
         start = self._start(config)
 
-        with Compute(self._n_jobs) as compute:
-            try:
-                training = TrainingSet(images, codes, len(names), weights)
-                network, subnetworks, layer = train_classifier(
-                    config, training, names, compute, start=start, keep_sums=keep_sums
-                )
-            except DatasetError as error:
-                raise ValueError(str(error)) from error
+        with self._compute() as compute:
+            training = TrainingSet(images, codes, len(names), weights)
+            network, subnetworks, layer = train_classifier(
+                config, training, names, compute, start=start, keep_sums=keep_sums
+            )
         self.classes_, self.network_, self.config_ = classes, network, config
         self.W_ = network.W
         self._set_reports(subnetworks)
@@ -359,17 +354,15 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         self.loo_error_ = self.calibration_error_ = np.nan
         if layer.left_out is None:
             return
-        known = np.isfinite(layer.left_out.outputs).all(axis=1)
-        rows = layer.left_out.rows[known]
-        outputs = layer.left_out.outputs[known].astype(np.float64)
+        rows, outputs = layer.left_out.determined()
         if not len(rows):
             return
-        shares = probabilities(outputs, layer.name, self.network_.temperature)
+        proba = probabilities(outputs, layer.name, self.network_.temperature)
         own = None if weights is None else weights[rows]
         wrong = outputs.argmax(axis=1) != codes[rows]
         self.loo_error_ = float(np.average(wrong, weights=own))
-        self.calibration_error_ = expected_calibration_error(shares, codes[rows], own)
-        self._left_out = shares, codes[rows]
+        self.calibration_error_ = expected_calibration_error(proba, codes[rows], own)
+        self._left_out = proba, codes[rows]
 
     def _outputs(self, X: Any) -> FloatArray:
         check_is_fitted(self, "network_")

@@ -9,9 +9,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from varpro_nn._typing import RealArray, TargetArray
-from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.errors import DatasetError
 from varpro_nn.estimators.base import ImageEstimator, with_settings
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.features import feature_blocks
@@ -70,12 +68,9 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         if y is None:
             config = config.with_options(scheme="untrained", n_stages=1)
 
-        with Compute(self._n_jobs) as compute:
-            try:
-                training = TrainingSet(images, targets, k)
-                trained = train_units(config, training, compute, start=self._start(config))
-            except DatasetError as error:
-                raise ValueError(str(error)) from error
+        with self._compute() as compute:
+            training = TrainingSet(images, targets, k)
+            trained = train_units(config, training, compute, start=self._start(config))
         self.config_, self.units_, self.W_ = config, trained.units, trained.W
         self._n_features_out = len(self.W_) * self.units_.n_cells
         self._set_reports(trained.subnetworks)

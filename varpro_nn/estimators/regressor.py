@@ -9,9 +9,7 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from varpro_nn._typing import FloatArray
-from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.errors import DatasetError
 from varpro_nn.estimators.base import ImageEstimator, with_settings
 from varpro_nn.model.network import Network
 from varpro_nn.training.layers import train_layers
@@ -84,12 +82,9 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         scale[scale == 0] = 1.0
         scaled, k = (targets - mean) / scale, targets.shape[1]
 
-        with Compute(self._n_jobs) as compute:
-            try:
-                training = TrainingSet(images, scaled, k, weights)
-                trained, layer = train_layers(config, training, compute, start=self._start(config))
-            except DatasetError as error:
-                raise ValueError(str(error)) from error
+        with self._compute() as compute:
+            training = TrainingSet(images, scaled, k, weights)
+            trained, layer = train_layers(config, training, compute, start=self._start(config))
         A = layer.A * scale
         A[-1] += mean
         remembered = {"largest_intensity": trained.largest_intensity, "regression": True}
@@ -101,9 +96,8 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         self._set_reports(trained.subnetworks)
         self.loo_error_ = np.nan
         if layer.left_out is not None:
-            known = np.isfinite(layer.left_out.outputs).all(axis=1)
-            at = layer.left_out.rows[known]
-            errors = np.square((layer.left_out.outputs[known] - scaled[at]) * scale).mean(axis=1)
+            at, outputs = layer.left_out.determined()
+            errors = np.square((outputs - scaled[at]) * scale).mean(axis=1)
             if len(at):
                 own = None if weights is None else weights[at]
                 self.loo_error_ = float(np.average(errors, weights=own))

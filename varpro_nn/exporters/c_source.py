@@ -5,7 +5,7 @@
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from math import ceil, prod
 from pathlib import Path
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from varpro_nn._io.atomic import write_atomically
 from varpro_nn.exporters.folded import FoldedNetwork, fold
 from varpro_nn.model.network import Network
+from varpro_nn.output.features import VIEWS
 
 _BLOCK = re.compile(r"^//: (.+)\n((?:.*\n)*?)//:\n", re.MULTILINE)
-_N_VIEWS = {"single": 1, "flip": 2}
 _LANES = 8
 """Units of a tile: one or two vectors of most processors."""
 _MOST_PLACES = 8
@@ -99,7 +99,7 @@ def _sizes(folded: FoldedNetwork, *, int8: bool) -> dict[str, Any]:
         "columns": columns,
         "n_pixels": channels * rows * columns,
         "n_classes": k,
-        "n_views": _N_VIEWS[folded.views],
+        "n_views": len(VIEWS[folded.views]),
         "n_sides": folded.n_sides,
         "n_units": h,
         "all_places": prod(int(bounds[-1]) for bounds in folded.bounds),
@@ -198,12 +198,8 @@ def _number(value: np.floating[Any] | np.integer[Any]) -> str:
 
 def _initialiser(array: NDArray[Any]) -> Iterator[str]:
     """Lines of up to 100 characters with all entries."""
-    return _lines(map(_number, array.ravel()))
-
-
-def _lines(numbers: Iterable[str]) -> Iterator[str]:
     line = "   "
-    for number in numbers:
+    for number in map(_number, array.ravel()):
         if len(line) + len(number) > 98:
             yield line
             line = "   "

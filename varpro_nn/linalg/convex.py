@@ -18,7 +18,6 @@ a gradient).
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ import scipy
 
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.linalg import add_gram, run_tiles
+from varpro_nn.linalg.threads import Threads
 
 ROWS = 4096
 """Rows of one block of work."""
@@ -100,7 +100,7 @@ def fit_linear(
     max_iterations: int = 30,
     tolerance: float = 1e-3,
     preconditioner: FloatArray | None = None,
-    executor: Executor | None = None,
+    threads: Threads | None = None,
     sample_weight: FloatArray | None = None,
 ) -> ConvexFit:
     """Fit the linear layer on rows of features.
@@ -124,7 +124,7 @@ def fit_linear(
         cost: what is left to gain is about half of it.
     preconditioner : ndarray, shape (q + 1, q + 1), optional
         Of an earlier fit, for the first round.
-    executor : Executor, optional
+    threads : Threads, optional
         Threads that share the rows. The result does not depend on it.
     sample_weight : ndarray of float, shape (n,), optional
         Weights of the rows in the sum of losses.
@@ -133,7 +133,7 @@ def fit_linear(
     -------
     ConvexFit
     """
-    problem = _Problem(LOSSES[loss], Phi, labels, start.shape[1], penalty, executor, sample_weight)
+    problem = _Problem(LOSSES[loss], Phi, labels, start.shape[1], penalty, threads, sample_weight)
     A, n_iterations = start, 0
     for _ in range(rounds):
         R = problem.preconditioner(A) if preconditioner is None else preconditioner
@@ -188,13 +188,13 @@ class _Problem:
         labels: LabelArray,
         n_classes: int,
         penalty: float,
-        executor: Executor | None,
+        threads: Threads | None,
         sample_weight: FloatArray | None,
     ) -> None:
         n, q = Phi.shape
         self._weights = sample_weight
         self._loss, self._Phi, self._labels = loss, Phi, labels
-        self._executor = executor
+        self._threads = threads
         self._slices = [slice(i, min(i + ROWS, n)) for i in range(0, n, ROWS)]
         self._penalty = np.full((q + 1, 1), penalty)
         self._penalty[-1] = 0.0
@@ -219,7 +219,7 @@ class _Problem:
             by_columns = self._Phi[rows].T @ slope.astype(self._Phi.dtype)
             parts[number] = float(values.sum()), by_columns, slope.sum(axis=0)
 
-        run_tiles(self._executor, block, range(len(parts)))
+        run_tiles(self._threads, block, range(len(parts)))
         cost = 0.5 * float((self._penalty * A**2).sum())
         gradient = self._penalty * A
         for value, by_columns, total in parts:  # in a fixed order
@@ -240,7 +240,7 @@ class _Problem:
         for rows in chosen:
             curvature = self._losses(rows, A)[2]
             root = np.sqrt(curvature).astype(self._Phi.dtype)[:, None]
-            add_gram(gram, np.concatenate([root * self._Phi[rows], root], axis=1), self._executor)
+            add_gram(gram, np.concatenate([root * self._Phi[rows], root], axis=1), self._threads)
         gram *= n / sum(rows.stop - rows.start for rows in chosen)
         diagonal = np.diag_indices_from(gram)
         gram[diagonal] += self._penalty[:, 0]

@@ -32,7 +32,6 @@ equality for (small-scale) image classification".
 """
 
 from collections.abc import Iterable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +46,7 @@ from varpro_nn.linalg.ridge import (
     left_out_errors,
     run_tiles,
 )
+from varpro_nn.linalg.threads import Threads
 
 MEMORY_BUDGET = 4 * 2**30
 """Bytes that the kernel matrix and its eigenvectors may take together: 16384 rows."""
@@ -107,7 +107,7 @@ class DualPath:
         return self.eigenvectors @ (self._shrinkage(ridge)[:, None] * self.projected_targets)
 
     def weights(
-        self, blocks: Iterable[RealArray], ridge: float, executor: Executor | None = None
+        self, blocks: Iterable[RealArray], ridge: float, threads: Threads | None = None
     ) -> FloatArray:
         """Linear weights for one ridge by one more pass over the columns.
 
@@ -117,7 +117,7 @@ class DualPath:
             The same columns that were taken in, in any blocks and in the order that the rows of
             ``A`` are to have; each is overwritten and not kept.
         ridge : float
-        executor : concurrent.futures.Executor, optional
+        threads : Threads, optional
             Threads that share the columns.
 
         Returns
@@ -148,9 +148,9 @@ class DualPath:
             start, stop = stop, stop + Phi.shape[1]
             if stop > self.n_columns:
                 break
-            mean = centre(Phi, executor)
+            mean = centre(Phi, threads)
             slopes = A[start:stop]
-            _add_transposed_product(Phi, alpha.astype(Phi.dtype), slopes, executor)
+            _add_transposed_product(Phi, alpha.astype(Phi.dtype), slopes, threads)
             A[-1] -= mean @ slopes
         if stop != self.n_columns:
             msg = f"the blocks must have the {self.n_columns} columns taken in, got {stop}."
@@ -175,13 +175,13 @@ class DualPath:
         """
         return float(1.0 + self.eigenvalues @ self._shrinkage(ridge))
 
-    def leave_one_out(self, ridges: ArrayLike, executor: Executor | None = None) -> LeaveOneOut:
+    def leave_one_out(self, ridges: ArrayLike, threads: Threads | None = None) -> LeaveOneOut:
         """Leave-one-out errors of all ``ridges``; no column is needed again.
 
         Parameters
         ----------
         ridges : array_like, shape (g,)
-        executor : concurrent.futures.Executor, optional
+        threads : Threads, optional
             Threads that share the rows.
 
         Returns
@@ -224,7 +224,7 @@ class DualPath:
                 residual, self.tau[rows, None, :], alone.astype(np.float64), self.precision
             )
 
-        run_tiles(executor, one_tile, column_tiles(n))
+        run_tiles(threads, one_tile, column_tiles(n))
         return LeaveOneOut(squared.mean(axis=0), wrong.mean(axis=0), np.arange(n), outputs)
 
     def _shrinkage(self, ridge: float) -> FloatArray:
@@ -250,7 +250,7 @@ def check_block(Phi: RealArray, n_rows: int) -> None:
         raise TypeError(msg)
 
 
-def centre(Phi: RealArray, executor: Executor | None) -> FloatArray:
+def centre(Phi: RealArray, threads: Threads | None) -> FloatArray:
     """Centre the columns in place, by means (b,) rounded to their type; return the means."""
     mean = np.empty(Phi.shape[1])
 
@@ -258,12 +258,12 @@ def centre(Phi: RealArray, executor: Executor | None) -> FloatArray:
         mean[tile] = Phi[:, tile].mean(axis=0, dtype=np.float64)
         Phi[:, tile] -= mean[tile].astype(Phi.dtype)
 
-    run_tiles(executor, one_tile, column_tiles(Phi.shape[1]))
+    run_tiles(threads, one_tile, column_tiles(Phi.shape[1]))
     return mean
 
 
 def _add_transposed_product(
-    left: RealArray, right: RealArray, out: FloatArray, executor: Executor | None
+    left: RealArray, right: RealArray, out: FloatArray, threads: Threads | None
 ) -> None:
     """``out += left' right``, its rows shared among threads; the sum over tiles is double."""
 
@@ -271,7 +271,7 @@ def _add_transposed_product(
         for rows in column_tiles(len(left)):
             out[columns] += left[rows, columns].T @ right[rows]
 
-    run_tiles(executor, one_tile, column_tiles(left.shape[1]))
+    run_tiles(threads, one_tile, column_tiles(left.shape[1]))
 
 
 class KernelAccumulator:
@@ -312,7 +312,7 @@ class KernelAccumulator:
         self._n_columns = 0
         self._precision = float(np.finfo(np.float64).eps)
 
-    def add(self, Phi: RealArray, executor: Executor | None = None) -> None:
+    def add(self, Phi: RealArray, threads: Threads | None = None) -> None:
         """Take in a block of columns.
 
         Parameters
@@ -320,7 +320,7 @@ class KernelAccumulator:
         Phi : ndarray of float, shape (n, b)
             All rows of ``b`` columns, of any float type: the products run in it. It is used as
             work space and overwritten, and may be used again: no reference to it is kept.
-        executor : concurrent.futures.Executor, optional
+        threads : Threads, optional
             Threads that share the tiles. None: one tile after the other.
 
         Raises
@@ -334,8 +334,8 @@ class KernelAccumulator:
         if kernel is None:
             raise ValueError(_USED_UP)
         check_block(Phi, self._n_rows)
-        centre(Phi, executor)
-        add_gram(kernel, Phi.T, executor)
+        centre(Phi, threads)
+        add_gram(kernel, Phi.T, threads)
         self._n_columns += Phi.shape[1]
         self._precision = max(self._precision, float(np.finfo(Phi.dtype).eps))
 

@@ -5,14 +5,14 @@ some rows merged with those of others. Each costs what its own rows and columns 
 """
 
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 import scipy
 
-from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.linalg.ridge import RidgePath, add_gram, column_tiles, run_tiles, spread
+from varpro_nn.linalg.threads import Threads
 
 
 class GramAccumulator:
@@ -77,7 +77,7 @@ class GramAccumulator:
         Phi: RealArray,
         tau: FloatArray,
         sample_weight: FloatArray | None = None,
-        executor: Executor | None = None,
+        threads: Threads | None = None,
     ) -> None:
         """Take in a block of rows; ``Phi`` (b, q) is used as work space and overwritten.
 
@@ -97,8 +97,8 @@ class GramAccumulator:
             self._moments[tile] += products[:, :-1]
             self._sum_Phi[tile] += products[:, -1]
 
-        add_gram(self._gram, Phi, executor)
-        run_tiles(executor, add_moments, column_tiles(self.n_columns))
+        add_gram(self._gram, Phi, threads)
+        run_tiles(threads, add_moments, column_tiles(self.n_columns))
         self._sum_tau += root @ right[:, :-1]
         self._squares_tau += float(np.square(right[:, :-1]).sum())
         self._sum_weights += float(root @ root)
@@ -133,7 +133,7 @@ class GramAccumulator:
         for peaks in (other._peaks, np.diag(self._gram)):
             np.maximum(self._peaks, peaks, out=self._peaks)
 
-    def keep_columns(self, columns: LabelArray) -> None:
+    def keep_columns(self, columns: IndexArray) -> None:
         """Keep the columns at those positions, in that order, and drop the others."""
         self._replace(
             self._symmetric()[np.ix_(columns, columns)],
@@ -144,7 +144,7 @@ class GramAccumulator:
         )
 
     def append_columns(
-        self, cross: FloatArray, of_new: "GramAccumulator", order: LabelArray
+        self, cross: FloatArray, of_new: "GramAccumulator", order: IndexArray
     ) -> None:
         """Append columns, given their own sums over the same rows; then put all into an order.
 

@@ -19,7 +19,6 @@ thread of BLAS, so the result is bitwise the same for any number of them.
 """
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.linalg.threads import Threads
 
 TILE = 512
 """Columns of one tile: a product of two tiles is large enough for BLAS, small enough to share."""
@@ -43,9 +43,9 @@ def column_tiles(n_columns: int) -> list[slice]:
     return [slice(start, min(start + TILE, n_columns)) for start in range(0, n_columns, TILE)]
 
 
-def run_tiles(executor: Executor | None, task: Callable[[Any], None], items: Iterable[Any]) -> None:
+def run_tiles(threads: Threads | None, task: Callable[[Any], None], items: Iterable[Any]) -> None:
     """Call ``task`` on each item, in threads if there are any; their exceptions are raised here."""
-    list(map(task, items) if executor is None else executor.map(task, items))
+    list(map(task, items) if threads is None else threads.map(task, items))
 
 
 def spread(deviation: FloatArray, mean: FloatArray) -> FloatArray:
@@ -57,7 +57,7 @@ def spread(deviation: FloatArray, mean: FloatArray) -> FloatArray:
     return np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
 
 
-def add_gram(gram: FloatArray, rows: RealArray, executor: Executor | None) -> None:
+def add_gram(gram: FloatArray, rows: RealArray, threads: Threads | None) -> None:
     """Add ``rows' rows`` to ``gram`` (q, q), double: the upper tiles alone are filled."""
     tiles = column_tiles(gram.shape[0])
 
@@ -65,7 +65,7 @@ def add_gram(gram: FloatArray, rows: RealArray, executor: Executor | None) -> No
         left, right = pair
         gram[left, right] += rows[:, left].T @ rows[:, right]
 
-    run_tiles(executor, add_pair, [(a, b) for i, a in enumerate(tiles) for b in tiles[i:]])
+    run_tiles(threads, add_pair, [(a, b) for i, a in enumerate(tiles) for b in tiles[i:]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,7 +202,7 @@ class RidgePath:
         self,
         blocks: Iterable[Rows],
         ridges: FloatArray,
-        executor: Executor | None = None,
+        threads: Threads | None = None,
         *,
         every: int = 0,
     ) -> LeaveOneOut:
@@ -213,7 +213,7 @@ class RidgePath:
         blocks : iterable of (Phi, tau, sample_weight)
             The same rows that were taken in, in any blocks; each ``Phi`` is overwritten.
         ridges : ndarray, shape (g,)
-        executor : concurrent.futures.Executor, optional
+        threads : Threads, optional
             Threads that share the columns.
         every : int
             Keep the outputs of every so many rows, from the first one on; 0: of none.
@@ -237,7 +237,7 @@ class RidgePath:
             if V is None or V.dtype != dtype:
                 V = self.eigenvectors.astype(dtype)
             Phi -= self.mean_Phi.astype(dtype)
-            psi = _product(Phi, V, executor)
+            psi = _product(Phi, V, threads)
             fitted = (psi @ coefficients.astype(dtype)).reshape(len(tau), len(ridges), -1)
             np.square(psi, out=psi)
             leverage = (psi @ shrinkage.astype(dtype)).astype(np.float64) + 1 / self.sum_weights
@@ -269,14 +269,14 @@ def _without(N: FloatArray, rows: NDArray[np.int_]) -> FloatArray:
     return N[:, len(rows) :]
 
 
-def _product(left: RealArray, right: RealArray, executor: Executor | None) -> RealArray:
+def _product(left: RealArray, right: RealArray, threads: Threads | None) -> RealArray:
     """``left @ right``, its columns shared among threads."""
     product = np.empty((len(left), right.shape[1]), dtype=left.dtype)
 
     def one_tile(tile: slice) -> None:
         np.matmul(left, right[:, tile], out=product[:, tile])
 
-    run_tiles(executor, one_tile, column_tiles(right.shape[1]))
+    run_tiles(threads, one_tile, column_tiles(right.shape[1]))
     return product
 
 

@@ -4,15 +4,15 @@ They take less memory than the sums over them, and a row that is taken out is go
 """
 
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 import scipy
 
-from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.linalg.gram import GramAccumulator
 from varpro_nn.linalg.ridge import RidgePath, spread
+from varpro_nn.linalg.threads import Threads
 
 _ROUNDING = 100
 """Units of the last digit, relative to a row, by which features made in other blocks may differ."""
@@ -56,7 +56,7 @@ class RowStore:
         """Append rows."""
         return RowStore(np.concatenate([self._Phi, Phi]), np.concatenate([self._tau, tau]))
 
-    def find(self, Phi: RealArray, tau: FloatArray) -> LabelArray:
+    def find(self, Phi: RealArray, tau: FloatArray) -> IndexArray:
         """Find the rows that are given, but for rounding; each row that is there once at most.
 
         Returns
@@ -83,17 +83,17 @@ class RowStore:
             free[found[-1]] = False
         return np.array(found, dtype=np.int64)
 
-    def without_rows(self, positions: LabelArray) -> "RowStore":
+    def without_rows(self, positions: IndexArray) -> "RowStore":
         """Take the rows at those positions out."""
         return RowStore(
             np.delete(self._Phi, positions, axis=0), np.delete(self._tau, positions, axis=0)
         )
 
-    def of_columns(self, columns: LabelArray) -> "RowStore":
+    def of_columns(self, columns: IndexArray) -> "RowStore":
         """Keep the columns at those positions, in that order, and drop the others."""
         return RowStore(np.ascontiguousarray(self._Phi[:, columns]), self._tau)
 
-    def with_columns(self, positions: LabelArray, Phi: RealArray, order: LabelArray) -> "RowStore":
+    def with_columns(self, positions: IndexArray, Phi: RealArray, order: IndexArray) -> "RowStore":
         """Append columns of all rows, ``Phi`` (n, q_new) being those of the rows ``positions``.
 
         Then all columns are put into ``order``.
@@ -102,12 +102,12 @@ class RowStore:
         wider[positions, self.n_columns :] = Phi
         return RowStore(wider[:, order], self._tau)
 
-    def sums(self, executor: Executor | None = None) -> GramAccumulator:
+    def sums(self, threads: Threads | None = None) -> GramAccumulator:
         """Sum over the rows, block by block; threads share the work."""
         sums = GramAccumulator(self.n_columns, self.n_targets)
         for start in range(0, len(self._Phi), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            sums.add(self._Phi[rows].copy(), self._tau[rows], executor=executor)
+            sums.add(self._Phi[rows].copy(), self._tau[rows], threads=threads)
         return sums
 
     def path(self, *, standardise: bool = False) -> RidgePath:

@@ -1,6 +1,6 @@
 """The finished network: units, their weights, linear weights, and what they stand for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,8 @@ from varpro_nn.data.images import BRIGHT, check_images, largest_intensity
 from varpro_nn.errors import ModelFileError
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.tables import as_html, as_text
-from varpro_nn.output.features import block_slices, feature_blocks
+from varpro_nn.output.features import VIEWS, block_slices, feature_blocks
 from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
-
-
-def _same(images: Any) -> Any:
-    return images
-
-
-def _mirrored(images: Any) -> Any:
-    return images[..., ::-1]
-
-
-VIEWS: dict[str, tuple[Callable[[Any], Any], ...]] = {
-    "single": (_same,),
-    "flip": (_same, _mirrored),
-}
-"""What the outputs of an image may be averaged over."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -29,19 +29,9 @@ def fit_temperature(
     """Find the temperature ``T`` whose ``softmax(outputs / T)`` makes the labels most likely.
 
     As in Platt's scaling each label counts ``(n + 1) / (n + 2)`` and the others share the rest, so
-    that images which are all right give no probability of 1.
-
-    Parameters
-    ----------
-    outputs : ndarray, shape (n, k)
-        Of images that the layer did not see; rows with NaN are left out.
-    labels : ndarray of int, shape (n,)
-    sample_weight : ndarray of float, shape (n,), optional
-
-    Returns
-    -------
-    float or None
-        None if no row is left, or the outputs are all the same.
+    that images which are all right give no probability of 1. ``outputs`` (n, k) are of images that
+    the layer did not see; rows with NaN are left out. None if no row is left, or the outputs are
+    all the same.
     """
     known = np.isfinite(outputs).all(axis=1)
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight
@@ -69,68 +59,47 @@ def fit_temperature(
 def expected_calibration_error(
     probabilities: FloatArray, labels: LabelArray, sample_weight: FloatArray | None = None
 ) -> float:
-    """Mean gap between how sure an answer was and how often it was right, over bins of sureness.
-
-    Parameters
-    ----------
-    probabilities : ndarray, shape (n, k)
-    labels : ndarray of int, shape (n,)
-    sample_weight : ndarray of float, shape (n,), optional
-
-    Returns
-    -------
-    float
-        In [0, 1].
-    """
-    shares, sure, right = calibration_curve(probabilities, labels, sample_weight)
-    return float(shares @ np.abs(sure - right))
+    """Mean gap between confidence and accuracy over bins of confidence, in [0, 1]."""
+    shares, confidence, accuracy = calibration_curve(probabilities, labels, sample_weight)
+    return float(shares @ np.abs(confidence - accuracy))
 
 
 def calibration_curve(
     probabilities: FloatArray, labels: LabelArray, sample_weight: FloatArray | None = None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Sureness and accuracy in :data:`N_BINS` equal bins of sureness, those that are not empty.
+    """Confidence and accuracy in the non-empty ones of :data:`N_BINS` equal bins of confidence.
 
     Returns
     -------
-    shares, sure, right : ndarray, shape (bins,)
-        Share of the images in each bin, their mean largest probability, and their accuracy.
+    shares, confidence, accuracy : ndarray, shape (bins,)
+        Share of the images in each bin, their mean confidence (largest probability), and their
+        accuracy.
     """
-    sure = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight
-    bins = np.minimum((sure * N_BINS).astype(np.int64), N_BINS - 1)
-    total, of_sure, of_right = (
+    bins = np.minimum((confidence * N_BINS).astype(np.int64), N_BINS - 1)
+    total, sum_confidence, n_correct = (
         np.bincount(bins, weights=weights * each, minlength=N_BINS)
-        for each in (np.ones(len(sure)), sure, right)
+        for each in (np.ones(len(labels)), confidence, correct)
     )
     there = total > 0
-    total, of_sure, of_right = total[there], of_sure[there], of_right[there]
-    return total / total.sum(), of_sure / total, of_right / total
+    total, sum_confidence, n_correct = total[there], sum_confidence[there], n_correct[there]
+    return total / total.sum(), sum_confidence / total, n_correct / total
 
 
 def conformal_threshold(probabilities: FloatArray, labels: LabelArray, alpha: float) -> float:
     """Find the probability from which a label belongs to a set that misses ``alpha`` at most.
 
-    Parameters
-    ----------
-    probabilities : ndarray, shape (n, k)
-        Of images that the layer did not see.
-    labels : ndarray of int, shape (n,)
-    alpha : float
-        Share of images whose set may miss their label, in (0, 1).
-
-    Returns
-    -------
-    float
-        The label of a new image has at least this probability with probability ``1 - alpha``, if
-        the image is drawn like these and its probability is made like theirs. 0, so that every
-        label belongs, where there are too few images to tell.
+    ``probabilities`` (n, k) are of images that the layer did not see. The label of a new image has
+    at least the returned probability with probability ``1 - alpha``, if the image is drawn like
+    these and its probability is made like theirs. 0, so that every label belongs, where there are
+    too few images to tell.
 
     Raises
     ------
     ValueError
-        ``alpha`` out of its range.
+        ``alpha`` is not in (0, 1).
     """
     if not 0 < alpha < 1:
         msg = f"alpha must be between 0 and 1, got {alpha}."

@@ -3,15 +3,15 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, ImageArray, IndexArray, RealArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.linalg import spread
+from varpro_nn.linalg.threads import Threads
 from varpro_nn.output.features import block_slices, feature_blocks
 from varpro_nn.units import Units
 
@@ -32,21 +32,22 @@ def feature_store(n: int, q: int) -> Iterator[RealArray]:
         yield np.memmap(file, dtype=np.float32, mode="w+", shape=(n, q))
 
 
-def fill(
+def fill_features(
     Phi: RealArray,
     units: Units,
     W: RealArray,
     images: ImageArray,
-    order: LabelArray,
-    executor: Executor | None,
+    order: IndexArray,
+    threads: Threads | None,
     compute: Compute,
 ) -> None:
     """Compute the features of ``images[order]``."""
     places = block_slices(len(order), Phi.shape[1])
-    blocks = compute.bar(iterable=[order[rows] for rows in places], desc="features")
-    computed = feature_blocks(units, W, images, executor, blocks=blocks)
-    for rows, (_, block) in zip(places, computed, strict=True):
-        Phi[rows] = block
+    blocks = feature_blocks(units, W, images, threads, blocks=[order[rows] for rows in places])
+    with compute.bar("features", total=len(places)) as bar:
+        for rows, (_, block) in zip(places, blocks, strict=True):
+            Phi[rows] = block
+            bar.update()
 
 
 def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, FloatArray]:
@@ -72,9 +73,9 @@ def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, Flo
 
 
 def restored(
-    Phi: RealArray, mean: FloatArray, deviation: FloatArray, order: LabelArray, dtype: DTypeLike
+    Phi: RealArray, mean: FloatArray, deviation: FloatArray, order: IndexArray, dtype: DTypeLike
 ) -> RealArray:
-    """Undo :func:`standardise_columns` and :func:`fill`: columns and order as they were before."""
+    """Undo :func:`standardise_columns`, and put the rows back into the order of the images."""
     columns = np.empty(Phi.shape, dtype)
     for rows in block_slices(*Phi.shape):
         columns[order[rows]] = Phi[rows] * deviation + mean

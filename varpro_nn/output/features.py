@@ -6,7 +6,6 @@ number of threads, so neither do the bits of the result.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,28 @@ from varpro_nn._typing import ImageArray, RealArray
 from varpro_nn.data.images import intensities
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg import column_tiles, run_tiles
+from varpro_nn.linalg.threads import Threads
 from varpro_nn.units import Units
 
 BLOCK_BYTES = 2**24
 """Bytes of ``Phi`` that one block of images may take."""
 TASK_IMAGES = 256
 """Images of one task."""
+
+
+def _same(images: Any) -> Any:
+    return images
+
+
+def _mirrored(images: Any) -> Any:
+    return images[..., ::-1]
+
+
+VIEWS: dict[str, tuple[Callable[[Any], Any], ...]] = {
+    "single": (_same,),
+    "flip": (_same, _mirrored),
+}
+"""What the outputs of an image may be averaged over."""
 
 
 def block_slices(n: int, n_columns: int) -> list[slice]:
@@ -30,34 +45,18 @@ def block_slices(n: int, n_columns: int) -> list[slice]:
 
 
 def check_finite(Phi: RealArray) -> None:
-    """Refuse features that are NaN or infinite.
-
-    Raises
-    ------
-    NonFiniteError
-    """
+    """Raise NonFiniteError for features that are NaN or infinite."""
     if not np.isfinite(Phi.sum(dtype=np.float64)):
         msg = "the features are NaN or infinite at these weights."
         raise NonFiniteError(msg)
 
 
 def block_features(
-    units: Units, W: RealArray, images: ImageArray, executor: Executor | None = None
+    units: Units, W: RealArray, images: ImageArray, threads: Threads | None = None
 ) -> RealArray:
-    """Compute the features of all rows of ``W`` on some images, as one block.
+    """Compute the features of all rows of ``W`` on some images, as one block (b, h * m).
 
-    Parameters
-    ----------
-    units : Units
-    W : ndarray, shape (h, p)
-    images : ndarray or ImagesOnDisk, shape (b, ...)
-    executor : concurrent.futures.Executor, optional
-        Threads that share the work; see :func:`varpro_nn.linalg.threads.thread_pool`.
-
-    Returns
-    -------
-    ndarray, shape (b, h * m)
-        In the type of ``W``: for each cell all units.
+    In the type of ``W``: for each cell all units. Threads share the work.
 
     Raises
     ------
@@ -72,8 +71,8 @@ def block_features(
         rows, tile = task
         Phi[rows, :, tile] = units.features(W[tile], X[rows]).reshape(len(X[rows]), m, -1)
 
-    parts = [slice(start, start + TASK_IMAGES) for start in range(0, len(X), TASK_IMAGES)]
-    run_tiles(executor, one_task, [(rows, tile) for rows in parts for tile in column_tiles(h)])
+    of_tasks = [slice(start, start + TASK_IMAGES) for start in range(0, len(X), TASK_IMAGES)]
+    run_tiles(threads, one_task, [(rows, tile) for rows in of_tasks for tile in column_tiles(h)])
     columns = Phi.reshape(len(X), m * h)
     check_finite(columns)
     return columns
@@ -83,18 +82,15 @@ def feature_blocks(
     units: Units,
     W: RealArray,
     images: ImageArray,
-    executor: Executor | None = None,
+    threads: Threads | None = None,
     *,
     blocks: Iterable[Any] | None = None,
-    view: Callable[[Any], Any] = lambda block: block,
+    view: Callable[[Any], Any] = _same,
 ) -> Iterator[tuple[Any, RealArray]]:
-    """Compute the features of many images, block by block.
+    """Compute the features of many images, block by block, as :func:`block_features`.
 
     Parameters
     ----------
-    units, W, executor
-        As for :func:`block_features`.
-    images : ndarray or ImagesOnDisk, shape (n, ...)
     blocks : iterable of slice or array of int, optional
         Positions of the images of each block. By default all images, :func:`block_slices`.
     view : callable, optional
@@ -106,13 +102,8 @@ def feature_blocks(
         Positions of the images of the block.
     Phi : ndarray, shape (b, h * m)
         The caller may overwrite it.
-
-    Raises
-    ------
-    NonFiniteError
-        Features are NaN or infinite.
     """
     if blocks is None:
         blocks = block_slices(len(images), len(W) * units.n_cells)
     for rows in blocks:
-        yield rows, block_features(units, W, view(images[rows]), executor)
+        yield rows, block_features(units, W, view(images[rows]), threads)

@@ -28,16 +28,22 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.linalg import RowStore
 from varpro_nn.linalg.threads import thread_pool
-from varpro_nn.output.feature_store import feature_store, fill, restored, standardise_columns
+from varpro_nn.output.feature_store import (
+    feature_store,
+    fill_features,
+    restored,
+    standardise_columns,
+)
 from varpro_nn.output.linear_fits import LinearFits
-from varpro_nn.output.output_layer import LAYERS, LeftOut, OutputLayer
+from varpro_nn.output.output_layer import LeftOut, OutputLayer
 from varpro_nn.output.ridge_fit import check_kept, fit_ridge
 from varpro_nn.output.ridge_layer import RIDGES, RidgeLayer
+from varpro_nn.output.settings import OutputSettings
 from varpro_nn.units import Units
 
 PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
@@ -51,12 +57,7 @@ _logger = logging.getLogger(__name__)
 
 
 def check_size(n_columns: int) -> None:
-    """Refuse a network whose output layer is too large to fit, before its units are trained.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse a network whose output layer is too large to fit, before its units are trained."""
     if 8 * n_columns**2 > GRAM_BYTES:
         msg = (
             f"n_units times the cells of a unit make {n_columns} columns, whose Gram matrix takes "
@@ -67,15 +68,12 @@ def check_size(n_columns: int) -> None:
 
 
 def fit_output_layer(
-    name: str,
+    settings: OutputSettings,
     units: Units,
     W: RealArray,
     training: TrainingSet,
     compute: Compute,
     *,
-    penalty: float | None = None,
-    standardise: bool = True,
-    n_copies: int = 1,
     rng: np.random.Generator | None = None,
     keep_sums: bool = False,
 ) -> OutputLayer:
@@ -83,19 +81,12 @@ def fit_output_layer(
 
     Parameters
     ----------
-    name : {"ridge", "softmax", "hinge"}
-    units : Units
     W : ndarray, shape (h, p)
     training : TrainingSet
-        With ``n_copies`` > 1: all images, then distorted copies of all of them in the same order.
+        All images, then ``settings.n_copies`` distorted copies of all of them in the same order.
         Real targets are for the ridge layer.
     compute : Compute
         Its threads share the work; a cluster makes the sums of a ridge layer without copies.
-    penalty : float, optional
-        By default the one that does best; see the head of the module.
-    standardise : bool
-        Whether the ridge layer's penalty acts on columns scaled to variance 1.
-    n_copies : int
     rng : numpy.random.Generator, optional
         Draws the images that are put aside.
     keep_sums : bool
@@ -103,50 +94,41 @@ def fit_output_layer(
         there are fewer images than columns, as ``OutputLayer.ridge_layer``. Needs class labels
         without sample weights.
 
-    Returns
-    -------
-    OutputLayer
-
     Raises
     ------
     ValueError
-        An unknown name, a penalty out of range, real targets for another layer than ridge, or
-        ``keep_sums`` with another layer, copies, real targets or sample weights.
+        Real targets for another layer than ridge, or ``keep_sums`` with another layer, copies,
+        real targets or sample weights.
     """
-    if name not in LAYERS:
-        msg = f"output layer must be one of {', '.join(LAYERS)}, got {name!r}."
-        raise ValueError(msg)
-    least_allowed = 0.0 if name == "ridge" else np.finfo(float).tiny
-    if penalty is not None and not least_allowed <= penalty < np.inf:
-        msg = f"penalty must be finite and positive (ridge: or 0), got {penalty}."
-        raise ValueError(msg)
+    name, penalty, times = settings.layer, settings.penalty, 1 + settings.n_copies
     if not training.is_classified and name != "ridge":
         msg = f"labels must be class numbers for the layer {name}, got real targets."
         raise ValueError(msg)
     if keep_sums:
-        check_kept(training, name, n_copies - 1)
+        check_kept(training, name, settings.n_copies)
     n, q = len(training), len(W) * units.n_cells
     # With weights there is the primal form alone.
     eigenproblem = min(n, q) if training.weights is None else q
     # An image that is left out alone would still be there in its copies.
-    meaningful = n_copies == 1 or penalty is not None
+    meaningful = times == 1 or penalty is not None
     if name == "ridge" and meaningful and eigenproblem <= LARGEST_EIGENPROBLEM:
         ridge = RIDGES if penalty is None else penalty
         layer = fit_ridge(
-            units, W, training, compute, ridge=ridge, standardise=standardise, keep_sums=keep_sums
-        )
-        return layer if n_copies == 1 else replace(layer, left_out=None)
-    n_aside = 0 if penalty is not None else max(1, n // n_copies // 6)
-    order = _aside_first(n, n_copies, n_aside, rng)
+            units, W, training, compute, ridge=ridge, standardise=settings.standardise,
+            keep_sums=keep_sums,
+        )  # fmt: skip
+        return layer if times == 1 else replace(layer, left_out=None)
+    n_aside = 0 if penalty is not None else max(1, n // times // 6)
+    order = _aside_first(n, times, n_aside, rng)
     with feature_store(n, q) as Phi, thread_pool(compute.n_jobs) as threads:
-        fill(Phi, units, W, training.images, order, threads, compute)
-        mean, deviation = standardise_columns(Phi, scale=standardise or name != "ridge")
+        fill_features(Phi, units, W, training.images, order, threads, compute)
+        mean, deviation = standardise_columns(Phi, scale=settings.standardise or name != "ridge")
         ordered = training.weights_at(order)
         fits = LinearFits(name, Phi, training.targets[order], training.n_targets, threads, ordered)
         found = _Search()
         if penalty is None:
             grid = RIDGES[::-2] if name == "ridge" else PENALTIES
-            found = _search(fits, name, grid, order[:n_aside], slice(n_aside * n_copies, None))
+            found = _search(fits, name, grid, order[:n_aside], slice(n_aside * times, None))
             penalty = found.penalties[int(np.argmin(found.losses))]
         A, n_iterations = fits.fit(slice(None), penalty, found.A, tolerance=1e-3)
         ridge_layer = None
@@ -167,16 +149,16 @@ def fit_output_layer(
 
 
 def _aside_first(
-    n_images: int, n_copies: int, n_aside: int, rng: np.random.Generator | None
-) -> LabelArray:
+    n_images: int, times: int, n_aside: int, rng: np.random.Generator | None
+) -> IndexArray:
     """Order in which the images put aside come first, with their copies: the rest is one view."""
-    n, rest = divmod(n_images, n_copies)
+    n, rest = divmod(n_images, times)
     if rest or (n < 2 and n_aside):
-        msg = f"images must be two or more, each {n_copies} times, got {n_images} in all."
+        msg = f"images must be two or more, each {times} times, got {n_images} in all."
         raise ValueError(msg)
     shuffled = (np.random.default_rng(0) if rng is None else rng).permutation(n)
     aside, kept = np.sort(shuffled[:n_aside]), np.sort(shuffled[n_aside:])
-    copies = n * np.arange(n_copies)[:, None]
+    copies = n * np.arange(times)[:, None]
     return np.concatenate([(aside + copies).ravel(), (kept + copies).ravel()])
 
 
@@ -192,7 +174,7 @@ class _Search:
 
 
 def _search(
-    fits: LinearFits, name: str, grid: Sequence[float], aside: LabelArray, kept: slice
+    fits: LinearFits, name: str, grid: Sequence[float], aside: IndexArray, kept: slice
 ) -> _Search:
     """Fit along the grid to the rows ``kept``; measure on the images put aside, not their copies.
 

@@ -1,6 +1,5 @@
 """Fits of a linear layer on stored features, for one penalty after another."""
 
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from varpro_nn._typing import FloatArray, RealArray, TargetArray
 from varpro_nn.data.images import targets_of
 from varpro_nn.linalg import GramAccumulator, add_gram
 from varpro_nn.linalg.convex import LOSSES, ROWS_FOR_GRAM, fit_linear
+from varpro_nn.linalg.threads import Threads
 from varpro_nn.output.features import block_slices
 
 
@@ -21,10 +21,10 @@ class LinearFits:
     name : {"ridge", "softmax", "hinge"}
     Phi : ndarray, shape (n, q)
         Columns of mean 0, without the constant one; may be a memory map.
-    labels : ndarray of int, shape (n,); or of float, shape (n, k)
-    n_classes : int
-        Or number of targets.
-    executor : Executor or None
+    targets : ndarray of int, shape (n,); or of float, shape (n, k)
+    n_targets : int
+        Number of classes, or of real targets.
+    threads : Threads or None
         Threads that share the work.
     sample_weight : ndarray of float, shape (n,), or None
     """
@@ -33,16 +33,16 @@ class LinearFits:
         self,
         name: str,
         Phi: RealArray,
-        labels: TargetArray,
-        n_classes: int,
-        executor: Executor | None,
+        targets: TargetArray,
+        n_targets: int,
+        threads: Threads | None,
         sample_weight: FloatArray | None,
     ) -> None:
         self._name, self._Phi = name, Phi
-        self._labels: Any = labels
+        self._targets: Any = targets
         self._weights = sample_weight
-        self._n_classes = n_classes
-        self._executor = executor
+        self._n_targets = n_targets
+        self._threads = threads
         self._rows: slice | None = None
         self._preconditioner: FloatArray | None = None
 
@@ -60,9 +60,9 @@ class LinearFits:
             some = slice(first, first + min(len(Phi), max(20_000, ROWS_FOR_GRAM * Phi.shape[1])))
             start = 4 * self._ridge(some, 1e-3 * (some.stop - some.start))
         fitted = fit_linear(
-            self._name, Phi, self._labels[rows], start, penalty, tolerance=tolerance,
+            self._name, Phi, self._targets[rows], start, penalty, tolerance=tolerance,
             max_iterations=40, rounds=3, preconditioner=self._preconditioner,
-            executor=self._executor, sample_weight=self._weights_of(rows),
+            threads=self._threads, sample_weight=self._weights_of(rows),
         )  # fmt: skip
         self._preconditioner = fitted.preconditioner
         return fitted.A, fitted.n_iterations
@@ -88,11 +88,11 @@ class LinearFits:
 
     def _accumulate(self, rows: slice) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Gram matrix (upper tiles), moments with the constant's row last, sums and count."""
-        Phi, labels, weights = self._Phi[rows], self._labels[rows], self._weights_of(rows)
+        Phi, targets, weights = self._Phi[rows], self._targets[rows], self._weights_of(rows)
         n, q = Phi.shape
-        gram, moments, sums = np.zeros((q, q)), np.zeros((q + 1, self._n_classes)), np.zeros(q + 1)
+        gram, moments, sums = np.zeros((q, q)), np.zeros((q + 1, self._n_targets)), np.zeros(q + 1)
         for block in block_slices(n, q):
-            tau = targets_of(labels[block], self._n_classes)
+            tau = targets_of(targets[block], self._n_targets)
             columns = Phi[block]
             if weights is None:
                 sums[:-1] += columns.sum(axis=0, dtype=np.float64)
@@ -102,7 +102,7 @@ class LinearFits:
                 columns, tau = columns * root.astype(Phi.dtype), tau * root
                 sums[:-1] += columns.T @ root[:, 0].astype(Phi.dtype)
                 sums[-1] += float(weights[block].sum())
-            add_gram(gram, columns, self._executor)
+            add_gram(gram, columns, self._threads)
             moments[:-1] += columns.T @ tau.astype(Phi.dtype)
             moments[-1] += tau.sum(axis=0) if weights is None else root[:, 0] @ tau
         return gram, moments, sums
@@ -146,14 +146,14 @@ class LinearFits:
     def measure(self, rows: slice, A: FloatArray) -> tuple[float, float, FloatArray]:
         """Mean loss, share of rows whose largest output is not their label's, and outputs."""
         outputs = self._Phi[rows] @ A[:-1].astype(self._Phi.dtype) + A[-1]
-        labels = self._labels[rows]
+        targets = self._targets[rows]
         if self._name == "ridge":
-            tau = targets_of(labels, self._n_classes)
+            tau = targets_of(targets, self._n_targets)
             losses = 0.5 * np.square(outputs - tau).sum(axis=1)
         else:
-            losses = LOSSES[self._name](outputs, labels)[0]
+            losses = LOSSES[self._name](outputs, targets)[0]
         wrong = (
-            outputs.argmax(axis=1) != labels if labels.ndim == 1 else np.full(len(losses), np.nan)
+            outputs.argmax(axis=1) != targets if targets.ndim == 1 else np.full(len(losses), np.nan)
         )
         weights = self._weights_of(rows)
         if weights is not None and not weights.any():

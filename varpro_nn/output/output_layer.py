@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.linalg.convex import LOSSES
 from varpro_nn.output.ridge_layer import RidgeLayer
 
@@ -24,8 +24,13 @@ class LeftOut:
         NaN for an image whose output without it is not determined.
     """
 
-    rows: LabelArray
+    rows: IndexArray
     outputs: RealArray
+
+    def determined(self) -> tuple[IndexArray, FloatArray]:
+        """Rows and outputs, in double precision, of the images whose outputs are determined."""
+        there = np.isfinite(self.outputs).all(axis=1)
+        return self.rows[there], self.outputs[there].astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -55,15 +55,15 @@ def read_ridge_layer(path: Path) -> tuple[PatchUnits | WholeImageUnits, RealArra
     if header.get("kind") != KIND:
         msg = f"{path}: expected a ridge layer ({KIND}), the file holds a {header.get('kind')}."
         raise ModelFileError(msg)
-    parts: dict[str, dict[str, Any]] = {"units": {}, **{form: {} for form in _FORMS}}
+    groups: dict[str, dict[str, Any]] = {"units": {}, **{form: {} for form in _FORMS}}
     for name, array in arrays.items():
         group, _, own = name.partition(".")
-        parts.get(group, {})[own] = array
+        groups.get(group, {})[own] = array
     try:
-        units = units_from_spec(header["units"], parts["units"])
+        units = units_from_spec(header["units"], groups["units"])
         W = unit_weights(arrays["W"], units.n_weights)
         form = header["form"]
-        kept = _FORMS[form].of_arrays(parts[form], len(W) * units.n_cells, W.dtype)
+        kept = _FORMS[form].of_arrays(groups[form], len(W) * units.n_cells, W.dtype)
     except (KeyError, TypeError, ValueError) as error:
         msg = f"{path}: the arrays do not describe a ridge layer: {error}."
         raise ModelFileError(msg) from error
@@ -71,12 +71,7 @@ def read_ridge_layer(path: Path) -> tuple[PatchUnits | WholeImageUnits, RealArra
 
 
 def unit_weights(W: ArrayLike, n_weights: int) -> RealArray:
-    """Check weights of units, (h, n_weights), and copy them.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Check weights of units, (h, n_weights), and copy them."""
     array = np.array(W)
     fitting = array.ndim == 2 and array.shape[1] == n_weights and len(array) > 0
     if not fitting or array.dtype not in (np.float32, np.float64):

@@ -17,6 +17,7 @@ rate is taken, and no label of another set is involved.
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from varpro_nn.linalg.ridge import LeaveOneOut
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.features import block_features, feature_blocks
 from varpro_nn.output.output_layer import LeftOut, OutputLayer
+from varpro_nn.output.ridge_file import Kept
 from varpro_nn.output.ridge_layer import RIDGES, RidgeLayer
 from varpro_nn.output.ridge_sums import ridge_sums
 from varpro_nn.units import Units
@@ -58,10 +60,8 @@ def fit_ridge(
 
     Parameters
     ----------
-    units : Units
     W : ndarray, shape (h, p)
         Weights of all units; the features are computed in its type.
-    training : TrainingSet
     compute : Compute
         Its threads, or the workers of its cluster, share the sums; the same bits for any number.
     ridge : float or sequence of float
@@ -101,18 +101,12 @@ def fit_ridge(
     if form is None:
         wide = len(W) * units.n_cells > len(training) and training.weights is None
         form = "dual" if wide else "primal"
-    if form == "dual":
-        return _dual(units, W, training, compute, ridges, standardise, keep_sums)
-    return _primal(units, W, training, compute, ridges, standardise, keep_sums)
+    fit = _Fit(units, W, training, compute, ridges, standardise, keep_sums)
+    return fit.dual() if form == "dual" else fit.primal()
 
 
 def check_kept(training: TrainingSet, name: str = "ridge", n_copies: int = 0) -> None:
-    """Refuse to keep the sums of what a :class:`RidgeLayer` cannot hold.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse to keep the sums of what a :class:`RidgeLayer` cannot hold."""
     plain = training.is_classified and training.weights is None
     if name != "ridge" or not plain or n_copies:
         msg = (
@@ -124,129 +118,129 @@ def check_kept(training: TrainingSet, name: str = "ridge", n_copies: int = 0) ->
         raise ValueError(msg)
 
 
-def _primal(
-    units: Units,
-    W: RealArray,
-    training: TrainingSet,
-    compute: Compute,
-    ridges: FloatArray,
-    standardise: bool,
-    keep_sums: bool,
-) -> OutputLayer:
-    n, q = len(training), len(W) * units.n_cells
-    with (
-        compute.bar(desc="ridge layer", unit="part") as bar,
-        thread_pool(compute.n_jobs) as threads,
-    ):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fit:
+    """What is asked for, and the two ways to it."""
 
-        def blocks() -> Iterator[tuple[RealArray, FloatArray, FloatArray | None]]:
-            for rows, Phi in feature_blocks(units, W, training.images, threads):
-                yield Phi, training.tau(rows), training.weights_at(rows)
-                bar.update()
+    units: Units
+    W: RealArray
+    training: TrainingSet
+    compute: Compute
+    ridges: FloatArray
+    standardise: bool
+    keep_sums: bool
 
-        sums = ridge_sums(units, W, training, compute, tick=bar.update)
-        path = sums.path(standardise=standardise, keep=keep_sums)
-        layer = RidgeLayer.of(units, W, sums, n_jobs=compute.n_jobs) if keep_sums else None
-        del sums  # used up, if they are not kept
-        n_kept = min(
-            MOST_LEFT_OUT, max(1, LEFT_OUT_BYTES // (4 * len(ridges) * training.n_targets))
+    def primal(self) -> OutputLayer:
+        units, W, training, compute = self.units, self.W, self.training, self.compute
+        n, q = len(training), len(W) * units.n_cells
+        with (
+            compute.bar("ridge layer", unit="part") as bar,
+            thread_pool(compute.n_jobs) as threads,
+        ):
+
+            def blocks() -> Iterator[tuple[RealArray, FloatArray, FloatArray | None]]:
+                for rows, Phi in feature_blocks(units, W, training.images, threads):
+                    yield Phi, training.tau(rows), training.weights_at(rows)
+                    bar.update()
+
+            sums = ridge_sums(units, W, training, compute, tick=bar.update)
+            path = sums.path(standardise=self.standardise, keep=self.keep_sums)
+            layer = self._kept(sums) if self.keep_sums else None
+            del sums  # used up, if they are not kept
+            n_kept = min(
+                MOST_LEFT_OUT,
+                max(1, LEFT_OUT_BYTES // (4 * len(self.ridges) * training.n_targets)),
+            )
+            errors = path.leave_one_out(blocks(), self.ridges, threads, every=-(-n // n_kept))
+        A = path.solve(self.ridges[self._best(errors)])
+        of_unit = np.tile(np.arange(len(W)), units.n_cells)
+        # With fewer images than columns, n columns span the rest.
+        redundant = path.redundant_groups(of_unit) if n > q else []
+        return self._fitted(A, path, errors, redundant, layer)
+
+    def dual(self) -> OutputLayer:
+        units, W, training = self.units, self.W, self.training
+        if training.weights is not None:
+            msg = "form must be primal for images with sample weights, got dual."
+            raise ValueError(msg)
+        images = training.images[:]  # fewer than columns: if they are on disk, memory holds them
+        n, h, m = len(images), len(W), units.n_cells
+        size = max(1, DUAL_BLOCK_BYTES // (4 * m * n))
+        tiles = [slice(start, min(start + size, h)) for start in range(0, h, size)]
+        deviations = np.ones((m, h))
+        rows = np.empty((n, m, h), dtype=W.dtype) if self.keep_sums else None
+        bar = self.compute.bar("ridge layer", total=2 * len(tiles), unit="block")
+        with bar, thread_pool(self.compute.n_jobs) as threads:
+
+            def blocks() -> Iterator[RealArray]:
+                for tile in tiles:
+                    Phi = block_features(units, W[tile], images, threads)
+                    if rows is not None:
+                        rows[:, :, tile] = Phi.reshape(n, m, -1)
+                    if self.standardise:
+                        deviation = spread(
+                            Phi.std(axis=0, dtype=np.float64), Phi.mean(axis=0, dtype=np.float64)
+                        )
+                        deviations[:, tile] = deviation.reshape(m, -1)
+                        Phi /= deviation.astype(Phi.dtype)
+                    yield Phi
+                    bar.update()
+
+            kernel = KernelAccumulator(n)
+            for Phi in blocks():
+                kernel.add(Phi, threads)
+            path = kernel.path(training.tau())
+            errors = path.leave_one_out(self.ridges, threads)
+            by_blocks = path.weights(blocks(), float(self.ridges[self._best(errors)]), threads)
+        A = np.empty((m * h + 1, training.n_targets))
+        A[-1] = by_blocks[-1]
+        by_unit = A[:-1].reshape(m, h, -1)
+        for tile in tiles:
+            of_tile = by_blocks[m * tile.start : m * tile.stop].reshape(
+                m, tile.stop - tile.start, -1
+            )
+            by_unit[:, tile] = of_tile / deviations[:, tile, None]
+        layer = None
+        if rows is not None:
+            layer = self._kept(RowStore(rows.reshape(n, m * h), training.tau()))
+        return self._fitted(A, path, errors, [], layer)
+
+    def _kept(self, sums: Kept) -> RidgeLayer:
+        return RidgeLayer.of(self.units, self.W, sums, n_jobs=self.compute.n_jobs)
+
+    def _best(self, errors: LeaveOneOut) -> int:
+        """Position of the best ridge: by the error rate, the squared error breaking ties."""
+        rates = errors.error_rate
+        if not self.training.is_classified:
+            rates = np.zeros_like(errors.mean_squared_error)
+        return int(np.lexsort((errors.mean_squared_error, rates))[0])
+
+    def _fitted(
+        self,
+        A: FloatArray,
+        path: RidgePath | DualPath,
+        errors: LeaveOneOut,
+        redundant_units: Sequence[int],
+        layer: RidgeLayer | None,
+    ) -> OutputLayer:
+        best, trace = self._best(errors), (errors.mean_squared_error, errors.error_rate)
+        for ridge, mse, rate in zip(self.ridges, *trace, strict=True):
+            _logger.info(
+                "ridge layer, penalty %.3g: left-out squared error %.5g, rate %.5f",
+                ridge, mse, rate,
+            )  # fmt: skip
+        return OutputLayer(
+            A=A,
+            name="ridge",
+            penalty=float(self.ridges[best]),
+            chosen_by="leave-one-out" if len(self.ridges) > 1 else "given",
+            penalties=tuple(self.ridges.tolist()),
+            losses=tuple(errors.mean_squared_error.tolist()),
+            error_rates=tuple(errors.error_rate.tolist()),
+            n_iterations=0,
+            rank=path.rank,
+            degrees_of_freedom=path.degrees_of_freedom(float(self.ridges[best])),
+            redundant_units=tuple(redundant_units),
+            left_out=LeftOut(errors.rows, errors.outputs[:, best]),
+            ridge_layer=layer,
         )
-        errors = path.leave_one_out(blocks(), ridges, threads, every=-(-n // n_kept))
-    best = _best(errors, training)
-    of_unit = np.tile(np.arange(len(W)), units.n_cells)
-    # With fewer images than columns, n columns span the rest.
-    redundant = path.redundant_groups(of_unit) if n > q else []
-    return _fitted(path.solve(ridges[best]), path, ridges, errors, best, redundant, layer)
-
-
-def _dual(
-    units: Units,
-    W: RealArray,
-    training: TrainingSet,
-    compute: Compute,
-    ridges: FloatArray,
-    standardise: bool,
-    keep_rows: bool,
-) -> OutputLayer:
-    if training.weights is not None:
-        msg = "form must be primal for images with sample weights, got dual."
-        raise ValueError(msg)
-    images = training.images[:]  # fewer than columns: if they are on disk, memory holds them
-    n, h, m = len(images), len(W), units.n_cells
-    size = max(1, DUAL_BLOCK_BYTES // (4 * m * n))
-    tiles = [slice(start, min(start + size, h)) for start in range(0, h, size)]
-    deviations = np.ones((m, h))
-    rows = np.empty((n, m, h), dtype=W.dtype) if keep_rows else None
-    bar = compute.bar(total=2 * len(tiles), desc="ridge layer", unit="block")
-    with bar, thread_pool(compute.n_jobs) as threads:
-
-        def blocks() -> Iterator[RealArray]:
-            for tile in tiles:
-                Phi = block_features(units, W[tile], images, threads)
-                if rows is not None:
-                    rows[:, :, tile] = Phi.reshape(n, m, -1)
-                if standardise:
-                    deviation = spread(
-                        Phi.std(axis=0, dtype=np.float64), Phi.mean(axis=0, dtype=np.float64)
-                    )
-                    deviations[:, tile] = deviation.reshape(m, -1)
-                    Phi /= deviation.astype(Phi.dtype)
-                yield Phi
-                bar.update()
-
-        kernel = KernelAccumulator(n)
-        for Phi in blocks():
-            kernel.add(Phi, threads)
-        path = kernel.path(training.tau())
-        errors = path.leave_one_out(ridges, threads)
-        best = _best(errors, training)
-        by_blocks = path.weights(blocks(), float(ridges[best]), threads)
-    A = np.empty((m * h + 1, training.n_targets))
-    A[-1] = by_blocks[-1]
-    by_unit = A[:-1].reshape(m, h, -1)
-    for tile in tiles:
-        part = by_blocks[m * tile.start : m * tile.stop].reshape(m, tile.stop - tile.start, -1)
-        by_unit[:, tile] = part / deviations[:, tile, None]
-    layer = None
-    if rows is not None:
-        kept = RowStore(rows.reshape(n, m * h), training.tau())
-        layer = RidgeLayer.of(units, W, kept, n_jobs=compute.n_jobs)
-    return _fitted(A, path, ridges, errors, best, [], layer)
-
-
-def _best(errors: LeaveOneOut, training: TrainingSet) -> int:
-    """Position of the best ridge: by the error rate, the squared error breaking ties."""
-    rates = errors.error_rate
-    if not training.is_classified:
-        rates = np.zeros_like(errors.mean_squared_error)
-    return int(np.lexsort((errors.mean_squared_error, rates))[0])
-
-
-def _fitted(
-    A: FloatArray,
-    path: RidgePath | DualPath,
-    ridges: FloatArray,
-    errors: LeaveOneOut,
-    best: int,
-    redundant_units: Sequence[int],
-    layer: RidgeLayer | None,
-) -> OutputLayer:
-    for ridge, mse, rate in zip(ridges, errors.mean_squared_error, errors.error_rate, strict=True):
-        _logger.info(
-            "ridge layer, penalty %.3g: left-out squared error %.5g, rate %.5f", ridge, mse, rate
-        )
-    return OutputLayer(
-        A=A,
-        name="ridge",
-        penalty=float(ridges[best]),
-        chosen_by="leave-one-out" if len(ridges) > 1 else "given",
-        penalties=tuple(ridges.tolist()),
-        losses=tuple(errors.mean_squared_error.tolist()),
-        error_rates=tuple(errors.error_rate.tolist()),
-        n_iterations=0,
-        rank=path.rank,
-        degrees_of_freedom=path.degrees_of_freedom(float(ridges[best])),
-        redundant_units=tuple(redundant_units),
-        left_out=LeftOut(errors.rows, errors.outputs[:, best]),
-        ridge_layer=layer,
-    )

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray, TargetArray
+from varpro_nn._typing import FloatArray, ImageArray, IndexArray, RealArray, TargetArray
 from varpro_nn.compute.compute import Compute
-from varpro_nn.data.images import check_labels
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.linalg import GramAccumulator, RidgePath, RowStore
 from varpro_nn.linalg.threads import thread_pool
@@ -130,7 +129,7 @@ class RidgeLayer:
         NonFiniteError
             Features are NaN or infinite; nothing has been taken in.
         """
-        new, kept = self._checked(images, labels), self._kept
+        new, kept = TrainingSet.classified(images, labels, self.n_classes), self._kept
         if isinstance(kept, RowStore) and self.n_images + len(new) <= kept.n_columns:
             self._kept = kept.added(self._features(self.W, new.images), new.tau())
         else:
@@ -160,7 +159,7 @@ class RidgeLayer:
         ValueError
             There are fewer images in the sums, in all or of a class; or one is not in the rows.
         """
-        gone = self._checked(images, labels)
+        gone = TrainingSet.classified(images, labels, self.n_classes)
         if isinstance(self._kept, RowStore):
             self._kept = self._kept.without_rows(self._find(self._kept, gone))
             self._paths.clear()
@@ -196,7 +195,7 @@ class RidgeLayer:
             each class tells (from rows: each of them).
         """
         new = unit_weights(W, self.units.n_weights).astype(self.W.dtype, copy=False)
-        training = self._checked(images, labels)
+        training = TrainingSet.classified(images, labels, self.n_classes)
         there = self._counts(training.targets)
         if there != self._counts():
             msg = f"images must be those in the sums, by class {self._counts()}, got {there}."
@@ -217,7 +216,7 @@ class RidgeLayer:
                     old, appended = np.split(Phi.reshape(len(Phi), m, -1), [len(self.W)], axis=2)
                     old = old.reshape(len(Phi), -1) - kept.shift
                     appended = appended.reshape(len(Phi), -1)
-                    of_new.add(appended, training.tau(rows), executor=threads)  # shifts them
+                    of_new.add(appended, training.tau(rows), threads=threads)  # shifts them
                     cross += old.T @ appended
             kept.append_columns(cross, of_new, order.ravel())
         self.W = all_units
@@ -352,11 +351,6 @@ class RidgeLayer:
         """
         return cls.of(*read_ridge_layer(Path(path)), n_jobs=n_jobs)
 
-    def _checked(self, images: ArrayLike, labels: ArrayLike) -> TrainingSet:
-        codes = np.asarray(labels)
-        given: Any = images
-        return TrainingSet(given, check_labels(codes, codes.size, self.n_classes), self.n_classes)
-
     def _counts(self, labels: TargetArray | None = None) -> list[int]:
         """Images of each class: of ``labels``, or in the sums."""
         if labels is None:
@@ -377,6 +371,6 @@ class RidgeLayer:
         with thread_pool(self.n_jobs) as threads:
             return block_features(self.units, W, images[:], threads)
 
-    def _find(self, kept: RowStore, training: TrainingSet) -> LabelArray:
+    def _find(self, kept: RowStore, training: TrainingSet) -> IndexArray:
         """Positions of images among the rows that are kept."""
         return kept.find(self._features(self.W, training.images), training.tau())

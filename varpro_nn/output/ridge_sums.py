@@ -1,11 +1,10 @@
-"""Sums of the normal equations over many images: in threads here, or as tasks of an executor.
+"""Sums of the normal equations over many images: in threads here, or as tasks of a cluster.
 
 Images are cut into the same parts whatever computes them, and the sums of the parts are added in
 their order, so the result is bitwise the same for any number of threads or workers.
 """
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +14,7 @@ from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import TrainingError, WorkerDiedError
 from varpro_nn.linalg import GramAccumulator
-from varpro_nn.linalg.threads import single_threaded_blas, thread_pool
+from varpro_nn.linalg.threads import Threads, single_threaded_blas, thread_pool
 from varpro_nn.output.features import block_features, block_slices, feature_blocks
 from varpro_nn.units import Units
 
@@ -37,9 +36,6 @@ def ridge_sums(
 
     Parameters
     ----------
-    units : Units
-    W : ndarray, shape (h, p)
-    training : TrainingSet
     compute : Compute
         Its threads share the work; its cluster, if it has one, computes the parts instead.
     shift : ndarray, shape (h * m,), optional
@@ -47,14 +43,8 @@ def ridge_sums(
     tick : callable, optional
         Called after each part.
 
-    Returns
-    -------
-    GramAccumulator
-
     Raises
     ------
-    NonFiniteError
-        Features are NaN or infinite.
     TrainingError
         The workers of a part were killed each time.
     """
@@ -66,7 +56,7 @@ def ridge_sums(
         blocks = block_slices(len(training), len(shift))
         bounds = np.linspace(0, len(blocks), min(PARTS, len(blocks)) + 1).astype(int)
         parts = [blocks[start:stop] for start, stop in pairwise(bounds)]
-        if not compute.on_cluster:
+        if not compute.distributes(training):
             for part in parts:
                 total.merge(_sums_of_part(training, units, W, shift, part, threads))
                 tick()
@@ -88,7 +78,7 @@ def _sums_of_part(
     W: RealArray,
     shift: RealArray,
     part: list[slice],
-    threads: Executor | None = None,
+    threads: Threads | None = None,
 ) -> GramAccumulator:
     """Sum over some blocks of images, here or as the task of a worker."""
     sums = GramAccumulator(len(shift), training.n_targets, shift=shift)

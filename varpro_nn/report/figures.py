@@ -97,7 +97,7 @@ def cost_curves(histories: Mapping[str, Sequence[Record]], alt: str, *, by_time:
     return saved[0]
 
 
-def glue_curve(
+def growth_curve(
     sizes: Sequence[int],
     accuracies: Mapping[str, Sequence[float]],
     alt: str,
@@ -146,12 +146,13 @@ def singular_values(values: FloatArray, rank: int, alt: str) -> str:
     return saved[0]
 
 
-def calibration(shares: FloatArray, sure: FloatArray, right: FloatArray, alt: str) -> str:
+def calibration(shares: FloatArray, confidence: FloatArray, accuracy: FloatArray, alt: str) -> str:
     """Draw what :func:`~varpro_nn.output.calibration.calibration_curve` gives, and the diagonal."""
     with _chart("Probability of the label given, %", "Correct, %", alt) as ((ax,), saved):
         ax.plot([0, 100], [0, 100], color=_SOFT, ls="--", lw=1, label="as sure as right")
-        ax.plot(100 * sure, 100 * right, color=_BLUE, lw=1.2, label="network")
-        ax.scatter(100 * sure, 100 * right, 12 + 150 * np.sqrt(shares), color=_BLUE, zorder=3)
+        ax.plot(100 * confidence, 100 * accuracy, color=_BLUE, lw=1.2, label="network")
+        areas = 12 + 150 * np.sqrt(shares)
+        ax.scatter(100 * confidence, 100 * accuracy, areas, color=_BLUE, zorder=3)
         ax.set(xlim=(0, 104), ylim=(-4, 104))
         ax.legend(loc="upper left")
     return saved[0]

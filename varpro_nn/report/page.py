@@ -26,18 +26,10 @@ MOST_WRONG, MOST_FILTERS, MOST_VECTORS = 40, 64, 6
 
 
 def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 1) -> None:
-    """Write a page that shows what a run is and how good, atomically.
+    """Write a page that shows what a run on ``dataset`` is and how good, atomically.
 
-    The same run gives the same bytes. Test labels are used to measure, for nothing else.
-
-    Parameters
-    ----------
-    path : str or Path
-    run : Run
-    dataset : Dataset
-        That of the run.
-    n_jobs : int
-        Threads, -1 for all cores; no number depends on it.
+    The same run gives the same bytes, with any number of threads (``n_jobs``). Test labels are used
+    to measure, for nothing else.
 
     Raises
     ------
@@ -111,11 +103,11 @@ def _of_glue(run: Run, growth: Growth) -> dict[str, Any]:
         of_sizes = ", ".join(f"{100 * share:.2f} % with {size}" for size, share in points)
         fixed = network.n_parameters - network.W.size - network.A.size + k
         names = ("trained units", "random units") if len(accuracies) > 1 else ("random units",)
-        curve = figures.glue_curve(
+        curve = figures.growth_curve(
             sizes, dict(zip(names, accuracies, strict=True)),
             f"Test accuracy by number of sub-networks: {of_sizes}",
             n_test=run.metrics["n_test"], whole=run.metrics["test_accuracy"],
-            parameters=(fixed, growth.n_units * (network.units.n_weights + m * k)),
+            parameters=(fixed, growth.units_per_subnetwork * (network.units.n_weights + m * k)),
         )  # fmt: skip
     return {
         "n_images": growth.n_images,
@@ -130,23 +122,23 @@ def _of_glue(run: Run, growth: Growth) -> dict[str, Any]:
 
 def _of_test(network: Network, test: ImageSet, n_jobs: int) -> dict[str, Any]:
     outputs = network.decision_function(test.images, n_jobs=n_jobs)
-    sure = probabilities(outputs, network.output_layer, network.temperature)
+    proba = probabilities(outputs, network.output_layer, network.temperature)
     given, k = outputs.argmax(axis=1), len(network.classes)
     names = network.classes.astype(str).tolist()
     counts = np.bincount(test.labels * k + given, minlength=k * k).reshape(k, k)
     off = np.where(np.eye(k, dtype=bool), 0, counts)
     most = [divmod(i, k) for i in np.argsort(-off, axis=None, kind="stable")[:3].tolist()]
     often = [f"{names[i]} taken for {names[j]} ({off[i, j]:,})" for i, j in most if off[i, j]]
-    curve = calibration_curve(sure, test.labels)
+    curve = calibration_curve(proba, test.labels)
     alt = ", ".join(f"{100 * r:.0f} % at {100 * s:.0f} %" for _, s, r in zip(*curve, strict=True))
     wrong = np.flatnonzero(given != test.labels)
-    wrong = wrong[np.argsort(-sure[wrong, given[wrong]], kind="stable")]
+    wrong = wrong[np.argsort(-proba[wrong, given[wrong]], kind="stable")]
     images: Any = test.images[wrong[:MOST_WRONG]]
     white = 255 if images.dtype == np.uint8 else images.max(initial=0)
     wrongest = []
     for number, pixels in zip(wrong.tolist(), images, strict=False):
         label, true = names[given[number]], names[test.labels[number]]
-        share = sure[number, given[number]]
+        share = proba[number, given[number]]
         said = f"taken for {label} with {100 * share:.1f} %, true label {true}"
         picture = figures.image(pixels, f"Test image {number}: {said}", min(0, pixels.min()), white)
         wrongest.append((picture, label, share, true))

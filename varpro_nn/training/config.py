@@ -18,8 +18,7 @@ from varpro_nn._settings import (
     with_options,
 )
 from varpro_nn.data.augmentation import Augmentation
-from varpro_nn.model.network import VIEWS
-from varpro_nn.output.output_layer import LAYERS
+from varpro_nn.output.settings import OutputSettings
 from varpro_nn.units import ACTIVATIONS, DRAWS, KINDS
 from varpro_nn.varpro.fit import SOLVERS, Form, Solver
 from varpro_nn.varpro.reduced import JacobianKind
@@ -36,6 +35,8 @@ REMOVED = {
     "patience": "stop early with the callback of varpro_nn.fit",
 }
 """Options that were removed, each with what to do instead."""
+RENAMED = {"glue_ridge": "output_penalty"}
+"""Old names of options, and those of today."""
 
 
 @documented
@@ -64,17 +65,16 @@ class UnitSettings:
     )
     threshold: float = setting(0.0, least=0, help="threshold of the two-sided activation")
     gain: float = setting(1.0, above=0, help="standard deviation of the initial pre-activations")
-    window: int = setting(7, least=1, unit="pixels", needs=_PATCH, help="side of the windows")
+    window: int = setting(7, least=1, needs=_PATCH, help="side of the windows, in pixels")
     stride: int = setting(
-        1, least=1, unit="pixels", needs=_PATCH, help="distance between neighbouring windows"
+        1, least=1, needs=_PATCH, help="distance between neighbouring windows, in pixels"
     )
     grid: int = setting(4, least=1, needs=_PATCH, help="number of pooling cells along each side")
     training_stride: int | None = setting(
         None,
         least=1,
-        unit="pixels",
         needs=_PATCH,
-        help="distance between windows while the units train; None: stride",
+        help="distance between windows while the units train, in pixels; None: stride",
     )
     contrast: float | None = setting(
         None,
@@ -166,44 +166,6 @@ class SubnetworkSettings:
                 "n_stages must be at most n_subnetworks, "
                 f"got {self.n_stages} and {self.n_subnetworks}."
             )
-            raise ValueError(msg)
-
-
-@documented
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputSettings:
-    """The output layer: the last linear layer, fitted on the features of all units."""
-
-    layer: str = setting(
-        "ridge", option="output_layer", choices=LAYERS, help="what the output layer minimises"
-    )
-    penalty: float | None = setting(
-        None,
-        option="output_penalty",
-        formerly="glue_ridge",
-        least=0,
-        help="penalty on the weights of the output layer; None: chosen on training images",
-    )
-    standardise: bool = setting(
-        False,
-        help="penalise a ridge layer as if its columns had variance 1; softmax and hinge always do",
-    )
-    n_copies: int = setting(
-        0,
-        least=0,
-        help="number of distorted copies of all training images that the output layer sees too",
-    )
-    views: str = setting(
-        "single",
-        choices=tuple(VIEWS),
-        gone={"shifts": "use flip or single"},
-        help="test-time augmentation; flip: average the outputs of the image and its mirror image",
-    )
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        if self.layer != "ridge" and self.penalty == 0:
-            msg = f"output_penalty must be positive with the {self.layer} layer, got 0."
             raise ValueError(msg)
 
 

@@ -37,8 +37,7 @@ class Growth:
         On the test images: of the trained units, then of the random ones if there are any.
     path : RidgePath
         Of all columns of the trained units, or the first ones, standardised.
-    n_units : int
-        Units of one sub-network.
+    units_per_subnetwork : int
     n_images : int
         Training images of the ridge layers.
     """
@@ -46,25 +45,12 @@ class Growth:
     sizes: list[int]
     accuracies: list[list[float]]
     path: RidgePath
-    n_units: int
+    units_per_subnetwork: int
     n_images: int
 
 
 def growth_of(run: Run, dataset: Dataset, *, n_jobs: int = 1) -> Growth:
-    """Measure what each sub-network of a run adds, beside random units unless it has no others.
-
-    Parameters
-    ----------
-    run : Run
-    dataset : Dataset
-        That of the run.
-    n_jobs : int
-        Threads, -1 for all cores; no number depends on it.
-
-    Returns
-    -------
-    Growth
-    """
+    """Measure what each sub-network of a run adds, beside random units unless it has no others."""
     rng = np.random.default_rng(run.metrics["seed"])
     chosen = np.sort(rng.permutation(run.metrics["n_train"])[:MOST_IMAGES])
     random = None if run.metrics["scheme"] == "untrained" else rng
@@ -74,28 +60,28 @@ def growth_of(run: Run, dataset: Dataset, *, n_jobs: int = 1) -> Growth:
 
 def grown(
     network: Network,
-    each: int,
+    units_per_subnetwork: int,
     train: ImageSet,
     test: ImageSet | None,
     rng: np.random.Generator | None = None,
     *,
     n_jobs: int = 1,
 ) -> Growth:
-    """Fit ridge layers to the first sub-networks, of ``each`` units, and measure them.
+    """Fit ridge layers to the first sub-networks and measure them.
 
     Sums are made once, for all units; for fewer of them columns are dropped. With ``rng`` the same
     is done with random units.
     """
-    units = network.units
-    n_units = max(1, MOST_COLUMNS // units.n_cells)
-    W, most = network.W[:n_units], min(n_units, len(network.W)) // each
+    units, each = network.units, units_per_subnetwork
+    n_fitted = max(1, MOST_COLUMNS // units.n_cells)
+    W, most = network.W[:n_fitted], min(n_fitted, len(network.W)) // each
     sizes: list[int] = []
     if most and test is not None:
         sizes = sorted({round(size) for size in np.geomspace(1, most, MOST_POINTS).tolist()})
     layers = [W]
     if sizes and rng is not None:
-        part: Any = replace(units, n_units=each)  # type: ignore[type-var]
-        drawn = [part.init(train.images[:2000], rng) for _ in range(most)]
+        of_one: Any = replace(units, n_units=each)  # type: ignore[type-var]
+        drawn = [of_one.init(train.images[:2000], rng) for _ in range(most)]
         layers.append(np.concatenate(drawn, dtype=np.float32))
     paths, accuracies = [], []
     for own in layers:

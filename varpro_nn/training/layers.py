@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.augmentation import distort
-from varpro_nn.data.images import BRIGHT, blocks_of, check_labels, largest_intensity
+from varpro_nn.data.images import BRIGHT, blocks_of, largest_intensity
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import single_threaded_blas
@@ -23,7 +23,7 @@ from varpro_nn.output.ridge_fit import check_kept
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.plan import make_units, streams, units_in_training
 from varpro_nn.training.schemes import train_by_scheme
-from varpro_nn.training.subnetwork import Subnetwork
+from varpro_nn.training.subnetwork import Subnetwork, SubnetworkPlan
 from varpro_nn.training.subnetworks import SubnetworkStore
 from varpro_nn.units import PatchUnits, WholeImageUnits
 
@@ -36,9 +36,7 @@ class TrainedUnits:
 
     Attributes
     ----------
-    units : PatchUnits or WholeImageUnits
     W : ndarray of float32, shape (h, p)
-    subnetworks : list of Subnetwork
     largest_intensity : float
         Of the training images.
     """
@@ -57,21 +55,7 @@ def train_units(
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
 ) -> TrainedUnits:
-    """Train units in sub-networks.
-
-    Parameters
-    ----------
-    config : TrainConfig
-    training : TrainingSet
-    compute : Compute
-    start : ndarray, shape (n_subnetworks, h, p), optional
-        Unit weights to start from (schemes independent and untrained); by default drawn.
-    store : SubnetworkStore, optional
-        Where finished sub-networks are read and written.
-
-    Returns
-    -------
-    TrainedUnits
+    """Train units in sub-networks, from given weights (n_subnetworks, h, p) or drawn ones.
 
     Raises
     ------
@@ -84,16 +68,16 @@ def train_units(
         cross-entropy with weights or real targets, say).
     """
     images = training.images
-    how = config.subnetworks
+    settings = config.subnetworks
     if config.output.n_copies and training.on_disk:
         msg = f"n_copies must be 0 for images on disk, got {config.output.n_copies}."
         raise ValueError(msg)
     plain = training.is_classified and training.weights is None
-    if how.loss != "squares" and not plain:
-        msg = f"loss must be squares with sample weights or real targets, got {how.loss}."
+    if settings.loss != "squares" and not plain:
+        msg = f"loss must be squares with sample weights or real targets, got {settings.loss}."
         raise ValueError(msg)
-    if start is not None and how.scheme == "stages":
-        msg = f"start needs the scheme independent or untrained, got {how.scheme}."
+    if start is not None and settings.scheme == "stages":
+        msg = f"start needs the scheme independent or untrained, got {settings.scheme}."
         raise ValueError(msg)
     if (largest := largest_intensity(images)) > BRIGHT:
         _logger.warning(
@@ -108,10 +92,10 @@ def train_units(
     with single_threaded_blas():  # the same bits on any number of cores
         units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
     check_size(units.n_units * units.n_cells)
-    subnetworks = train_by_scheme(
-        units_in_training(config, units), training, how, compute,
-        distortion=config.distortion, seed=seeds["training"], start=start, store=store,
-    )  # fmt: skip
+    plan = SubnetworkPlan(
+        units_in_training(config, units), settings, config.distortion, seeds["training"]
+    )
+    subnetworks = train_by_scheme(plan, training, compute, start=start, store=store)
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     # Fewer than asked for where a sub-network failed.
     return TrainedUnits(replace(units, n_units=len(W)), W, subnetworks, largest)
@@ -136,11 +120,8 @@ def train_layers(
     trained = train_units(config, training, compute, start=start, store=store)
     rng = np.random.default_rng(streams(config)["output layer"])
     layer = fit_output_layer(
-        config.output.layer, trained.units, trained.W, _with_copies(training, config, rng),
-        # Copies are on this machine alone.
-        compute.here() if config.output.n_copies else compute,
-        penalty=config.output.penalty, standardise=config.output.standardise,
-        n_copies=1 + config.output.n_copies, rng=rng, keep_sums=keep_sums,
+        config.output, trained.units, trained.W, _with_copies(training, config, rng), compute,
+        rng=rng, keep_sums=keep_sums,
     )  # fmt: skip
     return trained, layer
 
@@ -151,29 +132,16 @@ def train_classifier(
     classes: NDArray[Any],
     compute: Compute,
     *,
-    origin: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
     keep_sums: bool = False,
 ) -> tuple[Network, list[Subnetwork], OutputLayer]:
     """Train a classifier: the units in sub-networks, then the output layer of all of them.
 
-    Parameters
-    ----------
-    config : TrainConfig
-    training : TrainingSet
-        Its targets are positions in ``classes``.
-    classes : ndarray, shape (k,)
-    compute : Compute
-    origin : mapping, optional
-        What the network shall remember of its origin.
-    start, store, keep_sums : optional
-        As for :func:`train_layers`.
-
-    Returns
-    -------
-    network, subnetworks, output_layer
-        The network with the temperature that its left-out outputs ask for, if there are any.
+    The network has the temperature that its left-out outputs ask for, if there are any, and
+    remembers its ``provenance``. Targets are positions in ``classes``; the rest is as for
+    :func:`train_layers`.
 
     Raises
     ------
@@ -194,7 +162,7 @@ def train_classifier(
         rows = layer.left_out.rows
         codes: Any = labels[rows]
         temperature = fit_temperature(layer.left_out.outputs, codes, training.weights_at(rows))
-    remembered = {**(origin or {}), "largest_intensity": trained.largest_intensity}
+    remembered = {**(provenance or {}), "largest_intensity": trained.largest_intensity}
     network = Network(
         trained.units, trained.W, layer.A, classes, training.images.shape[1:], layer.name,
         config.output.views, remembered, temperature,
@@ -245,10 +213,7 @@ def train_network(
     ValueError
         Arrays of a wrong shape or type, or settings that the images do not allow.
     """
-    codes: Any = np.asarray(labels)
-    checked = check_labels(codes, len(codes), len(classes))
-    given: Any = images, sample_weight
-    training = TrainingSet(given[0], checked, len(classes), given[1])
+    training = TrainingSet.classified(images, labels, len(classes), sample_weight)
     with Compute(n_jobs, progress=progress) as compute:
         return train_classifier(config, training, classes, compute)
 

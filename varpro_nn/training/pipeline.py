@@ -10,7 +10,7 @@ import numpy as np
 
 from varpro_nn._io.atomic import locked
 from varpro_nn.compute.compute import Compute
-from varpro_nn.data import Dataset
+from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
@@ -50,7 +50,7 @@ class Run:
     bootstrap: BootstrapResult | None
 
     def summary(self) -> str:
-        """Make a table of what came out; the network has a table of its own.
+        """Make a table of what came out; the network has a separate table.
 
         Returns
         -------
@@ -135,12 +135,13 @@ def run(
     ValueError
         Settings that the images do not allow (quadratic units for a rectangle, say).
     """
-    if config.bootstrap.enabled and dataset.test is None:
+    test = dataset.test
+    if config.bootstrap.enabled and test is None:
         msg = "bootstrap needs test images, and this data set has none."
         raise DatasetError(msg)
     clock = Clock()
     training = TrainingSet.of(dataset, config.n_train)
-    origin = {"config": asdict(config), "dataset": dataset.name, "digest": training.digest}
+    provenance = {"config": asdict(config), "dataset": dataset.name, "digest": training.digest}
     with ExitStack() as stack:
         store: SubnetworkStore = NoStore()
         if shard_folder is not None:
@@ -151,14 +152,14 @@ def run(
         )
         n_resumed = sum(index < config.subnetworks.n_subnetworks for index in store.read())
         network, subnetworks, layer = train_classifier(
-            config, training, dataset.classes, compute, origin=origin, store=store,
+            config, training, dataset.classes, compute, provenance=provenance, store=store,
             keep_sums=keep_sums,
         )  # fmt: skip
     metrics: dict[str, Any] = {
         "dataset": dataset.name,
         "recipe": config.recipe,
         "n_train": len(training),
-        "n_test": 0 if dataset.test is None else len(dataset.test),
+        "n_test": 0 if test is None else len(test),
         "n_units": len(network.W),
         "n_parameters": network.n_parameters,
     }
@@ -166,8 +167,8 @@ def run(
     labels: Any = training.targets
     train_codes = network.predict_codes(training.images, n_jobs=n_jobs)
     metrics["train_accuracy"] = accuracy(train_codes, labels)
-    if dataset.test is not None:
-        metrics.update(_measure(network, dataset, n_jobs))
+    if test is not None:
+        metrics.update(_measure(network, test, n_jobs))
     metrics.update(
         output_layer=layer.name,
         output_penalty=layer.penalty,
@@ -184,8 +185,8 @@ def run(
         training_cpu_seconds=trained_after[1],
     )
     result = None
-    if config.bootstrap.enabled and dataset.test is not None:
-        result, metrics["bootstrap"] = _bootstrap(config, network, dataset, n_jobs, progress)
+    if config.bootstrap.enabled and test is not None:
+        result, metrics["bootstrap"] = _bootstrap(config, network, test, n_jobs, progress)
     wall, cpu = clock.read()
     metrics.update(
         wall_seconds=wall,
@@ -219,40 +220,36 @@ def _of_choice(config: TrainConfig, layer: OutputLayer) -> dict[str, float]:
     return {"linear_layer_loo_accuracy": 1 - layer.error_rate}
 
 
-def _measure(network: Network, dataset: Dataset, n_jobs: int) -> dict[str, Any]:
-    assert dataset.test is not None  # the caller has looked
-    labels = dataset.test.labels
-    outputs = network.decision_function(dataset.test.images, n_jobs=n_jobs)
-    share = accuracy(outputs.argmax(axis=1), labels)
-    sure = probabilities(outputs, network.output_layer, network.temperature)
+def _measure(network: Network, test: ImageSet, n_jobs: int) -> dict[str, Any]:
+    outputs = network.decision_function(test.images, n_jobs=n_jobs)
+    share = accuracy(outputs.argmax(axis=1), test.labels)
+    proba = probabilities(outputs, network.output_layer, network.temperature)
     return {
         "test_accuracy": share,
-        "test_accuracy_standard_error": standard_error(share, len(labels)),
-        "test_calibration_error": expected_calibration_error(sure, labels),
+        "test_accuracy_standard_error": standard_error(share, len(test)),
+        "test_calibration_error": expected_calibration_error(proba, test.labels),
     }
 
 
 def _bootstrap(
-    config: TrainConfig, network: Network, dataset: Dataset, n_jobs: int, progress: bool
+    config: TrainConfig, network: Network, test: ImageSet, n_jobs: int, progress: bool
 ) -> tuple[BootstrapResult, dict[str, Any]]:
     """Run the pass on the test images; their labels are opened for the last two figures alone."""
-    assert dataset.test is not None
-    images, labels = dataset.test.images, dataset.test.labels
     # The sub-networks that are there: one that failed in training left no units.
-    n_parts = len(network.W) // config.units_per_subnetwork
-    settings = replace(config.subnetworks, n_subnetworks=n_parts, n_stages=1)
-    before = network.predict_codes(images, n_jobs=n_jobs)
+    n_subnetworks = len(network.W) // config.units_per_subnetwork
+    settings = replace(config.subnetworks, n_subnetworks=n_subnetworks, n_stages=1)
+    before = network.predict_codes(test.images, n_jobs=n_jobs)
     with Compute(n_jobs, progress=progress) as compute:
         result = bootstrap(
-            network, images, settings, compute,
+            network, test.images, settings, compute,
             distortion=config.distortion, rule=config.bootstrap.rule,
             ridge=config.bootstrap.ridge, seed=streams(config)["bootstrap"],
         )  # fmt: skip
-    after = result.network.predict_codes(images, n_jobs=n_jobs)
+    after = result.network.predict_codes(test.images, n_jobs=n_jobs)
     return result, {
         "agreement_with_guesses": result.agreement_with_guesses,
-        "true_accuracy_before": accuracy(before, labels),
-        "true_accuracy_after": accuracy(after, labels),
+        "true_accuracy_before": accuracy(before, test.labels),
+        "true_accuracy_after": accuracy(after, test.labels),
         "n_ambiguous": int(np.count_nonzero(result.guesses.ambiguous)),
         "rule": config.bootstrap.rule,
         "ridge": config.bootstrap.ridge,

@@ -71,8 +71,8 @@ def units_in_training(
     ValueError
         At that stride there are fewer places than cells.
     """
-    part = replace(units, n_units=config.units_per_subnetwork)
-    if not isinstance(part, PatchUnits) or config.units.training_stride is None:
-        return part
-    spec = {**part.spec(), "stride": config.units.training_stride}
-    return units_from_spec(spec, part.arrays)
+    of_one = replace(units, n_units=config.units_per_subnetwork)
+    if not isinstance(of_one, PatchUnits) or config.units.training_stride is None:
+        return of_one
+    spec = {**of_one.spec(), "stride": config.units.training_stride}
+    return units_from_spec(spec, of_one.arrays)

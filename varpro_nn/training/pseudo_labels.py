@@ -26,6 +26,7 @@ from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.ridge_fit import fit_ridge
 from varpro_nn.training.config import Rule, SubnetworkSettings
+from varpro_nn.training.subnetwork import SubnetworkPlan
 from varpro_nn.training.subnetworks import train_subnetworks
 
 MARGIN = 0.2
@@ -79,10 +80,6 @@ def guess(outputs: FloatArray, rule: Rule, rng: np.random.Generator) -> Guesses:
         the largest output always.
     rng : numpy.random.Generator
         For the random classes.
-
-    Returns
-    -------
-    Guesses
     """
     if rule not in get_args(Rule):
         msg = f"rule must be one of {', '.join(get_args(Rule))}, got {rule!r}."
@@ -118,19 +115,12 @@ def bootstrap(
         Trained. Its units, in their order, are cut into ``settings.n_subnetworks`` equal parts,
         which are the sub-networks to train further.
     images : array_like, shape (n, *image_shape)
-    settings : SubnetworkSettings
-    compute : Compute
     distortion : Augmentation
         Of the images of sub-networks; by default none.
     rule : {"margin", "margin-logistic", "argmax"}
         How to guess; see :func:`guess`.
     ridge : float, optional
         Of the output layer on the guesses; by default that of ``settings``.
-    seed : int or SeedSequence
-
-    Returns
-    -------
-    BootstrapResult
 
     Raises
     ------
@@ -139,9 +129,9 @@ def bootstrap(
     """
     checked = check_images(images)
     h, p = network.W.shape
-    parts = settings.n_subnetworks
-    if h % parts:
-        msg = f"n_subnetworks must divide the {h} units of the network, got {parts}."
+    n = settings.n_subnetworks
+    if h % n:
+        msg = f"n_subnetworks must divide the {h} units of the network, got {n}."
         raise ValueError(msg)
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     guess_seed, train_seed = root.spawn(2)
@@ -149,17 +139,12 @@ def bootstrap(
     if network.output_layer != "ridge":
         # The rules compare outputs that estimate probabilities.
         outputs = probabilities(outputs, network.output_layer)
-    guesses = guess(
-        outputs,
-        rule,
-        np.random.default_rng(guess_seed),
-    )
-    part: Any = replace(network.units, n_units=h // parts)  # type: ignore[type-var]
-    start = network.W.reshape(parts, h // parts, p).astype(np.float64)
+    guesses = guess(outputs, rule, np.random.default_rng(guess_seed))
+    of_one: Any = replace(network.units, n_units=h // n)  # type: ignore[type-var]
+    start = network.W.reshape(n, h // n, p).astype(np.float64)
     training = TrainingSet(checked, guesses.codes, len(network.classes))
-    trained = train_subnetworks(
-        part, training, settings, compute, distortion=distortion, seed=train_seed, start=start
-    )
+    plan = SubnetworkPlan(of_one, settings, distortion, train_seed)
+    trained = train_subnetworks(plan, training, compute, start=start)
     # A sub-network that failed keeps the weights it had.
     W = np.concatenate([start[s.index] if s.W is None else s.W for s in trained], dtype=np.float32)
     ridge = settings.ridge if ridge is None else ridge

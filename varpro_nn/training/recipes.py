@@ -10,11 +10,9 @@ from varpro_nn._settings import check_known, settings_of
 from varpro_nn.data import Dataset
 from varpro_nn.data.augmentation import Augmentation
 from varpro_nn.data.images_on_disk import ImagesOnDisk
-from varpro_nn.training.config import REMOVED, TrainConfig
+from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
 
 _SETTINGS = settings_of(TrainConfig)
-RENAMED = {s.formerly: option for option, s in _SETTINGS.items() if s.formerly}
-"""Old names of options, and those of today."""
 
 # Twelve units on windows of 7 x 7 pixels a sub-network, trained at every second place, two
 # sub-networks at a time.

@@ -23,7 +23,6 @@ class RunFolder:
 
     Attributes
     ----------
-    path : Path
     resume : bool
         Go on with the sub-networks that are there.
     overwrite : bool
@@ -45,12 +44,7 @@ class RunFolder:
         return len(list(self.shards.glob("*.npz")))
 
     def check_writable(self) -> None:
-        """Find out before the work whether the folder can be written.
-
-        Raises
-        ------
-        VarProError
-        """
+        """Raise VarProError, before the work, if the folder cannot be written."""
         # The nearest folder that exists decides; nothing is made until there is something to keep.
         folders = (self.path, *self.path.absolute().parents)
         nearest = next(path for path in folders if path.exists())
@@ -62,12 +56,7 @@ class RunFolder:
             raise VarProError(msg)
 
     def check_free(self) -> None:
-        """Refuse to touch a run that is there, unless asked to.
-
-        Raises
-        ------
-        VarProError
-        """
+        """Refuse to touch a run that is there, unless asked to."""
         if self.resume or self.overwrite:
             return
         there = {"metrics.json": "a finished run", "shards/*.npz": "an unfinished run"}
@@ -79,7 +68,7 @@ class RunFolder:
                 )
                 raise VarProError(msg)
 
-    def finished(self, config: TrainConfig, dataset: Dataset, *, keep_glue: bool) -> str | None:
+    def finished(self, config: TrainConfig, dataset: Dataset, *, keep_sums: bool) -> str | None:
         """Give the metrics of a finished run that is to be resumed: there is nothing to do.
 
         Raises
@@ -91,7 +80,7 @@ class RunFolder:
         if not self.resume or self.overwrite or not metrics.exists():
             return None
         self._check_same(config, dataset)
-        if keep_glue and not (self.path / "glue.npz").exists():
+        if keep_sums and not (self.path / "glue.npz").exists():
             return None
         return metrics.read_text(encoding="utf-8").strip()
 
@@ -123,7 +112,7 @@ class RunFolder:
         n_jobs: int,
         executor: Executor | None = None,
         progress: bool = False,
-        keep_glue: bool = False,
+        keep_sums: bool = False,
         report: Callable[[Path, Run], None] | None = None,
     ) -> Run:
         """Train, and write the folder; the caller holds its lock.
@@ -132,7 +121,7 @@ class RunFolder:
         ----------
         config, dataset, n_jobs, executor, progress
             As for :func:`varpro_nn.run`.
-        keep_glue : bool
+        keep_sums : bool
             Write ``glue.npz`` too, the sums of the ridge layer.
         report : callable, optional
             Writes ``report.html``.
@@ -150,7 +139,7 @@ class RunFolder:
         result = run(
             config, dataset,
             n_jobs=n_jobs, executor=executor, progress=progress, shard_folder=self.shards,
-            keep_sums=keep_glue,
+            keep_sums=keep_sums,
         )  # fmt: skip
         result = replace(result, metrics={**result.metrics, "output": str(self.path)})
         self._write(config, result, report)
@@ -188,13 +177,8 @@ def default_path(name: str, recipe: str) -> Path:
     return Path("runs") / f"{stamp}-{os.getpid()}-{Path(name).stem}-{recipe}"
 
 
-def check_glue_can_be_kept(config: TrainConfig) -> None:
-    """Refuse to keep the sums of a layer that is not made of them.
-
-    Raises
-    ------
-    VarProError
-    """
+def check_sums_can_be_kept(config: TrainConfig) -> None:
+    """Refuse to keep the sums of a layer that is not made of them."""
     output = config.output
     if output.layer != "ridge" or output.n_copies:
         msg = (

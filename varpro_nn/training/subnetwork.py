@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from varpro_nn._typing import FloatArray
-from varpro_nn.data.augmentation import Augmentation, distort
+from varpro_nn.data.augmentation import NO_DISTORTION, Augmentation, distort
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg.threads import Threads, thread_pool
@@ -26,6 +26,35 @@ FUNCTIONALS: dict[Loss, type[ReducedFunctional]] = {
 """The functional of each loss."""
 SMALLEST_ROUND = 500
 """Images of a round at least, where there are so many."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SubnetworkPlan:
+    """What the sub-networks of a network have in common.
+
+    Attributes
+    ----------
+    units : Units
+        Those of one sub-network.
+    distortion : Augmentation
+        Of the images that a sub-network draws, anew in each round.
+    seed : int or SeedSequence
+        Each sub-network has random numbers that follow from it and its index alone.
+    """
+
+    units: Units
+    settings: SubnetworkSettings
+    distortion: Augmentation = NO_DISTORTION
+    seed: int | np.random.SeedSequence = 0
+
+    def rng_of(self, index: int) -> np.random.Generator:
+        """Make the random numbers of a sub-network: those of ``seed.spawn()[index]``."""
+        root = self.seed
+        if not isinstance(root, np.random.SeedSequence):
+            root = np.random.SeedSequence(root)
+        # Not by spawn() itself, which goes on counting from one call to the next.
+        own = np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, index))
+        return np.random.default_rng(own)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,11 +83,8 @@ class Subnetwork:
 
 def train_one(
     training: TrainingSet,
+    plan: SubnetworkPlan,
     index: int,
-    units: Units,
-    settings: SubnetworkSettings,
-    distortion: Augmentation,
-    seed: np.random.SeedSequence,
     start: FloatArray | None = None,
     fixed: FloatArray | None = None,
     n_threads: int = 1,
@@ -69,24 +95,14 @@ def train_one(
     ----------
     training : TrainingSet
         All images, of which the sub-network draws its own.
-    index : int
-    units : Units
-    settings : SubnetworkSettings
-    distortion : Augmentation
-        Of its images, drawn anew in each round.
-    seed : SeedSequence
     start : ndarray, shape (h, p), optional
         Weights to start from.
     fixed : ndarray, shape (any, p), optional
         Weights of units whose columns are not trained.
     n_threads : int
         Threads that share the sums over its images; no bit depends on them.
-
-    Returns
-    -------
-    Subnetwork
     """
-    rng = np.random.default_rng(seed)
+    units, settings, rng = plan.units, plan.settings, plan.rng_of(index)
     n, k = len(training), training.n_targets
     n_own = min(settings.images_per_subnetwork, n)
     own = rng.choice(n, size=n_own, replace=False)
@@ -104,10 +120,10 @@ def train_one(
             for later_rounds in reversed(range(settings.n_rounds)):
                 some = own[: max(n_own >> later_rounds, min(n_own, SMALLEST_ROUND))]
                 images = training.images[some]
-                if distortion:
-                    images = distort(images, distortion, rng)
-                part = training.with_images(images, some)
-                functional = _functional(units, part, settings, fixed, threads)
+                if plan.distortion:
+                    images = distort(images, plan.distortion, rng)
+                drawn = training.with_images(images, some)
+                functional = _functional(plan, drawn, fixed, threads)
                 report = fit(
                     functional, W, solver=settings.solver, form=settings.form,
                     jacobian=settings.jacobian, max_nfev=settings.max_nfev,
@@ -121,19 +137,16 @@ def train_one(
 
 
 def _functional(
-    units: Units,
-    part: TrainingSet,
-    settings: SubnetworkSettings,
-    fixed: FloatArray | None,
-    threads: Threads | None,
+    plan: SubnetworkPlan, drawn: TrainingSet, fixed: FloatArray | None, threads: Threads | None
 ) -> ReducedFunctional:
     """Make the problem of one round, of all images at once."""
-    columns = None if fixed is None else units.features(fixed.astype(np.float32), part.images)
+    units, settings = plan.units, plan.settings
+    columns = None if fixed is None else units.features(fixed.astype(np.float32), drawn.images)
     if columns is not None:
         check_finite(columns)
     make: Any = FUNCTIONALS[settings.loss]  # the two take these arguments alike
-    weighted = {} if part.weights is None else {"sample_weight": part.weights}
+    weighted = {} if drawn.weights is None else {"sample_weight": drawn.weights}
     return make(
-        units, part.images, part.tau(), threads=threads,
+        units, drawn.images, drawn.tau(), threads=threads,
         ridge=settings.ridge, weight_decay=settings.weight_decay, fixed=columns, **weighted,
     )  # fmt: skip

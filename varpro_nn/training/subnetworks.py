@@ -1,23 +1,20 @@
-"""Independent sub-networks, each trained on its own random images, each a task of its own.
+"""Independent sub-networks, each trained on its own random images, each of them one task.
 
 One seed gives one stream of random numbers for each sub-network, and each trains with one thread
 of BLAS, so its weights are bitwise the same whichever worker trains it and in whatever order.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
-from varpro_nn.data.augmentation import NO_DISTORTION, Augmentation
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import TrainingError, WorkerDiedError
-from varpro_nn.training.config import SubnetworkSettings
-from varpro_nn.training.subnetwork import Subnetwork, train_one
-from varpro_nn.units import Units
+from varpro_nn.training.subnetwork import Subnetwork, SubnetworkPlan, train_one
 
 _logger = logging.getLogger(__name__)
 
@@ -46,35 +43,26 @@ class NoStore:
 
 
 def train_subnetworks(
-    units: Units,
+    plan: SubnetworkPlan,
     training: TrainingSet,
-    settings: SubnetworkSettings,
     compute: Compute,
     *,
-    distortion: Augmentation = NO_DISTORTION,
-    seed: int | np.random.SeedSequence = 0,
     members: Sequence[int] | None = None,
     start: FloatArray | Mapping[int, FloatArray] | None = None,
     fixed: FloatArray | None = None,
     store: SubnetworkStore | None = None,
 ) -> list[Subnetwork]:
-    """Train sub-networks of ``units.n_units`` units each.
+    """Train sub-networks, and return them in the order of their index.
+
+    One that failed numerically, or whose worker was killed each time, has no weights and says why.
 
     Parameters
     ----------
-    units : Units
-        Of one sub-network.
-    training : TrainingSet
-    settings : SubnetworkSettings
     compute : Compute
         Where each sub-network is a task. Where there are fewer of them than workers, threads
         share the sums of one.
-    distortion : Augmentation
-        Of the images that a sub-network draws; by default none.
-    seed : int or SeedSequence
     members : sequence of int, optional
-        Indices of the sub-networks to train; by default 0 to ``n_subnetworks - 1``. The index
-        alone decides which random numbers one gets.
+        Indices of the sub-networks to train; by default 0 to ``n_subnetworks - 1``.
     start : mapping of int to ndarray (h, p), or ndarray (n_subnetworks, h, p), optional
         Weights to start from. Drawn by ``units.init`` if not given.
     fixed : ndarray, shape (any, p), optional
@@ -84,38 +72,30 @@ def train_subnetworks(
         in this process, as they land. One whose workers were killed is not written: the next run
         may have enough memory for it.
 
-    Returns
-    -------
-    list of Subnetwork
-        In the order of their index. One that failed numerically, or whose worker was killed each
-        time, has no weights and says why.
-
     Raises
     ------
     TrainingError
         If all of them failed, or the executor broke down.
     """
-    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    chosen = range(settings.n_subnetworks) if members is None else members
-    # As root.spawn() makes them, which goes on counting from one call to the next.
-    seeds = {
-        i: np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, i)) for i in chosen
-    }
+    chosen = range(plan.settings.n_subnetworks) if members is None else members
     store = NoStore() if store is None else store
     finished = {i: subnetwork for i, subnetwork in store.read().items() if i in chosen}
     missing = [index for index in chosen if index not in finished]
     n_threads = compute.threads_for(len(missing))
     tasks = {
-        index: (
-            index, units, settings, distortion, seeds[index],
-            None if start is None else start[index], fixed, n_threads,
-        )
+        index: (plan, index, None if start is None else start[index], fixed, n_threads)
         for index in missing
-    }  # fmt: skip
-    landing = _landing(compute.map(train_one, training, tasks), store)
-    for subnetwork in _with_bar(landing, finished, len(chosen), compute):
-        finished[subnetwork.index] = subnetwork
-        _log(subnetwork, len(finished), len(chosen))
+    }
+    with compute.bar("sub-networks", total=len(chosen), initial=len(finished)) as bar:
+        for index, result in compute.map(train_one, training, tasks):
+            if isinstance(result, WorkerDiedError):
+                reason = f"{type(result).__name__}: {result}"
+                finished[index] = Subnetwork(index, None, None, reason, 0)
+            else:
+                store.write(result)
+                finished[index] = result
+            _show(bar, finished)
+            _log(finished[index], len(finished), len(chosen))
     results = [finished[index] for index in chosen]
     if members is None:
         check_some_trained(results)
@@ -137,27 +117,9 @@ def _log(subnetwork: Subnetwork, n_finished: int, n_subnetworks: int) -> None:
     _logger.info("sub-network %d (%d of %d): %s", subnetwork.index, n_finished, n_subnetworks, what)
 
 
-def _landing(results: Iterable[tuple[int, Any]], store: SubnetworkStore) -> Iterator[Subnetwork]:
-    """Keep what lands; make a record of a sub-network that killed its workers."""
-    for index, result in results:
-        if isinstance(result, WorkerDiedError):
-            yield Subnetwork(index, None, None, f"{type(result).__name__}: {result}", 0)
-            continue
-        store.write(result)
-        yield result
-
-
-def _with_bar(
-    results: Iterable[Subnetwork], finished: Mapping[int, Subnetwork], total: int, compute: Compute
-) -> Iterator[Subnetwork]:
-    """Pass on results as they come, with a bar that shows the best and the median cost."""
+def _show(bar: Any, finished: Mapping[int, Subnetwork]) -> None:
+    """Move the bar on; it shows the best and the median cost."""
     costs = [s.report.cost for s in finished.values() if s.report is not None]
-    with compute.bar(total=total, initial=len(finished), desc="sub-networks") as bar:
-        for subnetwork in results:
-            if subnetwork.report is not None:
-                costs.append(subnetwork.report.cost)
-                bar.set_postfix(
-                    best_cost=f"{min(costs):.4g}", median_cost=f"{np.median(costs):.4g}"
-                )
-            bar.update()
-            yield subnetwork
+    if costs:
+        bar.set_postfix(best_cost=f"{min(costs):.4g}", median_cost=f"{np.median(costs):.4g}")
+    bar.update()

@@ -57,10 +57,6 @@ def sides(name: str, threshold: float = 0.0) -> tuple[Side, ...]:
         ``max(0, -z - a)``.
     threshold : float
         ``a`` of the two-sided one; the others have none.
-
-    Returns
-    -------
-    tuple of Side
     """
     if name == "two-sided":
         return _above(threshold), _below(threshold)

@@ -30,7 +30,6 @@ class Windows:
     ----------
     image_shape : tuple of int
         (rows, columns) or (channels, rows, columns). A window spans all channels.
-    window, stride : int
     grid : int
         Cells along each side; places fall into ``grid ** 2`` cells of as equal size as can be.
     """

