@@ -9,12 +9,12 @@ Three forms are seen: ``assert_allclose``, ``pytest.approx``, and ``<``, ``<=``,
 an ``assert``. For the last the modules below ``tests`` are compiled from a changed syntax tree, so
 that arrays are seen whole and an assertion that fails is recorded too. Kinds of an assertion:
 
-- ``tolerance``: floating-point numbers that are to agree: ``assert_allclose``, ``pytest.approx``,
-  and comparisons with a bound of at most :data:`SMALL`, alone or as a factor: ``x < 1e-7``,
-  ``x < 1e-5 * y``, ``x <= y * (1 + 1e-12)``, ``x > -1e-9 * y``, ``x < y + 1e-9``. In the last
-  three the error is what ``x`` exceeds ``y`` by.
-- ``threshold``: other floating-point numbers: accuracies, rates, seconds, what must differ. Ratio
-  of the smaller number and the larger one.
+- ``tolerance``: floating-point numbers that are to agree within at most :data:`SMALL`, alone or as
+  a factor: ``assert_allclose``, ``pytest.approx``, ``x < 1e-7``, ``x < 1e-5 * y``,
+  ``x <= y * (1 + 1e-12)``, ``x > -1e-9 * y``, ``x < y + 1e-9``. In the last three the error is what
+  ``x`` exceeds ``y`` by.
+- ``threshold``: other floating-point numbers: accuracies, rates, seconds, what must differ. For the
+  comparisons by a sign this is the ratio of the smaller number and the larger one.
 - ``count``: whole numbers.
 
 A comparison of exactly equal numbers has no bound, and is not recorded.
@@ -277,7 +277,8 @@ def _recorded_allclose(original: Callable[..., None]) -> Callable[..., None]:
         __tracebackhide__ = True
         a, d = np.asarray(actual), np.asarray(desired)
         if (np.any(rtol) or np.any(atol)) and a.dtype.kind in "fiubc" and d.dtype.kind in "fiubc":
-            kind = "tolerance" if {a.dtype.kind, d.dtype.kind} & set("fc") else "count"
+            whole = not {a.dtype.kind, d.dtype.kind} & set("fc")
+            kind = "count" if whole else _kind(rtol, atol, d)
             with np.errstate(all="ignore"):
                 try:
                     error = np.where(a == d, 0.0, np.abs(np.subtract(a, d, dtype=_wide(a, d))))
@@ -292,6 +293,14 @@ def _recorded_allclose(original: Callable[..., None]) -> Callable[..., None]:
     return assert_allclose
 
 
+def _kind(rtol: Any, atol: Any, desired: Any) -> str:
+    """Tell whether a bound is one of rounding, by the largest of the numbers that are asked for."""
+    sizes = np.abs(desired)[np.isfinite(desired)]
+    scale = max(1.0, np.max(sizes, initial=0.0))
+    small = np.max(rtol) <= SMALL and np.max(atol) <= SMALL * scale
+    return "tolerance" if small else "threshold"
+
+
 def _wide(a: Any, d: Any) -> Any:
     return np.complex128 if "c" in (a.dtype.kind, d.dtype.kind) else np.float64
 
@@ -304,7 +313,7 @@ def _recorded_approx(original: Callable[[Any, Any], bool]) -> Callable[[Any, Any
             return original(self, actual)
         if tolerance:
             whole = isinstance(actual, int) and isinstance(self.expected, int)
-            kind = "count" if whole else "tolerance"
+            kind = "count" if whole else _kind(0, tolerance, float(self.expected))
             recorder.record(kind, error / tolerance, rtol=self.rel, atol=self.abs)
         return original(self, actual)
 

@@ -110,7 +110,9 @@ def test_allclose_and_approx(row_of, monkeypatch):
     assert row["ratio"] == pytest.approx(0.5, rel=1e-6)
     (row,) = row_of("close(np.float32(2), 1, atol=0.5)", passes=False, close=close)
     assert row["ratio"] == pytest.approx(2)
-    assert (row["atol"], row["rtol"]) == (0.5, 1e-7)
+    assert (row["kind"], row["atol"], row["rtol"]) == ("threshold", 0.5, 1e-7)
+    (row,) = row_of("close([1000.0, 0.0], [999.0, 0.0], atol=5)", close=close)
+    assert row["kind"] == "tolerance"
     assert row_of("close([1.0, 2.0], 1)", passes=False, close=close)[0]["ratio"] > 1e6
     assert row_of("close([1.0, 1], [1.0, 1, 1])", passes=False, close=close) == []
     assert row_of("close([1.0], [1.0], rtol=0)", close=close) == []
@@ -126,6 +128,8 @@ def test_allclose_and_approx(row_of, monkeypatch):
     (row,) = row_of("assert np.array([2.0]) == approx(np.array([1.0]), abs=0.1)", passes=False)
     assert (half, vector) == (0.5, 0.5)
     assert 9 < row["ratio"] < 11
+    (row,) = row_of("assert 1.0 == approx(1.0 + 1e-7)")
+    assert row["kind"] == "tolerance"
 
 
 def assertion(ratio, **more):
