@@ -142,6 +142,47 @@ def least_squares_with_ridge(
     return LinearSolution(T @ projected[:rank], sum_of_squares, rank, condition, R11, T)
 
 
+def schur_complement(H: FloatArray, X: FloatArray, Y: FloatArray, noise: float) -> FloatArray:
+    """Eliminate the first variables of a semidefinite matrix: ``H - X' Y^-1 X``.
+
+    A pivoted Cholesky factorisation of ``Y``, scaled to a unit diagonal, stops at pivots that are
+    rounding. Those variables stay where they are, which leaves ``H`` larger, never indefinite.
+
+    Parameters
+    ----------
+    H : ndarray, shape (p, p)
+    X : ndarray, shape (s, p)
+    Y : ndarray, shape (s, s)
+        Of any rank, even zero, and of any scales. It is used as work space and overwritten.
+    noise : float
+        Pivots up to this share of a diagonal entry of ``Y`` count as zero.
+
+    Returns
+    -------
+    ndarray, shape (p, p)
+
+    Notes
+    -----
+    Let the rounding errors of ``X_ij`` be ``c eps sqrt(Y_ii H_jj)`` at most, as those of sums of
+    products are. With scaled pivots above ``noise = s eps`` they move a row of ``L^-1 X`` by about
+    ``c eps sqrt(H_jj / noise)``, all of them together by ``c sqrt(eps H_jj)``; and the rows of
+    ``L^-1 X`` have squares that add up to ``H_jj`` at most. So the result is off by about
+    ``2 c sqrt(eps)`` of ``H`` in the worst case, when a pivot is barely above rounding, whatever
+    the rank and the scale of ``Y``.
+    """
+    diagonal = np.diag(Y).copy()
+    # A variable without curvature has no share in X either: it stays where it is.
+    scale = np.divide(1.0, np.sqrt(diagonal), out=np.zeros_like(diagonal), where=diagonal > 0)
+    Y *= scale[:, None]
+    Y *= scale
+    factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf(Y.T, tol=noise, overwrite_a=True)
+    kept = pivots[:rank] - 1
+    Z = scipy.linalg.solve_triangular(
+        factor[:rank, :rank], scale[kept, None] * X[kept], trans="T", check_finite=False
+    )
+    return H - Z.T @ Z
+
+
 def small_equivalent(
     H: FloatArray, g: FloatArray, sum_of_squares: float, noise: float
 ) -> tuple[FloatArray, FloatArray]:
