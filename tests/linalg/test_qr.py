@@ -131,6 +131,37 @@ def test_rank_follows_the_tolerance(rng):
     assert ranks == [3, 2]
 
 
+def test_long_columns_do_not_hide_the_constant(rng):
+    """Beside columns of 1e6, or a ridge of 1e12, a column of ones is no rounding error."""
+    Phi = np.hstack([rng.standard_normal((30, 3)), np.ones((30, 1))])
+    tau = rng.standard_normal((30, 2)) + 5
+    for factor, ridge in ((1e6, 0.0), (1.0, 1e12), (1e6, 1e12)):
+        columns = Phi * [factor, 1, 1, 1]
+        ridges = np.array([ridge] * 3 + [0.0])
+        sums = row_sums(np.hstack([columns, tau]))
+        solution = least_squares_with_ridge(sums, ridges, 1e-5, length=np.sqrt(30))
+        A, sum_of_squares = reference.ridge_fit(columns, tau, ridges)
+        assert solution.rank == 4
+        assert_allclose(columns @ solution.A, columns @ A, atol=1e-8)
+        assert_allclose(solution.sum_of_squares, sum_of_squares, rtol=1e-9)
+
+
+@pytest.mark.parametrize("length", [np.inf, np.sqrt(40)], ids=["as they are", "scaled"])
+def test_the_minimum_norm_is_that_of_the_columns_as_they_are(length, rng):
+    """Copies of different lengths share their weight as they do without scaling."""
+    x = rng.standard_normal((40, 2))
+    Phi = np.hstack([x, 100 * x[:, :1], 1e-9 * rng.standard_normal((40, 1)), np.ones((40, 1))])
+    tau = rng.standard_normal((40, 2))
+    solution = least_squares_with_ridge(
+        row_sums(np.hstack([Phi, tau])), np.zeros(5), 1e-7, length=length
+    )
+    assert solution.rank == 3  # the copy is none, nor is a column that is small
+    A = np.linalg.pinv(Phi[:, [0, 1, 2, 4]], rtol=1e-9) @ tau
+    assert_allclose(solution.A[[0, 1, 2, 4]], A, atol=1e-6)
+    Q = solution.range_basis(Phi)
+    assert_allclose(Q.T @ Q, np.eye(3), atol=1e-9)
+
+
 def test_solving_does_not_use_up_the_sums(rng):
     sums = row_sums(rng.standard_normal((30, 5)))
     first, second = (least_squares_with_ridge(sums, np.full(3, 0.5)) for _ in range(2))

@@ -39,8 +39,8 @@ ROWS_FOR_GRAM = 10
 """Rows for each column that a preconditioner is made of at least."""
 _FLAT = 1e-6
 """Share of its largest curvature below which a row, or a direction of columns, counts as flat."""
-_REFUSALS = 3
-"""Steps in a row that do not lower the gradient, after which it is rounding."""
+_STALLED = 3
+"""Steps in a row that do not halve the gradient, after which it is taken for rounding."""
 _MEMORY = 20
 """Pairs of steps and changes of the gradient that the approximate Hessian is made of."""
 
@@ -212,10 +212,10 @@ def _polish(
     """
     z, cost, g = point
     pairs = [(z1 - z0, g1 - g0) for (z0, g0), (z1, g1) in pairwise(path)]
-    n_refused = 0
+    n_stalled = 0
     for count in range(max_iterations):
         pairs = [(step, change) for step, change in pairs if step @ change > 0][-_MEMORY:]
-        if not pairs or n_refused == _REFUSALS or g @ g <= tolerance * cost:
+        if not pairs or n_stalled == _STALLED or g @ g <= tolerance * cost:
             return z, cost, g, count
         steps, changes = (np.array(each) for each in zip(*pairs, strict=True))
         # Nocedal and Wright, section 7.2: the multiple of the identity that the pairs correct.
@@ -224,11 +224,14 @@ def _polish(
         step = -root * inverse.matvec(root * g)
         cost_there, g_there = objective(z + step)
         pairs.append((step, g_there - g))
-        n_refused += 1
+        n_stalled += 1
         # Of a convex function near its optimum a smaller gradient is a lower cost. A step to a
         # larger one is not taken, and corrects the curvature for the next.
-        if g_there @ g_there < g @ g:
-            z, cost, g, n_refused = z + step, cost_there, g_there, 0
+        share = np.sqrt(g_there @ g_there / (g @ g))
+        if share < 1:
+            z, cost, g = z + step, cost_there, g_there
+        if share < 0.5:
+            n_stalled = 0
     return z, cost, g, max_iterations
 
 

@@ -19,7 +19,9 @@ the fit is ``R11 A = R12``, twice the cost is ``||R22||^2``, and ``Q1 = s Phi T`
 the rows of the images. If ``R11`` is numerically singular, its singular value decomposition
 takes over: ``T = V_r diag(1 / sigma_r)`` with the singular values above ``rank_tolerance`` times
 the largest, which gives the minimum-norm fit, and ``T T'`` is the pseudo-inverse of the Gram
-matrix.
+matrix. For this decision columns longer than a column of ones are made as long: beside columns of
+1e6, or a ridge of 1e12, the constant is no rounding error. Shorter ones keep their length: those of
+units that are nearly dead are rounding errors.
 
 References
 ----------
@@ -76,7 +78,8 @@ class LinearSolution:
     rank : int
         Numerical rank of the ridge-augmented ``s Phi``.
     condition : float
-        Estimate of its condition number, of the part that was kept.
+        Estimate of its condition number, of the part that was kept; of the scaled columns, if
+        they are scaled to decide the rank.
     """
 
     A: FloatArray
@@ -98,7 +101,11 @@ class LinearSolution:
 
 
 def least_squares_with_ridge(
-    sums: StreamingQR, ridge: FloatArray, rank_tolerance: float = RANK_TOLERANCE
+    sums: StreamingQR,
+    ridge: FloatArray,
+    rank_tolerance: float = RANK_TOLERANCE,
+    *,
+    length: float = np.inf,
 ) -> LinearSolution:
     """Fit ``A`` from the triangular factor of ``[s Phi, s tau]``.
 
@@ -110,6 +117,8 @@ def least_squares_with_ridge(
         ``lam_j >= 0`` of each column; 0 for the constant column.
     rank_tolerance : float
         Relative bound under which a singular value counts as zero.
+    length : float
+        Norm of a column of ones; where the rank is decided, longer columns are scaled to it.
 
     Returns
     -------
@@ -126,16 +135,23 @@ def least_squares_with_ridge(
     R11, R12, R22 = factor[:q, :q], factor[:q, q:], factor[q:, q:]
     sum_of_squares = float(np.vdot(R22, R22))
 
+    scale = length / np.maximum(np.linalg.norm(R11, axis=0), length) if length < np.inf else 1.0
+    scaled = R11 * scale
     if np.all(np.diag(R11) != 0):
-        reciprocal_condition, info = scipy.linalg.lapack.dtrcon(R11, norm="1", uplo="U")
+        reciprocal_condition, info = scipy.linalg.lapack.dtrcon(scaled, norm="1", uplo="U")
         if info == 0 and reciprocal_condition > rank_tolerance:
             A = scipy.linalg.solve_triangular(R11, R12, check_finite=False)
             return LinearSolution(A, sum_of_squares, q, 1 / reciprocal_condition, R11, None)
 
-    U, sigma, Vt = scipy.linalg.svd(R11, check_finite=False)
+    U, sigma, Vt = scipy.linalg.svd(scaled, check_finite=False)
     rank = int(np.count_nonzero(sigma > rank_tolerance * sigma[0]))
     projected = U.T @ R12
-    T = Vt[:rank].T / sigma[:rank]
+    V = Vt.T * np.reshape(scale, (-1, 1))
+    T = V[:, :rank] / sigma[:rank]
+    if np.any(scale != 1):
+        # The minimum norm is that of the columns as they are: nothing of it in their null space.
+        N = scipy.linalg.qr(V[:, rank:], mode="economic", check_finite=False)[0]
+        T -= N @ (N.T @ T)
     # What the dropped directions could have explained stays in the residual.
     sum_of_squares += float(np.vdot(projected[rank:], projected[rank:]))
     condition = float(sigma[0] / sigma[rank - 1]) if rank else 0.0
