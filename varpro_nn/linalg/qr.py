@@ -135,7 +135,9 @@ def least_squares_with_ridge(
     R11, R12, R22 = factor[:q, :q], factor[:q, q:], factor[q:, q:]
     sum_of_squares = float(np.vdot(R22, R22))
 
-    scale = length / np.maximum(np.linalg.norm(R11, axis=0), length) if length < np.inf else 1.0
+    # By the largest entry, which is the norm to a factor of sqrt(q), and cannot overflow.
+    largest = np.abs(R11).max(axis=0, initial=0.0)
+    scale = length / np.maximum(largest, length) if length < np.inf else np.ones(q)
     scaled = R11 * scale
     if np.all(np.diag(R11) != 0):
         reciprocal_condition, info = scipy.linalg.lapack.dtrcon(scaled, norm="1", uplo="U")
@@ -146,7 +148,7 @@ def least_squares_with_ridge(
     U, sigma, Vt = scipy.linalg.svd(scaled, check_finite=False)
     rank = int(np.count_nonzero(sigma > rank_tolerance * sigma[0]))
     projected = U.T @ R12
-    V = Vt.T * np.reshape(scale, (-1, 1))
+    V = Vt.T * scale[:, None]
     T = V[:, :rank] / sigma[:rank]
     if np.any(scale != 1):
         # The minimum norm is that of the columns as they are: nothing of it in their null space.
@@ -162,7 +164,7 @@ def schur_complement(H: FloatArray, X: FloatArray, Y: FloatArray, noise: float) 
     """Eliminate the first variables of a semidefinite matrix: ``H - X' Y^-1 X``.
 
     A pivoted Cholesky factorisation of ``Y``, scaled to a unit diagonal, stops at pivots that are
-    rounding. Those variables stay where they are, which leaves ``H`` larger, never indefinite.
+    rounding. Those variables stay where they are, which leaves ``H`` larger.
 
     Parameters
     ----------
@@ -192,6 +194,8 @@ def schur_complement(H: FloatArray, X: FloatArray, Y: FloatArray, noise: float) 
     Y *= scale[:, None]
     Y *= scale
     factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf(Y.T, tol=noise, overwrite_a=True)
+    if not rank:  # which not every SciPy takes for a system of equations
+        return H
     kept = pivots[:rank] - 1
     Z = scipy.linalg.solve_triangular(
         factor[:rank, :rank], scale[kept, None] * X[kept], trans="T", check_finite=False
