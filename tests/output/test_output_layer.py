@@ -288,7 +288,9 @@ def test_along_the_grid_ridge_regression_sees_the_images_kept(rng, monkeypatch):
 
     def record(self, rows, penalty, start, **options):
         A, n_iterations = fit(self, rows, penalty, start, **options)
-        recorded.append((self._Phi[rows].astype(np.float64), self._targets[rows], penalty, A.copy()))
+        recorded.append(
+            (self._Phi[rows].astype(np.float64), self._targets[rows], penalty, A.copy())
+        )
         return A, n_iterations
 
     monkeypatch.setattr(linear_fits.LinearFits, "fit", record)
