@@ -99,6 +99,7 @@ TABLES: dict[str, Table] = {
         "benchmarks.features", quick=("--n-images", "64", "--n-units", "3"), keeps=False
     ),
     "calibration": Table("field.calibration"),
+    "processors": Table("reliability.processors"),
 }
 """The tables by name; what is about survival and speed of a whole run stands in the README."""
 

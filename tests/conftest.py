@@ -20,6 +20,13 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=1, metavar="N", help="seeds of each random test")
+    parser.addoption(
+        "--part", default="0/1", metavar="I/K",
+        help="seeds I, I + K, I + 2 K and so on alone; part 0 has the tests without seeds, too",
+    )  # fmt: skip
+    parser.addoption(
+        "--blas-threads", type=int, default=1, metavar="N", help="of the process of the tests"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -27,8 +34,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "rng" in metafunc.fixturenames:
         marks = metafunc.definition.iter_markers("seeds")
         n_seeds = max(metafunc.config.getoption("seeds"), *(mark.args[0] for mark in marks), 1)
-        seeds = range(n_seeds)
+        part, n_parts = map(int, metafunc.config.getoption("part").split("/"))
+        seeds = range(n_seeds)[part::n_parts]
         metafunc.parametrize("rng", seeds, indirect=True, ids=[f"seed{seed}" for seed in seeds])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests without seeds to part 0."""
+    if config.getoption("part").split("/")[0] != "0":
+        items[:] = [item for item in items if "rng" in getattr(item, "fixturenames", ())]
 
 
 @pytest.fixture
@@ -37,9 +51,9 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
+def _blas_threads(request: pytest.FixtureRequest) -> Iterator[None]:
     """Small matrices: one thread of BLAS is the fastest, and what a worker of a run has."""
-    with threadpool_limits(1, user_api="blas"):
+    with threadpool_limits(request.config.getoption("blas_threads"), user_api="blas"):
         yield
 
 

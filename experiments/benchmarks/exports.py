@@ -50,7 +50,8 @@ def _cpu(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - start
 
 
-def _onnx(network: Network, images: Any, folder: Path) -> tuple[Any, float]:
+def run_onnx(network: Network, images: Any, folder: Path) -> tuple[Any, float]:
+    """Probabilities of images by ONNX Runtime, and CPU seconds."""
     import onnxruntime
 
     to_onnx(network, folder / "model.onnx")
@@ -68,7 +69,10 @@ def _onnx(network: Network, images: Any, folder: Path) -> tuple[Any, float]:
     return _cpu(work)
 
 
-def _c(network: Network, images: Any, folder: Path, *, int8: bool, flags: str) -> tuple[Any, float]:
+def run_c(
+    network: Network, images: Any, folder: Path, *, int8: bool, flags: str
+) -> tuple[Any, float]:
+    """Probabilities of images by the C program, and CPU seconds."""
     source, library = folder / "model.c", folder / f"model{int8}{len(flags)}.so"
     to_c(network, source, int8=int8)
     subprocess.run(
@@ -108,10 +112,10 @@ def measure(network: Network, test: ImageSet, n_repeats: int) -> dict[str, Any]:
         folder = Path(text)
         ways: dict[str, Callable[[], tuple[Any, float]]] = {
             "Python": lambda: _cpu(lambda: network.predict_proba(images)),
-            "ONNX Runtime": lambda: _onnx(network, images, folder),
-            "C": lambda: _c(network, images, folder, int8=False, flags="-O3 -march=native"),
-            "C, -O2": lambda: _c(network, images, folder, int8=False, flags="-O2"),
-            "C, int8": lambda: _c(network, images, folder, int8=True, flags="-O3 -march=native"),
+            "ONNX Runtime": lambda: run_onnx(network, images, folder),
+            "C": lambda: run_c(network, images, folder, int8=False, flags="-O3 -march=native"),
+            "C, -O2": lambda: run_c(network, images, folder, int8=False, flags="-O2"),
+            "C, int8": lambda: run_c(network, images, folder, int8=True, flags="-O3 -march=native"),
             "JavaScript": lambda: _javascript(network, images, folder),
         }
         for _ in range(n_repeats):  # in turn, so that a disturbance hits all of them

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 
-def child(command: Sequence[str], threads: int = 1) -> list[str]:
+def child(
+    command: Sequence[str], threads: int = 1, environment: Mapping[str, str] | None = None
+) -> list[str]:
     """Run ``python -m`` with a module and its options in a separate process, to its end.
 
     Returns
@@ -14,13 +16,16 @@ def child(command: Sequence[str], threads: int = 1) -> list[str]:
     list of str
         The lines that it prints; see :func:`child_lines`.
     """
-    return list(child_lines(command, threads))
+    return list(child_lines(command, threads, environment))
 
 
-def child_lines(command: Sequence[str], threads: int = 1) -> Iterator[str]:
+def child_lines(
+    command: Sequence[str], threads: int = 1, environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Run ``python -m`` with a module and its options in a separate process.
 
-    It has separate memory, a separate clock and ``threads`` threads.
+    It has separate memory, a separate clock and ``threads`` threads, and the variables of
+    ``environment`` beside those of this process.
 
     Yields
     ------
@@ -36,7 +41,10 @@ def child_lines(command: Sequence[str], threads: int = 1) -> Iterator[str]:
     limits = {name: str(threads) for name in libraries}
     arguments = [sys.executable, "-m", *command]
     with subprocess.Popen(
-        arguments, env=os.environ | limits, stdout=subprocess.PIPE, text=True
+        arguments,
+        env=os.environ | limits | dict(environment or {}),
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None  # a pipe
         for line in process.stdout:

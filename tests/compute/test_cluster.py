@@ -127,6 +127,7 @@ class Deadly(WholeImageUnits):
         return super().features_and_derivative(W, inputs)
 
 
+@pytest.mark.slow  # Dask starts a worker anew after each death, which takes seconds
 def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded(dataset):
     """In processes that this package starts itself, where three tries are the limit."""
     units = Deadly("bilinear", (8, 8), 6)

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 
+from varpro_nn.compute import pool as module
 from varpro_nn.compute.pool import TRIES, ProcessPool, run_here, run_on_executor
 from varpro_nn.errors import TrainingError, WorkerDiedError
 
@@ -80,8 +81,9 @@ def test_a_task_that_keeps_killing_its_worker_is_given_up(tmp_path):
     assert dict(run_on_processes(square, {7: (7, tmp_path)}, 2)) == {7: 49}
 
 
-def test_no_innocent_is_given_up_for_a_guilty_neighbour(tmp_path):
+def test_no_innocent_is_given_up_for_a_guilty_neighbour(tmp_path, monkeypatch):
     """However often a neighbour breaks the pool: who is given up died alone."""
+    monkeypatch.setattr(module, "TRIES", 2)
     n = 2
     deadly = {f"task_{i}": 99 for i in range(n)}
     found = dict(run_on_processes(square, tasks(tmp_path, n + 1, **deadly), n + 1))

@@ -187,12 +187,16 @@ def test_mixed_columns_cost_no_iterations(loss, rng):
 
 
 def weighted_gram(loss, A, Phi, labels, penalty):
-    """Sum over rows of curvature times outer product, and the penalty, but on the constant."""
+    """Sum over rows of curvature times outer product, and the penalty, but on the constant.
+
+    A row counts for a millionth of its weight at least, however flat its loss.
+    """
     rows = np.column_stack([Phi, np.ones(len(Phi))])
     gram = np.diag(np.append(np.full(Phi.shape[1], float(penalty)), 0.0))
     for row, y in zip(rows, labels, strict=True):
-        curvature = LOSSES[loss]((row @ A)[None], np.array([y]))[2][0]
+        curvature = LOSSES[loss]((row @ A)[None], np.array([y]))[2][0] + 1e-6
         gram += curvature * np.outer(row, row)
+    gram[-1, -1] *= 1 + 1e-6  # without a penalty of its own
     return gram
 
 
@@ -203,7 +207,7 @@ def test_the_preconditioner_is_the_factor_of_the_weighted_gram_matrix(loss, rng)
     R = fit_linear(loss, Phi, labels, start, 2.0, rounds=1).preconditioner
     assert_array_equal(R, np.triu(R))
     gram = weighted_gram(loss, start, Phi, labels, 2.0)
-    assert_allclose(R.T @ R, gram, atol=2e-6 * np.trace(gram))
+    assert_allclose(R.T @ R, gram, atol=1e-12 * np.trace(gram))
 
 
 @EVERY_LOSS
@@ -216,7 +220,7 @@ def test_where_rows_are_many_some_blocks_stand_for_all(loss, rng, monkeypatch):
     R = fit_linear(loss, Phi, labels, start, 2.0, rounds=1).preconditioner
     gram = weighted_gram(loss, start, Phi[chosen], labels[chosen], 0.0) * 118 / len(chosen)
     gram[np.arange(5), np.arange(5)] += 2.0
-    assert_allclose(R.T @ R, gram, atol=2e-6 * np.trace(gram))
+    assert_allclose(R.T @ R, gram, atol=1e-12 * np.trace(gram))
     # The optimum is that of all rows.
     monkeypatch.setattr(convex, "ROWS_FOR_GRAM", 2)
     some = exactly(loss, Phi, labels, start, 2.0)
@@ -401,6 +405,68 @@ def test_fewer_rows_than_columns_and_missing_classes(loss, rng):
     assert_array_equal(outputs.argmax(axis=1), labels)
     one = fit_linear(loss, Phi[:1], labels[:1], np.zeros((21, 4)), 0.1)
     assert np.isfinite(one.A).all()
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_columns_that_depend_on_each_other_are_no_fault(loss, dtype, rng):
+    """One direction, 300 times: rounding leaves their Gram matrix indefinite by 1e-5."""
+    x = rng.standard_normal((500, 1))
+    labels = (x[:, 0] + rng.standard_normal(500) > 0).astype(int)
+    Phi = (x * rng.standard_normal(300)).astype(dtype)
+    fitted = fit_linear(loss, Phi, labels, np.zeros((301, 2)), 1e-6, rounds=5, tolerance=1e-4)
+    assert fitted.gradient_norm**2 < 1e-4 * fitted.cost
+    alone = exactly(loss, x, labels, np.zeros((2, 2)), 1e-9)
+    assert fitted.cost < 1.01 * alone.cost
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+@pytest.mark.parametrize("penalty", [1e-12, 1.0, 1e12])
+@EVERY_LOSS
+def test_the_constant_is_fitted_beside_columns_of_any_scale(loss, penalty, scale, rng):
+    """Its curvature is 1e-12 of theirs or of the penalty; what it gains is as much as ever."""
+    Phi, labels, start = problem(rng)
+    Phi[:, :2] *= scale
+    fitted = fit_linear(loss, Phi, labels, start, penalty, rounds=5, tolerance=1e-5)
+    best = fit_linear(loss, Phi, labels, start, penalty, rounds=20, tolerance=1e-18)
+    assert fitted.cost < (1 + 3e-5) * best.cost
+    outputs = Phi @ best.A[:-1] + best.A[-1]
+    slope = LOSSES[loss](outputs, labels)[1].sum(axis=0)
+    assert np.abs(slope).max() < 1e-6 * len(labels)
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("case", ["one class", "one row", "zeros", "equal", "one weight"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("penalty", [1e-12, 1.0, 1e12])
+def test_rows_that_say_little_leave_the_weights_finite(loss, case, dtype, penalty, rng):
+    Phi, labels, start = problem(rng, dtype=dtype)
+    weights = None
+    if case == "one class":
+        labels[:] = 1
+    elif case == "one row":
+        Phi, labels = Phi[:1], labels[:1]
+    elif case == "one weight":
+        weights = np.zeros(len(Phi))
+        weights[5] = 3.0
+    else:
+        Phi[:] = 0.3 * (case == "equal")
+    fitted = fit_linear(loss, Phi, labels, start, penalty, rounds=5, sample_weight=weights)
+    assert np.isfinite(fitted.A).all()
+    assert np.isfinite(fitted.preconditioner).all()
+    assert fitted.cost <= plain_cost(loss, start, Phi, labels, penalty) * (1 + 1e-12)
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("seed", range(4))
+def test_a_tolerance_below_rounding_leads_to_a_gradient_that_is_rounding(loss, seed):
+    """Of the cost the search sees eps, and with it gradients of the root of eps alone."""
+    Phi, labels, start = problem(np.random.default_rng(seed))
+    fitted = exactly(loss, Phi, labels, start, 1.0)
+    outputs = Phi @ fitted.A[:-1] + fitted.A[-1]
+    slope = LOSSES[loss](outputs, labels)[1]
+    gradient = np.vstack([Phi.T @ slope + fitted.A[:-1], slope.sum(axis=0)])
+    assert np.abs(gradient).max() < 1e-8
 
 
 # --- weights -----------------------------------------------------------------------------

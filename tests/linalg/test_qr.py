@@ -3,7 +3,12 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
-from varpro_nn.linalg import StreamingQR, least_squares_with_ridge, small_equivalent
+from varpro_nn.linalg import (
+    StreamingQR,
+    least_squares_with_ridge,
+    schur_complement,
+    small_equivalent,
+)
 
 
 def row_sums(rows, block_size=None):
@@ -126,10 +131,82 @@ def test_rank_follows_the_tolerance(rng):
     assert ranks == [3, 2]
 
 
+def test_long_columns_do_not_hide_the_constant(rng):
+    """Beside columns of 1e6, or a ridge of 1e12, a column of ones is no rounding error."""
+    Phi = np.hstack([rng.standard_normal((30, 3)), np.ones((30, 1))])
+    tau = rng.standard_normal((30, 2)) + 5
+    for factor, ridge in ((1e6, 0.0), (1.0, 1e12), (1e6, 1e12)):
+        columns = Phi * [factor, 1, 1, 1]
+        ridges = np.array([ridge] * 3 + [0.0])
+        sums = row_sums(np.hstack([columns, tau]))
+        solution = least_squares_with_ridge(sums, ridges, 1e-5, length=np.sqrt(30))
+        A, sum_of_squares = reference.ridge_fit(columns, tau, ridges)
+        assert solution.rank == 4
+        assert_allclose(columns @ solution.A, columns @ A, atol=1e-8)
+        assert_allclose(solution.sum_of_squares, sum_of_squares, rtol=1e-9)
+
+
+@pytest.mark.parametrize("length", [np.inf, np.sqrt(40)], ids=["as they are", "scaled"])
+def test_the_minimum_norm_is_that_of_the_columns_as_they_are(length, rng):
+    """Copies of different lengths share their weight as they do without scaling."""
+    x = rng.standard_normal((40, 2))
+    Phi = np.hstack([x, 100 * x[:, :1], 1e-9 * rng.standard_normal((40, 1)), np.ones((40, 1))])
+    tau = rng.standard_normal((40, 2))
+    solution = least_squares_with_ridge(
+        row_sums(np.hstack([Phi, tau])), np.zeros(5), 1e-7, length=length
+    )
+    assert solution.rank == 3  # the copy is none, nor is a column that is small
+    A = np.linalg.pinv(Phi[:, [0, 1, 2, 4]], rtol=1e-9) @ tau
+    assert_allclose(solution.A[[0, 1, 2, 4]], A, atol=1e-6)
+    Q = solution.range_basis(Phi)
+    assert_allclose(Q.T @ Q, np.eye(3), atol=1e-9)
+
+
 def test_solving_does_not_use_up_the_sums(rng):
     sums = row_sums(rng.standard_normal((30, 5)))
     first, second = (least_squares_with_ridge(sums, np.full(3, 0.5)) for _ in range(2))
     assert_array_equal(first.A, second.A)
+
+
+# --- variables eliminated ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scales", [0.0, 6.0], ids=["alike", "mixed"])
+@pytest.mark.parametrize("rank", [0, 1, 3, 6])
+def test_schur_complement_of_any_rank_and_scale(rank, scales, rng):
+    """What is left of a sum of squares after the first 6 columns are projected out."""
+    left = rng.standard_normal((20, rank)) @ rng.standard_normal((rank, 6))
+    left *= 10.0 ** rng.uniform(-scales, scales, 6)
+    right = rng.standard_normal((20, 4))
+    H, X, Y = right.T @ right, left.T @ right, left.T @ left
+    found = schur_complement(H, X, Y.copy(), 6 * np.finfo(np.float64).eps)
+    Q = np.linalg.svd(left / np.maximum(np.abs(left).max(axis=0), 1e-300))[0][:, :rank]
+    rest = right - Q @ (Q.T @ right)
+    assert_allclose(found, rest.T @ rest, atol=1e-9 * H.max())
+
+
+def test_variables_without_curvature_stay_where_they_are():
+    H = np.array([[2.0]])
+    assert_array_equal(schur_complement(H, np.zeros((3, 1)), np.zeros((3, 3)), 1e-15), H)
+    Y = np.diag([0.0, 4.0, 5e-324])
+    X = np.array([[0.0], [2.0], [0.0]])
+    assert_allclose(schur_complement(H, X, Y, 1e-15), [[1.0]])
+
+
+def test_errors_of_a_singular_matrix_are_not_blown_up(rng):
+    """Single precision, and directions that are its rounding alone: the root of eps at most."""
+    eps = float(np.finfo(np.float32).eps)
+    worst = 0.0
+    for _ in range(50):
+        left = rng.standard_normal((40, 3)) @ rng.standard_normal((3, 10))
+        right = rng.standard_normal((40, 4))
+        rows = np.hstack([left, right]).astype(np.float32)
+        K = (rows.T @ rows).astype(np.float64)
+        found = schur_complement(K[10:, 10:], K[:10, 10:], K[:10, :10].copy(), 10 * eps)
+        Q = np.linalg.qr(left[:, :3])[0]
+        rest = right - Q @ (Q.T @ right)
+        worst = max(worst, np.abs(found - rest.T @ rest).max() / K[10:, 10:].max())
+    assert worst < 2 * np.sqrt(eps)
 
 
 # --- the small equivalent problem --------------------------------------------------------

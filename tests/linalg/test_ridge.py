@@ -5,8 +5,17 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
-from varpro_nn.linalg import GramAccumulator, RidgePath, column_tiles, left_out_errors
-from varpro_nn.linalg.ridge import spread
+from varpro_nn.linalg import (
+    GramAccumulator,
+    KernelAccumulator,
+    RidgePath,
+    RowStore,
+    column_tiles,
+    definite_factor,
+    left_out_errors,
+    product_over_rows,
+)
+from varpro_nn.linalg.ridge import ROWS, shrinkage, spread
 
 RIDGES = np.array([1e-3, 0.1, 1.0, 30.0])
 
@@ -303,3 +312,118 @@ def test_left_out_output_of_a_row_that_alone_fixes_a_direction_is_not_known(rng)
     outputs = path.leave_one_out(blocks(Phi, tau, None), np.array([0.0]), every=1).outputs
     assert np.isnan(outputs[7]).all()
     assert np.isfinite(np.delete(outputs, 7, axis=0)).all()
+
+
+# --- what rounding leaves ----------------------------------------------------------------
+
+
+def fitted(form, Phi, tau, ridge):
+    """Outputs of the ridge regression in one of its forms, and its left-out errors."""
+    ridges = np.array([ridge])
+    if form == "dual":
+        kernel = KernelAccumulator(len(Phi))
+        kernel.add(Phi.copy())
+        path = kernel.path(tau)
+        A, loo = path.weights([Phi.copy()], ridge), path.leave_one_out(ridges)
+    else:
+        path = path_of(Phi, tau) if form == "sums" else RowStore(Phi, tau).path()
+        A, loo = path.solve(ridge), path.leave_one_out(blocks(Phi, tau, None), ridges)
+    return A, Phi.astype(np.float64) @ A[:-1] + A[-1], loo
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("form", ["sums", "rows", "dual"])
+@pytest.mark.parametrize(
+    "case", ["plain", "twins", "equal", "constant", "wide", "twin rows", "one row", "mixed twins"]
+)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_tiny_ridge_leads_to_the_fit_without_one(case, form, dtype, scale, rng):
+    """Errors in directions that are rounding are not divided by the ridge."""
+    Phi, tau, _ = problem(rng, n=60, q=20)
+    if case in ("twins", "mixed twins"):
+        Phi[:, 10:] = Phi[:, :10] * (1e6 if case == "mixed twins" else 1)
+    elif case == "equal":
+        Phi[:] = Phi[:, :1]
+    elif case == "constant":
+        Phi[:] = 0.3
+    elif case == "twin rows":
+        Phi[30:] = Phi[:30]
+    elif case != "plain":
+        Phi, tau = Phi[: 12 if case == "wide" else 1], tau[: 12 if case == "wide" else 1]
+    Phi = (scale * Phi).astype(dtype)
+    centred = Phi.astype(np.float64) - Phi.mean(axis=0, dtype=np.float64)
+    centred /= max(np.abs(centred).max(), 1e-300)
+    slopes = np.linalg.lstsq(centred, tau - tau.mean(axis=0), rcond=1e-10)[0]
+    expected = centred @ slopes + tau.mean(axis=0)
+    for ridge in (0.0, 1e-12 * scale**2, 1e-7 * scale**2):
+        _, outputs, loo = fitted(form, Phi, tau, ridge)
+        # What single precision leaves of columns that have a mean, times their weights.
+        assert_allclose(outputs, expected, atol=0.05)
+        assert loo.mean_squared_error[0] > 0
+        assert not np.isnan(loo.mean_squared_error).any()
+    largest = float(np.square(Phi.astype(np.float64)).sum())
+    huge, outputs, _ = fitted(form, Phi, tau, 1e9 * largest)
+    assert_allclose(outputs, np.broadcast_to(tau.mean(axis=0), tau.shape), atol=1e-6)
+    assert np.isfinite(huge).all()
+
+
+def test_shrinkage_is_cut_where_rounding_outweighs_the_ridge():
+    e = np.array([0.0, 1e-9, 1e-3, 1.0])
+    assert_array_equal(shrinkage(e, 0.5, 1e-6), 1 / (e + 0.5))
+    assert_array_equal(shrinkage(e, 1e-6, 1e-6), [0, 0, *(1 / (e[2:] + 1e-6))])
+    assert_array_equal(shrinkage(e, 0.0, 1e-6, 1e-2), [0, 0, 0, 1])
+    assert_array_equal(shrinkage(np.zeros(2), 0.0, 0.0), [0, 0])
+
+
+def test_a_definite_matrix_keeps_its_factor(rng):
+    Phi = rng.standard_normal((30, 5)) * 10.0 ** np.array([-6, 0, 0, 3, 6])
+    gram = Phi.T @ Phi
+    R = definite_factor(gram, np.zeros(5), 1e-12 * np.diag(gram))
+    roots = np.sqrt(np.diag(gram))
+    assert_allclose(R.T @ R / np.outer(roots, roots), gram / np.outer(roots, roots), atol=2e-12)
+    penalised = definite_factor(gram, np.full(5, 7.0), 1e-12 * np.diag(gram))
+    floor = np.maximum(7.0, 1e-12 * np.diag(gram))
+    assert_allclose(penalised.T @ penalised, gram + np.diag(floor), rtol=1e-10)
+    assert_array_equal(R, np.triu(R))
+
+
+@pytest.mark.parametrize("rank", [0, 1, 10])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_matrix_that_rounding_made_indefinite_gets_a_margin(rank, dtype, rng):
+    """Its solution is that of the columns that there are, whatever scales they come in."""
+    columns = rng.standard_normal((500, rank)) @ rng.standard_normal((rank, 200))
+    scales = 10.0 ** rng.uniform(-3, 3, 200)
+    Phi = (columns * scales).astype(dtype)
+    tau = columns @ rng.standard_normal((200, 1))
+    gram = (Phi.T @ Phi).astype(np.float64)
+    floor = np.where(np.diag(gram) > 0, np.finfo(dtype).eps * np.diag(gram), 1.0)
+    before = gram.copy()
+    R = definite_factor(gram, np.zeros(200), floor)
+    assert_array_equal(gram, before)
+    A = np.linalg.solve(R.T @ R, (Phi.T @ tau.astype(dtype)).astype(np.float64))
+    assert_allclose(Phi @ A, tau, atol=2e-2 * max(1.0, np.abs(tau).max()))
+    # It is the scaled weights that say what is garbage.
+    assert np.abs(A[:, 0] * scales).max() <= 10 * np.abs(tau).max()
+    pivots = np.square(np.diag(R)) / floor
+    assert pivots.min() >= 0.5
+
+
+def test_long_sums_are_double():
+    """Beside a sum of 2^24 a single 1 is lost in single precision."""
+    left = np.ones((2 * ROWS + 3, 1), dtype=np.float32)
+    left[:ROWS] = 0
+    left[0] = 2**12
+    assert product_over_rows(left, left) == [[2**24 + ROWS + 3]]
+    assert product_over_rows(left[:, 0], left).dtype == np.float64
+    short = left[:10].astype(np.float64)
+    assert_array_equal(product_over_rows(short, short), short.T @ short)
+
+
+def test_a_sum_over_any_number_of_rows_is_as_exact_as_over_few(rng):
+    Phi = rng.random((200_000, 3)).astype(np.float32)
+    exact = Phi.astype(np.float64).T @ Phi.astype(np.float64)
+    assert_allclose(product_over_rows(Phi, Phi), exact, rtol=1e-6)
+    sums = GramAccumulator(3, 1, shift=np.zeros(3, np.float32))
+    sums.add(Phi.copy(), np.ones((len(Phi), 1)))
+    assert_allclose(np.triu(sums.arrays()["gram"]), np.triu(exact), rtol=1e-6)
+    assert_allclose(sums.arrays()["moments"][:, 0], Phi.sum(axis=0, dtype=np.float64), rtol=1e-6)

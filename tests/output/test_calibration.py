@@ -48,6 +48,18 @@ def test_outputs_that_are_not_known_do_not_count(rng):
     assert fit_temperature(np.ones((4, 3)), np.zeros(4, dtype=int)) is None
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("row", [0.1, 1e-6, 1e6])
+def test_outputs_that_differ_by_rounding_alone_have_no_temperature(row, dtype, rng):
+    """Their deviation is 1e-17, not 0; a temperature of that size makes rounding certain."""
+    z = np.full((50, 3), row, dtype=dtype)
+    labels = rng.integers(0, 3, 50)
+    assert fit_temperature(z, labels) is None
+    z *= rng.random((50, 1)).astype(dtype)  # what a row has in common is no difference
+    z[:, 0] *= 1 + np.finfo(dtype).eps
+    assert fit_temperature(z, labels) is None
+
+
 def test_calibration_error_bin_by_bin(rng):
     p = special.softmax(3 * rng.standard_normal((500, 4)), axis=1)
     labels, weights = rng.integers(0, 4, 500), rng.random(500)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from varpro_nn import whole_image_units
@@ -78,7 +78,8 @@ def test_blocks_are_the_features_of_their_images(rng, monkeypatch):
         chosen, feature_blocks(units, W, images, blocks=chosen), strict=True
     ):
         assert rows is given
-        assert_array_equal(Phi, whole[rows])
+        # A product of few rows may take another way through BLAS than one of many.
+        assert_allclose(Phi, whole[rows], rtol=1e-13, atol=1e-15)
     (first, *_) = feature_blocks(units, W, images, view=lambda block: block[..., ::-1])
     assert_array_equal(first[1], block_features(units, W, images[:256, :, ::-1]))
 

@@ -350,6 +350,16 @@ def test_windows_can_be_the_filters(whiten, rng):
     assert ((random_cosine / np.linalg.norm(away, axis=1)).max(axis=1) < 0.999).all()
 
 
+@pytest.mark.parametrize("contrast", [0.1, 0.60663577, 0.81585355])
+def test_windows_of_equal_contrast_can_all_be_filters(contrast, rng):
+    """The mean of equal numbers is larger than all of them, at times, in the last digit."""
+    board = contrast * (np.add.outer(np.arange(8), np.arange(8)) % 2)
+    units = PatchUnits("dense", (8, 8), 3, 4, grid=2, draw="windows")
+    W = units.init(np.repeat(board[None], 20, axis=0), rng)
+    assert np.isfinite(W).all()
+    assert W.any()
+
+
 def test_sampled_windows_are_windows_of_all_places(rng):
     images = rng.random((3, 2, 6, 5))
     units = PatchUnits("dense", (2, 6, 5), 1, 3, 2, grid=1, contrast=0.1)

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.linalg import cholesky
 from scipy.special import logsumexp, softmax
 from unit_checks import PROBLEMS, CountingUnits, inputs_of
 
 from varpro_nn.errors import NonFiniteError
-from varpro_nn.linalg.convex import fit_linear
+from varpro_nn.linalg.convex import ConvexFit, fit_linear
 from varpro_nn.units import whole_image_units
 from varpro_nn.varpro.cross_entropy import CrossEntropyFunctional
 from varpro_nn.varpro.fit import fit
@@ -348,27 +347,50 @@ def test_curvature_that_is_rounding_is_no_error(labels, ridge, dtype, rng):
         assert np.isfinite(functional.reduced(point)[1]).all()
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("ridge", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("size", [1.0, 100.0, 1000.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_what_is_added_to_an_indefinite_curvature_is_rounding(dtype, rng, monkeypatch):
-    """The matrix moves by less than the rounding error of the sums that it comes from."""
-    units = whole_image_units("bilinear", (4, 4), 2)
-    images, tau = rng.random((300, 4, 4)), np.eye(3)[np.arange(300) % 3]
-    functional = CrossEntropyFunctional(units, images, tau, ridge=1.0, dtype=dtype)
+def test_the_matrix_is_right_however_sure_the_network_is(
+    dtype, size, ridge, scale, rng, monkeypatch
+):
+    """Probabilities within 1e-300 of 0 and 1, next to no ridge, a fixed column of any scale.
+
+    The errors are shares of the matrix before the linear weights are eliminated.
+    """
+    k, n = 3, 300
+    units = whole_image_units("bilinear", (4, 4), 3)
+    images = rng.random((n, 4, 4))
     w = units.init(images, rng).ravel()
+    functional = CrossEntropyFunctional(
+        units, images, np.eye(k)[np.arange(n) % k], ridge=ridge, dtype=dtype,
+        fixed=scale * rng.standard_normal((n, 1)),
+    )  # fmt: skip
+    A = size * rng.standard_normal((5, k))
+    A[3] /= scale
+    fit_of = ConvexFit(A, 1.0, 1, 0.0, np.eye(5))
+    monkeypatch.setattr("varpro_nn.varpro.cross_entropy.fit_linear", lambda *_, **__: fit_of)
     H, _ = functional.normal_equations(w)
-    refused = []
 
-    def refuse_once(Y, **options):
-        if not refused:
-            refused.append(Y)
-            raise np.linalg.LinAlgError
-        return cholesky(Y, **options)
-
-    monkeypatch.setattr("scipy.linalg.cholesky", refuse_once)
-    moved, _ = functional.normal_equations(w)
-    assert refused
-    assert_allclose(moved, H, atol=1e4 * np.finfo(dtype).eps * np.abs(H).max())
-    assert np.linalg.eigvalsh(moved - H)[0] > -1e-12 * np.abs(H).max()
+    block, dPhi = functional.design.block_and_derivative(w, slice(None))
+    P = softmax(block.Phi @ A, axis=1)
+    B = np.einsum("imhp,hk->ikhp", dPhi.astype(np.float64), A[:3]).reshape(n, k, -1)
+    joint = np.zeros((5 * k + w.size, 5 * k + w.size))
+    for p, phi, b in zip(P, block.Phi.astype(dtype).astype(np.float64), B, strict=True):
+        J = np.hstack([np.kron(np.eye(k), phi), b])  # outputs by A, class by class, and by w
+        for a in range(k):
+            for c in range(a):
+                joint += p[a] * p[c] * np.outer(J[a] - J[c], J[a] - J[c])
+    before = joint[5 * k :, 5 * k :]
+    joint[np.arange(5 * k), np.arange(5 * k)] += np.tile([ridge] * 4 + [0.0], k)
+    root = np.sqrt(np.diag(joint)[: 5 * k])
+    e, V = np.linalg.eigh(joint[: 5 * k, : 5 * k] / np.outer(root, root))
+    Z = V.T @ (joint[: 5 * k, 5 * k :] / root[:, None]) / np.sqrt(np.maximum(e, 1e-12))[:, None]
+    expected = before - Z[e > 1e-12].T @ Z[e > 1e-12]
+    assert np.abs(H - expected).max() < np.sqrt(np.finfo(dtype).eps) * np.abs(before).max()
+    f, J = functional.reduced(w)
+    assert np.isfinite(J).all()
+    assert np.isfinite(f).all()
 
 
 def test_features_that_are_not_finite_are_an_error(rng):

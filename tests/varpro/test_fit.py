@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import binom
 from unit_checks import CountingUnits, ExponentialUnits
 
 from varpro_nn.errors import NonFiniteError
@@ -91,25 +92,33 @@ def test_blocks_descend_alike(rng):
     assert_allclose(costs[0], costs[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("solver", ["exact", "lm"])
-def test_planted_network_is_recovered(solver, rng):
-    """Data that a network of the same size explains: the best of 8 starts finds it."""
-    units = whole_image_units("bilinear", (4, 4), 2)
-    images = rng.random((100, 4, 4))
-    planted = units.init(images, rng)
-    tau = units.features(planted, images) @ rng.standard_normal((2, 3)) + rng.standard_normal(3)
-    functional = VarProFunctional(units, images, tau, dtype=np.float64)
-    reports = [
-        fit(functional, units.init(images, rng), solver=solver, max_nfev=80, gtol=1e-13, ftol=1e-13)
-        for _ in range(8)
-    ]
-    best = min(reports, key=lambda report: report.cost)
-    assert functional.cost(planted.ravel()) < 1e-24
-    assert best.cost < 1e-12
-    # The same network: its units, in some order, have the planted features.
-    found = units.features(best.w.reshape(2, -1), images)
-    correlation = np.corrcoef(found.T, units.features(planted, images).T)[:2, 2:]
-    assert_allclose(np.abs(correlation).max(axis=1), 1, atol=1e-6)
+@pytest.mark.parametrize(
+    ("solver", "n_problems", "rate"), [("exact", 12, 0.93), ("lm", 30, 0.33)], ids=["exact", "lm"]
+)
+def test_planted_network_is_recovered(solver, n_problems, rate, rng):
+    """Data that a network of the same size explains, and a start: a share of them finds it.
+
+    Of 240 starts 231 did with ``exact`` (0.963 +- 0.012) and 101 with ``lm`` (0.42 +- 0.03), whose
+    first step in MINPACK is a hundred times as long as the weights and may saturate the units.
+    With three standard errors less, ``rate``, fewer than what is asked have a probability of 1e-4.
+    """
+    n_found = 0
+    for _ in range(n_problems):
+        units = whole_image_units("bilinear", (4, 4), 2)
+        images = rng.random((100, 4, 4))
+        planted = units.init(images, rng)
+        tau = units.features(planted, images) @ rng.standard_normal((2, 3)) + rng.standard_normal(3)
+        functional = VarProFunctional(units, images, tau, dtype=np.float64)
+        assert functional.cost(planted.ravel()) < 1e-24
+        start = units.init(images, rng)
+        report = fit(functional, start, solver=solver, max_nfev=80, gtol=1e-13, ftol=1e-13)
+        if report.cost < 1e-12:
+            n_found += 1
+            # The same network: its units, in some order, have the planted features.
+            found = units.features(report.w.reshape(2, -1), images)
+            correlation = np.corrcoef(found.T, units.features(planted, images).T)[:2, 2:]
+            assert_allclose(np.abs(correlation).max(axis=1), 1, atol=1e-6)
+    assert n_found >= binom.ppf(1e-4, n_problems, rate)
 
 
 def test_gradient_vanishes_where_it_converges(rng):

@@ -250,6 +250,33 @@ def test_missing_rank_is_survived(case, ridge, rng):
         assert np.isfinite(functional.jacobian(w, kind, "array")).all()
 
 
+@pytest.mark.parametrize("ridge", [0.0, 1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("case", ["plain", "one class", "one image", "one weight", "twins"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_long_fixed_columns_leave_the_constant_and_the_units(dtype, case, ridge, rng):
+    """The fit is that of the same columns a million times shorter, whatever the ridge."""
+    n = 1 if case == "one image" else 30
+    units = whole_image_units("bilinear", (4, 5), 3)
+    images, fixed = rng.random((n, 4, 5)), rng.standard_normal((n, 2))
+    tau = np.eye(3)[rng.integers(3, size=n) * (case != "one class")]
+    w = units.init(rng.random((30, 4, 5)), rng).ravel()
+    if case == "twins":
+        w = np.tile(w[:10], 3)
+    weights = np.where(np.arange(n) == 4, 2.0, 0.0) if case == "one weight" else np.ones(n)
+    functional = VarProFunctional(
+        units, images, tau, ridge=ridge, fixed=1e6 * fixed, dtype=dtype, sample_weight=weights
+    )
+    Phi = np.hstack([units.features(w.reshape(3, -1), images), fixed, np.ones((n, 1))])
+    ridges = np.array([ridge] * 3 + [ridge / 1e12] * 2 + [0.0])  # of the shorter columns
+    _, sum_of_squares = reference.ridge_fit(Phi, tau, ridges, weights)
+    cost = functional.cost(w)
+    assert_allclose(cost, 0.5 * sum_of_squares, rtol=1e-5, atol=1e-9)
+    assert np.isfinite(functional.reduced(w)[1]).all()
+    numeric = reference.derivative(functional.cost, w) if dtype == np.float64 else None
+    if numeric is not None and case != "twins":  # whose rank changes with the step
+        assert_allclose(functional.gradient(w), numeric, rtol=1e-4, atol=1e-7)
+
+
 # --- memo, and what is left alone --------------------------------------------------------
 
 
@@ -388,7 +415,12 @@ def test_a_derivative_that_is_not_finite_is_an_error(method, rng):
 
 @pytest.mark.parametrize("block_size", [None, 200, 20])
 def test_sums_are_double_whatever_the_blocks(block_size, rng):
-    """Single precision in the products alone: many blocks are no worse than one."""
+    """Single precision in the products alone: many blocks are no worse than one.
+
+    Features and derivatives have an error of eps, and a product over 4096 rows one of sqrt(4096)
+    eps / 2 = 32 eps, 4e-6, if it is summed row by row; BLAS has four lanes at least, so 2e-6, and
+    five such products have 1e-6 of their sum. (One over all 20,000 rows has 8e-6 and 4e-6.)
+    """
     units = whole_image_units("bilinear", (6, 6), 4)
     images = rng.random((20_000, 6, 6))
     tau = np.eye(3)[rng.integers(3, size=20_000)]

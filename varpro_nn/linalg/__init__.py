@@ -13,13 +13,16 @@ from varpro_nn.linalg.qr import (
     LinearSolution,
     StreamingQR,
     least_squares_with_ridge,
+    schur_complement,
     small_equivalent,
 )
 from varpro_nn.linalg.ridge import (
     RidgePath,
     add_gram,
     column_tiles,
+    definite_factor,
     left_out_errors,
+    product_over_rows,
     run_tiles,
     spread,
 )
@@ -35,9 +38,12 @@ __all__ = [
     "StreamingQR",
     "add_gram",
     "column_tiles",
+    "definite_factor",
     "least_squares_with_ridge",
     "left_out_errors",
+    "product_over_rows",
     "run_tiles",
+    "schur_complement",
     "small_equivalent",
     "spread",
 ]

@@ -11,27 +11,38 @@ multiple of the identity.
 The Gram matrix weighs each row by the curvature of its loss at the start, and once more in each
 round, since at the end only the few hard rows curve.
 
+L-BFGS tells steps apart by the cost, whose rounding error ``eps cost`` hides gradients below about
+``sqrt(eps cost)``. Where more is asked, quasi-Newton steps with its approximate Hessian go on, each
+judged by the norm of the gradient, down to the rounding of the gradient itself.
+
 Losses: ``softmax``, the multinomial cross-entropy ``-log p_y``; ``hinge``, the squared multiclass
 hinge of Weston and Watkins, ``1/2 sum_{c != y} max(0, 1 + z_c - z_y)^2`` (squared, so that it has
 a gradient).
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import scipy
 
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
-from varpro_nn.linalg import add_gram, run_tiles
+from varpro_nn.linalg import add_gram, definite_factor, run_tiles
+from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.linalg.threads import Threads
 
-ROWS = 4096
-"""Rows of one block of work."""
 ROWS_FOR_GRAM = 10
 """Rows for each column that a preconditioner is made of at least."""
+_FLAT = 1e-6
+"""Share of its largest curvature below which a row, or a direction of columns, counts as flat."""
+_STALLED = 3
+"""Steps in a row that do not halve the gradient, after which it is taken for rounding."""
+_MEMORY = 20
+"""Pairs of steps and changes of the gradient that the approximate Hessian is made of."""
 
 _logger = logging.getLogger(__name__)
 
@@ -121,7 +132,8 @@ def fit_linear(
         Of each round.
     tolerance : float
         Stop when the squared norm of the preconditioned gradient is below this share of the
-        cost: what is left to gain is about half of it.
+        cost: what is left to gain is about half of it. A share that is below rounding leads to a
+        gradient that is rounding.
     preconditioner : ndarray, shape (q + 1, q + 1), optional
         Of an earlier fit, for the first round.
     threads : Threads, optional
@@ -141,7 +153,7 @@ def fit_linear(
         A, cost, norm, count = _search(problem, R, A, max_iterations, tolerance)
         n_iterations += count
         _logger.debug("%s: cost %.6g, gradient %.3g after %d", loss, cost, norm, n_iterations)
-        if count < max_iterations:
+        if norm**2 <= tolerance * cost or count < max_iterations:
             break
     return ConvexFit(A, cost, n_iterations, norm, R)
 
@@ -149,22 +161,26 @@ def fit_linear(
 def _search(
     problem: "_Problem", R: FloatArray, A: FloatArray, max_iterations: int, tolerance: float
 ) -> tuple[FloatArray, float, float, int]:
-    """L-BFGS in ``Z = R A`` from ``A``."""
+    """L-BFGS in ``Z = R A`` from ``A``, and steps by the gradient alone where the cost is blind."""
     shape = A.shape
 
     def to_weights(z: FloatArray) -> FloatArray:
         return scipy.linalg.solve_triangular(R, z.reshape(shape), check_finite=False)
 
-    last = [np.inf, np.inf]
+    last: Any = None
+    path: deque[tuple[FloatArray, FloatArray]] = deque(maxlen=_MEMORY + 1)
 
     def objective(z: FloatArray) -> tuple[float, FloatArray]:
+        nonlocal last
         cost, gradient = problem.value(to_weights(z))
         g = scipy.linalg.solve_triangular(R, gradient, trans="T", check_finite=False).ravel()
-        last[:] = cost, float(g @ g)
+        last = cost, g
         return cost, g
 
-    def enough(intermediate_result: object) -> None:
-        if last[1] < tolerance * last[0]:
+    def enough(intermediate_result: Any) -> None:
+        cost, g = last
+        path.append((intermediate_result.x.copy(), g.copy()))
+        if g @ g <= tolerance * cost:
             raise StopIteration  # SciPy's way to end the search
 
     result = scipy.optimize.minimize(
@@ -173,9 +189,50 @@ def _search(
         jac=True,
         method="L-BFGS-B",
         callback=enough,
-        options={"maxiter": max_iterations, "maxcor": 20, "ftol": 0.0, "gtol": 0.0},
+        options={"maxiter": max_iterations, "maxcor": _MEMORY, "ftol": 0.0, "gtol": 0.0},
     )
-    return to_weights(result.x), float(result.fun), float(np.linalg.norm(result.jac)), result.nit
+    z, cost, g, count = result.x, float(result.fun), result.jac, result.nit
+    if count < max_iterations and g @ g > tolerance * cost:
+        # The line search ended where the cost no longer falls, but for rounding.
+        z, cost, g, more = _polish(objective, (z, cost, g), path, max_iterations - count, tolerance)
+        count += more
+    return to_weights(z), cost, float(np.linalg.norm(g)), count
+
+
+def _polish(
+    objective: Callable[[FloatArray], tuple[float, FloatArray]],
+    point: tuple[FloatArray, float, FloatArray],
+    path: "deque[tuple[FloatArray, FloatArray]]",
+    max_iterations: int,
+    tolerance: float,
+) -> tuple[FloatArray, float, FloatArray, int]:
+    """Quasi-Newton steps from ``point``, its cost and gradient, that lower the gradient's norm.
+
+    ``path`` has the points before and their gradients, from which follows the curvature.
+    """
+    z, cost, g = point
+    pairs = [(z1 - z0, g1 - g0) for (z0, g0), (z1, g1) in pairwise(path)]
+    n_stalled = 0
+    for count in range(max_iterations):
+        pairs = [(step, change) for step, change in pairs if step @ change > 0][-_MEMORY:]
+        if not pairs or n_stalled == _STALLED or g @ g <= tolerance * cost:
+            return z, cost, g, count
+        steps, changes = (np.array(each) for each in zip(*pairs, strict=True))
+        # Nocedal and Wright, section 7.2: the multiple of the identity that the pairs correct.
+        root = np.sqrt(steps[-1] @ changes[-1]) / np.linalg.norm(changes[-1])
+        inverse = scipy.optimize.LbfgsInvHessProduct(steps / root, changes * root)
+        step = -root * inverse.matvec(root * g)
+        cost_there, g_there = objective(z + step)
+        pairs.append((step, g_there - g))
+        n_stalled += 1
+        # Of a convex function near its optimum a smaller gradient is a lower cost. A step to a
+        # larger one is not taken, and corrects the curvature for the next.
+        share = np.sqrt(g_there @ g_there / (g @ g))
+        if share < 1:
+            z, cost, g = z + step, cost_there, g_there
+        if share < 0.5:
+            n_stalled = 0
+    return z, cost, g, max_iterations
 
 
 class _Problem:
@@ -231,19 +288,23 @@ class _Problem:
     def preconditioner(self, A: FloatArray) -> FloatArray:
         """Upper Cholesky factor of the Gram matrix, each row weighted by its curvature.
 
-        It need not be exact: of many rows, every second (third, ...) block stands for all.
+        It need not be exact: of many rows, every second (third, ...) block stands for all. Nor
+        need it be definite: flat rows leave directions without any weight, and so do columns that
+        depend on each other. The floors are relative to each column, whatever its scale: the
+        constant column has no penalty, and lost beside others its slope would look like none.
         """
         n, q = self._Phi.shape
         gram = np.zeros((q + 1, q + 1))
         step = max(1, n // max(ROWS_FOR_GRAM * q, ROWS))
         chosen = self._slices[::step]
         for rows in chosen:
-            curvature = self._losses(rows, A)[2]
+            weights = 1.0 if self._weights is None else self._weights[rows]
+            curvature = self._losses(rows, A)[2] + _FLAT * weights
             root = np.sqrt(curvature).astype(self._Phi.dtype)[:, None]
             add_gram(gram, np.concatenate([root * self._Phi[rows], root], axis=1), self._threads)
         gram *= n / sum(rows.stop - rows.start for rows in chosen)
-        diagonal = np.diag_indices_from(gram)
-        gram[diagonal] += self._penalty[:, 0]
-        # Rows that no longer curve leave directions without any weight.
-        gram[diagonal] += 1e-6 * np.trace(gram) / len(gram)
-        return np.triu(scipy.linalg.cholesky(gram, overwrite_a=True, check_finite=False))
+        squares = np.diag(gram)
+        # Where there is nothing, a column of zeros or rows without weight, any number will do.
+        return definite_factor(
+            gram, self._penalty[:, 0], np.where(squares > 0, _FLAT * squares, 1.0)
+        )

@@ -44,7 +44,9 @@ from varpro_nn.linalg.ridge import (
     add_gram,
     column_tiles,
     left_out_errors,
+    product_over_rows,
     run_tiles,
+    shrinkage,
 )
 from varpro_nn.linalg.threads import Threads
 
@@ -160,10 +162,13 @@ class DualPath:
     @property
     def rank(self) -> int:
         """Directions of the columns that are above rounding; n - 1 at most."""
+        return int(np.count_nonzero(self.eigenvalues > self._rounding))
+
+    @property
+    def _rounding(self) -> float:
         # As for the Gram matrix: errors of random signs, of eps times a diagonal entry.
         rounding = self.precision * self.eigenvalues.sum() / np.sqrt(len(self.eigenvalues))
-        rounding += 10 * float(np.finfo(np.float64).eps) * self.eigenvalues[-1]
-        return int(np.count_nonzero(self.eigenvalues > rounding))
+        return float(rounding + 10 * float(np.finfo(np.float64).eps) * self.eigenvalues[-1])
 
     def degrees_of_freedom(self, ridge: float) -> float:
         """Trace of the hat matrix, the constant column included.
@@ -201,9 +206,9 @@ class DualPath:
         """
         ridges = np.asarray(ridges, dtype=np.float64)
         n, k = self.tau.shape
-        shrinkage = np.stack([self._shrinkage(ridge) for ridge in ridges], axis=1)  # (n, g)
+        shrunk = np.stack([self._shrinkage(ridge) for ridge in ridges], axis=1)  # (n, g)
         # lam / (e + lam): what 1 - e / (e + lam) is, without the cancellation where lam << e.
-        left_share = np.where(ridges > 0, ridges * shrinkage, shrinkage == 0)
+        left_share = np.where(shrunk > 0, ridges * shrunk, 1.0)
         # Residuals for all ridges side by side: (n, g * k), one product a tile of rows.
         coefficients = left_share[:, :, None] * self.projected_targets[:, None, :]
         coefficients = coefficients.reshape(n, -1)
@@ -231,12 +236,10 @@ class DualPath:
         if not 0 <= ridge < np.inf:
             msg = f"ridge must be finite and not negative, got {ridge}."
             raise ValueError(msg)
-        if ridge > 0:
-            return 1 / (self.eigenvalues + ridge)
-        # Without a ridge a direction that the rows do not excite, but for rounding, gets nothing.
-        noise = len(self.eigenvalues) * self.precision
-        excited = self.eigenvalues > noise * self.eigenvalues[-1]
-        return np.divide(1.0, self.eigenvalues, out=np.zeros_like(self.eigenvalues), where=excited)
+        noise = len(self.eigenvalues) * self.precision * float(self.eigenvalues[-1])
+        # Ten times what rounding is as a rule: coefficients of rows that nothing excites cancel in
+        # the linear weights but for rounding, so a false direction costs more here than a true one.
+        return shrinkage(self.eigenvalues, ridge, 10 * self._rounding, 0.0 if ridge else noise)
 
 
 def check_block(Phi: RealArray, n_rows: int) -> None:
@@ -265,11 +268,10 @@ def centre(Phi: RealArray, threads: Threads | None) -> FloatArray:
 def _add_transposed_product(
     left: RealArray, right: RealArray, out: FloatArray, threads: Threads | None
 ) -> None:
-    """``out += left' right``, its rows shared among threads; the sum over tiles is double."""
+    """``out += left' right``, its rows shared among threads."""
 
     def one_tile(columns: slice) -> None:
-        for rows in column_tiles(len(left)):
-            out[columns] += left[rows, columns].T @ right[rows]
+        out[columns] += product_over_rows(left[:, columns], right)
 
     run_tiles(threads, one_tile, column_tiles(left.shape[1]))
 

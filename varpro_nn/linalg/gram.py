@@ -11,7 +11,14 @@ import numpy as np
 import scipy
 
 from varpro_nn._typing import FloatArray, IndexArray, RealArray
-from varpro_nn.linalg.ridge import RidgePath, add_gram, column_tiles, run_tiles, spread
+from varpro_nn.linalg.ridge import (
+    RidgePath,
+    add_gram,
+    column_tiles,
+    product_over_rows,
+    run_tiles,
+    spread,
+)
 from varpro_nn.linalg.threads import Threads
 
 
@@ -93,7 +100,7 @@ class GramAccumulator:
         right = np.concatenate([root[:, None] * tau, root[:, None]], axis=1)
 
         def add_moments(tile: slice) -> None:
-            products = Phi[:, tile].T @ right.astype(Phi.dtype)
+            products = product_over_rows(Phi[:, tile], right.astype(Phi.dtype))
             self._moments[tile] += products[:, :-1]
             self._sum_Phi[tile] += products[:, -1]
 
@@ -239,6 +246,7 @@ class GramAccumulator:
             squares_tau=self._squares_tau - float(self._sum_tau @ mean_tau),
             sum_weights=self._sum_weights,
             noise=len(V) * eps,
+            rounding=rounding,
             null_space=null_space,
         )
 

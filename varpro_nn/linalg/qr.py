@@ -19,7 +19,9 @@ the fit is ``R11 A = R12``, twice the cost is ``||R22||^2``, and ``Q1 = s Phi T`
 the rows of the images. If ``R11`` is numerically singular, its singular value decomposition
 takes over: ``T = V_r diag(1 / sigma_r)`` with the singular values above ``rank_tolerance`` times
 the largest, which gives the minimum-norm fit, and ``T T'`` is the pseudo-inverse of the Gram
-matrix.
+matrix. For this decision columns longer than a column of ones are made as long: beside columns of
+1e6, or a ridge of 1e12, the constant is no rounding error. Shorter ones keep their length: those of
+units that are nearly dead are rounding errors.
 
 References
 ----------
@@ -76,7 +78,8 @@ class LinearSolution:
     rank : int
         Numerical rank of the ridge-augmented ``s Phi``.
     condition : float
-        Estimate of its condition number, of the part that was kept.
+        Estimate of its condition number, of the part that was kept; of the scaled columns, if
+        they are scaled to decide the rank.
     """
 
     A: FloatArray
@@ -98,7 +101,11 @@ class LinearSolution:
 
 
 def least_squares_with_ridge(
-    sums: StreamingQR, ridge: FloatArray, rank_tolerance: float = RANK_TOLERANCE
+    sums: StreamingQR,
+    ridge: FloatArray,
+    rank_tolerance: float = RANK_TOLERANCE,
+    *,
+    length: float = np.inf,
 ) -> LinearSolution:
     """Fit ``A`` from the triangular factor of ``[s Phi, s tau]``.
 
@@ -110,6 +117,8 @@ def least_squares_with_ridge(
         ``lam_j >= 0`` of each column; 0 for the constant column.
     rank_tolerance : float
         Relative bound under which a singular value counts as zero.
+    length : float
+        Norm of a column of ones; where the rank is decided, longer columns are scaled to it.
 
     Returns
     -------
@@ -126,20 +135,72 @@ def least_squares_with_ridge(
     R11, R12, R22 = factor[:q, :q], factor[:q, q:], factor[q:, q:]
     sum_of_squares = float(np.vdot(R22, R22))
 
+    # By the largest entry, which is the norm to a factor of sqrt(q), and cannot overflow.
+    largest = np.abs(R11).max(axis=0, initial=0.0)
+    scale = length / np.maximum(largest, length) if length < np.inf else np.ones(q)
+    scaled = R11 * scale
     if np.all(np.diag(R11) != 0):
-        reciprocal_condition, info = scipy.linalg.lapack.dtrcon(R11, norm="1", uplo="U")
+        reciprocal_condition, info = scipy.linalg.lapack.dtrcon(scaled, norm="1", uplo="U")
         if info == 0 and reciprocal_condition > rank_tolerance:
             A = scipy.linalg.solve_triangular(R11, R12, check_finite=False)
             return LinearSolution(A, sum_of_squares, q, 1 / reciprocal_condition, R11, None)
 
-    U, sigma, Vt = scipy.linalg.svd(R11, check_finite=False)
+    U, sigma, Vt = scipy.linalg.svd(scaled, check_finite=False)
     rank = int(np.count_nonzero(sigma > rank_tolerance * sigma[0]))
     projected = U.T @ R12
-    T = Vt[:rank].T / sigma[:rank]
+    V = Vt.T * scale[:, None]
+    T = V[:, :rank] / sigma[:rank]
+    if np.any(scale != 1):
+        # The minimum norm is that of the columns as they are: nothing of it in their null space.
+        N = scipy.linalg.qr(V[:, rank:], mode="economic", check_finite=False)[0]
+        T -= N @ (N.T @ T)
     # What the dropped directions could have explained stays in the residual.
     sum_of_squares += float(np.vdot(projected[rank:], projected[rank:]))
     condition = float(sigma[0] / sigma[rank - 1]) if rank else 0.0
     return LinearSolution(T @ projected[:rank], sum_of_squares, rank, condition, R11, T)
+
+
+def schur_complement(H: FloatArray, X: FloatArray, Y: FloatArray, noise: float) -> FloatArray:
+    """Eliminate the first variables of a semidefinite matrix: ``H - X' Y^-1 X``.
+
+    A pivoted Cholesky factorisation of ``Y``, scaled to a unit diagonal, stops at pivots that are
+    rounding. Those variables stay where they are, which leaves ``H`` larger.
+
+    Parameters
+    ----------
+    H : ndarray, shape (p, p)
+    X : ndarray, shape (s, p)
+    Y : ndarray, shape (s, s)
+        Of any rank, even zero, and of any scales. It is used as work space and overwritten.
+    noise : float
+        Pivots up to this share of a diagonal entry of ``Y`` count as zero.
+
+    Returns
+    -------
+    ndarray, shape (p, p)
+
+    Notes
+    -----
+    Let the rounding errors of ``X_ij`` be ``c eps sqrt(Y_ii H_jj)`` at most, as those of sums of
+    products are. With scaled pivots above ``noise = s eps`` they move a row of ``L^-1 X`` by about
+    ``c eps sqrt(H_jj / noise)``, all of them together by ``c sqrt(eps H_jj)``; and the rows of
+    ``L^-1 X`` have squares that add up to ``H_jj`` at most. So the result is off by about
+    ``2 c sqrt(eps)`` of ``H`` in the worst case, when a pivot is barely above rounding, whatever
+    the rank and the scale of ``Y``.
+    """
+    diagonal = np.diag(Y).copy()
+    # A variable without curvature has no share in X either: it stays where it is.
+    scale = np.divide(1.0, np.sqrt(diagonal), out=np.zeros_like(diagonal), where=diagonal > 0)
+    Y *= scale[:, None]
+    Y *= scale
+    factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf(Y.T, tol=noise, overwrite_a=True)
+    if not rank:  # which not every SciPy takes for a system of equations
+        return H
+    kept = pivots[:rank] - 1
+    Z = scipy.linalg.solve_triangular(
+        factor[:rank, :rank], scale[kept, None] * X[kept], trans="T", check_finite=False
+    )
+    return H - Z.T @ Z
 
 
 def small_equivalent(

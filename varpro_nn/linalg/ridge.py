@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, RealArray
@@ -30,6 +31,13 @@ from varpro_nn.linalg.threads import Threads
 
 TILE = 512
 """Columns of one tile: a product of two tiles is large enough for BLAS, small enough to share."""
+ROWS = 4096
+"""Rows of one product in single precision at most; the sum over such products is double.
+
+A sum of ``b`` products has a rounding error of ``b eps`` times the sum of their magnitudes at
+most, and of about ``sqrt(b) eps / 2`` as a rule: at most 64 units of the last digit here, 4e-6,
+whatever the number of rows; BLAS sums in several lanes at a time, so less.
+"""
 
 _PRESENT = 1e-3
 """Entries of a null vector below this are rounding."""
@@ -41,6 +49,15 @@ Rows = tuple[RealArray, FloatArray, FloatArray | None]
 def column_tiles(n_columns: int) -> list[slice]:
     """Cut columns into tiles, the same ones whatever the number of threads."""
     return [slice(start, min(start + TILE, n_columns)) for start in range(0, n_columns, TILE)]
+
+
+def product_over_rows(left: RealArray, right: RealArray) -> FloatArray:
+    """``left' right``, a sum over any number of rows, by products of :data:`ROWS` rows each."""
+    total = (left[:ROWS].T @ right[:ROWS]).astype(np.float64, copy=False)
+    for start in range(ROWS, len(left), ROWS):
+        rows = slice(start, start + ROWS)
+        total += left[rows].T @ right[rows]
+    return total
 
 
 def run_tiles(threads: Threads | None, task: Callable[[Any], None], items: Iterable[Any]) -> None:
@@ -63,9 +80,51 @@ def add_gram(gram: FloatArray, rows: RealArray, threads: Threads | None) -> None
 
     def add_pair(pair: tuple[slice, slice]) -> None:
         left, right = pair
-        gram[left, right] += rows[:, left].T @ rows[:, right]
+        gram[left, right] += product_over_rows(rows[:, left], rows[:, right])
 
     run_tiles(threads, add_pair, [(a, b) for i, a in enumerate(tiles) for b in tiles[i:]])
+
+
+def definite_factor(gram: FloatArray, penalty: FloatArray, floor: FloatArray) -> FloatArray:
+    """Upper Cholesky factor ``R`` of a Gram matrix that rounding may have left indefinite.
+
+    ``R'R = gram + diag(max(penalty, floor))``, the floor ten times larger, and again, until the
+    matrix is definite by a margin.
+
+    Parameters
+    ----------
+    gram : ndarray, shape (q, q)
+        Its upper triangle is read.
+    penalty : ndarray, shape (q,)
+        Not negative.
+    floor : ndarray, shape (q,)
+        Positive: rounding errors of ``gram``, as shares of its diagonal. Columns may be of any
+        scale.
+
+    Returns
+    -------
+    ndarray, shape (q, q)
+        Its lower triangle is zero.
+
+    Notes
+    -----
+    The pivots ``R_jj^2`` are Schur complements. Those of a semidefinite matrix and the floor are
+    at least the floor, so a smaller one tells of errors that are larger, and of a solution that
+    may be anything. A larger floor damps directions at the level of these errors, no others. The
+    errors of ``q`` columns are ``q`` times those of an entry at most, so the floor stays below
+    ``10 q`` times the first one.
+    """
+    while True:
+        matrix = gram.copy()
+        matrix[np.diag_indices_from(matrix)] += np.maximum(penalty, floor)
+        try:
+            R = scipy.linalg.cholesky(matrix, overwrite_a=True, check_finite=False)
+        except scipy.linalg.LinAlgError:
+            pass
+        else:
+            if (np.square(np.diag(R)) >= 0.5 * floor).all():
+                return R
+        floor = 10 * floor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,9 +168,10 @@ class RidgePath:
     noise : float
         Rounding error of the eigenvalues, relative to the largest: a bound, which is far above
         what they have as a rule.
+    rounding : float
+        Eigenvalues up to this one are those of rounding, as a rule.
     null_space : ndarray, shape (q, number of eigenvalues - rank)
-        Directions with eigenvalues that are those of rounding, of columns of unit variance where
-        they were standardised.
+        Directions of these eigenvalues, of columns of unit variance where they were standardised.
     """
 
     eigenvalues: FloatArray
@@ -122,6 +182,7 @@ class RidgePath:
     squares_tau: float
     sum_weights: float
     noise: float
+    rounding: float
     null_space: FloatArray
 
     @property
@@ -181,9 +242,9 @@ class RidgePath:
         From the sums alone, without another pass over the rows; what leave-one-out would be if
         all rows had the same leverage (Golub, Heath and Wahba, 1979). Infinite if nothing is left.
         """
-        shrinkage = self._shrinkage(ridge)
+        shrunk = self._shrinkage(ridge)
         # |tau|^2 - 2 b'A + A' G A, of which the last two are sums over the eigenvectors.
-        explained = (2 * shrinkage - self.eigenvalues * shrinkage**2) @ np.square(
+        explained = (2 * shrunk - self.eigenvalues * shrunk**2) @ np.square(
             self.projected_moments
         ).sum(axis=1)
         left = 1 - self.degrees_of_freedom(ridge) / self.sum_weights
@@ -192,11 +253,11 @@ class RidgePath:
         return float(max(self.squares_tau - explained, 0.0) / self.sum_weights / left**2)
 
     def _shrinkage(self, ridge: float) -> FloatArray:
-        if ridge > 0:
-            return 1 / (self.eigenvalues + ridge)
-        # Without a ridge a direction that the rows do not excite, but for rounding, gets nothing.
-        excited = self.eigenvalues > self.noise * self.eigenvalues[-1]
-        return np.divide(1.0, self.eigenvalues, out=np.zeros_like(self.eigenvalues), where=excited)
+        # With a smaller ridge a direction that the rows do not excite, but for rounding, gets
+        # nothing: it would get errors over the ridge. Without one, the bound is what is safe.
+        largest = max(self.eigenvalues[-1:].tolist(), default=0.0)
+        least = self.noise * largest if ridge == 0 else 0.0
+        return shrinkage(self.eigenvalues, ridge, self.rounding, least)
 
     def leave_one_out(
         self,
@@ -224,11 +285,11 @@ class RidgePath:
         """
         kept: list[NDArray[np.float32]] = []
         n_rows = 0
-        shrinkage = np.stack([self._shrinkage(ridge) for ridge in ridges], axis=1)  # (q, g)
+        shrunk = np.stack([self._shrinkage(ridge) for ridge in ridges], axis=1)  # (q, g)
         # Coefficients of psi for all ridges side by side: (q, g * k), one product a block.
         k = self.projected_moments.shape[1]
-        coefficients = shrinkage[:, :, None] * self.projected_moments[:, None, :]
-        coefficients = coefficients.reshape(len(shrinkage), -1)
+        coefficients = shrunk[:, :, None] * self.projected_moments[:, None, :]
+        coefficients = coefficients.reshape(len(shrunk), -1)
         squared = np.zeros(len(ridges))
         wrong = np.zeros(len(ridges))
         V: RealArray | None = None
@@ -240,7 +301,7 @@ class RidgePath:
             psi = _product(Phi, V, threads)
             fitted = (psi @ coefficients.astype(dtype)).reshape(len(tau), len(ridges), -1)
             np.square(psi, out=psi)
-            leverage = (psi @ shrinkage.astype(dtype)).astype(np.float64) + 1 / self.sum_weights
+            leverage = (psi @ shrunk.astype(dtype)).astype(np.float64) + 1 / self.sum_weights
             weights = np.ones(len(tau)) if sample_weight is None else sample_weight
             leverage *= weights[:, None]
             residual = (tau - self.mean_tau)[:, None, :] - fitted
@@ -256,6 +317,33 @@ class RidgePath:
         outputs = np.concatenate([np.zeros((0, len(ridges), k), np.float32), *kept])
         rows = np.arange(len(outputs)) * every
         return LeaveOneOut(squared / self.sum_weights, wrong / self.sum_weights, rows, outputs)
+
+
+def shrinkage(
+    eigenvalues: FloatArray, ridge: float, rounding: float, least: float = 0.0
+) -> FloatArray:
+    """``1 / (e + lam)``, but 0 for directions that are rounding, unless the ridge outweighs it.
+
+    Parameters
+    ----------
+    eigenvalues : ndarray, shape (any,)
+        Not negative.
+    ridge : float
+        ``lam``.
+    rounding : float
+        Rounding error of the eigenvalues, those of a Gram matrix. Where an eigenvalue is no larger,
+        the moments ``V'Phi'tau`` are at most about ``sqrt(rounding) |tau|``, errors included. With
+        a larger ridge the linear weights there are below ``|tau| / sqrt(rounding)``, as in a
+        direction that is just above rounding; with a smaller one there would be no bound.
+    least : float
+        Eigenvalues up to this one count as rounding too.
+
+    Returns
+    -------
+    ndarray, shape (any,)
+    """
+    excited = eigenvalues > max(rounding, least) if ridge <= rounding else eigenvalues >= 0
+    return np.divide(1.0, eigenvalues + ridge, out=np.zeros_like(eigenvalues), where=excited)
 
 
 def _without(N: FloatArray, rows: NDArray[np.int_]) -> FloatArray:

@@ -11,13 +11,11 @@ import scipy
 
 from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.linalg.gram import GramAccumulator
-from varpro_nn.linalg.ridge import RidgePath, spread
+from varpro_nn.linalg.ridge import ROWS, RidgePath, spread
 from varpro_nn.linalg.threads import Threads
 
 _ROUNDING = 100
 """Units of the last digit, relative to a row, by which features made in other blocks may differ."""
-_BLOCK = 1024
-"""Rows of one product in single precision; the sums over blocks are double."""
 
 
 class RowStore:
@@ -105,8 +103,8 @@ class RowStore:
     def sums(self, threads: Threads | None = None) -> GramAccumulator:
         """Sum over the rows, block by block; threads share the work."""
         sums = GramAccumulator(self.n_columns, self.n_targets)
-        for start in range(0, len(self._Phi), _BLOCK):
-            rows = slice(start, start + _BLOCK)
+        for start in range(0, len(self._Phi), ROWS):
+            rows = slice(start, start + ROWS)
             sums.add(self._Phi[rows].copy(), self._tau[rows], threads=threads)
         return sums
 
@@ -144,10 +142,10 @@ class RowStore:
         )
         U, sigma, V = U[:, ::-1], sigma[::-1], Vt[::-1].T  # ascending, as of an eigenproblem
         eps = float(np.finfo(self._Phi.dtype).eps)
-        # The rows were rounded to their type before they were centred: so much may the singular
-        # values be off (Weyl).
+        # The rows were rounded to their type before they were centred, in double precision: so much
+        # may the singular values be off (Weyl).
         size = np.hypot(np.linalg.norm(sigma), np.sqrt(len(tau)) * np.linalg.norm(mean_Phi * scale))
-        null_space = V[:, sigma <= eps * size]
+        rounding = float((eps + 2 * np.finfo(np.float64).eps) * size)
         return RidgePath(
             eigenvalues=sigma**2,
             eigenvectors=V * scale[:, None],
@@ -157,7 +155,8 @@ class RowStore:
             squares_tau=float(np.square(tau).sum()),
             sum_weights=self.sum_weights,
             noise=self.n_columns * eps,
-            null_space=null_space,
+            rounding=rounding**2,
+            null_space=V[:, sigma <= rounding],
         )
 
     def arrays(self) -> dict[str, Any]:

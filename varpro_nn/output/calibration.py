@@ -30,15 +30,19 @@ def fit_temperature(
 
     As in Platt's scaling each label counts ``(n + 1) / (n + 2)`` and the others share the rest, so
     that images which are all right give no probability of 1. ``outputs`` (n, k) are of images that
-    the layer did not see; rows with NaN are left out. None if no row is left, or the outputs are
-    all the same.
+    the layer did not see; rows with NaN are left out. None if no row is left, or all
+    outputs of each row are the same, but for rounding.
     """
     known = np.isfinite(outputs).all(axis=1)
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight
     known &= weights > 0
     z, codes, weights = outputs[known].astype(np.float64), labels[known], weights[known]
-    spread = float(z.std()) if len(z) else 0.0
-    if spread == 0:
+    if not len(z):
+        return None
+    # What all outputs of a row have in common moves no probability.
+    between = np.abs(z - z.mean(axis=1, keepdims=True)).max()
+    spread = float(z.std())
+    if spread == 0 or between <= 4 * np.finfo(outputs.dtype).eps * np.abs(z).max():
         return None
     # z'(targets), of smoothed targets: that much for the label, the rest for the others alike.
     own, all_of_them = z[np.arange(len(z)), codes], z.sum(axis=1)

@@ -59,7 +59,7 @@ def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, Flo
     for rows in blocks:
         shifted = Phi[rows] - shift.astype(Phi.dtype)
         total += shifted.sum(axis=0, dtype=np.float64)
-        squares += np.einsum("ij,ij->j", shifted, shifted)
+        squares += np.einsum("ij,ij->j", shifted, shifted, dtype=np.float64)
     mean = total / n
     deviation = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
     mean += shift

@@ -7,7 +7,7 @@ import scipy
 
 from varpro_nn._typing import FloatArray, RealArray, TargetArray
 from varpro_nn.data.images import targets_of
-from varpro_nn.linalg import GramAccumulator, add_gram
+from varpro_nn.linalg import GramAccumulator, add_gram, definite_factor, product_over_rows
 from varpro_nn.linalg.convex import LOSSES, ROWS_FOR_GRAM, fit_linear
 from varpro_nn.linalg.threads import Threads
 from varpro_nn.output.features import block_slices
@@ -74,15 +74,11 @@ class LinearFits:
         mean_Phi, mean_tau = self._sums[:-1] / self._sums[-1], self._moments[-1] / self._sums[-1]
         gram = self._gram - np.outer(self._sums[:-1], mean_Phi)
         moments = self._moments[:-1] - np.outer(self._sums[:-1], mean_tau)
-        # A penalty below rounding may leave a matrix of repeated columns indefinite.
-        noise = float(np.finfo(np.float32).eps) * np.trace(gram) / len(gram)
-        while True:
-            try:
-                penalised = gram + np.diag(np.full(len(gram), max(penalty, noise)))
-                R = scipy.linalg.cholesky(penalised, overwrite_a=True, check_finite=False)
-                break
-            except np.linalg.LinAlgError:
-                noise = 10 * max(noise, np.finfo(float).tiny)
+        # Errors of the products, as shares of the squares before their mean was taken out. A column
+        # of zeros has no errors, and no moments: any number makes it definite.
+        squares = np.diag(self._gram)
+        noise = np.where(squares > 0, float(np.finfo(np.float32).eps) * squares, 1.0)
+        R = definite_factor(gram, np.full(len(gram), penalty), noise)
         slopes = scipy.linalg.cho_solve((R, False), moments, check_finite=False)
         return np.vstack([slopes, mean_tau - mean_Phi @ slopes])
 
@@ -100,10 +96,10 @@ class LinearFits:
             else:
                 root = np.sqrt(weights[block])[:, None]
                 columns, tau = columns * root.astype(Phi.dtype), tau * root
-                sums[:-1] += columns.T @ root[:, 0].astype(Phi.dtype)
+                sums[:-1] += product_over_rows(columns, root[:, 0].astype(Phi.dtype))
                 sums[-1] += float(weights[block].sum())
             add_gram(gram, columns, self._threads)
-            moments[:-1] += columns.T @ tau.astype(Phi.dtype)
+            moments[:-1] += product_over_rows(columns, tau.astype(Phi.dtype))
             moments[-1] += tau.sum(axis=0) if weights is None else root[:, 0] @ tau
         return gram, moments, sums
 

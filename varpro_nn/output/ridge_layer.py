@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from varpro_nn._typing import FloatArray, ImageArray, IndexArray, RealArray, TargetArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.linalg import GramAccumulator, RidgePath, RowStore
+from varpro_nn.linalg import GramAccumulator, RidgePath, RowStore, product_over_rows
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.features import block_features, feature_blocks
 from varpro_nn.output.ridge_file import (
@@ -217,7 +217,7 @@ class RidgeLayer:
                     old = old.reshape(len(Phi), -1) - kept.shift
                     appended = appended.reshape(len(Phi), -1)
                     of_new.add(appended, training.tau(rows), threads=threads)  # shifts them
-                    cross += old.T @ appended
+                    cross += product_over_rows(old, appended)
             kept.append_columns(cross, of_new, order.ravel())
         self.W = all_units
         self._paths.clear()

@@ -141,7 +141,9 @@ class PatchUnits:
         W = np.zeros((self.n_units, self.n_weights))
         if self.draw == "windows":
             # A flat window (the margin of a digit) makes a filter that sees nothing.
-            chosen = rng.choice(np.flatnonzero(spread >= spread.mean()), self.n_units)
+            # (Of equal numbers the mean may be larger by rounding than all of them.)
+            least = min(spread.mean(), spread.max())
+            chosen = rng.choice(np.flatnonzero(spread >= least), self.n_units)
             W[:, :-1] = windows[chosen] - windows.mean(axis=0)
         else:
             W[:, :-1] = rng.standard_normal((self.n_units, self.n_weights - 1))

@@ -15,6 +15,14 @@ reweighted least squares,
 
 It is handed on as the same small equivalent problem as that of squares.
 
+A network that is sure of its images has an ``S`` far below the rounding error of a probability near
+1. So nothing is subtracted from 1, nor from the likeliest class ``d``:
+
+    S = sum_{a < c} p_a p_c (e_a - e_c)(e_a - e_c)',    S B = p * (B~ - p'B~),   B~_c = B_c - B_d,
+
+a sum of semidefinite terms, and the same number since ``S`` does not see what all outputs have in
+common. Both have the relative error of a product, however small they are.
+
 References
 ----------
 E. Newman, L. Ruthotto, J. Hart and B. van Bloemen Waanders, Train like a (Var)Pro: efficient
@@ -28,6 +36,7 @@ import scipy
 from numpy.typing import ArrayLike, DTypeLike
 
 from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.linalg import product_over_rows, schur_complement
 from varpro_nn.linalg.convex import fit_linear
 from varpro_nn.linalg.threads import Threads, in_order
 from varpro_nn.units import Units
@@ -138,8 +147,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         g = np.zeros(p)
         H = np.zeros((p, p)) if matrix else np.zeros((0, 0))
         X, Y = np.zeros((k, q, p)), np.zeros((k, k, q, q))
-        squares = 0.0  # of all features
-        pairs = [(a, c) for a in range(k) for c in range(a, k)]
+        pairs = [(a, c) for a in range(k) for c in range(a + 1, k)]
 
         def terms_of(rows: slice) -> _Terms:
             block, dPhi = self.design.block_and_derivative(w, rows)
@@ -147,90 +155,69 @@ class CrossEntropyFunctional(ReducedFunctional):
             probability = scipy.special.softmax(block.Phi @ A, axis=1)
             B = by_classes(dPhi, unit_rows).reshape(b, k, p)
             residual = (probability - block.tau).astype(dtype)
-            gradient = residual.ravel() @ B.reshape(b * k, p)
+            gradient = product_over_rows(residual.ravel(), B.reshape(b * k, p))
             if not matrix:
-                return _Terms(gradient, 0.0, None)
-            of_block = float(np.einsum("ij,ij->", block.Phi, block.Phi))
+                return _Terms(gradient, None)
             Phi, probability = block.Phi.astype(dtype), probability.astype(dtype)
             curvature = [_curvature(Phi, probability, a, c) for a, c in pairs]
-            return _Terms(gradient, of_block, (curvature, *_cross_terms(Phi, probability, B)))
+            return _Terms(gradient, (curvature, *_cross_terms(Phi, probability, B)))
 
-        # The terms of a block are single, their sums double and in the order of the blocks.
-        n_bytes = self.dtype.itemsize * (len(pairs) * q**2 + k * q * p + p**2) if matrix else 0
+        # In the order of the blocks.
+        n_bytes = 8 * (len(pairs) * q**2 + k * q * p + p**2) if matrix else 0
         slices = self.design.derivative_slices()
         for terms in in_order(self.threads, terms_of, slices, n_bytes):
             g += terms.gradient
-            squares += terms.squares
             if terms.sums is not None:
                 curvature, cross, gram = terms.sums
                 for (a, c), term in zip(pairs, curvature, strict=True):
-                    Y[a, c] += term
+                    Y[a, c] -= term
+                    Y[a, a] += term
+                    Y[c, c] += term
                 for c, term in enumerate(cross):
                     X[c] += term
                 H += gram
         if not matrix:
             return H, g
-        # A constant added to all outputs moves nothing, and the constant column is not penalised:
-        # in that direction Y is zero, and so is X. Any number there makes Y definite.
-        Y[:, :, -1, -1] += np.einsum("aaii->", Y) / (k * q)
         Y = _whole(Y)
-        noise = float(np.finfo(self.design.dtype).eps) * np.trace(Y)
-        Y[np.diag_indices_from(Y)] += np.tile(self.design.ridge_of_columns, k) + noise
-        L = _lower_factor(Y, 4 * float(np.finfo(self.design.dtype).eps) * squares)
-        Z = scipy.linalg.solve_triangular(L, X.reshape(k * q, p), lower=True, check_finite=False)
-        return H - Z.T @ Z, g
+        Y[np.diag_indices_from(Y)] += np.tile(self.design.ridge_of_columns, k)
+        # Y may be singular: a constant added to all outputs moves nothing, and the constant column
+        # is not penalised; of images that the network is sure of there is no more than the ridge.
+        noise = k * q * float(np.finfo(self.design.dtype).eps)
+        return schur_complement(H, X.reshape(k * q, p), Y, noise), g
 
 
 class _Terms(NamedTuple):
     """What the inputs of one block add to the sums.
 
-    ``gradient`` (p,); and, where the matrix is asked for, the ``squares`` of the features, and what
-    is added to ``Y`` by pairs of classes, (q, q) each, to ``X`` by class, (q, p) each, and to
-    ``H``, (p, p).
+    ``gradient`` (p,); and, where the matrix is asked for, what is added to ``Y`` by pairs of
+    classes, (q, q) each, to ``X`` by class, (q, p) each, and to ``H``, (p, p).
     """
 
-    gradient: RealArray
-    squares: float
-    sums: tuple[list[RealArray], list[RealArray], RealArray] | None
+    gradient: FloatArray
+    sums: tuple[list[FloatArray], list[FloatArray], FloatArray] | None
 
 
-def _curvature(Phi: RealArray, probability: RealArray, a: int, c: int) -> RealArray:
-    """Entry (a, c) of ``S_i ⊗ phi_i phi_i'``, summed over a block: (q, q)."""
-    weight = probability[:, a] * (float(a == c) - probability[:, c])
-    product: RealArray = (Phi * weight[:, None]).T @ Phi
-    return product
+def _curvature(Phi: RealArray, probability: RealArray, a: int, c: int) -> FloatArray:
+    """``p_a p_c phi phi'``, summed over a block: (q, q)."""
+    weight = probability[:, a] * probability[:, c]
+    return product_over_rows(Phi * weight[:, None], Phi)
 
 
 def _cross_terms(
     Phi: RealArray, probability: RealArray, B: RealArray
-) -> tuple[list[RealArray], RealArray]:
+) -> tuple[list[FloatArray], FloatArray]:
     """``phi_i ⊗ S_i B_i`` of a block, by class, and its ``sum_i B_i'S_i B_i``.
 
     ``B`` (b, k, p) is used as work space: ``p_c (B_c - p'B)`` is row c of ``S B``, and
     ``sqrt(p_c) (B_c - p'B)`` that of ``M'B``.
     """
+    likeliest = probability.argmax(axis=1)
+    B -= B[np.arange(len(B)), likeliest][:, None]
     B -= probability[:, None, :] @ B
-    cross: list[RealArray] = [
-        (Phi * probability[:, c, None]).T @ B[:, c] for c in range(B.shape[1])
-    ]
+    cross = [product_over_rows(Phi * probability[:, c, None], B[:, c]) for c in range(B.shape[1])]
     B *= np.sqrt(probability)[:, :, None]
     rows = B.reshape(-1, B.shape[2])
-    return cross, rows.T @ rows
-
-
-def _lower_factor(Y: FloatArray, bound: float) -> FloatArray:
-    """Lower Cholesky factor of ``Y``, or of ``Y + bound I`` if rounding left ``Y`` indefinite.
-
-    Where the network is sure of its images, ``S`` is no larger than the rounding error of the
-    probabilities, eps per image, and the constant columns have no ridge to outweigh it. These
-    errors add up to 2 eps sum_i ||phi_i||^2 at most; ``bound`` is twice that. It lessens
-    ``X' Y^-1 X``, so ``H`` errs towards ``sum_i B_i'S_i B_i``. The gradient does not see it.
-    """
-    try:
-        return scipy.linalg.cholesky(Y, lower=True, check_finite=False)
-    except scipy.linalg.LinAlgError:
-        Y[np.diag_indices_from(Y)] += bound
-        return scipy.linalg.cholesky(Y, lower=True, overwrite_a=True, check_finite=False)
+    return cross, product_over_rows(rows, rows)
 
 
 def _whole(Y: FloatArray) -> FloatArray:

@@ -81,9 +81,9 @@ class VarProFunctional(ReducedFunctional):
         Work on this number of inputs at a time and keep nothing of size n but inputs and targets.
         ``residual`` and ``jacobian`` are then not available. None: keep all.
     rank_tolerance : float, optional
-        Singular values of ``Phi`` below this times the largest count as zero. By default 1e-12,
-        or q times the rounding error of ``dtype`` where that is larger: single precision cannot
-        tell such a column from a repeated one.
+        Singular values of ``Phi`` below this times the largest count as zero, with columns scaled
+        down to entries of about 1. By default 1e-12, or q times the rounding error of ``dtype``
+        where that is larger: single precision cannot tell such a column from a repeated one.
     threads : Threads, optional
         Share the sums over inputs; no bit depends on them. See :mod:`varpro_nn.linalg.threads`.
 
@@ -207,7 +207,8 @@ class VarProFunctional(ReducedFunctional):
         ridge = self.design.ridge_of_columns
         stored = list(self.design.blocks(w)) if self.design.block_size is None else None
         sums = row_sums(self.design.blocks(w) if stored is None else stored)
-        solution = least_squares_with_ridge(sums, ridge, self.rank_tolerance)
+        length = float(np.linalg.norm(self.design.root))
+        solution = least_squares_with_ridge(sums, ridge, self.rank_tolerance, length=length)
         left_out = left_out_sums(self.design.blocks(w) if stored is None else stored, solution)
         total = float(self.design.root @ self.design.root)
         point = evaluation(w, solution, self.weight_decay, left_out, total)

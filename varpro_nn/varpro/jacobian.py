@@ -35,7 +35,8 @@ import numpy as np
 import scipy
 
 from varpro_nn._typing import FloatArray, RealArray
-from varpro_nn.linalg import LinearSolution
+from varpro_nn.linalg import LinearSolution, product_over_rows
+from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.varpro.design_matrix import Block
 
 
@@ -77,7 +78,9 @@ class Jacobian:
         if full:
             r = block.tau - block.Phi @ solution.A
             weighted = (self._root * r).astype(self._D.dtype)
-            S = np.einsum("hmnp,nk->mhpk", self._D, weighted, optimize=True)
+            S = np.stack(
+                [[product_over_rows(D, weighted) for D in unit] for unit in self._D], axis=1
+            )
             self._second = second_term(solution, S)
 
     def operator(self) -> "scipy.sparse.linalg.LinearOperator":
@@ -108,9 +111,13 @@ class Jacobian:
             top, bottom = u[: n * k].reshape(n, k), u[n * k : (n + d) * k].reshape(d, k)
             C = self._Q1.T @ top + self._Q2.T @ bottom  # Q'u
             moved = (root * (top - self._Q1 @ C)).astype(self._D.dtype)
-            back = A @ moved.T  # (h * m, n)
+            back = (A @ moved.T).reshape(h, m, 1, n)
             # -B'(u - Q Q'u): the sum over cells and inputs
-            product = -(back.reshape(h, m, 1, n) @ self._D).sum(axis=(1, 2), dtype=np.float64)
+            product = np.zeros((h, p))
+            for start in range(0, n, ROWS):
+                rows = slice(start, start + ROWS)
+                terms = back[..., rows] @ self._D[:, :, rows]
+                product -= terms.sum(axis=(1, 2), dtype=np.float64)
             if self._second is not None:
                 product -= np.einsum("rkhp,rk->hp", self._second, C)
             result: FloatArray = product.ravel()
@@ -192,16 +199,20 @@ class NormalSums:
             dPhi = block.root[:, None, None, None].astype(dtype) * dPhi
         if self._full or self._by_cells:
             D = np.ascontiguousarray(dPhi).reshape(b, -1)
-            self._S = _added(self._S, (D.T @ r).reshape(m, h, p, k))
+            self._S = _added(self._S, product_over_rows(D, r).reshape(m, h, p, k))
         if not self._by_cells:
             D = by_classes(dPhi, self._A)
-            self._gradient = _added(self._gradient, -(r.ravel() @ D.reshape(b * k, -1)))
+            self._gradient = _added(
+                self._gradient, -product_over_rows(r.ravel(), D.reshape(b * k, -1))
+            )
         if not matrix:
             return
-        self._cross = _added(self._cross, block.Phi.astype(dtype).T @ D.reshape(b, -1))
+        self._cross = _added(
+            self._cross, product_over_rows(block.Phi.astype(dtype), D.reshape(b, -1))
+        )
         if not self._by_cells:
             D = D.reshape(b * k, h * p)
-        self._gram = _added(self._gram, D.T @ D)
+        self._gram = _added(self._gram, product_over_rows(D, D))
 
     def merge(self, other: "NormalSums") -> None:
         """Take in what another has summed up, of the same solution."""
@@ -238,12 +249,12 @@ class NormalSums:
         return H
 
 
-def _added(total: FloatArray | float, term: RealArray | float) -> FloatArray | float:
-    """Add in double precision, in place: large sums are bound by memory."""
+def _added(total: FloatArray | float, term: FloatArray | float) -> FloatArray | float:
+    """Add in place: large sums are bound by memory."""
     if isinstance(term, float):
         return total  # nothing was summed up
     if isinstance(total, float):
-        return term.astype(np.float64)
+        return term  # taken over
     return np.add(total, term, out=total)
 
 

@@ -1,0 +1,154 @@
+"""OpenBLAS kernels: which ones this processor runs, and which one a process uses.
+
+OpenBLAS has several implementations of its products and factorisations, one a family of
+processors. It takes the best that the processor runs, or the one that the environment variable
+``OPENBLAS_CORETYPE`` names. Results of two kernels differ by rounding. NumPy too has loops for
+newer processors, of ``exp`` and ``tanh`` among others: the name of a kernel with ``+plain``
+(``Prescott+plain``) stands for that kernel and NumPy's loops for the oldest processor.
+
+``python -m experiments.reliability.kernels`` prints a line for each of :data:`KERNELS` and the one
+that NumPy takes by itself: ``used`` for that one, else ``runs``, or ``lacking`` and why.
+
+As a plugin of pytest (``-p experiments.reliability.kernels``) this module ends the run where a
+library uses another kernel than the variable names: OpenBLAS passes over a name that it does not
+know.
+"""
+
+import importlib
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from threadpoolctl import threadpool_info
+
+NEEDS = {
+    "Prescott": ("pni",),
+    "Nehalem": ("sse4_2",),
+    "Sandybridge": ("avx",),
+    "Haswell": ("avx2", "fma"),
+    "SkylakeX": ("avx512f", "avx512bw", "avx512dq", "avx512vl"),
+}
+"""Flags of the processor, as Linux names them, that a kernel needs; oldest kernel first."""
+
+KERNELS = ("Prescott", "Sandybridge", "Haswell", "SkylakeX")
+"""Kernels that the project is tested with. Nehalem's products are Prescott's, but for a few."""
+
+
+REPORTED = {"Prescott": ("Prescott", "Katmai")}
+"""Names under which OpenBLAS reports a kernel, where there are several for one."""
+
+
+PLAIN = "+plain"
+
+
+def environment(kernel: str) -> dict[str, str]:
+    """Make the variables of a process that is to use a kernel."""
+    made = {"OPENBLAS_CORETYPE": kernel.removesuffix(PLAIN)}
+    if kernel.endswith(PLAIN):
+        # NumPy's public functions do not list them.
+        loops: Any = importlib.import_module("numpy._core._multiarray_umath")
+        made["NPY_DISABLE_CPU_FEATURES"] = " ".join(loops.__cpu_dispatch__)
+    return made
+
+
+def flags_of_processor() -> frozenset[str]:
+    """Read the flags of the first processor; none where the system does not tell."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = [line for line in file if line.startswith("flags")]
+    except OSError:  # not Linux
+        return frozenset()
+    return frozenset(lines[0].split(":")[1].split()) if lines else frozenset()
+
+
+def lacking(kernel: str) -> str | None:
+    """Say why this processor does not run a kernel; None if it does.
+
+    A kernel with no entry in :data:`NEEDS` is taken to run.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return f"it needs an x86 processor, got {platform.machine()}"
+    missing = sorted(set(NEEDS.get(kernel.removesuffix(PLAIN), ())) - flags_of_processor())
+    return f"the processor has no {', '.join(missing)}" if missing else None
+
+
+def split(kernels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split kernels into those that run here and sentences on those that do not."""
+    reasons = {kernel: lacking(kernel) for kernel in kernels}
+    runnable = [kernel for kernel, reason in reasons.items() if reason is None]
+    left_out = [f"{kernel}: {reason}" for kernel, reason in reasons.items() if reason is not None]
+    return runnable, left_out
+
+
+def in_use() -> dict[str, str]:
+    """Kernels of this process by the file of the library: NumPy and SciPy may have one each."""
+    import numpy as np  # noqa: F401
+    import scipy.linalg  # noqa: F401
+
+    return {
+        Path(library["filepath"]).name: library["architecture"]
+        for library in threadpool_info()
+        if library["internal_api"] == "openblas"
+    }
+
+
+def check(kernel: str) -> None:
+    """See that every OpenBLAS of this process uses a kernel.
+
+    Raises
+    ------
+    RuntimeError
+        A library uses another kernel, or there is no OpenBLAS.
+    """
+    used = in_use()
+    if not used:
+        msg = f"the kernel {kernel} was asked for, but NumPy and SciPy do not use OpenBLAS"
+        raise RuntimeError(msg)
+    if other := {file: name for file, name in used.items() if not _is(kernel, name)}:
+        told = ", ".join(f"{file} uses {name}" for file, name in other.items())
+        msg = f"the kernel {kernel} was asked for, but {told}"
+        raise RuntimeError(msg)
+
+
+def _is(kernel: str, reported: str) -> bool:
+    kernel = kernel.removesuffix(PLAIN)
+    return reported.lower() in {name.lower() for name in REPORTED.get(kernel, (kernel,))}
+
+
+def pytest_configure() -> None:
+    kernel = os.environ.get("OPENBLAS_CORETYPE")
+    if kernel is None:
+        return
+    try:
+        check(kernel)
+    except RuntimeError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_header() -> str:
+    return "OpenBLAS: " + ", ".join(f"{file} {kernel}" for file, kernel in in_use().items())
+
+
+def default() -> str | None:
+    """Name the kernel that NumPy uses in this process; None without OpenBLAS."""
+    used = next(iter(in_use().values()), None)
+    if used is None:
+        return None
+    return next((kernel for kernel in KERNELS if _is(kernel, used)), used)
+
+
+def main() -> None:
+    used = default()
+    for kernel in dict.fromkeys([*KERNELS, *([used] if used else [])]):
+        reason = lacking(kernel)
+        if reason is not None:
+            print(f"{kernel} lacking {reason}")
+        else:
+            print(f"{kernel} {'used' if kernel == used else 'runs'}")
+
+
+if __name__ == "__main__":
+    main()
