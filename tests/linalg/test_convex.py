@@ -438,7 +438,7 @@ def test_the_constant_is_fitted_beside_columns_of_any_scale(loss, penalty, scale
 @EVERY_LOSS
 @pytest.mark.parametrize("case", ["one class", "one row", "zeros", "equal", "one weight"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("penalty", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("penalty", [1e-12, 1e12])
 def test_rows_that_say_little_leave_the_weights_finite(loss, case, dtype, penalty, rng):
     Phi, labels, start = problem(rng, dtype=dtype)
     weights = None
@@ -451,7 +451,7 @@ def test_rows_that_say_little_leave_the_weights_finite(loss, case, dtype, penalt
         weights[5] = 3.0
     else:
         Phi[:] = 0.3 * (case == "equal")
-    fitted = fit_linear(loss, Phi, labels, start, penalty, rounds=5, sample_weight=weights)
+    fitted = fit_linear(loss, Phi, labels, start, penalty, sample_weight=weights)
     assert np.isfinite(fitted.A).all()
     assert np.isfinite(fitted.preconditioner).all()
     assert fitted.cost <= plain_cost(loss, start, Phi, labels, penalty) * (1 + 1e-12)

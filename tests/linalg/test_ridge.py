@@ -336,7 +336,7 @@ def fitted(form, Phi, tau, ridge):
 @pytest.mark.parametrize(
     "case", ["plain", "twins", "equal", "constant", "wide", "twin rows", "one row", "mixed twins"]
 )
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_a_tiny_ridge_leads_to_the_fit_without_one(case, form, dtype, scale, rng):
     """Errors in directions that are rounding are not divided by the ridge."""
     Phi, tau, _ = problem(rng, n=60, q=20)

@@ -28,7 +28,7 @@ def test_a_ridge_fit_sees_columns_of_any_scale(n_copies, penalty, rng):
 
 
 @pytest.mark.parametrize("name", ["ridge", "softmax", "hinge"])
-@pytest.mark.parametrize("penalty", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("penalty", [1e-12, 1e12])
 @pytest.mark.parametrize("case", ["one direction", "zeros", "one class", "one row", "one weight"])
 def test_columns_that_say_little_are_no_fault(case, penalty, name, rng):
     """As many as 300 columns of one direction: their Gram matrix is indefinite but for a floor."""

@@ -348,7 +348,7 @@ def test_curvature_that_is_rounding_is_no_error(labels, ridge, dtype, rng):
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-@pytest.mark.parametrize("ridge", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("ridge", [1e-12, 1e12])
 @pytest.mark.parametrize("size", [1.0, 100.0, 1000.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_matrix_is_right_however_sure_the_network_is(
@@ -358,7 +358,7 @@ def test_the_matrix_is_right_however_sure_the_network_is(
 
     The errors are shares of the matrix before the linear weights are eliminated.
     """
-    k, n = 3, 300
+    k, n = 3, 100
     units = whole_image_units("bilinear", (4, 4), 3)
     images = rng.random((n, 4, 4))
     w = units.init(images, rng).ravel()
@@ -384,6 +384,7 @@ def test_the_matrix_is_right_however_sure_the_network_is(
     before = joint[5 * k :, 5 * k :]
     joint[np.arange(5 * k), np.arange(5 * k)] += np.tile([ridge] * 4 + [0.0], k)
     root = np.sqrt(np.diag(joint)[: 5 * k])
+    root[root == 0] = 1.0  # the constant of a class that no image is likely to be of
     e, V = np.linalg.eigh(joint[: 5 * k, : 5 * k] / np.outer(root, root))
     Z = V.T @ (joint[: 5 * k, 5 * k :] / root[:, None]) / np.sqrt(np.maximum(e, 1e-12))[:, None]
     expected = before - Z[e > 1e-12].T @ Z[e > 1e-12]

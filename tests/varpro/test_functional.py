@@ -272,8 +272,8 @@ def test_long_fixed_columns_leave_the_constant_and_the_units(dtype, case, ridge,
     cost = functional.cost(w)
     assert_allclose(cost, 0.5 * sum_of_squares, rtol=1e-5, atol=1e-9)
     assert np.isfinite(functional.reduced(w)[1]).all()
-    numeric = reference.derivative(functional.cost, w) if dtype == np.float64 else None
-    if numeric is not None and case != "twins":  # whose rank changes with the step
+    if dtype == np.float64 and case == "plain":
+        numeric = reference.derivative(functional.cost, w)
         assert_allclose(functional.gradient(w), numeric, rtol=1e-4, atol=1e-7)
 
 
