@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,17 @@ def test_every_script_has_a_quick_form():
     scripts = {table.module for table in all_tables.TABLES.values()}
     quick = {t.module for t in all_tables.TABLES.values() if t.quick is not None}
     assert scripts == quick
+
+
+def test_every_quick_form_is_run_by_its_tests_or_by_ci():
+    root = all_tables.RESULTS.parents[1]
+    (line,) = re.findall(r"experiments\.all --quick .*--only (.*)", (root / ".ci/run").read_text())
+    for name, table in all_tables.TABLES.items():
+        folder, module = table.module.split(".")
+        of_field = {"field.table": "field_table", "field.calibration": "calibration_table"}
+        file = root / f"tests/experiments/{folder}/test_{of_field.get(table.module, module)}.py"
+        tested = file.exists() and '"--quick"' in file.read_text()
+        assert table.quick is None or name in line.split() or tested, name
 
 
 def test_every_table_stands_in_the_ledger():
