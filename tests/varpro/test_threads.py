@@ -36,7 +36,8 @@ def test_threads_change_no_bit(name, make, digits, rng, monkeypatch):
             assert_array_equal(one, other)
         assert_array_equal(shared.gradient(w), plain.gradient(w))
         found = fit(shared, w, form="reduced", max_nfev=3)
-    assert_array_equal(found.w, fit(plain, w, form="reduced", max_nfev=3).w)
+        # In here, where BLAS has one thread: with more it would have other bits.
+        assert_array_equal(found.w, fit(plain, w, form="reduced", max_nfev=3).w)
 
 
 def test_the_full_jacobian_too(digits, rng, monkeypatch):
