@@ -11,9 +11,10 @@ multiple of the identity.
 The Gram matrix weighs each row by the curvature of its loss at the start, and once more in each
 round, since at the end only the few hard rows curve.
 
-L-BFGS tells steps apart by the cost, whose rounding error ``eps cost`` hides gradients below about
-``sqrt(eps cost)``. Where more is asked, quasi-Newton steps with its approximate Hessian go on, each
-judged by the norm of the gradient, down to the rounding of the gradient itself.
+The line search of L-BFGS compares costs. Their rounding error ``eps cost`` hides gradients below
+about ``sqrt(eps cost)``. For a smaller tolerance, quasi-Newton steps with the same approximate
+Hessian follow. Each must lower the norm of the gradient. They stop when the gradient itself is
+rounding error.
 
 Losses: ``softmax``, the multinomial cross-entropy ``-log p_y``; ``hinge``, the squared multiclass
 hinge of Weston and Watkins, ``1/2 sum_{c != y} max(0, 1 + z_c - z_y)^2`` (squared, so that it has
@@ -38,11 +39,11 @@ from varpro_nn.linalg.threads import Threads
 ROWS_FOR_GRAM = 10
 """Rows for each column that a preconditioner is made of at least."""
 _FLAT = 1e-6
-"""Share of its largest curvature below which a row, or a direction of columns, counts as flat."""
+"""Relative floor: of the curvature of a row, and of the squared norm of a weighted column."""
 _STALLED = 3
-"""Steps in a row that do not halve the gradient, after which it is taken for rounding."""
+"""Consecutive steps that do not halve the gradient, after which it counts as rounding error."""
 _MEMORY = 20
-"""Pairs of steps and changes of the gradient that the approximate Hessian is made of."""
+"""Number of pairs of a step and a change of the gradient in the approximate Hessian."""
 
 _logger = logging.getLogger(__name__)
 
@@ -131,9 +132,9 @@ def fit_linear(
     max_iterations : int
         Of each round.
     tolerance : float
-        Stop when the squared norm of the preconditioned gradient is below this share of the
-        cost: what is left to gain is about half of it. A share that is below rounding leads to a
-        gradient that is rounding.
+        Stop when the squared norm of the preconditioned gradient is at most this share of the
+        cost. The cost could then still fall by about half of that squared norm. With a tolerance
+        below rounding error, stop when the gradient is rounding error.
     preconditioner : ndarray, shape (q + 1, q + 1), optional
         Of an earlier fit, for the first round.
     threads : Threads, optional
@@ -161,7 +162,7 @@ def fit_linear(
 def _search(
     problem: "_Problem", R: FloatArray, A: FloatArray, max_iterations: int, tolerance: float
 ) -> tuple[FloatArray, float, float, int]:
-    """L-BFGS in ``Z = R A`` from ``A``, and steps by the gradient alone where the cost is blind."""
+    """Run L-BFGS in ``Z = R A`` from ``A``; polish the result where rounding hides the cost."""
     shape = A.shape
 
     def to_weights(z: FloatArray) -> FloatArray:
@@ -193,7 +194,7 @@ def _search(
     )
     z, cost, g, count = result.x, float(result.fun), result.jac, result.nit
     if count < max_iterations and g @ g > tolerance * cost:
-        # The line search ended where the cost no longer falls, but for rounding.
+        # The line search ended because further changes of the cost are rounding error.
         z, cost, g, more = _polish(objective, (z, cost, g), path, max_iterations - count, tolerance)
         count += more
     return to_weights(z), cost, float(np.linalg.norm(g)), count
@@ -206,9 +207,9 @@ def _polish(
     max_iterations: int,
     tolerance: float,
 ) -> tuple[FloatArray, float, FloatArray, int]:
-    """Quasi-Newton steps from ``point``, its cost and gradient, that lower the gradient's norm.
+    """Take quasi-Newton steps from ``point`` (with cost and gradient) that lower the gradient.
 
-    ``path`` has the points before and their gradients, from which follows the curvature.
+    ``path`` has the previous points and their gradients, which give the curvature.
     """
     z, cost, g = point
     pairs = [(z1 - z0, g1 - g0) for (z0, g0), (z1, g1) in pairwise(path)]
@@ -225,8 +226,8 @@ def _polish(
         cost_there, g_there = objective(z + step)
         pairs.append((step, g_there - g))
         n_stalled += 1
-        # Of a convex function near its optimum a smaller gradient is a lower cost. A step to a
-        # larger one is not taken, and corrects the curvature for the next.
+        # Near the optimum of a convex function, a smaller gradient means a lower cost. A step to a
+        # larger gradient is not taken, but it corrects the curvature for the next step.
         share = np.sqrt(g_there @ g_there / (g @ g))
         if share < 1:
             z, cost, g = z + step, cost_there, g_there
@@ -288,10 +289,10 @@ class _Problem:
     def preconditioner(self, A: FloatArray) -> FloatArray:
         """Upper Cholesky factor of the Gram matrix, each row weighted by its curvature.
 
-        It need not be exact: of many rows, every second (third, ...) block stands for all. Nor
-        need it be definite: flat rows leave directions without any weight, and so do columns that
-        depend on each other. The floors are relative to each column, whatever its scale: the
-        constant column has no penalty, and lost beside others its slope would look like none.
+        It need not be exact: with many rows, only every second (third, ...) block is summed. The
+        Gram matrix may be singular, because of flat rows or linearly dependent columns, so a floor
+        is added to its diagonal. The floor is relative to each column. A common floor could exceed
+        the square of the constant column, which has no penalty: its gradient would look like zero.
         """
         n, q = self._Phi.shape
         gram = np.zeros((q + 1, q + 1))
@@ -304,7 +305,7 @@ class _Problem:
             add_gram(gram, np.concatenate([root * self._Phi[rows], root], axis=1), self._threads)
         gram *= n / sum(rows.stop - rows.start for rows in chosen)
         squares = np.diag(gram)
-        # Where there is nothing, a column of zeros or rows without weight, any number will do.
+        # For a column of zeros, or rows without weight, any positive number will do.
         return definite_factor(
             gram, self._penalty[:, 0], np.where(squares > 0, _FLAT * squares, 1.0)
         )

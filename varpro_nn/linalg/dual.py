@@ -237,8 +237,9 @@ class DualPath:
             msg = f"ridge must be finite and not negative, got {ridge}."
             raise ValueError(msg)
         noise = len(self.eigenvalues) * self.precision * float(self.eigenvalues[-1])
-        # Ten times what rounding is as a rule: coefficients of rows that nothing excites cancel in
-        # the linear weights but for rounding, so a false direction costs more here than a true one.
+        # Ten times the typical rounding error. A direction of rounding error gets coefficients that
+        # cancel in the linear weights only up to rounding: to keep it costs more than to drop a
+        # true direction.
         return shrinkage(self.eigenvalues, ridge, 10 * self._rounding, 0.0 if ridge else noise)
 
 

@@ -19,9 +19,9 @@ the fit is ``R11 A = R12``, twice the cost is ``||R22||^2``, and ``Q1 = s Phi T`
 the rows of the images. If ``R11`` is numerically singular, its singular value decomposition
 takes over: ``T = V_r diag(1 / sigma_r)`` with the singular values above ``rank_tolerance`` times
 the largest, which gives the minimum-norm fit, and ``T T'`` is the pseudo-inverse of the Gram
-matrix. For this decision columns longer than a column of ones are made as long: beside columns of
-1e6, or a ridge of 1e12, the constant is no rounding error. Shorter ones keep their length: those of
-units that are nearly dead are rounding errors.
+matrix. To decide the rank, columns longer than a column of ones are scaled to its length. Otherwise
+the constant would count as rounding error beside columns of 1e6, or a ridge of 1e12. Shorter
+columns keep their length: columns of nearly dead units count as rounding error.
 
 References
 ----------
@@ -78,8 +78,8 @@ class LinearSolution:
     rank : int
         Numerical rank of the ridge-augmented ``s Phi``.
     condition : float
-        Estimate of its condition number, of the part that was kept; of the scaled columns, if
-        they are scaled to decide the rank.
+        Estimate of its condition number, for the directions that were kept. If columns are scaled
+        to decide the rank, it is that of the scaled columns.
     """
 
     A: FloatArray
@@ -118,7 +118,8 @@ def least_squares_with_ridge(
     rank_tolerance : float
         Relative bound under which a singular value counts as zero.
     length : float
-        Norm of a column of ones; where the rank is decided, longer columns are scaled to it.
+        Norm of a column of ones. To decide the rank, longer columns are scaled to this norm. By
+        default no column is scaled.
 
     Returns
     -------
@@ -135,7 +136,7 @@ def least_squares_with_ridge(
     R11, R12, R22 = factor[:q, :q], factor[:q, q:], factor[q:, q:]
     sum_of_squares = float(np.vdot(R22, R22))
 
-    # By the largest entry, which is the norm to a factor of sqrt(q), and cannot overflow.
+    # The largest entry is the norm up to a factor of sqrt(q), and cannot overflow.
     largest = np.abs(R11).max(axis=0, initial=0.0)
     scale = length / np.maximum(largest, length) if length < np.inf else np.ones(q)
     scaled = R11 * scale
@@ -151,7 +152,7 @@ def least_squares_with_ridge(
     V = Vt.T * scale[:, None]
     T = V[:, :rank] / sigma[:rank]
     if np.any(scale != 1):
-        # The minimum norm is that of the columns as they are: nothing of it in their null space.
+        # Minimum norm refers to the unscaled columns: remove the part in their null space.
         N = scipy.linalg.qr(V[:, rank:], mode="economic", check_finite=False)[0]
         T -= N @ (N.T @ T)
     # What the dropped directions could have explained stays in the residual.
@@ -164,14 +165,14 @@ def schur_complement(H: FloatArray, X: FloatArray, Y: FloatArray, noise: float) 
     """Eliminate the first variables of a semidefinite matrix: ``H - X' Y^-1 X``.
 
     A pivoted Cholesky factorisation of ``Y``, scaled to a unit diagonal, stops at pivots that are
-    rounding. Those variables stay where they are, which leaves ``H`` larger.
+    rounding error. These variables are held fixed instead, which leaves the result larger.
 
     Parameters
     ----------
     H : ndarray, shape (p, p)
     X : ndarray, shape (s, p)
     Y : ndarray, shape (s, s)
-        Of any rank, even zero, and of any scales. It is used as work space and overwritten.
+        Of any rank, even zero, and of any scale. It is used as work space and overwritten.
     noise : float
         Pivots up to this share of a diagonal entry of ``Y`` count as zero.
 
@@ -181,20 +182,20 @@ def schur_complement(H: FloatArray, X: FloatArray, Y: FloatArray, noise: float) 
 
     Notes
     -----
-    Let the rounding errors of ``X_ij`` be ``c eps sqrt(Y_ii H_jj)`` at most, as those of sums of
-    products are. With scaled pivots above ``noise = s eps`` they move a row of ``L^-1 X`` by about
-    ``c eps sqrt(H_jj / noise)``, all of them together by ``c sqrt(eps H_jj)``; and the rows of
-    ``L^-1 X`` have squares that add up to ``H_jj`` at most. So the result is off by about
-    ``2 c sqrt(eps)`` of ``H`` in the worst case, when a pivot is barely above rounding, whatever
-    the rank and the scale of ``Y``.
+    Let the rounding error of ``X_ij`` be at most ``c eps sqrt(Y_ii H_jj)``, as for sums of
+    products. With scaled pivots above ``noise = s eps``, it moves each row of ``L^-1 X`` by about
+    ``c eps sqrt(H_jj / noise)``, and all rows together by ``c sqrt(eps H_jj)``. The squares in
+    column ``j`` of ``L^-1 X`` add up to at most ``H_jj``. So the error of the result is about
+    ``2 c sqrt(eps)`` times ``H`` in the worst case, when a pivot is barely above rounding error.
+    It does not depend on the rank and the scale of ``Y``.
     """
     diagonal = np.diag(Y).copy()
-    # A variable without curvature has no share in X either: it stays where it is.
+    # A variable without curvature has no share in X either, and is held fixed.
     scale = np.divide(1.0, np.sqrt(diagonal), out=np.zeros_like(diagonal), where=diagonal > 0)
     Y *= scale[:, None]
     Y *= scale
     factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf(Y.T, tol=noise, overwrite_a=True)
-    if not rank:  # which not every SciPy takes for a system of equations
+    if not rank:  # some versions of SciPy refuse an empty system
         return H
     kept = pivots[:rank] - 1
     Z = scipy.linalg.solve_triangular(

@@ -32,11 +32,11 @@ from varpro_nn.linalg.threads import Threads
 TILE = 512
 """Columns of one tile: a product of two tiles is large enough for BLAS, small enough to share."""
 ROWS = 4096
-"""Rows of one product in single precision at most; the sum over such products is double.
+"""Maximum number of rows of one product in single precision; their sum is in double precision.
 
-A sum of ``b`` products has a rounding error of ``b eps`` times the sum of their magnitudes at
-most, and of about ``sqrt(b) eps / 2`` as a rule: at most 64 units of the last digit here, 4e-6,
-whatever the number of rows; BLAS sums in several lanes at a time, so less.
+The rounding error of a sum of ``b`` products, relative to the sum of their magnitudes, is at most
+``b eps`` and typically about ``sqrt(b) eps / 2``. Here the typical error is at most 64 units of the
+last digit, 4e-6, for any number of rows. BLAS sums in several lanes, which makes it smaller.
 """
 
 _PRESENT = 1e-3
@@ -52,7 +52,7 @@ def column_tiles(n_columns: int) -> list[slice]:
 
 
 def product_over_rows(left: RealArray, right: RealArray) -> FloatArray:
-    """``left' right``, a sum over any number of rows, by products of :data:`ROWS` rows each."""
+    """Compute ``left' right`` in double precision, by products of at most :data:`ROWS` rows."""
     total = (left[:ROWS].T @ right[:ROWS]).astype(np.float64, copy=False)
     for start in range(ROWS, len(left), ROWS):
         rows = slice(start, start + ROWS)
@@ -86,10 +86,10 @@ def add_gram(gram: FloatArray, rows: RealArray, threads: Threads | None) -> None
 
 
 def definite_factor(gram: FloatArray, penalty: FloatArray, floor: FloatArray) -> FloatArray:
-    """Upper Cholesky factor ``R`` of a Gram matrix that rounding may have left indefinite.
+    """Compute the upper Cholesky factor of a Gram matrix that rounding may have made indefinite.
 
-    ``R'R = gram + diag(max(penalty, floor))``, the floor ten times larger, and again, until the
-    matrix is definite by a margin.
+    ``R'R = gram + diag(max(penalty, floor))``. The floor is multiplied by ten until the matrix is
+    positive definite by a margin.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def definite_factor(gram: FloatArray, penalty: FloatArray, floor: FloatArray) ->
     penalty : ndarray, shape (q,)
         Not negative.
     floor : ndarray, shape (q,)
-        Positive: rounding errors of ``gram``, as shares of its diagonal. Columns may be of any
+        Positive: the rounding error of each diagonal entry of ``gram``. Columns may be of any
         scale.
 
     Returns
@@ -108,11 +108,11 @@ def definite_factor(gram: FloatArray, penalty: FloatArray, floor: FloatArray) ->
 
     Notes
     -----
-    The pivots ``R_jj^2`` are Schur complements. Those of a semidefinite matrix and the floor are
-    at least the floor, so a smaller one tells of errors that are larger, and of a solution that
-    may be anything. A larger floor damps directions at the level of these errors, no others. The
-    errors of ``q`` columns are ``q`` times those of an entry at most, so the floor stays below
-    ``10 q`` times the first one.
+    The pivots ``R_jj^2`` are Schur complements. For a semidefinite matrix plus the floor, each
+    pivot is at least the floor. A smaller pivot shows that the errors of ``gram`` exceed the floor,
+    and the solution could be arbitrarily wrong. A larger floor damps only directions at the level
+    of these errors. The error of ``q`` columns is at most ``q`` times that of an entry, so the
+    floor stays below ``10 q`` times its first value.
     """
     while True:
         matrix = gram.copy()
@@ -166,12 +166,12 @@ class RidgePath:
         Weighted sum of squares of the centred targets.
     sum_weights : float
     noise : float
-        Rounding error of the eigenvalues, relative to the largest: a bound, which is far above
-        what they have as a rule.
+        Bound of the rounding error of the eigenvalues, relative to the largest. It is far above
+        their typical error.
     rounding : float
-        Eigenvalues up to this one are those of rounding, as a rule.
+        Typical rounding error of the eigenvalues. Eigenvalues up to this value are rounding error.
     null_space : ndarray, shape (q, number of eigenvalues - rank)
-        Directions of these eigenvalues, of columns of unit variance where they were standardised.
+        Eigenvectors of these eigenvalues, for columns of unit variance if they were standardised.
     """
 
     eigenvalues: FloatArray
@@ -253,8 +253,8 @@ class RidgePath:
         return float(max(self.squares_tau - explained, 0.0) / self.sum_weights / left**2)
 
     def _shrinkage(self, ridge: float) -> FloatArray:
-        # With a smaller ridge a direction that the rows do not excite, but for rounding, gets
-        # nothing: it would get errors over the ridge. Without one, the bound is what is safe.
+        # With a ridge below rounding error, a direction of rounding error gets weight 0: it would
+        # get errors divided by the ridge. Without a ridge, only the bound is safe.
         largest = max(self.eigenvalues[-1:].tolist(), default=0.0)
         least = self.noise * largest if ridge == 0 else 0.0
         return shrinkage(self.eigenvalues, ridge, self.rounding, least)
@@ -277,7 +277,7 @@ class RidgePath:
         threads : Threads, optional
             Threads that share the columns.
         every : int
-            Keep the outputs of every so many rows, from the first one on; 0: of none.
+            Keep the outputs of one row in ``every``, from the first row on; 0: of no row.
 
         Returns
         -------
@@ -322,7 +322,7 @@ class RidgePath:
 def shrinkage(
     eigenvalues: FloatArray, ridge: float, rounding: float, least: float = 0.0
 ) -> FloatArray:
-    """``1 / (e + lam)``, but 0 for directions that are rounding, unless the ridge outweighs it.
+    """Compute ``1 / (e + lam)``; 0 for directions of rounding error, unless the ridge is larger.
 
     Parameters
     ----------
@@ -331,12 +331,13 @@ def shrinkage(
     ridge : float
         ``lam``.
     rounding : float
-        Rounding error of the eigenvalues, those of a Gram matrix. Where an eigenvalue is no larger,
-        the moments ``V'Phi'tau`` are at most about ``sqrt(rounding) |tau|``, errors included. With
-        a larger ridge the linear weights there are below ``|tau| / sqrt(rounding)``, as in a
-        direction that is just above rounding; with a smaller one there would be no bound.
+        Rounding error of the eigenvalues of a Gram matrix. In a direction whose eigenvalue is no
+        larger, the moments ``V'Phi'tau`` are at most about ``sqrt(rounding) |tau|``, errors
+        included. A ridge above ``rounding`` keeps the linear weights there below
+        ``|tau| / sqrt(rounding)``, as in a direction just above rounding error. A smaller ridge
+        would give no bound.
     least : float
-        Eigenvalues up to this one count as rounding too.
+        Eigenvalues up to this value count as rounding error too.
 
     Returns
     -------

@@ -55,7 +55,7 @@ class RowStore:
         return RowStore(np.concatenate([self._Phi, Phi]), np.concatenate([self._tau, tau]))
 
     def find(self, Phi: RealArray, tau: FloatArray) -> IndexArray:
-        """Find the rows that are given, but for rounding; each row that is there once at most.
+        """Find the given rows, up to rounding; each row of the store is found at most once.
 
         Returns
         -------
@@ -142,8 +142,8 @@ class RowStore:
         )
         U, sigma, V = U[:, ::-1], sigma[::-1], Vt[::-1].T  # ascending, as of an eigenproblem
         eps = float(np.finfo(self._Phi.dtype).eps)
-        # The rows were rounded to their type before they were centred, in double precision: so much
-        # may the singular values be off (Weyl).
+        # The rows were rounded to their type, then centred in double precision. The singular values
+        # are off by at most this (Weyl).
         size = np.hypot(np.linalg.norm(sigma), np.sqrt(len(tau)) * np.linalg.norm(mean_Phi * scale))
         rounding = float((eps + 2 * np.finfo(np.float64).eps) * size)
         return RidgePath(

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import scipy.linalg  # noqa: F401  # its BLAS, too, must be loaded to be held to one thread
+import scipy.linalg  # noqa: F401  # loads its BLAS, so that it too is limited to one thread
 from joblib import cpu_count
 from threadpoolctl import threadpool_limits
 
