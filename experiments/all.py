@@ -1,12 +1,13 @@
 """All tables: ``python -m experiments.all [--quick] [--only NAME ...] [--n-jobs N]``.
 
-Each table runs in a separate process with one thread of BLAS: memory and CPU seconds are those of
-the table. Tables run one after the other, unless ``--n-jobs`` tells how many to run side by side.
-That is quicker, but what is bound by memory then takes more CPU seconds: pages tell the load of
-the machine.
-Its results go to ``NAME.jsonl`` in ``--output`` as they come, so that a stopped run goes on, and
-what it prints to ``NAME.md``, headed by the command, the days and commits of the measurements, the
-machine and the versions. A table that fails does not stop the others; the exit status tells.
+Each table runs in a separate process with one thread of BLAS, so that memory and CPU seconds are
+those of the table. Tables run one after the other; ``--n-jobs N`` runs N at a time. That is
+quicker, but memory-bound work then takes more CPU seconds, so pages give the load of the machine.
+
+In the folder ``--output``, results go to ``NAME.jsonl`` as soon as they are measured, so that a
+stopped run can resume. The output of the table goes to ``NAME.md``, with the command, the dates and
+commits of the measurements, the machine and the versions at the top. A table that fails does not
+stop the others; the exit status is then not 0.
 
 ``--quick`` measures digits and slices of MNIST, minutes in all, and keeps nothing unless
 ``--output`` is given. The full run takes about 15 hours, six of them for the field: with
@@ -101,7 +102,7 @@ TABLES: dict[str, Table] = {
     "calibration": Table("field.calibration"),
     "processors": Table("reliability.processors"),
 }
-"""The tables by name; what is about survival and speed of a whole run stands in the README."""
+"""The tables by name; the README has the scripts on killed processes and speed of whole runs."""
 
 
 def page(name: str, command: Sequence[str], lines: Sequence[str]) -> str:

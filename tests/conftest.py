@@ -22,10 +22,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=1, metavar="N", help="seeds of each random test")
     parser.addoption(
         "--part", default="0/1", metavar="I/K",
-        help="seeds I, I + K, I + 2 K and so on alone; part 0 has the tests without seeds, too",
+        help="run only seeds I, I + K, I + 2 K and so on; part 0 also runs the tests without seeds",
     )  # fmt: skip
     parser.addoption(
-        "--blas-threads", type=int, default=1, metavar="N", help="of the process of the tests"
+        "--blas-threads", type=int, default=1, metavar="N", help="threads of BLAS in the tests"
     )
 
 
@@ -40,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests without seeds to part 0."""
+    """Run tests without seeds only in part 0."""
     if config.getoption("part").split("/")[0] != "0":
         items[:] = [item for item in items if "rng" in getattr(item, "fixturenames", ())]
 
@@ -52,7 +52,7 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 
 @pytest.fixture(autouse=True, scope="session")
 def _blas_threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Small matrices: one thread of BLAS is the fastest, and what a worker of a run has."""
+    """Set the threads of BLAS: one is fastest with small matrices, and the workers have one."""
     with threadpool_limits(request.config.getoption("blas_threads"), user_api="blas"):
         yield
 
@@ -66,9 +66,9 @@ def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(autouse=True)
 def _workers_stay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker processes serve one test after the other: their imports take a second each.
+    """Reuse worker processes for all tests: the imports of a new worker take a second.
 
-    Tests that are marked ``own_workers`` have them start and end as a run does.
+    In tests marked ``own_workers``, workers start and end with each run.
     """
     if request.node.get_closest_marker("own_workers") is None:
         monkeypatch.setattr(ProcessPool, "close", lambda pool: None)

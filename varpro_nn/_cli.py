@@ -12,7 +12,7 @@ _logger = logging.getLogger(__name__)
 
 
 def make_parser(command: str, description: str, faults: str) -> argparse.ArgumentParser:
-    """Make the parser of ``python -m varpro_nn.COMMAND``; exit status 1 stands for ``faults``."""
+    """Make the parser of ``python -m varpro_nn.COMMAND``; ``faults`` explains exit status 1."""
     return argparse.ArgumentParser(
         prog=f"python -m varpro_nn.{command}",
         allow_abbrev=False,
@@ -31,14 +31,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def run_command(lines: Callable[[], Iterable[str]]) -> int:
     """Print the lines of ``lines()``, which does the work, and return the exit status.
 
-    0: done; 1: a fault of data or run, told in one line on standard error; 130: interrupted.
+    0: done; 1: a fault of data or run, printed as one line on standard error; 130: interrupted.
     """
     try:
         for line in lines():
             print(line)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Who reads has read enough (``| head``). Python would complain again at its end.
+        # The reader has closed the pipe (``| head``). Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (VarProError, ValueError, OSError, MemoryError) as error:
         _logger.info("the error in full", exc_info=True)  # with -v

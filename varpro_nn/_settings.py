@@ -139,7 +139,7 @@ class Setting:
 
     @property
     def described(self) -> str:
-        """Help, and what it needs: one line."""
+        """The help and the options that this one needs, in one line."""
         needed = [
             name if allowed is ... else f"{name} {' or '.join(allowed)}"
             for name, allowed in self.needs.items()
@@ -243,7 +243,7 @@ def check_known(options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
 
 
 def unknown_among(options: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """List the options that are not ``known``, and name the nearest known one; "" if all are."""
+    """List the options that are not ``known``, with the nearest known name; "" if none."""
     unknown = sorted(set(options) - set(known))
     if not unknown:
         return ""

@@ -1,17 +1,19 @@
 """OpenBLAS kernels: which ones this processor runs, and which one a process uses.
 
-OpenBLAS has several implementations of its products and factorisations, one a family of
-processors. It takes the best that the processor runs, or the one that the environment variable
-``OPENBLAS_CORETYPE`` names. Results of two kernels differ by rounding. NumPy too has loops for
-newer processors, of ``exp`` and ``tanh`` among others: the name of a kernel with ``+plain``
-(``Prescott+plain``) stands for that kernel and NumPy's loops for the oldest processor.
+OpenBLAS implements its products and factorisations once per family of processors; such an
+implementation is a kernel. By default it takes the best kernel that the processor runs. The
+environment variable ``OPENBLAS_CORETYPE`` names another. Results of two kernels differ by rounding.
+NumPy also has special loops for newer processors, for ``exp`` and ``tanh`` among others. A kernel
+name with ``+plain`` (``Prescott+plain``) means this kernel with NumPy's loops for the oldest
+processor.
 
-``python -m experiments.reliability.kernels`` prints a line for each of :data:`KERNELS` and the one
-that NumPy takes by itself: ``used`` for that one, else ``runs``, or ``lacking`` and why.
+``python -m experiments.reliability.kernels`` prints one line for each of :data:`KERNELS` and for
+the default kernel: ``used`` for the default, ``runs`` for others that run here, or ``lacking`` and
+why.
 
-As a plugin of pytest (``-p experiments.reliability.kernels``) this module ends the run where a
-library uses another kernel than the variable names: OpenBLAS passes over a name that it does not
-know.
+As a pytest plugin (``-p experiments.reliability.kernels``) this module stops the run if a library
+uses another kernel than the variable names. The check is needed because OpenBLAS ignores a name
+that it does not know.
 """
 
 import importlib
@@ -31,21 +33,21 @@ NEEDS = {
     "Haswell": ("avx2", "fma"),
     "SkylakeX": ("avx512f", "avx512bw", "avx512dq", "avx512vl"),
 }
-"""Flags of the processor, as Linux names them, that a kernel needs; oldest kernel first."""
+"""Processor flags that each kernel needs, as Linux names them; oldest kernel first."""
 
 KERNELS = ("Prescott", "Sandybridge", "Haswell", "SkylakeX")
-"""Kernels that the project is tested with. Nehalem's products are Prescott's, but for a few."""
+"""Kernels that the project is tested with. Nehalem shares most of its products with Prescott."""
 
 
 REPORTED = {"Prescott": ("Prescott", "Katmai")}
-"""Names under which OpenBLAS reports a kernel, where there are several for one."""
+"""Names under which OpenBLAS reports a kernel, if it has several."""
 
 
 PLAIN = "+plain"
 
 
 def environment(kernel: str) -> dict[str, str]:
-    """Make the variables of a process that is to use a kernel."""
+    """Make the environment variables that select a kernel in a new process."""
     made = {"OPENBLAS_CORETYPE": kernel.removesuffix(PLAIN)}
     if kernel.endswith(PLAIN):
         # NumPy's public functions do not list them.
@@ -55,7 +57,7 @@ def environment(kernel: str) -> dict[str, str]:
 
 
 def flags_of_processor() -> frozenset[str]:
-    """Read the flags of the first processor; none where the system does not tell."""
+    """Read the flags of the first processor; empty if the system does not list them."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             lines = [line for line in file if line.startswith("flags")]
@@ -67,7 +69,7 @@ def flags_of_processor() -> frozenset[str]:
 def lacking(kernel: str) -> str | None:
     """Say why this processor does not run a kernel; None if it does.
 
-    A kernel with no entry in :data:`NEEDS` is taken to run.
+    A kernel without an entry in :data:`NEEDS` is assumed to run.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return f"it needs an x86 processor, got {platform.machine()}"
@@ -76,7 +78,7 @@ def lacking(kernel: str) -> str | None:
 
 
 def split(kernels: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split kernels into those that run here and sentences on those that do not."""
+    """Split kernels into those that run here, and messages about the others."""
     reasons = {kernel: lacking(kernel) for kernel in kernels}
     runnable = [kernel for kernel, reason in reasons.items() if reason is None]
     left_out = [f"{kernel}: {reason}" for kernel, reason in reasons.items() if reason is not None]
@@ -84,7 +86,7 @@ def split(kernels: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def in_use() -> dict[str, str]:
-    """Kernels of this process by the file of the library: NumPy and SciPy may have one each."""
+    """Map each OpenBLAS file of this process to its kernel: NumPy and SciPy may have one each."""
     import numpy as np  # noqa: F401
     import scipy.linalg  # noqa: F401
 
@@ -96,7 +98,7 @@ def in_use() -> dict[str, str]:
 
 
 def check(kernel: str) -> None:
-    """See that every OpenBLAS of this process uses a kernel.
+    """Check that every OpenBLAS of this process uses the given kernel.
 
     Raises
     ------

@@ -1,18 +1,18 @@
 """How near to its bound each comparison of floating-point numbers in the tests comes.
 
-``python -m experiments.reliability.margins --output FILE`` runs the tests of the numerics with
-``--seeds N`` seeds and each OpenBLAS kernel that this processor runs, and keeps for every
-assertion the largest ratio of error and bound, with its kernel and seed
-(:mod:`experiments.reliability.recorded_assertions` says what an assertion is). It prints a table
-of the assertions whose error comes within a factor of ``--factor`` (3) of the bound, and the
-tests that failed; neither stops the run. Names of files or folders take the place of
+``python -m experiments.reliability.margins --output FILE`` runs the numerical tests with
+``--seeds N`` seeds and each OpenBLAS kernel that this processor runs. For every assertion it keeps
+the largest ratio of error and bound, with its kernel and seed
+(:mod:`experiments.reliability.recorded_assertions` says what an assertion is). It prints a table of
+the assertions whose error comes within a factor of ``--factor`` (3) of the bound, and a table of
+the tests that failed. Neither stops the run. Files or folders on the command line replace
 :data:`TESTS`.
 
-First each file runs with one seed and one kernel, to see which tests compare numbers and how long
-they take; the others are left out afterwards. Then a process runs a few seeds of one file with one
-kernel and one thread of BLAS; ``--n-jobs`` of them run at a time. FILE, JSON lines, is written
-anew after each, first seeds of all files first, so that a run that is stopped has seen every
-file. ``--show FILE ...`` runs nothing: it prints the tables of such files together.
+A first pass runs each file with one seed and one kernel, to find the tests that compare numbers and
+their times. Only these tests run afterwards. Each process then runs some seeds of one file with one
+kernel and one thread of BLAS; ``--n-jobs`` processes run at a time. FILE has JSON lines and is
+rewritten after each process. The first seeds of all files run first, so a run that is stopped has
+seen every file. ``--show FILE ...`` runs no test and prints the joined tables of these files.
 """
 
 import argparse
@@ -42,7 +42,7 @@ TESTS = (
 )  # fmt: skip
 """Folders and files with tests that compare floating-point numbers."""
 SECONDS_OF_A_PROCESS = 30.0
-"""Tests that one process runs, about; it takes 3 s to start."""
+"""Approximate test time of one process, whose start takes 3 s."""
 Row = dict[str, Any]
 
 
@@ -72,7 +72,7 @@ def units(file: Path, found: Row, names: Sequence[str], n_seeds: int) -> list[tu
     ----------
     file : Path
     found : dict
-        What one seed gave.
+        The record of the first pass.
     names : sequence of str
         Kernels.
     n_seeds : int
@@ -93,12 +93,12 @@ def units(file: Path, found: Row, names: Sequence[str], n_seeds: int) -> list[tu
 
 
 def run(unit: Unit, n_seeds: int) -> Row:
-    """Run the tests of a unit; what the plugin wrote.
+    """Run the tests of a unit, and return what the plugin wrote.
 
     Raises
     ------
     RuntimeError
-        Pytest did not come to run the tests.
+        Pytest ended before it ran the tests.
     """
     libraries = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment = os.environ | dict.fromkeys(libraries, "1") | kernels.environment(unit.kernel)
@@ -124,12 +124,12 @@ def run(unit: Unit, n_seeds: int) -> Row:
 
 
 def rows_of(unit: Unit, found: Row) -> list[Row]:
-    """Rows of the assertions and failures of a unit, with the kernel."""
+    """Add the kernel to the assertions and failures of a unit."""
     return [{**row, "kernel": unit.kernel} for row in found["assertions"] + found["failures"]]
 
 
 def merged(rows: Iterable[Row]) -> list[Row]:
-    """Join the rows of each assertion: its largest ratio, that of each kernel, and the number."""
+    """Join the rows of each assertion: largest ratio, largest ratio by kernel, number of rows."""
     found: dict[Any, Row] = {}
     for row in rows:
         if "failed" in row:
@@ -152,7 +152,7 @@ def merged(rows: Iterable[Row]) -> list[Row]:
 
 
 def print_tables(rows: Sequence[Row], factor: float) -> None:
-    """Print what came near its bound, largest ratio first, and what failed."""
+    """Print the assertions near their bound, largest ratio first, and the failures."""
     assertions = [row for row in rows if "failed" not in row]
     failures = [row for row in rows if "failed" in row]
     numbers = [sum(row["kind"] == kind for row in assertions) for kind in KINDS]
@@ -178,7 +178,7 @@ KINDS = ("tolerance", "threshold", "count")
 
 
 def cells_of(row: Row) -> dict[str, str]:
-    """Cells of a row of the table."""
+    """Make the cells of a table row."""
     others = sorted(row["by_kernel"].items(), key=lambda item: -item[1])
     seed = "" if row.get("seed") is None else str(row["seed"])
     return {
@@ -198,14 +198,14 @@ def _cell(text: str) -> str:
 
 
 class Runner:
-    """Runs units, ``n_jobs`` at a time; keeps sentences on those that could not run."""
+    """Runs units, ``n_jobs`` at a time; ``broken`` has messages about units that could not run."""
 
     def __init__(self, n_jobs: int) -> None:
         self.n_jobs = n_jobs
         self.broken: list[str] = []
 
     def run(self, todo: Sequence[Unit], n_seeds: int, title: str) -> Iterator[tuple[Unit, Row]]:
-        """Give each unit and what it found, as it ends."""
+        """Yield each unit and its record when it ends."""
         executor = ThreadPoolExecutor(self.n_jobs)  # of threads that wait for processes
         try:
             futures = {executor.submit(run, unit, n_seeds): unit for unit in todo}
@@ -222,7 +222,7 @@ class Runner:
 def measure(
     runner: Runner, files: Sequence[Path], names: Sequence[str], n_seeds: int, output: Path
 ) -> list[Row]:
-    """Run the tests of all files; the joined rows, which ``output`` has too."""
+    """Run the tests of all files, and return the joined rows, which ``output`` has too."""
     by_size = sorted(files, key=lambda file: -file.stat().st_size)  # long ones first
     once = [Unit(file, names[0], 0, 1) for file in by_size]
     seen = list(runner.run(once, 1, "one seed"))
@@ -239,7 +239,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("tests", nargs="*", help=f"files or folders ({' '.join(TESTS)})")
-    parser.add_argument("--output", type=file_name, metavar="FILE", help="of all assertions")
+    parser.add_argument("--output", type=file_name, metavar="FILE", help="write all ratios here")
     parser.add_argument("--seeds", type=whole_number(1), default=20, metavar="N")
     parser.add_argument(
         "--kernels", nargs="+", default=list(kernels.KERNELS), metavar="NAME",
@@ -247,10 +247,10 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument(
         "--factor", type=float, default=3.0, metavar="X",
-        help="how near to the bound is too near (%(default)g)",
+        help="list errors within this factor of their bound (%(default)g)",
     )  # fmt: skip
     parser.add_argument("--n-jobs", type=whole_number(1), default=1, metavar="N")
-    parser.add_argument("--show", nargs="+", type=Path, metavar="FILE", help="run nothing")
+    parser.add_argument("--show", nargs="+", type=Path, metavar="FILE", help="print old results")
     args = parser.parse_args()
     if (args.output is None) == (args.show is None):
         parser.error("give either --output FILE or --show FILE ...")

@@ -1,16 +1,16 @@
-"""How far results differ from processor to processor: each OpenBLAS kernel, ONNX Runtime and C.
+"""How far results differ between processors: OpenBLAS kernels, ONNX Runtime and C.
 
 ``python -m experiments.reliability.processors`` trains ``default`` on MNIST and ``tiny`` on
-CIFAR-10, once with each kernel that this processor runs, in a process of its own with one job, and
-compares answers for the test images with those of the kernel that is used by itself. The network
-that this kernel trained then answers with the other kernels, in ONNX Runtime and in C.
-``Prescott+plain`` is the oldest kernel with NumPy's loops for the oldest processor
+CIFAR-10, once with each kernel that this processor runs, in a separate process with one job. It
+compares the outputs for the test images with those of the default kernel. The network of the
+default kernel then predicts with the other kernels, in ONNX Runtime and in C. ``Prescott+plain`` is
+the oldest kernel with NumPy's loops for the oldest processor
 (:mod:`experiments.reliability.kernels`).
 
-``--n-jobs`` trains with as many kernels at a time. ``--output FILE`` keeps the rows of a data set
-as soon as they are there. ``--quick`` takes slices of MNIST and two kernels. A kernel that the
-processor lacks is left out by name, and so are ONNX Runtime and C where they are not installed.
-The last line is JSON.
+``--n-jobs N`` trains with N kernels at a time. ``--output FILE`` keeps the rows of a data set as
+soon as they are measured. ``--quick`` takes slices of MNIST and two kernels. A message names each
+kernel that the processor lacks, and ONNX Runtime or C if they are not installed. The last line is
+JSON.
 """
 
 import argparse
@@ -41,11 +41,11 @@ RUNS = (("mnist", "default"), ("cifar10", "tiny"))
 KERNELS = (*kernels.KERNELS, f"{kernels.KERNELS[0]}{kernels.PLAIN}")
 FLAGS = {"C, -O2": "-O2", "C, -O3 -march=native": "-O3 -march=native"}
 Answers = dict[str, Any]
-"""Outputs (n, k), where there are some, and probabilities (n, k)."""
+"""Probabilities (n, k), and outputs (n, k) if there are any."""
 
 
 def settings(data: str, recipe: str, args: argparse.Namespace) -> tuple[Dataset, TrainConfig]:
-    """Load a data set, and configure its run."""
+    """Load a data set and configure its run."""
     dataset = load(data, args.data_dir)
     if args.quick:
         assert dataset.test is not None
@@ -56,7 +56,7 @@ def settings(data: str, recipe: str, args: argparse.Namespace) -> tuple[Dataset,
 
 
 def answer(network: Network, images: Any) -> Answers:
-    """Give the outputs and probabilities of images."""
+    """Compute the outputs and probabilities of images."""
     return {
         "outputs": network.decision_function(images),
         "probabilities": network.predict_proba(images),
@@ -64,10 +64,10 @@ def answer(network: Network, images: Any) -> Answers:
 
 
 def train_and_answer(task: dict[str, str], args: argparse.Namespace) -> None:
-    """Train with the kernel of this process; write the network, and answers of two networks.
+    """Train with the kernel of this process, and write the answers of two networks.
 
-    The second is the one in the folder that ``task`` names, which the first of these processes
-    leaves there.
+    One is the network trained here. The other is in the folder that ``task`` names; the first of
+    these processes writes it there.
     """
     kernels.check(task["kernel"])
     dataset, config = settings(task["data"], task["recipe"], args)
@@ -92,7 +92,7 @@ def difference(ours: Answers, first: Answers, labels: Any) -> dict[str, Any]:
 
 
 def exports(network: Network, images: Any, folder: Path) -> dict[str, Answers]:
-    """Answers of the exported network; what is not installed is left out by name."""
+    """Compute the answers of the exported network; print the names of runtimes not installed."""
     ways: dict[str, tuple[bool, Callable[[], tuple[Any, float]]]] = {
         "ONNX Runtime": (
             all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))),
@@ -114,7 +114,7 @@ def exports(network: Network, images: Any, folder: Path) -> dict[str, Answers]:
 def measure(
     data: str, recipe: str, names: Sequence[str], dataset: Dataset, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Train and answer with each kernel; rows of networks of their own, and of the first one."""
+    """Train with each kernel and predict; rows for each trained network and for the first one."""
     assert dataset.test is not None
     labels, images = dataset.test.labels, np.ascontiguousarray(dataset.test.images)
     options = ["--seed", str(args.seed), *(["--quick"] if args.quick else [])]
@@ -127,7 +127,7 @@ def measure(
             command = ["experiments.reliability.processors", *options, "--task", json.dumps(task)]
             child(command, environment=kernels.environment(kernel))
 
-        run(names[0])  # it leaves the network that the others answer with, too
+        run(names[0])  # it writes the network with which the others predict, too
         with ThreadPoolExecutor(args.n_jobs) as executor:  # of threads that wait for processes
             list(executor.map(run, names[1:]))
         answers: dict[str, dict[str, Answers]] = {
@@ -144,7 +144,7 @@ def measure(
 
 
 def cells_of(name: str, row: dict[str, Any]) -> dict[str, str]:
-    """Cells of a row of a table."""
+    """Make the cells of a table row."""
     output = row.get("largest_difference_of_outputs")
     return {
         "": name,
@@ -158,7 +158,7 @@ def cells_of(name: str, row: dict[str, Any]) -> dict[str, str]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--kernels", nargs="+", metavar="NAME",
-                         help=f"beside that of this processor ({' '.join(KERNELS)})")  # fmt: skip
+                         help=f"besides the default kernel ({' '.join(KERNELS)})")  # fmt: skip
     options.add_argument("--task", help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.task is not None:

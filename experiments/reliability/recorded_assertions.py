@@ -1,20 +1,21 @@
-"""A plugin of pytest that records how near to its bound each comparison of numbers came.
+"""A pytest plugin that records how near to its bound each comparison of numbers comes.
 
 ``python -m pytest -p experiments.reliability.recorded_assertions --assert=plain --record FILE``
-writes an object of JSON: the largest ratio of error and bound of each assertion, a place (file and
-line below ``tests``) in a test, with the seed that had it; the failures; and the seconds of each
-test. :mod:`experiments.reliability.margins` runs it.
+writes a JSON object with the assertions, the failures, and the seconds of each test. An assertion
+is a place in a test: a file and line below ``tests``. It has the largest ratio of error and bound,
+and the seed of that ratio. :mod:`experiments.reliability.margins` runs the plugin.
 
-Three forms are seen: ``assert_allclose``, ``pytest.approx``, and ``<``, ``<=``, ``>``, ``>=`` in
-an ``assert``. For the last the modules below ``tests`` are compiled from a changed syntax tree, so
-that arrays are seen whole and an assertion that fails is recorded too. Kinds of an assertion:
+The plugin records ``assert_allclose``, ``pytest.approx``, and ``<``, ``<=``, ``>``, ``>=`` in an
+``assert``. For the comparison operators it compiles the modules below ``tests`` from a changed
+syntax tree. So it records whole arrays, and also assertions that fail. An assertion has one of
+these kinds:
 
-- ``tolerance``: floating-point numbers that are to agree within at most :data:`SMALL`, alone or as
-  a factor: ``assert_allclose``, ``pytest.approx``, ``x < 1e-7``, ``x < 1e-5 * y``,
-  ``x <= y * (1 + 1e-12)``, ``x > -1e-9 * y``, ``x < y + 1e-9``. In the last three the error is what
-  ``x`` exceeds ``y`` by.
-- ``threshold``: other floating-point numbers: accuracies, rates, seconds, what must differ. For the
-  comparisons by a sign this is the ratio of the smaller number and the larger one.
+- ``tolerance``: floating-point numbers that must agree within at most :data:`SMALL`, alone or as a
+  factor: ``assert_allclose``, ``pytest.approx``, ``x < 1e-7``, ``x < 1e-5 * y``,
+  ``x <= y * (1 + 1e-12)``, ``x > -1e-9 * y``, ``x < y + 1e-9``. In the last three the error is the
+  amount by which ``x`` exceeds ``y``.
+- ``threshold``: other floating-point numbers, such as accuracies, rates, seconds, or numbers that
+  must differ. With a comparison operator, the ratio is that of the smaller and the larger number.
 - ``count``: whole numbers.
 
 A comparison of exactly equal numbers has no bound, and is not recorded.
@@ -40,13 +41,13 @@ from experiments.shared.provenance import ROOT
 
 TESTS = ROOT / "tests"
 SMALL = 0.01
-"""A bound that is no larger, alone or as a factor, is one of rounding or of convergence."""
+"""A bound of at most this, alone or as a factor, is one of rounding or of convergence."""
 
 OPERATORS: dict[type[ast.cmpop], str] = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge"}
 
 
 class Bound(NamedTuple):
-    """A side of a comparison that has a number in it: ``value = base + slack``.
+    """A side of a comparison that contains a literal number: ``value = base + slack``.
 
     Attributes
     ----------
@@ -58,7 +59,7 @@ class Bound(NamedTuple):
     small : bool
         Whether the slack is a small number, alone or as a factor.
     rank : int
-        Of two sides with numbers that of higher rank is the bound.
+        If both sides contain numbers, the side of higher rank is the bound.
     """
 
     value: Any
@@ -78,7 +79,7 @@ class Recorder:
         self.tests: dict[str, dict[str, Any]] = {}
 
     def record(self, kind: str, ratios: Any, **more: Any) -> None:
-        """Keep the largest of ``ratios`` for the line below ``tests`` that this call comes from."""
+        """Keep the largest of ``ratios`` for the line below ``tests`` that makes this call."""
         ratios = np.asarray(ratios, dtype=np.float64)
         if self.item is None or ratios.size == 0 or np.isnan(ratios).all():
             return
@@ -93,24 +94,24 @@ class Recorder:
         if ratio > row["ratio"]:
             row.update(ratio=ratio, node=self.item.nodeid, seed=_seed(self.item), **more)
 
-    # Calls that are put into the modules below ``tests``.
+    # :class:`Watched` puts calls of these methods into the modules below ``tests``.
 
     def number(self, value: Any) -> Bound:
-        """``x < 1e-7``: the number itself."""
+        """Bound ``x < 1e-7``: the number itself."""
         return Bound(value, 0.0, value, abs(value) <= SMALL, 4)
 
     def scaled(self, left: Any, right: Any, rank: int) -> Bound:
-        """``x < 1e-5 * y``."""
+        """Bound ``x < 1e-5 * y``."""
         small = any(np.ndim(factor) == 0 and abs(factor) <= SMALL for factor in (left, right))
         return Bound(left * right, 0.0, left * right, small, rank)
 
     def stretched(self, base: Any, by: Any) -> Bound:
-        """``x <= y * (1 + 1e-12)``, with ``by`` the sum."""
+        """Bound ``x <= y * (1 + 1e-12)``; ``by`` is the sum."""
         value = base * by
         return Bound(value, base, value - base, abs(by - 1) <= SMALL, 3)
 
     def shifted(self, base: Any, slack: Any, sign: int) -> Bound:
-        """``x < y + 1e-9 * z``."""
+        """Bound ``x < y + 1e-9 * z``."""
         value = base + slack if sign > 0 else base - slack
         small = bool(np.all(np.abs(slack) <= SMALL * np.abs(base)) or np.all(base == 0))
         return Bound(value, base, value - base, small)
@@ -182,13 +183,13 @@ recorder = Recorder()
 
 
 class Watched(ast.NodeTransformer):
-    """Puts calls of the recorder in the place of comparisons that an ``assert`` asks for.
+    """Replaces the comparisons of an ``assert`` by calls of the recorder.
 
-    Of a mask, as in ``np.mean(x > 0.5) > 0.9``, nothing is asked.
+    It leaves masks alone, as the inner comparison of ``np.mean(x > 0.5) > 0.9``.
     """
 
     def visit_Assert(self, node: ast.Assert) -> ast.Assert:
-        """Change what it asks for."""
+        """Replace the comparisons of the condition."""
         node.test = self._watched(node.test)
         return node
 
@@ -209,13 +210,13 @@ class Watched(ast.NodeTransformer):
 
 
 def _call(name: str, *arguments: ast.expr) -> ast.expr:
-    """Call a method of the recorder; the line is that of the ``assert``, filled in later."""
+    """Make a call of a recorder method; ``fix_missing_locations`` adds the line later."""
     method = ast.Attribute(ast.Name("_recorder", ast.Load()), name, ast.Load())
     return ast.Call(method, list(arguments), [])
 
 
 def _side(node: ast.expr) -> ast.expr:
-    """Make a :class:`Bound` of a side that has a number in the place of one."""
+    """Make a :class:`Bound` of a side that contains a literal number."""
     if _is_number(node):
         return _call("number", node)
     if isinstance(node, ast.BinOp):
@@ -245,7 +246,7 @@ def _has_number(node: ast.expr) -> bool:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Compiles a module from the changed tree, and keeps no bytecode."""
+    """Compiles a module from the changed syntax tree, without a bytecode cache."""
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
@@ -258,7 +259,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds modules below ``tests``, helpers of tests too."""
+    """Finds modules below ``tests``, including helper modules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -286,7 +287,7 @@ def _recorded_allclose(original: Callable[..., None]) -> Callable[..., None]:
                     recorder.record(
                         kind, ratios, rtol=float(np.max(rtol)), atol=float(np.max(atol))
                     )
-                except ValueError:  # shapes that do not fit: the assertion fails
+                except ValueError:  # the shapes do not fit, so the assertion fails
                     pass
         original(actual, desired, rtol, atol, *args, **more)
 
@@ -294,7 +295,7 @@ def _recorded_allclose(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _kind(rtol: Any, atol: Any, desired: Any) -> str:
-    """Tell whether a bound is one of rounding, by the largest of the numbers that are asked for."""
+    """Choose the kind of a bound, relative to the largest desired number."""
     sizes = np.abs(desired)[np.isfinite(desired)]
     scale = max(1.0, np.max(sizes, initial=0.0))
     small = np.max(rtol) <= SMALL and np.max(atol) <= SMALL * scale
@@ -309,7 +310,7 @@ def _recorded_approx(original: Callable[[Any, Any], bool]) -> Callable[[Any, Any
     def equal(self: Any, actual: Any) -> bool:
         try:
             error, tolerance = abs(float(actual) - float(self.expected)), float(self.tolerance)
-        except (TypeError, ValueError):  # an array, which comes here again by its entries
+        except (TypeError, ValueError):  # an array, whose entries come here one by one
             return original(self, actual)
         if tolerance:
             whole = isinstance(actual, int) and isinstance(self.expected, int)
@@ -321,15 +322,15 @@ def _recorded_approx(original: Callable[[Any, Any], bool]) -> Callable[[Any, Any
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--record", type=Path, metavar="FILE", help="of assertions, JSON")
-    parser.addoption("--only-tests", type=Path, metavar="FILE", help="names of tests, one a line")
+    parser.addoption("--record", type=Path, metavar="FILE", help="JSON file to write")
+    parser.addoption("--only-tests", type=Path, metavar="FILE", help="tests to run, one per line")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("assertmode") != "plain":
-        msg = "recorded_assertions compiles the tests itself: give --assert=plain too"
+        msg = "recorded_assertions compiles the tests itself: add --assert=plain"
         raise pytest.UsageError(msg)
-    # No module below ``tests`` that has an assertion of numbers has been imported yet.
+    # At this time no module below ``tests`` with a numerical assertion has been imported.
     np.testing.assert_allclose = _recorded_allclose(np.testing.assert_allclose)
     approx: Any = type(pytest.approx(0.0))
     approx.__eq__ = _recorded_approx(approx.__eq__)

@@ -24,8 +24,8 @@ def child_lines(
 ) -> Iterator[str]:
     """Run ``python -m`` with a module and its options in a separate process.
 
-    It has separate memory, a separate clock and ``threads`` threads, and the variables of
-    ``environment`` beside those of this process.
+    The process has its own memory and clock, ``threads`` threads, and the variables of this
+    process together with those of ``environment``.
 
     Yields
     ------

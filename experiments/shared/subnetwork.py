@@ -35,7 +35,7 @@ def subnetwork(
     train: ImageSet, n: int, n_units: int, seed: Sequence[int],
     dtype: DTypeLike = np.float32, ridge: float = RIDGE, weight_decay: float = WEIGHT_DECAY,
 ) -> tuple[VarProFunctional, FloatArray]:  # fmt: skip
-    """Draw images and quadratic units; the functional, and unit weights to start from."""
+    """Draw images and quadratic units; return the functional and the initial unit weights."""
     rng = np.random.default_rng(seed)
     own = rng.choice(len(train), n, replace=False)
     images = train.images[own]

@@ -75,7 +75,7 @@ class Compute:
         return self.executor is not None
 
     def distributes(self, training: TrainingSet) -> bool:
-        """Whether a cluster works on a training set; derived images stay on this machine."""
+        """Whether a cluster computes on a training set; derived images stay on this machine."""
         return self.on_cluster and not training.derived
 
     def threads_for(self, n_tasks: int) -> int:
@@ -158,10 +158,10 @@ class Compute:
     def bar(
         self, title: str, *, total: int | None = None, initial: int = 0, unit: str = "it"
     ) -> Any:
-        """Make a progress bar of tqdm's, silent unless progress is shown on a terminal."""
+        """Make a tqdm progress bar, which is silent without ``progress`` or a terminal."""
         from tqdm import tqdm  # not at the top: imported where it is used
 
-        # None: silent where standard error is not a terminal.
+        # None: silent if standard error is not a terminal.
         silent = None if self.progress else True
         return tqdm(desc=title, total=total, initial=initial, unit=unit, disable=silent)
 
@@ -169,8 +169,8 @@ class Compute:
         """Put a training set where workers find it, once."""
         held = self._published.get(id(training))
         if held is None:
-            # A worker of this machine maps the arrays in no time; one elsewhere, or images that
-            # are a file already, need no copy where there is a name for them.
+            # A local worker maps the arrays at once. With a name, workers elsewhere load the images
+            # themselves, and images that are already in a file are not copied.
             by_name = training.origin is not None and (self.on_cluster or training.on_disk)
             reference = (
                 named(training)

@@ -74,14 +74,14 @@ def stored(training: TrainingSet, parent: Path | None = None) -> Iterator[Refere
         np.save(Path(folder) / "targets.npy", training.targets, allow_pickle=False)
         if training.weights is not None:
             np.save(Path(folder) / "weights.npy", training.weights, allow_pickle=False)
-        # Absolute: a worker may have begun in another folder.
+        # Absolute: a worker may run in another folder.
         where = str(Path(folder).absolute())
         yield Reference(StoredData(where, training.n_targets), training.digest)
 
 
 def named(training: TrainingSet) -> Reference:
     """Refer to a training set by the name under which every worker can load it."""
-    assert training.origin is not None  # the caller has looked
+    assert training.origin is not None  # the caller has checked
     return Reference(training.origin, training.digest)
 
 

@@ -19,8 +19,8 @@ from varpro_nn.data.images_on_disk import ImagesOnDisk
 def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
     """Return ``images`` as an array that the package can work with; ``name`` is for messages.
 
-    ``uint8`` or ``float32``/``float64``, not copied if it need not be. Images on disk are looked
-    through and stay there.
+    The array is ``uint8``, ``float32`` or ``float64``, copied only if necessary. Images on disk are
+    checked and stay on disk.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def check_weights(sample_weight: ArrayLike | None, n_images: int) -> FloatArray 
 
 
 def targets_of(targets: TargetArray, n_targets: int) -> FloatArray:
-    """Targets ``tau`` (n, k): of class numbers a 1 in each row, real ones as they are."""
+    """Make targets ``tau`` (n, k): one-hot rows of class numbers; real targets as they are."""
     array: Any = targets
     return one_hot(array, n_targets) if array.ndim == 1 else np.asarray(array, np.float64)
 

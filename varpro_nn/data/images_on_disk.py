@@ -24,7 +24,7 @@ class ImagesOnDisk:
     Attributes
     ----------
     offset : int
-        Where the first image starts, bytes.
+        Position of the first image in the file, in bytes.
     shape : tuple of int
         (n, rows, columns) or (n, channels, rows, columns).
     """
@@ -89,7 +89,7 @@ class ImagesOnDisk:
         return found
 
     def between(self, start: int, stop: int) -> "ImagesOnDisk":
-        """Images from ``start`` to before ``stop``, on disk still."""
+        """Images ``start`` to ``stop - 1``, still on disk."""
         shape = (stop - start, *self.shape[1:])
         return replace(self, offset=self.offset + start * self.image_bytes, shape=shape)
 

@@ -109,7 +109,7 @@ class Dataset:
     train, test : ImageSet
         Images of the same shape; ``test`` may be None.
     origin : Origin, optional
-        With what another process can ``load`` the same training set again.
+        What another process needs to ``load`` the same training set.
 
     Raises
     ------
@@ -180,7 +180,7 @@ class Origin:
     name : str
         What ``load`` takes; the path of a file or folder is absolute.
     train : ImageSet
-        What it gave.
+        The training set that it returned.
     """
 
     name: str

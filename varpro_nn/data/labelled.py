@@ -17,9 +17,9 @@ _FIRST_INEXACT = 2**53
 
 
 def dataset_of(where: str, arrays: Mapping[str, Any]) -> Dataset:
-    """Make a data set of ``x_train`` and ``y_train``, and of ``x_test`` and ``y_test`` or neither.
+    """Make a data set of ``x_train`` and ``y_train``, and ``x_test`` and ``y_test`` if given.
 
-    ``where`` is the name of the data set, and how error messages begin.
+    ``where`` is the name of the data set. Error messages start with it.
 
     Raises
     ------

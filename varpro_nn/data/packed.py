@@ -76,8 +76,8 @@ def read_limited(stream: Readable, limit: int) -> bytes:
 def archive_members(path: Path, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
     """Read chosen members of a zip file (a wheel, say) or a tar file, however compressed.
 
-    ``limits`` has the most bytes to read of each, by the last part of its path. Each name comes
-    at most once, in the order of the archive.
+    ``limits`` has the maximum size of each member in bytes, by the last part of its path. Each name
+    comes at most once, in the order of the archive.
 
     Raises
     ------

@@ -62,9 +62,9 @@ class TrainingSet:
     weights : ndarray of float64, shape (n,), optional
         Weights of the images in sums of squares and losses. None: all weigh 1.
     origin : NamedData, optional
-        With what another process can load the same images.
+        What another process needs to load the same images.
     derived : bool
-        Whether the images were made of others in this process: distorted copies, for example.
+        Whether the images were made from others in this process: distorted copies, for example.
 
     Raises
     ------
@@ -96,7 +96,7 @@ class TrainingSet:
         """Take the training images of a data set: the first ``n_train``, or all."""
         train = dataset.train if n_train is None else dataset.train.take(slice(n_train))
         loadable, origin = dataset.loadable, None
-        if loadable is not None and train.weights is None:  # what is loaded by name has no weights
+        if loadable is not None and train.weights is None:  # data loaded by name have no weights
             origin = NamedData(loadable.name, loadable.data_dir, n_train)
         return cls(train.images, train.labels, len(dataset.classes), train.weights, origin)
 
@@ -104,7 +104,7 @@ class TrainingSet:
     def classified(
         cls, images: ArrayLike, labels: ArrayLike, n_classes: int, weights: ArrayLike | None = None
     ) -> "TrainingSet":
-        """Take arrays as users have them, with class numbers and nothing else as labels."""
+        """Make a training set of arrays from a user; the labels must be class numbers."""
         given: Any = images, weights
         array = np.asarray(labels)
         return cls(given[0], check_labels(array, array.size, n_classes), n_classes, given[1])

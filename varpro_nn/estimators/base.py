@@ -76,7 +76,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         """Check rows of pixels; bytes stay bytes."""
         array = np.asarray(X) if hasattr(X, "dtype") else None
         dtype: Any = np.uint8 if array is not None and array.dtype == np.uint8 else np.float32
-        # Of one image nothing can be learnt.
+        # Training needs at least two images.
         return validate_data(self, X, reset=reset, dtype=dtype, ensure_min_samples=1 + reset)
 
     def _set_images(self, rows: NDArray[Any]) -> None:
@@ -161,7 +161,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
 
     @contextmanager
     def _compute(self) -> Iterator[Compute]:
-        """Compute with these jobs; data that cannot be trained on are a ValueError here."""
+        """Make the workers of ``n_jobs``; a DatasetError becomes a ValueError."""
         with Compute(self._n_jobs) as compute:
             try:
                 yield compute
@@ -169,7 +169,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
                 raise ValueError(str(error)) from error
 
     def _start(self, config: TrainConfig) -> FloatArray | None:
-        """Give the unit weights of the last fit, if it is to be gone on with."""
+        """Return the unit weights of the last fit, if ``warm_start`` continues from it."""
         W = getattr(self, "W_", None)
         if not self.warm_start or W is None:
             return None

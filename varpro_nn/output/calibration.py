@@ -28,10 +28,10 @@ def fit_temperature(
 ) -> float | None:
     """Find the temperature ``T`` whose ``softmax(outputs / T)`` makes the labels most likely.
 
-    As in Platt's scaling each label counts ``(n + 1) / (n + 2)`` and the others share the rest, so
-    that images which are all right give no probability of 1. ``outputs`` (n, k) are of images that
-    the layer did not see; rows with NaN are left out. None if no row is left, or all
-    outputs of each row are the same, but for rounding.
+    As in Platt's scaling, the target of a label is ``(n + 1) / (n + 2)`` and the other labels share
+    the rest, so images without errors do not give probabilities of 1. ``outputs`` (n, k) are those
+    of held-out images; rows with NaN are left out. The temperature is None if no row is left, or
+    if the outputs of each row are equal up to rounding.
     """
     known = np.isfinite(outputs).all(axis=1)
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight
@@ -39,12 +39,12 @@ def fit_temperature(
     z, codes, weights = outputs[known].astype(np.float64), labels[known], weights[known]
     if not len(z):
         return None
-    # What all outputs of a row have in common moves no probability.
+    # A constant added to all outputs of a row changes no probability.
     between = np.abs(z - z.mean(axis=1, keepdims=True)).max()
     spread = float(z.std())
     if spread == 0 or between <= 4 * np.finfo(outputs.dtype).eps * np.abs(z).max():
         return None
-    # z'(targets), of smoothed targets: that much for the label, the rest for the others alike.
+    # z'(targets) with smoothed targets: the other labels share the rest equally.
     own, all_of_them = z[np.arange(len(z)), codes], z.sum(axis=1)
     n, k = len(z), z.shape[1]
     rest = 1 / ((n + 2) * max(k - 1, 1))
@@ -63,7 +63,7 @@ def fit_temperature(
 def expected_calibration_error(
     probabilities: FloatArray, labels: LabelArray, sample_weight: FloatArray | None = None
 ) -> float:
-    """Mean gap between confidence and accuracy over bins of confidence, in [0, 1]."""
+    """Compute the mean gap between confidence and accuracy over bins of confidence, in [0, 1]."""
     shares, confidence, accuracy = calibration_curve(probabilities, labels, sample_weight)
     return float(shares @ np.abs(confidence - accuracy))
 
@@ -71,7 +71,7 @@ def expected_calibration_error(
 def calibration_curve(
     probabilities: FloatArray, labels: LabelArray, sample_weight: FloatArray | None = None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Confidence and accuracy in the non-empty ones of :data:`N_BINS` equal bins of confidence.
+    """Compute confidence and accuracy in :data:`N_BINS` equal bins, without empty ones.
 
     Returns
     -------
@@ -93,12 +93,12 @@ def calibration_curve(
 
 
 def conformal_threshold(probabilities: FloatArray, labels: LabelArray, alpha: float) -> float:
-    """Find the probability from which a label belongs to a set that misses ``alpha`` at most.
+    """Find the threshold of conformal prediction sets, which miss the label with rate ``alpha``.
 
-    ``probabilities`` (n, k) are of images that the layer did not see. The label of a new image has
-    at least the returned probability with probability ``1 - alpha``, if the image is drawn like
-    these and its probability is made like theirs. 0, so that every label belongs, where there are
-    too few images to tell.
+    A set has the labels whose probability is at least the threshold. ``probabilities`` (n, k) are
+    those of held-out images. The set of a new image contains its label with probability at least
+    ``1 - alpha``, if the image comes from the same distribution and its probabilities from the same
+    computation. With too few images the threshold is 0, and each set has all labels.
 
     Raises
     ------

@@ -63,7 +63,7 @@ def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, Flo
     mean = total / n
     deviation = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
     mean += shift
-    # A column that does not vary, but for rounding, stays as small as it is.
+    # A column that is constant up to rounding is not scaled.
     deviation = spread(deviation, mean) if scale else np.ones(q)
     factor = (1 / deviation).astype(Phi.dtype)
     for rows in blocks:

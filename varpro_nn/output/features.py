@@ -35,7 +35,7 @@ VIEWS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "single": (_same,),
     "flip": (_same, _mirrored),
 }
-"""What the outputs of an image may be averaged over."""
+"""Test-time augmentation: the outputs of an image are averaged over these versions of it."""
 
 
 def block_slices(n: int, n_columns: int) -> list[slice]:
@@ -56,7 +56,7 @@ def block_features(
 ) -> RealArray:
     """Compute the features of all rows of ``W`` on some images, as one block (b, h * m).
 
-    In the type of ``W``: for each cell all units. Threads share the work.
+    They have the type of ``W``. Columns are ordered by cell, then by unit. Threads share the work.
 
     Raises
     ------

@@ -57,7 +57,7 @@ _logger = logging.getLogger(__name__)
 
 
 def check_size(n_columns: int) -> None:
-    """Refuse a network whose output layer is too large to fit, before its units are trained."""
+    """Raise ValueError if the output layer is too large to fit, before the units are trained."""
     if 8 * n_columns**2 > GRAM_BYTES:
         msg = (
             f"n_units times the cells of a unit make {n_columns} columns, whose Gram matrix takes "
@@ -84,11 +84,11 @@ def fit_output_layer(
     W : ndarray, shape (h, p)
     training : TrainingSet
         All images, then ``settings.n_copies`` distorted copies of all of them in the same order.
-        Real targets are for the ridge layer.
+        Real targets need the ridge layer.
     compute : Compute
         Its threads share the work; a cluster makes the sums of a ridge layer without copies.
     rng : numpy.random.Generator, optional
-        Draws the images that are put aside.
+        Draws the held-out images.
     keep_sums : bool
         Keep the sums that a ridge layer follows from (8 q^2 bytes for q columns), or its rows if
         there are fewer images than columns, as ``OutputLayer.ridge_layer``. Needs class labels
@@ -107,7 +107,7 @@ def fit_output_layer(
     if keep_sums:
         check_kept(training, name, settings.n_copies)
     n, q = len(training), len(W) * units.n_cells
-    # With weights there is the primal form alone.
+    # With weights there is only the primal form.
     eigenproblem = min(n, q) if training.weights is None else q
     # An image that is left out alone would still be there in its copies.
     meaningful = times == 1 or penalty is not None
@@ -151,7 +151,7 @@ def fit_output_layer(
 def _aside_first(
     n_images: int, times: int, n_aside: int, rng: np.random.Generator | None
 ) -> IndexArray:
-    """Order in which the images put aside come first, with their copies: the rest is one view."""
+    """Order images so that held-out ones and their copies come first; the rest is one slice."""
     n, rest = divmod(n_images, times)
     if rest or (n < 2 and n_aside):
         msg = f"images must be two or more, each {times} times, got {n_images} in all."
@@ -176,9 +176,9 @@ class _Search:
 def _search(
     fits: LinearFits, name: str, grid: Sequence[float], aside: IndexArray, kept: slice
 ) -> _Search:
-    """Fit along the grid to the rows ``kept``; measure on the images put aside, not their copies.
+    """Fit along the grid to the rows ``kept``; measure on held-out images without their copies.
 
-    The first rows are those images; ``aside`` says which they are.
+    The held-out images are the first rows; ``aside`` has their positions.
     """
     found = _Search()
     for penalty in grid:

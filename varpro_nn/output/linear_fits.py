@@ -74,8 +74,8 @@ class LinearFits:
         mean_Phi, mean_tau = self._sums[:-1] / self._sums[-1], self._moments[-1] / self._sums[-1]
         gram = self._gram - np.outer(self._sums[:-1], mean_Phi)
         moments = self._moments[:-1] - np.outer(self._sums[:-1], mean_tau)
-        # Errors of the products, as shares of the squares before their mean was taken out. A column
-        # of zeros has no errors, and no moments: any number makes it definite.
+        # Rounding errors of the products, relative to the squares before centring. A column of
+        # zeros has no errors and no moments: any positive number makes the matrix definite.
         squares = np.diag(self._gram)
         noise = np.where(squares > 0, float(np.finfo(np.float32).eps) * squares, 1.0)
         R = definite_factor(gram, np.full(len(gram), penalty), noise)
@@ -153,6 +153,6 @@ class LinearFits:
         )
         weights = self._weights_of(rows)
         if weights is not None and not weights.any():
-            weights = None  # those that were put aside weigh nothing: any measure will do
+            weights = None  # held-out images all have weight 0: any measure will do
         loss, rate = (float(np.average(each, weights=weights)) for each in (losses, wrong))
         return loss, rate, outputs

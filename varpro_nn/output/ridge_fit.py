@@ -106,7 +106,7 @@ def fit_ridge(
 
 
 def check_kept(training: TrainingSet, name: str = "ridge", n_copies: int = 0) -> None:
-    """Refuse to keep the sums of what a :class:`RidgeLayer` cannot hold."""
+    """Raise ValueError for data whose sums a :class:`RidgeLayer` cannot hold."""
     plain = training.is_classified and training.weights is None
     if name != "ridge" or not plain or n_copies:
         msg = (
@@ -120,7 +120,7 @@ def check_kept(training: TrainingSet, name: str = "ridge", n_copies: int = 0) ->
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fit:
-    """What is asked for, and the two ways to it."""
+    """The arguments of a fit, and its primal and dual forms."""
 
     units: Units
     W: RealArray
@@ -146,7 +146,7 @@ class _Fit:
             sums = ridge_sums(units, W, training, compute, tick=bar.update)
             path = sums.path(standardise=self.standardise, keep=self.keep_sums)
             layer = self._kept(sums) if self.keep_sums else None
-            del sums  # used up, if they are not kept
+            del sums  # path() has used them up, unless they are kept
             n_kept = min(
                 MOST_LEFT_OUT,
                 max(1, LEFT_OUT_BYTES // (4 * len(self.ridges) * training.n_targets)),
@@ -154,7 +154,7 @@ class _Fit:
             errors = path.leave_one_out(blocks(), self.ridges, threads, every=-(-n // n_kept))
         A = path.solve(self.ridges[self._best(errors)])
         of_unit = np.tile(np.arange(len(W)), units.n_cells)
-        # With fewer images than columns, n columns span the rest.
+        # With fewer images than columns, n columns span all others.
         redundant = path.redundant_groups(of_unit) if n > q else []
         return self._fitted(A, path, errors, redundant, layer)
 
@@ -163,7 +163,7 @@ class _Fit:
         if training.weights is not None:
             msg = "form must be primal for images with sample weights, got dual."
             raise ValueError(msg)
-        images = training.images[:]  # fewer than columns: if they are on disk, memory holds them
+        images = training.images[:]  # fewer than columns, so they fit in memory
         n, h, m = len(images), len(W), units.n_cells
         size = max(1, DUAL_BLOCK_BYTES // (4 * m * n))
         tiles = [slice(start, min(start + size, h)) for start in range(0, h, size)]
@@ -209,7 +209,7 @@ class _Fit:
         return RidgeLayer.of(self.units, self.W, sums, n_jobs=self.compute.n_jobs)
 
     def _best(self, errors: LeaveOneOut) -> int:
-        """Position of the best ridge: by the error rate, the squared error breaking ties."""
+        """Position of the ridge with the lowest error rate; the squared error breaks ties."""
         rates = errors.error_rate
         if not self.training.is_classified:
             rates = np.zeros_like(errors.mean_squared_error)

@@ -46,7 +46,7 @@ def ridge_sums(
     Raises
     ------
     TrainingError
-        The workers of a part were killed each time.
+        The workers of a part were killed at every try.
     """
     with thread_pool(compute.n_jobs) as threads:
         if shift is None:

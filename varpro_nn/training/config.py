@@ -36,7 +36,7 @@ REMOVED = {
 }
 """Options that were removed, each with what to do instead."""
 RENAMED = {"glue_ridge": "output_penalty"}
-"""Old names of options, and those of today."""
+"""Old names of options, each with its present name."""
 
 
 @documented

@@ -50,7 +50,7 @@ class Growth:
 
 
 def growth_of(run: Run, dataset: Dataset, *, n_jobs: int = 1) -> Growth:
-    """Measure what each sub-network of a run adds, beside random units unless it has no others."""
+    """Measure accuracy by number of sub-networks, and with random units if the run is trained."""
     rng = np.random.default_rng(run.metrics["seed"])
     chosen = np.sort(rng.permutation(run.metrics["n_train"])[:MOST_IMAGES])
     random = None if run.metrics["scheme"] == "untrained" else rng
@@ -69,8 +69,8 @@ def grown(
 ) -> Growth:
     """Fit ridge layers to the first sub-networks and measure them.
 
-    Sums are made once, for all units; for fewer of them columns are dropped. With ``rng`` the same
-    is done with random units.
+    Sums are computed once, for all units; fits of fewer units drop columns. With ``rng``, random
+    units are measured in the same way.
     """
     units, each = network.units, units_per_subnetwork
     n_fitted = max(1, MOST_COLUMNS // units.n_cells)

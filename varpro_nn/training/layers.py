@@ -97,7 +97,7 @@ def train_units(
     )
     subnetworks = train_by_scheme(plan, training, compute, start=start, store=store)
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
-    # Fewer than asked for where a sub-network failed.
+    # Fewer units than asked for if a sub-network failed.
     return TrainedUnits(replace(units, n_units=len(W)), W, subnetworks, largest)
 
 
@@ -139,8 +139,8 @@ def train_classifier(
 ) -> tuple[Network, list[Subnetwork], OutputLayer]:
     """Train a classifier: the units in sub-networks, then the output layer of all of them.
 
-    The network has the temperature that its left-out outputs ask for, if there are any, and
-    remembers its ``provenance``. Targets are positions in ``classes``; the rest is as for
+    The temperature of the network is fitted to the left-out outputs, if there are any. The network
+    keeps ``provenance``. Targets are positions in ``classes``. The other parameters are those of
     :func:`train_layers`.
 
     Raises

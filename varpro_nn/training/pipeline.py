@@ -50,7 +50,7 @@ class Run:
     bootstrap: BootstrapResult | None
 
     def summary(self) -> str:
-        """Make a table of what came out; the network has a separate table.
+        """Make a table of the results of the run; the network has a separate table.
 
         Returns
         -------
@@ -234,8 +234,8 @@ def _measure(network: Network, test: ImageSet, n_jobs: int) -> dict[str, Any]:
 def _bootstrap(
     config: TrainConfig, network: Network, test: ImageSet, n_jobs: int, progress: bool
 ) -> tuple[BootstrapResult, dict[str, Any]]:
-    """Run the pass on the test images; their labels are opened for the last two figures alone."""
-    # The sub-networks that are there: one that failed in training left no units.
+    """Run the pass on the test images; their labels are used only for the two true accuracies."""
+    # Without failed sub-networks, which have no units.
     n_subnetworks = len(network.W) // config.units_per_subnetwork
     settings = replace(config.subnetworks, n_subnetworks=n_subnetworks, n_stages=1)
     before = network.predict_codes(test.images, n_jobs=n_jobs)

@@ -116,7 +116,7 @@ def bootstrap(
         which are the sub-networks to train further.
     images : array_like, shape (n, *image_shape)
     distortion : Augmentation
-        Of the images of sub-networks; by default none.
+        Distortion of the images of sub-networks; by default none.
     rule : {"margin", "margin-logistic", "argmax"}
         How to guess; see :func:`guess`.
     ridge : float, optional
@@ -145,7 +145,7 @@ def bootstrap(
     training = TrainingSet(checked, guesses.codes, len(network.classes))
     plan = SubnetworkPlan(of_one, settings, distortion, train_seed)
     trained = train_subnetworks(plan, training, compute, start=start)
-    # A sub-network that failed keeps the weights it had.
+    # A failed sub-network keeps its old weights.
     W = np.concatenate([start[s.index] if s.W is None else s.W for s in trained], dtype=np.float32)
     ridge = settings.ridge if ridge is None else ridge
     # The primal form even for more columns than images: rounding would differ in the other.

@@ -24,7 +24,7 @@ class RunFolder:
     Attributes
     ----------
     resume : bool
-        Go on with the sub-networks that are there.
+        Continue with the sub-networks that the folder has.
     overwrite : bool
         Replace a finished run; without ``resume`` its sub-networks too.
     """
@@ -56,7 +56,7 @@ class RunFolder:
             raise VarProError(msg)
 
     def check_free(self) -> None:
-        """Refuse to touch a run that is there, unless asked to."""
+        """Raise VarProError if the folder holds a run that is neither resumed nor overwritten."""
         if self.resume or self.overwrite:
             return
         there = {"metrics.json": "a finished run", "shards/*.npz": "an unfinished run"}
@@ -69,7 +69,7 @@ class RunFolder:
                 raise VarProError(msg)
 
     def finished(self, config: TrainConfig, dataset: Dataset, *, keep_sums: bool) -> str | None:
-        """Give the metrics of a finished run that is to be resumed: there is nothing to do.
+        """Return the metrics of the run to resume if it is finished, else None.
 
         Raises
         ------
@@ -178,7 +178,7 @@ def default_path(name: str, recipe: str) -> Path:
 
 
 def check_sums_can_be_kept(config: TrainConfig) -> None:
-    """Refuse to keep the sums of a layer that is not made of them."""
+    """Raise VarProError for an output layer whose sums cannot be kept."""
     output = config.output
     if output.layer != "ridge" or output.n_copies:
         msg = (
@@ -189,7 +189,7 @@ def check_sums_can_be_kept(config: TrainConfig) -> None:
 
 
 def _history(result: Run) -> Iterator[bytes]:
-    """One line a sub-network, one for the output layer."""
+    """Make one line per sub-network, and one for the output layer."""
     for subnetwork in result.subnetworks:
         line: dict[str, Any] = {
             "subnetwork": subnetwork.index,

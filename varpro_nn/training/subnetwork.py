@@ -30,16 +30,16 @@ SMALLEST_ROUND = 500
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SubnetworkPlan:
-    """What the sub-networks of a network have in common.
+    """What all sub-networks of a network share.
 
     Attributes
     ----------
     units : Units
-        Those of one sub-network.
+        The units of one sub-network.
     distortion : Augmentation
-        Of the images that a sub-network draws, anew in each round.
+        Distortion of the images that a sub-network draws; each round distorts them anew.
     seed : int or SeedSequence
-        Each sub-network has random numbers that follow from it and its index alone.
+        The random numbers of a sub-network depend only on the seed and the index.
     """
 
     units: Units
@@ -48,11 +48,11 @@ class SubnetworkPlan:
     seed: int | np.random.SeedSequence = 0
 
     def rng_of(self, index: int) -> np.random.Generator:
-        """Make the random numbers of a sub-network: those of ``seed.spawn()[index]``."""
+        """Make the generator of a sub-network, from the seed sequence ``seed.spawn()[index]``."""
         root = self.seed
         if not isinstance(root, np.random.SeedSequence):
             root = np.random.SeedSequence(root)
-        # Not by spawn() itself, which goes on counting from one call to the next.
+        # Not by spawn() itself: its results depend on earlier calls.
         own = np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, index))
         return np.random.default_rng(own)
 
@@ -94,13 +94,13 @@ def train_one(
     Parameters
     ----------
     training : TrainingSet
-        All images, of which the sub-network draws its own.
+        All images; the sub-network draws a random subset.
     start : ndarray, shape (h, p), optional
         Weights to start from.
     fixed : ndarray, shape (any, p), optional
         Weights of units whose columns are not trained.
     n_threads : int
-        Threads that share the sums over its images; no bit depends on them.
+        Threads that share the sums over its images. The result does not depend on them.
     """
     units, settings, rng = plan.units, plan.settings, plan.rng_of(index)
     n, k = len(training), training.n_targets
@@ -144,7 +144,7 @@ def _functional(
     columns = None if fixed is None else units.features(fixed.astype(np.float32), drawn.images)
     if columns is not None:
         check_finite(columns)
-    make: Any = FUNCTIONALS[settings.loss]  # the two take these arguments alike
+    make: Any = FUNCTIONALS[settings.loss]  # both take these arguments
     weighted = {} if drawn.weights is None else {"sample_weight": drawn.weights}
     return make(
         units, drawn.images, drawn.tau(), threads=threads,

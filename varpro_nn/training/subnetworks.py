@@ -1,4 +1,4 @@
-"""Independent sub-networks, each trained on its own random images, each of them one task.
+"""Independent sub-networks: each is one task and trains on a random subset of the images.
 
 One seed gives one stream of random numbers for each sub-network, and each trains with one thread
 of BLAS, so its weights are bitwise the same whichever worker trains it and in whatever order.
@@ -54,23 +54,24 @@ def train_subnetworks(
 ) -> list[Subnetwork]:
     """Train sub-networks, and return them in the order of their index.
 
-    One that failed numerically, or whose worker was killed each time, has no weights and says why.
+    A sub-network has no weights but an ``error`` if it failed numerically, or if its worker was
+    killed at every try.
 
     Parameters
     ----------
     compute : Compute
-        Where each sub-network is a task. Where there are fewer of them than workers, threads
-        share the sums of one.
+        Each sub-network is one task. With fewer sub-networks than workers, threads share the sums
+        of each sub-network.
     members : sequence of int, optional
         Indices of the sub-networks to train; by default 0 to ``n_subnetworks - 1``.
     start : mapping of int to ndarray (h, p), or ndarray (n_subnetworks, h, p), optional
         Weights to start from. Drawn by ``units.init`` if not given.
     fixed : ndarray, shape (any, p), optional
-        Weights of units whose columns stand in ``Phi`` but are not trained.
+        Weights of units whose columns are in ``Phi`` but are not trained.
     store : SubnetworkStore, optional
-        Sub-networks that are in it are not trained again; newly trained ones are written to it,
-        in this process, as they land. One whose workers were killed is not written: the next run
-        may have enough memory for it.
+        Sub-networks in the store are not trained again. This process writes each new one to the
+        store as soon as it is trained. A sub-network whose workers were killed is not written: the
+        next run may have enough memory for it.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def _log(subnetwork: Subnetwork, n_finished: int, n_subnetworks: int) -> None:
 
 
 def _show(bar: Any, finished: Mapping[int, Subnetwork]) -> None:
-    """Move the bar on; it shows the best and the median cost."""
+    """Advance the bar, with the best and the median cost."""
     costs = [s.report.cost for s in finished.values() if s.report is not None]
     if costs:
         bar.set_postfix(best_cost=f"{min(costs):.4g}", median_cost=f"{np.median(costs):.4g}")

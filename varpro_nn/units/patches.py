@@ -140,8 +140,8 @@ class PatchUnits:
             windows = (windows - self.centre) @ self.whitening.T
         W = np.zeros((self.n_units, self.n_weights))
         if self.draw == "windows":
-            # A flat window (the margin of a digit) makes a filter that sees nothing.
-            # (Of equal numbers the mean may be larger by rounding than all of them.)
+            # A flat window (the margin of a digit) would make a filter without any response.
+            # By rounding, the mean of equal numbers may exceed all of them.
             least = min(spread.mean(), spread.max())
             chosen = rng.choice(np.flatnonzero(spread >= least), self.n_units)
             W[:, :-1] = windows[chosen] - windows.mean(axis=0)

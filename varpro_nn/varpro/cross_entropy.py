@@ -13,15 +13,16 @@ reweighted least squares,
     H = sum_i B_i'S_i B_i - X' Y^-1 X + nu I,
     X = sum_i (S_i B_i) ⊗ phi_i,    Y = sum_i S_i ⊗ phi_i phi_i' + lam.
 
-It is handed on as the same small equivalent problem as that of squares.
+The solver receives it as a small equivalent problem, as with squares.
 
-A network that is sure of its images has an ``S`` far below the rounding error of a probability near
-1. So nothing is subtracted from 1, nor from the likeliest class ``d``:
+When a network is certain of an image, ``S`` is far below the rounding error of a probability near
+1. So ``S`` is computed without subtraction from 1, and ``S B`` relative to the likeliest class
+``d``:
 
     S = sum_{a < c} p_a p_c (e_a - e_c)(e_a - e_c)',    S B = p * (B~ - p'B~),   B~_c = B_c - B_d,
 
-a sum of semidefinite terms, and the same number since ``S`` does not see what all outputs have in
-common. Both have the relative error of a product, however small they are.
+The first is a sum of semidefinite terms. The second holds because ``S`` maps a change that is equal
+for all outputs to zero. Both have the relative rounding error of a product, however small they are.
 
 References
 ----------
@@ -162,7 +163,7 @@ class CrossEntropyFunctional(ReducedFunctional):
             curvature = [_curvature(Phi, probability, a, c) for a, c in pairs]
             return _Terms(gradient, (curvature, *_cross_terms(Phi, probability, B)))
 
-        # In the order of the blocks.
+        # Terms are added in the order of the blocks.
         n_bytes = 8 * (len(pairs) * q**2 + k * q * p + p**2) if matrix else 0
         slices = self.design.derivative_slices()
         for terms in in_order(self.threads, terms_of, slices, n_bytes):
@@ -180,8 +181,8 @@ class CrossEntropyFunctional(ReducedFunctional):
             return H, g
         Y = _whole(Y)
         Y[np.diag_indices_from(Y)] += np.tile(self.design.ridge_of_columns, k)
-        # Y may be singular: a constant added to all outputs moves nothing, and the constant column
-        # is not penalised; of images that the network is sure of there is no more than the ridge.
+        # Y may be singular: a constant added to all outputs changes nothing, and the constant
+        # column has no penalty. Images of which the network is certain add almost nothing to Y.
         noise = k * q * float(np.finfo(self.design.dtype).eps)
         return schur_complement(H, X.reshape(k * q, p), Y, noise), g
 

@@ -81,11 +81,12 @@ class VarProFunctional(ReducedFunctional):
         Work on this number of inputs at a time and keep nothing of size n but inputs and targets.
         ``residual`` and ``jacobian`` are then not available. None: keep all.
     rank_tolerance : float, optional
-        Singular values of ``Phi`` below this times the largest count as zero, with columns scaled
-        down to entries of about 1. By default 1e-12, or q times the rounding error of ``dtype``
-        where that is larger: single precision cannot tell such a column from a repeated one.
+        Singular values of ``Phi`` below this times the largest count as zero. Columns with larger
+        entries are first scaled down to entries of about 1. By default the larger of 1e-12 and q
+        times the rounding error of ``dtype``: below it, a column looks like a repeated one.
     threads : Threads, optional
-        Share the sums over inputs; no bit depends on them. See :mod:`varpro_nn.linalg.threads`.
+        Share the sums over inputs; results do not depend on them. See
+        :mod:`varpro_nn.linalg.threads`.
 
     Raises
     ------

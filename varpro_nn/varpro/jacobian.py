@@ -250,11 +250,11 @@ class NormalSums:
 
 
 def _added(total: FloatArray | float, term: FloatArray | float) -> FloatArray | float:
-    """Add in place: large sums are bound by memory."""
+    """Add in place, since large sums are memory-bound."""
     if isinstance(term, float):
-        return total  # nothing was summed up
+        return total  # there is no sum
     if isinstance(total, float):
-        return term  # taken over
+        return term  # the first term
     return np.add(total, term, out=total)
 
 

@@ -73,8 +73,8 @@ def obtain(
     offline : bool
         Ask no source.
     strangers : collection of str
-        Digests of other data sets whose files have the same names: such a file is no damaged
-        one, and is passed over, but not in a folder that bears the name of this data set.
+        Digests of other data sets whose files have the same names. Such a file is skipped, not
+        refused as damaged, unless it is in a folder with the name of this data set.
 
     Raises
     ------
