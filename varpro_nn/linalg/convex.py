@@ -4,12 +4,11 @@ For rows ``phi_i`` of fixed features, labels ``y_i`` and a penalty ``lam``, find
 
     min_A  sum_i loss(A' phi_i, y_i) + lam/2 ||A||^2      (the constant column's row is free)
 
-by SciPy's L-BFGS. What makes such a fit slow is the scatter of the features: their Gram matrix has
-eigenvalues over ten orders of magnitude. So the search runs in ``Z = R A``, where ``R'R`` is the
-Cholesky factorisation of the weighted Gram matrix plus ``lam``: there the Hessian is near a
-multiple of the identity.
-The Gram matrix weighs each row by the curvature of its loss at the start, and once more in each
-round, since at the end only the few hard rows curve.
+by SciPy's L-BFGS. Such a fit is slow because the eigenvalues of the features' Gram matrix span ten
+orders of magnitude. So the search runs in ``Z = R A``, where ``R'R`` is the Cholesky factorisation
+of the weighted Gram matrix plus ``lam``: there the Hessian is near a multiple of the identity. The
+Gram matrix weights each row by the curvature of its loss. Each round computes it again, because at
+the end only a few hard rows have any curvature.
 
 The line search of L-BFGS compares costs. Their rounding error ``eps cost`` hides gradients below
 about ``sqrt(eps cost)``. For a smaller tolerance, quasi-Newton steps with the same approximate

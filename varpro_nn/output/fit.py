@@ -8,18 +8,18 @@ layer       what is minimised over ``A``                            how the pena
 ``hinge``   squared multiclass hinge                                the same
 =========== ======================================================= ==============================
 
-each with the penalty times ``1/2 ||A||^2`` for columns scaled to variance 1. The ridge layer is
-fitted by :mod:`varpro_nn.output.ridge_fit`, in its primal or dual form, as long as an
-eigendecomposition of its columns or images is quick; beyond that its penalty is chosen on the
-split as well. The same holds with distorted copies of the images: an image that is left out
-alone would stay in as its copies.
+Each adds the penalty times ``1/2 ||A||^2``, for columns scaled to variance 1.
+:mod:`varpro_nn.output.ridge_fit` fits the ridge layer, in its primal or dual form, if an
+eigendecomposition of its columns or images is quick. Otherwise its penalty is also chosen on the
+split. The same holds with distorted copies of the images: an image that is left out alone would
+stay in as its copies.
 
-For the split, one image in six is put aside at random (with all its distorted copies). Along the
-grid, from the largest penalty to the smallest and each fit starting from the one before, the fit
-on the others is measured on those, by its mean loss (error rates are too coarse to tell penalties
-apart); the search ends after a penalty that is worse. The final fit is on all images. No other
-label is involved. The *units* have seen the images put aside, so the accuracy on them flatters
-the network: it chooses a penalty, and is no estimate of accuracy.
+For the split, one image in six is held out at random, with all its distorted copies. The fits go
+along the grid from the largest penalty to the smallest, and each starts from the one before. Each
+is fitted on the other images and measured on the held-out ones by its mean loss (error rates are
+too coarse to compare penalties). The search ends after a penalty that is worse. The final fit uses
+all images, and no other label is involved. The *units* were trained on the held-out images too, so
+the accuracy on them is too high: it serves to choose a penalty, not to estimate the accuracy.
 """
 
 import logging

@@ -8,11 +8,11 @@ anew on all images (the paper's *glue*), in one of two forms:
     for every ridge of a grid, and a second pass over the images gives the exact leave-one-out
     error of each.
 *dual*
-    For more columns than images: sums over blocks of units make a matrix of images by images. Its
-    eigendecomposition gives the errors too; a second pass over the units gives the weights.
+    For more columns than images. Sums over blocks of units make a matrix of images by images. Its
+    eigendecomposition also gives the errors; a second pass over the units gives the weights.
 
-In neither does the matrix of all features exist. The ridge with the lowest leave-one-out error
-rate is taken, and no label of another set is involved.
+Neither form stores the matrix of all features. The ridge with the lowest leave-one-out error rate
+is chosen, and no label of another set is involved.
 """
 
 import logging
@@ -63,7 +63,8 @@ def fit_ridge(
     W : ndarray, shape (h, p)
         Weights of all units; the features are computed in its type.
     compute : Compute
-        Its threads, or the workers of its cluster, share the sums; the same bits for any number.
+        Its threads, or the workers of its cluster, share the sums. The result is bit for bit the
+        same for any number of them.
     ridge : float or sequence of float
         ``lam``, or the grid to choose it from by the leave-one-out error rate, the squared
         error breaking ties (of real targets by that alone).

@@ -26,10 +26,10 @@ MOST_WRONG, MOST_FILTERS, MOST_VECTORS = 40, 64, 6
 
 
 def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 1) -> None:
-    """Write a page that shows what a run on ``dataset`` is and how good, atomically.
+    """Write a page with the settings and results of a run on ``dataset``, atomically.
 
     The same run gives the same bytes, with any number of threads (``n_jobs``). Test labels are used
-    to measure, for nothing else.
+    only to measure.
 
     Raises
     ------
