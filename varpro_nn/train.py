@@ -28,7 +28,7 @@ from varpro_nn.training.recipes import DATA, RECIPES, configure
 from varpro_nn.training.run_folder import RunFolder, check_sums_can_be_kept, default_path
 
 SETTINGS = {option: s for option, s in settings_of(TrainConfig).items() if option != "recipe"}
-"""The settings that have an option each; the recipe has one of its own."""
+"""The settings with an option each; the option of the recipe is made separately."""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,8 +1,8 @@
 """Distorted copies of training images that keep their label: shifts, flips, affine, elastic.
 
 All distortions of an image are one map of its coordinates, sampled once by linear interpolation
-(``scipy.ndimage.map_coordinates``), so nothing is blurred twice. What lies beyond the border is
-the nearest pixel.
+(``scipy.ndimage.map_coordinates``), so nothing is blurred twice. Pixels beyond the border have
+the value of the nearest pixel.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""Arrays of images that stay in their file: more of them than memory holds.
+"""Arrays of images that stay in their file, and may be larger than memory.
 
-An array is read block by block, where and when it is asked for, into memory of its own. It is not
-mapped: pages of a mapped file count as memory of the process, and pile up in a pass over it.
+An array is read block by block, on demand, into new memory. It is not mapped: pages of a mapped
+file count as memory of the process, and accumulate in a pass over the file.
 """
 
 import math

@@ -136,7 +136,7 @@ class TrainingSet:
         return self.with_images(self.images[rows], rows)
 
     def with_images(self, images: ImageArray, rows: Any = slice(None)) -> "TrainingSet":
-        """Put other images (distorted ones) in the place of some, with the targets of these.
+        """Replace some images by others (distorted ones), with the same targets.
 
         Parameters
         ----------

@@ -128,7 +128,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
     # --- settings --------------------------------------------------------------------------
 
     def _config(self, n_rows: int, fixed: Mapping[str, Any]) -> TrainConfig:
-        """Make the settings for so many rows; those ``fixed`` may not be anything else."""
+        """Make the settings for ``n_rows`` rows; parameters may not differ from ``fixed``."""
         recipe = self.recipe
         if recipe == "auto":
             small = min(self.image_shape_[-2:]) < _SMALLEST_FOR_WINDOWS

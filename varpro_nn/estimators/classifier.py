@@ -69,8 +69,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     n_iter_ : int
         Evaluations of the longest fit of a sub-network.
     loo_error_ : float
-        Error rate of the output layer on images that it did not see: exact leave-one-out for
-        least squares, of the images put aside for other layers. The units have seen them.
+        Error rate of the output layer on held-out images: exact leave-one-out for least squares,
+        a split for other layers. The units were trained on these images.
     calibration_error_ : float
         Expected calibration error of ``predict_proba``, on the same outputs.
     ridge_layer_ : varpro_nn.RidgeLayer
@@ -272,12 +272,12 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             return np.log(self.predict_proba(X))
 
     def predict_set(self, X: ArrayLike, alpha: float = 0.1) -> NDArray[np.bool_]:
-        """Give sets of labels that are to miss the true one in a share ``alpha`` of images.
+        """Predict sets that contain the true label for at least a share ``1 - alpha`` of images.
 
-        Conformal, from the probabilities that training images have whose output did not see them:
-        no images are held back. The share is kept as far as the units treat new images like those
-        they were trained on: with tens of thousands of images it was; units that know their images
-        by heart miss more (0.057 with alpha 0.01, of 1,500 digits; ``python -m
+        These are conformal prediction sets. Their threshold comes from held-out outputs of training
+        images; the final fit uses all images. The guarantee holds as far as the units treat new
+        images like training images. It held with tens of thousands of images. Units that overfit
+        miss more labels (0.057 with alpha 0.01, of 1,500 digits; ``python -m
         experiments.field.calibration --data digits``). Outputs are those of the image itself, not
         averaged over ``views``.
 

@@ -12,12 +12,12 @@ turns the normal equations of ``varpro_nn.linalg.ridge`` into those of the kerne
     r(lam)     = V diag(lam / (e + lam)) V'tau,   1 - h_i(lam) = sum_j V_ij^2 lam / (e_j + lam),
 
 where ``V`` is without the constant vector, whose share of ``h_i`` is ``1 / n``. The residual of
-image i in a fit that never saw it is ``r_i / (1 - h_i)``, exactly; neither is a difference of
-numbers close to each other, as it would be where nearly all rows are interpolated, which is where
-a small ridge leads with many columns. Both follow from the kernel matrix alone. So one pass over
-blocks of columns, all rows of some columns at a time, gives the sum, one factorisation solves for
-all ridges with their leave-one-out errors, and a second pass over the columns gives ``A`` for the
-ridge that was chosen. ``Phi`` as a whole never exists.
+image i in a fit without it is ``r_i / (1 - h_i)``, exactly. With many columns and a small ridge,
+nearly all rows are interpolated; even then these formulas subtract no numbers close to each other.
+Both follow from the kernel matrix alone. So one pass over blocks of columns, all rows of some
+columns at a time, gives the matrix. One factorisation gives the solutions and the leave-one-out
+errors of all ridges. A second pass over the columns gives ``A`` for the chosen ridge. ``Phi`` is
+never stored as a whole.
 
 The products run in the type of the columns that are handed in (centred first, which keeps their
 entries small); sums and solves are double. The work is cut into tiles that do not depend on the
@@ -293,8 +293,8 @@ class KernelAccumulator:
 
     Notes
     -----
-    The kernel matrix does not depend on the order of the columns, nor on how they are cut into
-    blocks, but for rounding.
+    Up to rounding, the kernel matrix does not depend on the order of the columns or on their
+    blocks.
     """
 
     def __init__(self, n_rows: int) -> None:
@@ -393,7 +393,7 @@ class KernelAccumulator:
         )
 
     def _centre_kernel(self, kernel: FloatArray) -> None:
-        """Take out what is left of the means, which were rounded to the type of the columns."""
+        """Remove the rest of the means, which were rounded to the type of the columns."""
         sums = np.zeros(self._n_rows)
         for i, upper in enumerate(self._tiles):
             for other in self._tiles[i:]:

@@ -66,10 +66,10 @@ def run_tiles(threads: Threads | None, task: Callable[[Any], None], items: Itera
 
 
 def spread(deviation: FloatArray, mean: FloatArray) -> FloatArray:
-    """Divisors that bring columns to variance 1.
+    """Compute divisors that bring columns to variance 1.
 
-    A column that does not vary, but for rounding, gets 1 and stays as it is: nothing is learnt
-    from it, and scaled up its rounding errors would look like a feature.
+    A column that is constant up to rounding gets the divisor 1: if it were scaled up, its rounding
+    errors would look like a feature.
     """
     return np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
 
@@ -187,11 +187,11 @@ class RidgePath:
 
     @property
     def rank(self) -> int:
-        """Directions that the rows excite, but for rounding."""
+        """Number of directions whose eigenvalues are above rounding error."""
         return len(self.eigenvalues) - self.null_space.shape[1]
 
     def redundant_groups(self, groups: NDArray[np.int_]) -> list[int]:
-        """Find groups of columns that the others make up for, so that all of them could go.
+        """Find redundant groups of columns, all of which could be removed together.
 
         Parameters
         ----------
@@ -201,13 +201,13 @@ class RidgePath:
         Returns
         -------
         list of int
-            Groups all of whose columns are, but for rounding, linear combinations (with a
-            constant) of columns of the others that stay. Of several alike the last ones.
+            Groups whose columns are all linear combinations (with a constant) of the columns that
+            stay, up to rounding. Of several equal groups, the last ones.
 
         Raises
         ------
         ValueError
-            There are fewer rows than columns: many sets of columns make up for the others.
+            There are fewer rows than columns, so the redundant columns are not unique.
         """
         N = self.null_space
         if len(self.eigenvalues) < len(self.eigenvectors):

@@ -1,8 +1,8 @@
-"""Probabilities that mean what they say, from outputs that did not see their image.
+"""Calibrated probabilities and conformal prediction sets, from held-out outputs.
 
-The outputs are those that the output layer would give an image had it never seen it
-(:class:`varpro_nn.output.output_layer.LeftOut`), so no image need be held back. The units may
-have seen it: as far as they know it by heart, probabilities come out a little too sure.
+The output of each image comes from an output layer that was fitted without the image
+(:class:`varpro_nn.output.output_layer.LeftOut`); the final fit uses all images. The units may have
+been trained on it: as far as they overfit, probabilities are a little overconfident.
 
 References
 ----------

@@ -46,9 +46,9 @@ class OutputLayer:
         Chosen or given.
     chosen_by : {"leave-one-out", "split", "given"}
     penalties, losses, error_rates : tuple of float
-        The trace of the choice: mean losses and error rates, left out or on the images put aside.
-        Of a ridge layer with leave-one-out errors the loss is the squared norm of the left-out
-        residual, exact for the given units; a single penalty that was given has a trace too.
+        The grid of penalties, with mean losses and error rates: leave-one-out, or on held-out
+        images. With leave-one-out errors, the loss is the squared norm of the left-out residual,
+        exact for the given units. A single penalty that was given has an entry too.
     n_iterations : int
         Of the convex solver in the final fit; 0 for a linear solve.
     rank : int or None
@@ -57,13 +57,13 @@ class OutputLayer:
     degrees_of_freedom : float or None
         Trace of the hat matrix at the penalty.
     redundant_units : tuple of int or None
-        Units that the others make up for: all of them could go without loss. Of several units
-        that are alike, the last ones. Empty unless there are more images than columns.
+        Redundant units, which could all be removed without loss. Of several equal units, the last
+        ones. Empty unless there are more images than columns.
     left_out : LeftOut or None
-        Outputs of images that the layer did not see: leave-one-out, or of the images put aside.
+        Held-out outputs: leave-one-out, or those of the images held out for the penalty.
         None if the penalty was given without either.
     ridge_layer : RidgeLayer or None
-        The sums or rows that a ridge layer was fitted from, where they were asked for.
+        The sums or rows from which a ridge layer was fitted, if asked for.
     """
 
     A: FloatArray

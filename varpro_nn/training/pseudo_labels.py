@@ -1,10 +1,10 @@
 """Bootstrap: train the network further on images without labels, by its own guesses.
 
-Section 5 of the paper. The network labels the images itself, then "a full training pass" runs on
-them as it did on the training set: sub-networks from the weights they had, then the glue, the
-guesses in the place of labels. What the new network agrees with afterwards are the guesses, and a
-network with many columns agrees with almost any labels it was fitted to. That agreement is
-**not** accuracy, and it says nothing about accuracy. Nothing in this module takes a true label.
+Section 5 of the paper. The network labels the images itself. Then "a full training pass" runs on
+them as on the training set, with the guesses instead of labels: sub-networks start from their
+weights, and the output layer is fitted again. The new network agrees with the guesses, and a
+network with many columns agrees with almost any labels that it was fitted to. This agreement is
+**not** accuracy, and says nothing about accuracy. Nothing in this module takes a true label.
 
 References
 ----------

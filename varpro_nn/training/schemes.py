@@ -2,12 +2,12 @@
 
 =============== ===============================================================================
 independent     nothing, as in the paper; all can train at the same time
-stages          sub-networks are cut into groups that train one after the other, each with the
-                columns of all groups before it fixed in ``Phi``: it learns what they leave open
-untrained       nothing, and they do not train: units stay as they were drawn
+stages          groups of sub-networks train one after the other, each with the columns of all
+                earlier groups fixed in ``Phi``: it learns what they do not explain
+untrained       nothing; units do not train and stay random
 =============== ===============================================================================
 
-Each sub-network draws its own images in each of them.
+In every scheme each sub-network draws a random subset of the images.
 """
 
 from dataclasses import replace

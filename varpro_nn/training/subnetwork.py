@@ -1,4 +1,4 @@
-"""One sub-network: its images are drawn, its units trained, and what went wrong is told."""
+"""One sub-network: draw its images, train its units, and report failures."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ FUNCTIONALS: dict[Loss, type[ReducedFunctional]] = {
 }
 """The functional of each loss."""
 SMALLEST_ROUND = 500
-"""Images of a round at least, where there are so many."""
+"""Minimum number of images in a round, unless the sub-network has fewer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ For unit weights ``w`` the linear weights are eliminated,
     A = argmin of it for this w,
 
 where ``s`` are square roots of sample weights and the constant column of ``Phi`` is not
-penalised. :mod:`varpro_nn.varpro.jacobian` has the Jacobians of what is left, and their formulas.
+penalised. :mod:`varpro_nn.varpro.jacobian` has the formulas of the Jacobians.
 
 Neither ``least_squares`` nor anything here needs the (n k, h p) array of the Jacobian. Two ways
 lead around it:
@@ -257,7 +257,7 @@ class VarProFunctional(ReducedFunctional):
 
 
 def rank_tolerance_for(n_columns: int, dtype: np.dtype[Any]) -> float:
-    """Relative singular value below which a direction of so many columns is rounding."""
+    """Relative singular value below which a direction of ``n_columns`` columns is rounding."""
     return max(RANK_TOLERANCE, n_columns * float(np.finfo(dtype).eps))
 
 

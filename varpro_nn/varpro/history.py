@@ -133,7 +133,7 @@ class Recorder:
         return time.process_time() - self._start
 
     def cost(self, w: FloatArray) -> float:
-        """Cost at ``w``, infinite where it cannot be had; recorded."""
+        """Evaluate and record the cost at ``w``; infinite if the evaluation fails."""
         if w.tobytes() in self._of_key:
             return self.record(w).cost  # asked again: no evaluation
         if len(self.history) >= self._max_nfev:
