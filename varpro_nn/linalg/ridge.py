@@ -27,6 +27,7 @@ import scipy
 from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg.threads import Threads
 
 TILE = 512
@@ -106,6 +107,11 @@ def definite_factor(gram: FloatArray, penalty: FloatArray, floor: FloatArray) ->
     ndarray, shape (q, q)
         Its lower triangle is zero.
 
+    Raises
+    ------
+    NonFiniteError
+        ``gram`` is NaN or infinite, as where single precision overflows.
+
     Notes
     -----
     The pivots ``R_jj^2`` are Schur complements. Those of a semidefinite matrix and the floor are
@@ -114,6 +120,9 @@ def definite_factor(gram: FloatArray, penalty: FloatArray, floor: FloatArray) ->
     errors of ``q`` columns are ``q`` times those of an entry at most, so the floor stays below
     ``10 q`` times the first one.
     """
+    if not np.isfinite(gram).all():  # which no floor would end
+        msg = "the Gram matrix of the features is NaN or infinite."
+        raise NonFiniteError(msg)
     while True:
         matrix = gram.copy()
         matrix[np.diag_indices_from(matrix)] += np.maximum(penalty, floor)
