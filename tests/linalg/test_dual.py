@@ -427,3 +427,14 @@ def test_left_out_outputs_are_those_of_the_primal_form(rng):
     primal = primal_sums.path().leave_one_out([(Phi.copy(), tau, None)], ridges, every=1)
     assert_array_equal(dual.rows, primal.rows)
     assert_allclose(dual.outputs, primal.outputs, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_tiny_ridge_leaves_out_is_no_part_of_the_fit(rng):
+    """Rows are not fitted exactly in directions that are rounding: they have finite errors."""
+    Phi, tau = rng.standard_normal((12, 3)), np.eye(2)[np.arange(12) % 2]
+    columns = (Phi @ rng.standard_normal((3, 40))).astype(np.float32)
+    errors = dual_of(columns, tau).leave_one_out([0.0, 1e-9])
+    X = with_constant(Phi)
+    fitted = X @ np.linalg.pinv(X)
+    residual = (tau - fitted @ tau) / (1 - np.diag(fitted))[:, None]
+    assert_allclose(errors.mean_squared_error, np.square(residual).sum(axis=1).mean(), rtol=1e-4)

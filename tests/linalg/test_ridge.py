@@ -5,6 +5,7 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
+from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg import (
     GramAccumulator,
     KernelAccumulator,
@@ -406,6 +407,23 @@ def test_a_matrix_that_rounding_made_indefinite_gets_a_margin(rank, dtype, rng):
     assert np.abs(A[:, 0] * scales).max() <= 10 * np.abs(tau).max()
     pivots = np.square(np.diag(R)) / floor
     assert pivots.min() >= 0.5
+
+
+def test_a_pivot_below_the_floor_tells_of_larger_errors():
+    """The matrix is definite with the first floor, by a fifth of it."""
+    floor = np.full(2, 1e-6)
+    gram = np.array([[1.0, 1 + 0.9e-6], [1 + 0.9e-6, 1.0]])
+    assert np.linalg.cholesky(gram + np.diag(floor))[1, 1] ** 2 < 0.5e-6
+    R = definite_factor(gram, np.zeros(2), floor)
+    assert_allclose(R.T @ R, gram + np.diag(10 * floor), rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_floor_makes_a_matrix_definite_that_is_not_finite(value):
+    gram = np.eye(3)
+    gram[0, 2] = value
+    with pytest.raises(NonFiniteError, match="Gram matrix of the features is NaN or infinite"):
+        definite_factor(gram, np.ones(3), np.full(3, 1e-6))
 
 
 def test_long_sums_are_double():

@@ -49,6 +49,16 @@ def test_columns_that_say_little_are_no_fault(case, penalty, name, rng):
     assert np.abs(outputs).max() < 1e3
 
 
+@pytest.mark.parametrize("name", ["ridge", "softmax", "hinge"])
+def test_rows_that_weigh_nothing_give_no_outputs(name, rng):
+    """All of the weight may be on rows that were put aside."""
+    Phi = rng.standard_normal((60, 4)).astype(np.float32)
+    weights = np.where(np.arange(60) < 10, 1.0, 0.0)
+    fits = fits_of(name, Phi, rng.integers(3, size=60), weights)
+    A, _ = fits.fit(slice(10, None), 1.0, None, tolerance=1e-3)
+    assert_allclose(A, 0, atol=0)
+
+
 def test_the_deviation_of_many_rows_is_a_double_sum(rng):
     """In single precision, one row after the other, it has lost three digits."""
     Phi = rng.random((300_000, 2)).astype(np.float32) * np.float32([1, 1e-4])

@@ -27,6 +27,7 @@ import scipy
 from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg.threads import Threads
 
 TILE = 512
@@ -106,6 +107,11 @@ def definite_factor(gram: FloatArray, penalty: FloatArray, floor: FloatArray) ->
     ndarray, shape (q, q)
         Its lower triangle is zero.
 
+    Raises
+    ------
+    NonFiniteError
+        ``gram`` is NaN or infinite, as where single precision overflows.
+
     Notes
     -----
     The pivots ``R_jj^2`` are Schur complements. For a semidefinite matrix plus the floor, each
@@ -114,6 +120,9 @@ def definite_factor(gram: FloatArray, penalty: FloatArray, floor: FloatArray) ->
     of these errors. The error of ``q`` columns is at most ``q`` times that of an entry, so the
     floor stays below ``10 q`` times its first value.
     """
+    if not np.isfinite(gram).all():  # which no floor would end
+        msg = "the Gram matrix of the features is NaN or infinite."
+        raise NonFiniteError(msg)
     while True:
         matrix = gram.copy()
         matrix[np.diag_indices_from(matrix)] += np.maximum(penalty, floor)

@@ -71,7 +71,8 @@ class LinearFits:
         if self._rows != rows:
             self._rows = rows
             self._gram, self._moments, self._sums = self._accumulate(rows)
-        mean_Phi, mean_tau = self._sums[:-1] / self._sums[-1], self._moments[-1] / self._sums[-1]
+        total = self._sums[-1] or 1.0  # rows that weigh nothing: all sums are 0, and so is the fit
+        mean_Phi, mean_tau = self._sums[:-1] / total, self._moments[-1] / total
         gram = self._gram - np.outer(self._sums[:-1], mean_Phi)
         moments = self._moments[:-1] - np.outer(self._sums[:-1], mean_tau)
         # Rounding errors of the products, relative to the squares before centring. A column of
