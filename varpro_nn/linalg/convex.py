@@ -13,7 +13,8 @@ round, since at the end only the few hard rows curve.
 
 L-BFGS tells steps apart by the cost, whose rounding error ``eps cost`` hides gradients below about
 ``sqrt(eps cost)``. Where more is asked, quasi-Newton steps with its approximate Hessian go on, each
-judged by the norm of the gradient, down to the rounding of the gradient itself.
+judged by the norm of the gradient, while they halve it every few steps: down to its rounding where
+the preconditioned problem is well conditioned, else to about ``sqrt(eps cost)``.
 
 Losses: ``softmax``, the multinomial cross-entropy ``-log p_y``; ``hinge``, the squared multiclass
 hinge of Weston and Watkins, ``1/2 sum_{c != y} max(0, 1 + z_c - z_y)^2`` (squared, so that it has
@@ -132,8 +133,8 @@ def fit_linear(
         Of each round.
     tolerance : float
         Stop when the squared norm of the preconditioned gradient is below this share of the
-        cost: what is left to gain is about half of it. A share that is below rounding leads to a
-        gradient that is rounding.
+        cost: what is left to gain is about half of it. A share below rounding is not reached: the
+        norm ends at about ``sqrt(eps cost)`` or below.
     preconditioner : ndarray, shape (q + 1, q + 1), optional
         Of an earlier fit, for the first round.
     threads : Threads, optional
