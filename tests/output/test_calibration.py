@@ -49,6 +49,18 @@ def test_outputs_that_are_not_known_do_not_count(rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_the_outputs_of_an_image_have_in_common_has_no_say(dtype, rng):
+    outputs = rng.standard_normal((400, 4)).astype(dtype)
+    labels = np.argmax(outputs + rng.standard_normal((400, 4)), axis=1)
+    expected = fit_temperature(outputs[1:], labels[1:])
+    assert expected is not None
+    outputs[0] = 1e8  # the rounding of which is more than the other outputs are
+    assert fit_temperature(outputs, labels) == pytest.approx(expected, rel=1e-2)
+    outputs[0], outputs[1:] = 0, outputs[1:] + rng.integers(1000, size=(399, 1))
+    assert fit_temperature(outputs, labels) == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("row", [0.1, 1e-6, 1e6])
 def test_outputs_that_differ_by_rounding_alone_have_no_temperature(row, dtype, rng):
     """Their deviation is 1e-17, not 0; a temperature of that size makes rounding certain."""

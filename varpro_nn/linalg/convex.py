@@ -12,8 +12,9 @@ the end only a few hard rows have any curvature.
 
 The line search of L-BFGS compares costs. Their rounding error ``eps cost`` hides gradients below
 about ``sqrt(eps cost)``. For a smaller tolerance, quasi-Newton steps with the same approximate
-Hessian follow. Each must lower the norm of the gradient. They stop when the gradient itself is
-rounding error.
+Hessian follow. Each must lower the norm of the gradient; they stop where they no longer halve it
+every few steps. That is at its rounding error where the preconditioned problem is well
+conditioned, else at about ``sqrt(eps cost)``.
 
 Losses: ``softmax``, the multinomial cross-entropy ``-log p_y``; ``hinge``, the squared multiclass
 hinge of Weston and Watkins, ``1/2 sum_{c != y} max(0, 1 + z_c - z_y)^2`` (squared, so that it has
@@ -132,8 +133,8 @@ def fit_linear(
         Of each round.
     tolerance : float
         Stop when the squared norm of the preconditioned gradient is at most this share of the
-        cost. The cost could then still fall by about half of that squared norm. With a tolerance
-        below rounding error, stop when the gradient is rounding error.
+        cost. The cost could then still fall by about half of that squared norm. A tolerance below
+        rounding error is not reached: the norm ends at about ``sqrt(eps cost)`` or below.
     preconditioner : ndarray, shape (q + 1, q + 1), optional
         Of an earlier fit, for the first round.
     threads : Threads, optional

@@ -37,13 +37,11 @@ def fit_temperature(
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight
     known &= weights > 0
     z, codes, weights = outputs[known].astype(np.float64), labels[known], weights[known]
-    if not len(z):
+    size = np.abs(z).max(axis=1, keepdims=True)
+    z -= z.mean(axis=1, keepdims=True)  # what a row has in common moves no probability
+    if not (np.abs(z) > 4 * np.finfo(outputs.dtype).eps * size).any():
         return None
-    # A constant added to all outputs of a row changes no probability.
-    between = np.abs(z - z.mean(axis=1, keepdims=True)).max()
     spread = float(z.std())
-    if spread == 0 or between <= 4 * np.finfo(outputs.dtype).eps * np.abs(z).max():
-        return None
     # z'(targets) with smoothed targets: the other labels share the rest equally.
     own, all_of_them = z[np.arange(len(z)), codes], z.sum(axis=1)
     n, k = len(z), z.shape[1]
