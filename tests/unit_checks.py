@@ -297,7 +297,7 @@ class Case:
         return reference.augmented(self.Phi, self.tau, self.ridge_of_columns, self.weights)
 
     def output_derivative(self) -> np.ndarray:
-        """Derivative (n, k, h p) of the weighted outputs by ``w``, for linear weights held fixed."""
+        """Derivative (n, k, h p) of the weighted outputs by ``w``, for fixed linear weights."""
         _, dPhi = self.units.features_and_derivative(self.W, self.inputs)
         _, m, h, _ = dPhi.shape
         A = self.functional.evaluate(self.w).A[: m * h].reshape(m, h, -1)
