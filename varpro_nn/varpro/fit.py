@@ -218,10 +218,15 @@ class _Problem:
         return cost if math.isfinite(cost) else 10 * self.recorder.history[0].cost
 
     def cost_and_gradient(self, w: FloatArray) -> tuple[float, FloatArray]:
-        """Give the same with the gradient, zero where the cost is infinite."""
-        cost = self.finite_cost(w)
-        if not math.isfinite(self.recorder.record(w).cost):
-            return cost, np.zeros_like(w)
+        """Cost and gradient for a line search along a direction of descent.
+
+        Where the cost is infinite it is given as one just above that at which the line search
+        began, without a slope. The search refuses it and, as the cubic through both ends says,
+        takes a third of the step: a much higher cost would have it take next to nothing.
+        """
+        cost = self.recorder.cost(w)
+        if not math.isfinite(cost):
+            return float(np.nextafter(self.recorder.accepted_cost, np.inf)), np.zeros_like(w)
         gradient = self.recorder.functional.gradient(w)
         self.recorder.set_gradient(w, gradient)
         return cost, gradient

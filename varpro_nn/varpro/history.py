@@ -123,6 +123,8 @@ class Recorder:
         self.status = 0
         # Where the cost was lowest.
         self.best: tuple[float, FloatArray] = math.inf, np.zeros(0)
+        # Where the present step began: at the start, then at the last point that SciPy accepted.
+        self.accepted_cost = math.inf
         self._callback = callback
         self._max_nfev = max_nfev
         self._of_key: dict[bytes, int] = {}
@@ -149,6 +151,8 @@ class Recorder:
         self.history.append(Record(cost, math.nan, loo_mse, loo_error, self.elapsed()))
         if cost < self.best[0]:
             self.best = cost, w.copy()
+        if len(self.history) == 1:
+            self.accepted_cost = cost
         return cost
 
     def record(self, w: FloatArray) -> Record:
@@ -167,6 +171,7 @@ class Recorder:
     def accepted(self, intermediate_result: Any) -> None:
         """After each step that SciPy accepted (the name of the argument is SciPy's)."""
         record = self.record(np.asarray(intermediate_result.x))
+        self.accepted_cost = record.cost
         if self._callback is not None and self._callback(record):
             self.status = -2
             raise StopIteration  # SciPy's way to end the search
