@@ -38,7 +38,8 @@ def assert_same(run, network, images):
     assert probabilities.dtype == np.float32
     # Both are in single precision.
     of_outputs, of_probabilities = rounding(network, images)
-    assert_allclose(probabilities, expected, rtol=0, atol=2 * of_probabilities)
+    # In units of the bounds, which assert_allclose takes as one number alone.
+    assert_allclose(probabilities / of_probabilities, expected / of_probabilities, rtol=0, atol=2)
     outputs = np.sort(network.decision_function(images), axis=1)
     clear = outputs[:, -1] - outputs[:, -2] > 4 * of_outputs
     assert clear.any()
