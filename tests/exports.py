@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 
 from varpro_nn import Network, patch_units, whole_image_units
+from varpro_nn.exporters.folded import fold
 from varpro_nn.units import learn_whitening
 
 SHAPES = {"grey": (9, 9), "colour": (3, 9, 9)}
@@ -20,6 +21,27 @@ def images_of(shape, n=20, seed=0):
     smooth = (base + np.roll(base, 1, axis=-1) + np.roll(base, 1, axis=-2)) / 3
     smooth[0], smooth[1] = 77, 0
     return smooth.astype(np.uint8)
+
+
+def rounding(network, images):
+    """Bounds of what single precision changes in outputs and in probabilities.
+
+    An intensity is off by eps / 2 at most. Normalising a window multiplies that by up to
+    contrast^(-1/2), a filter by the sum of its magnitudes, an activation by 1, the linear layer by
+    the sum of its magnitudes. Errors of the sums have random signs, and are less.
+
+    A softmax multiplies by 1 / (2 T) at most, shares by 2 over the sum of the positive outputs of
+    an image, and so does the bound (n, 1).
+    """
+    folded = fold(network)
+    filters = np.abs(folded.filters).sum(axis=1).max()
+    linear = np.abs(folded.A).sum(axis=0).max()
+    gain = 1.0 if folded.contrast is None else folded.contrast**-0.5
+    outputs = 0.5 * np.finfo(np.float32).eps * gain * filters * linear
+    if folded.link == "softmax":
+        return outputs, outputs / (2 * folded.temperature)
+    total = np.maximum(network.decision_function(images), 0).sum(axis=1, keepdims=True)
+    return outputs, outputs * 2 / np.where(total > 0, total, 1.0)
 
 
 def _networks():

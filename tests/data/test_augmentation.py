@@ -82,7 +82,7 @@ def test_shape_type_and_input_are_kept(kind, channels, dtype, rng):
     assert distorted.dtype == dtype
     assert_array_equal(images, before)
     assert not np.array_equal(distorted, images)
-    # Interpolation makes nothing brighter or darker than what was there.
+    # Interpolation makes nothing brighter or darker than what was there: by no margin.
     assert distorted.min() >= images.min()
     assert distorted.max() <= images.max()
 
@@ -124,6 +124,7 @@ def test_bytes_are_the_rounded_intensities(kind, rng):
         distort(images, KINDS[kind], np.random.default_rng(seed))
         for images in (stored, stored.astype(np.float64))
     )
+    # Rounding moves a number by up to a half, so errors near the bound are right.
     assert_allclose(rounded, exact, rtol=0, atol=0.5 + 1e-4)
 
 

@@ -69,6 +69,7 @@ def test_bytes_become_intensities_from_zero_to_one(dtype):
     assert X.dtype == dtype
     assert X.min() == 0
     assert X.max() == 1
+    # Two roundings of half a unit each, of 1 / 255 and of the product; the same everywhere.
     assert_allclose(X.ravel(), np.arange(256) / 255, rtol=2 * np.finfo(dtype).eps)
     assert_array_equal(images, before)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from exports import ACTIVATIONS, LINKS, NETWORKS, VIEWS, images_of
+from exports import ACTIVATIONS, LINKS, NETWORKS, VIEWS, images_of, rounding
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import folded_probabilities
 
@@ -31,14 +31,17 @@ def session(path):
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def assert_same(run, network, images, atol=1e-5):
+def assert_same(run, network, images):
     """``run(None or names, inputs)`` gives the probabilities and labels of the network."""
     labels, probabilities = run(OUTPUTS, {"images": images})
     expected = network.predict_proba(images)
     assert probabilities.dtype == np.float32
-    assert_allclose(probabilities, expected, rtol=0, atol=atol)
+    # Both are in single precision.
+    of_outputs, of_probabilities = rounding(network, images)
+    # In units of the bounds, which assert_allclose takes as one number alone.
+    assert_allclose(probabilities / of_probabilities, expected / of_probabilities, rtol=0, atol=2)
     outputs = np.sort(network.decision_function(images), axis=1)
-    clear = outputs[:, -1] - outputs[:, -2] > atol
+    clear = outputs[:, -1] - outputs[:, -2] > 4 * of_outputs
     assert clear.any()
     assert_array_equal(np.asarray(labels)[clear], network.predict(images)[clear])
 
@@ -120,9 +123,9 @@ def test_the_contrast_of_faint_windows_is_exact(level, contrast, tmp_path):
     images = level + rng.integers(0, 5, (6, *network.image_shape)).astype(np.uint8)
     probabilities = session(tmp_path / "network.onnx").run(OUTPUTS, {"images": images})[1]
     expected = folded_probabilities(fold(network), images)[1]
-    assert_allclose(
-        probabilities, expected, rtol=0, atol=4e-6
-    )  # 1.5e-5 in single precision, 1e-6 in double
+    # The statistics of windows in single precision leave 1.5e-5. In double precision 2e-6 is left
+    # of the rest of the graph, which is in single precision.
+    assert_allclose(probabilities, expected, rtol=0, atol=6e-6)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

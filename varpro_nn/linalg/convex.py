@@ -147,7 +147,11 @@ def fit_linear(
     ConvexFit
     """
     problem = _Problem(LOSSES[loss], Phi, labels, start.shape[1], penalty, threads, sample_weight)
-    A, n_iterations = start, 0
+    # What a column gives to all outputs alike changes no loss, so its best share is none. Only the
+    # penalty curves there: with what the preconditioner takes from the losses, the search would
+    # see next to no slope, and stop far from the optimum.
+    A, n_iterations = start.copy(), 0
+    A[:-1] -= A[:-1].mean(axis=1, keepdims=True)
     for _ in range(rounds):
         R = problem.preconditioner(A) if preconditioner is None else preconditioner
         preconditioner = None
