@@ -48,7 +48,7 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
         notes.append(f"There is no canvas to draw on: {error}")
     training = _of_training(run)
     if training is None:
-        notes.append("The units are random, not trained: there are no cost curves.")
+        notes.append("The units are random and untrained: there are no cost curves.")
     test = dataset.test
     growth = growth_of(run, dataset, n_jobs=n_jobs)
     if test is None:
