@@ -120,9 +120,13 @@ PATCHES = configure(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("layer", ["ridge", "softmax", "hinge"])
-@pytest.mark.parametrize("loss", ["squares", "cross-entropy"])
-@pytest.mark.parametrize("whitening", [None, 0.1])
+@pytest.mark.parametrize(
+    ("layer", "loss", "whitening"),
+    [
+        ("ridge", "squares", None), ("softmax", "cross-entropy", None), ("hinge", "squares", 0.1),
+        ("ridge", "cross-entropy", 0.1),
+    ],
+)  # fmt: skip
 def test_what_is_no_fault_is_none_to_patch_units(layer, loss, whitening, images):
     config = PATCHES.with_options(output_layer=layer, loss=loss, whitening=whitening)
     few = config.with_options(n_units=40, n_subnetworks=10, images_per_subnetwork=5)

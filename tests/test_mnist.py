@@ -47,13 +47,14 @@ def train(folder, *options):
 
 
 def test_a_small_network_from_one_line(mnist, tmp_path):
-    """Measured 0.9905 with seed 0, in 28 CPU seconds."""
-    metrics = train(tmp_path, "--recipe", "tiny")
+    """Measured 0.9890 with seed 0; on all the images of the recipe 0.9905."""
+    few = ("--images-per-subnetwork", 1000, "--n-rounds", 1, "--n-copies", 0)
+    metrics = train(tmp_path, "--recipe", "tiny", *few)
     assert (metrics["n_train"], metrics["n_test"]) == (60_000, 10_000)
     units = configure("tiny").units
     unit, columns = units.window**2 + 1, units.n_units * units.grid**2
     assert metrics["n_parameters"] == units.n_units * unit + (columns + 1) * 10 < 5000
-    assert metrics["test_accuracy"] > 0.985
+    assert metrics["test_accuracy"] > 0.98
     assert metrics["test_accuracy_standard_error"] < 0.002
     assert abs(metrics["test_accuracy"] - metrics["split_accuracy"]) < 0.01
     assert metrics["cpu_seconds"] < 120
@@ -68,7 +69,7 @@ def test_a_small_network_from_one_line(mnist, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "least"), [("default", 0.99), ("bilinear", 0.965)])
+@pytest.mark.parametrize(("recipe", "least"), [("tiny", 0.985), ("default", 0.99), ("bilinear", 0.965)])
 @pytest.mark.usefixtures("mnist")
 def test_a_recipe_and_its_bits(recipe, least, tmp_path):
     models = []

@@ -55,7 +55,7 @@ def test_what_is_whole_is_read(one_reader):
         read(seed)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(number=st.integers(0, 2), steps=changes)
 def test_what_is_damaged_is_refused_or_read(one_reader, number, steps):
     read, refused, seeds = one_reader

@@ -81,6 +81,7 @@ def test_a_task_that_keeps_killing_its_worker_is_given_up(tmp_path):
     assert dict(run_on_processes(square, {7: (7, tmp_path)}, 2)) == {7: 49}
 
 
+@pytest.mark.slow  # eight pools
 def test_no_innocent_is_given_up_for_a_guilty_neighbour(tmp_path, monkeypatch):
     """However often a neighbour breaks the pool: who is given up died alone."""
     monkeypatch.setattr(module, "TRIES", 2)
