@@ -69,7 +69,9 @@ def test_a_small_network_from_one_line(mnist, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "least"), [("tiny", 0.985), ("default", 0.99), ("bilinear", 0.965)])
+@pytest.mark.parametrize(
+    ("recipe", "least"), [("tiny", 0.985), ("default", 0.99), ("bilinear", 0.965)]
+)
 @pytest.mark.usefixtures("mnist")
 def test_a_recipe_and_its_bits(recipe, least, tmp_path):
     models = []
