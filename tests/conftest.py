@@ -18,11 +18,6 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first: with several processes none of them is left over for the end."""
-    items.sort(key=lambda item: item.path.name not in ("test_mnist.py", "test_survival.py"))
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=1, metavar="N", help="seeds of each random test")
     parser.addoption(
@@ -45,7 +40,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run tests without seeds only in part 0."""
+    """Run long tests first, so that none is left over for the end; seedless ones only in part 0."""
+    items.sort(key=lambda item: item.path.name not in ("test_mnist.py", "test_survival.py"))
     if config.getoption("part").split("/")[0] != "0":
         items[:] = [item for item in items if "rng" in getattr(item, "fixturenames", ())]
 
