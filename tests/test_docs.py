@@ -16,13 +16,17 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_own_units(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "own_units.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "own_units.md").read_text(), re.DOTALL)
+    example, check, classifier = blocks
     names = {"__name__": "own_units"}
     exec(compile(example, "own_units.md", "exec"), names)
     assert "converged" in capsys.readouterr().out
     np.testing.assert_allclose(np.sort(names["report"].w), [0.5, 2], rtol=1e-6)
     A = names["functional"].evaluate(names["report"].w).A
     np.testing.assert_allclose(np.sort(A.ravel()), [-3, 1, 2], rtol=1e-5)
+    exec(compile(check, "own_units.md", "exec"), names)
+    exec(compile(classifier, "own_units.md", "exec"), names)
+    assert float(capsys.readouterr().out) > 0.8
 
 
 def test_patch_networks(capsys):
@@ -48,7 +52,7 @@ def test_metrics_page_names_every_key(tmp_path):
 
 def test_cluster(capsys):
     (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "cluster.md").read_text(), re.DOTALL)
-    exec(compile(example, "cluster.md", "exec"), {"__name__": "cluster"})
+    exec(compile(example, "cluster.md", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out == "0\n"
 
 

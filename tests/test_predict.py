@@ -177,12 +177,13 @@ def test_truncated_images(network, images, tmp_path):
 
 
 def test_no_images(network, tmp_path):
-    fault("--model", tmp_path / "run", tmp_path / "none.npz", match="none.npz")
+    for name in ("none.npz", "folder"):
+        fault("--model", tmp_path / "run", tmp_path / name, match=f"{name}: there is no such file")
 
 
 def test_no_model(images, tmp_path):
     path = write(tmp_path / "images.npz", images)
-    fault("--model", tmp_path / "none", path, match="none")
+    fault("--model", tmp_path / "none", path, match="none: there is no such file or folder")
     fault("--model", tmp_path, path, match="model.npz")  # a folder without a run
 
 

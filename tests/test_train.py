@@ -281,7 +281,7 @@ def test_help_has_a_group_for_each_group_of_settings():
 def test_the_old_name_of_an_option_still_works_and_says_so(tmp_path):
     arguments = ("digits", *SMALL, "--max-nfev", "0", "--quiet", "--output", tmp_path)
     status, out, err = call(*arguments, "--glue-ridge", "3")
-    assert (status, err) == (0, "--glue-ridge is now named --output-penalty\n")
+    assert (status, err) == (0, "warning: --glue-ridge is now named --output-penalty\n")
     assert strict(out)["output_penalty"] == 3
     status, _, err = call(*arguments, "--glue-ridge", "3", "--output-penalty", "4")
     assert (status, "--glue-ridge is the old name of --output-penalty" in err) == (2, True)
@@ -350,9 +350,12 @@ def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
         ((), "required: dataset"),
         (("digits", "--recipe", "fast"), "invalid choice: 'fast'"),
         (("digits", "--units", "cubic"), "invalid choice: 'cubic'"),
-        (("digits", "--colour", "red"), "unrecognized arguments"),
+        (("digits", "--colour", "red"), "unrecognized arguments: --colour red\n"),
+        (("digits", "--n-unit", "3"), "arguments: --n-unit 3; did you mean --n-units?"),
+        (("digits", "--no-flp"), "arguments: --no-flp; did you mean --no-flip?"),
+        (("digits", "--out-put=run"), "arguments: --out-put=run; did you mean --output?"),
         (("digits", "--n-units", "many"), "invalid int value: 'many'"),
-        (("digits", "--n-units", "0"), "n_units must be finite and at least 1, got 0"),
+        (("digits", "--n-units", "0"), "n_units must be at least 1, got 0"),
         (("digits", "--ridge", "-1"), "ridge must be finite and at least 0, got -1"),
         (("digits", "--ridge", "nan"), "ridge must be finite"),
         (("digits", "--n-units", "10", "--n-subnetworks", "3"), "must be a multiple"),
@@ -366,8 +369,8 @@ def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
         ),
         (("digits", "--scheme", "refine"), "refine was removed: it cost twice the time"),
         (("digits", "--views", "shifts"), "shifts was removed: use flip or single"),
-        (("digits", "--patience", "3"), "--patience was removed: stop early with the callback"),
-        (("digits", "--n-parts=4"), "--n-parts was removed: leave it out"),
+        (("digits", "--patience", "3"), "--patience was removed; stop early with the callback"),
+        (("digits", "--n-parts=4"), "error: --n-parts was removed; leave it out. Threads"),
         (("digits", "--flip", "yes"), "unrecognized arguments: yes"),
         (("digits", "--n-jobs", "0"), "n_jobs must be"),
     ],
@@ -440,7 +443,7 @@ def test_unknown_data_set(tmp_path):
         "minst",
         *SMALL,
         *("--output", tmp_path / "run"),
-        match="must be one of mnist, fashion-mnist, cifar10, digits",
+        match="error: dataset must be one of mnist, fashion-mnist, cifar10, digits",
     )
     assert not (tmp_path / "run").exists()
 

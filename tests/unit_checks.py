@@ -74,28 +74,34 @@ STEP = 3e-4
 """Of the finite differences; they reach twice as far."""
 
 
+MEMBERS = ("n_units", "n_cells", "n_weights", "init", "features", "features_and_derivative")
+
+
 def check_units(
     units: Units,
     inputs: Any,
     rng: np.random.Generator,
     *,
-    standardised: bool = True,
+    standardised: bool | None = None,
     sides_of_kinks: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> None:
     """Check ``units`` against the contract on a handful of ``inputs``.
 
-    Without ``standardised``, what ``init`` promises of the pre-activations is not checked.
+    ``standardised`` says whether to check that ``init`` standardises the pre-activations. By
+    default it does so for units that have an ``activation``.
 
     Units that are not smooth everywhere give ``sides_of_kinks``: of weights ``W``, an array
     (n, m, h, any number) that changes if, and only if, something in that column crosses a kink.
     A finite difference that reaches over a kink is no derivative, and is left out; nearly all
     must be left in.
     """
+    lacking = [name for name in MEMBERS if not hasattr(units, name)]
+    assert not lacking, f"units must have {', '.join(MEMBERS)}; add {', '.join(lacking)}"
     assert isinstance(units, Units)
     frozen = np.array(inputs)
     frozen.flags.writeable = False
     _check_init(units, frozen, rng)
-    if standardised:
+    if hasattr(units, "activation") if standardised is None else standardised:
         _check_standardised(units, frozen, rng)
     W = units.init(frozen, rng)
     _check_shapes_and_types(units, W, frozen)

@@ -3,8 +3,10 @@
 import argparse
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 from varpro_nn.errors import VarProError
 
@@ -26,6 +28,29 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, metavar="DIR|FILE", help="a run folder, or its model.npz"
     )
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    removed: Mapping[str, str] | None = None,
+) -> argparse.Namespace:
+    """Parse ``argv``; leave the process with status 2 if there is an unknown option.
+
+    The message says what to do in place of an option in ``removed``, else it suggests the nearest
+    option.
+    """
+    args, unknown = parser.parse_known_args(argv)
+    options = [word.split("=")[0] for word in unknown if word.startswith("--")]
+    for option in options:
+        if removed and option in removed:
+            parser.error(f"{option} was removed; {removed[option]}.")
+    if unknown:
+        known = re.findall(r"--([\w-]+)", parser.format_usage())
+        near = [near for option in options for near in get_close_matches(option[2:], known, n=1)]
+        suggested = f"; did you mean --{near[0]}?" if near else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{suggested}")
+    return args
 
 
 def run_command(lines: Callable[[], Iterable[str]]) -> int:

@@ -109,7 +109,8 @@ class Setting:
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         ):
-            msg = f"{self.option} must be finite and {self.bounds}, got {value}."
+            finite = "" if self.kind is int else "finite and "
+            msg = f"{self.option} must be {finite}{self.bounds}, got {value}."
             raise ValueError(msg)
 
     def check_needs(self, value: Any, options: Mapping[str, Any]) -> None:

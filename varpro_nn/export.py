@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from varpro_nn._cli import add_model, make_parser, run_command
+from varpro_nn._cli import add_model, make_parser, parse, run_command
 from varpro_nn.exporters import to_c, to_html, to_onnx
 from varpro_nn.model.network import Network
 
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
     if args.int8 and args.format != "c":
         parser.error("--int8 needs --format c")
     return run_command(lambda: _export(args))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from varpro_nn import data
-from varpro_nn._cli import add_model, make_parser, run_command
+from varpro_nn._cli import add_model, make_parser, parse, run_command
 from varpro_nn.data.preparation import filled_by
 from varpro_nn.model.network import Network, probabilities
 
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    args = build_parser().parse_args(argv)
+    args = parse(build_parser(), argv)
     return run_command(
         lambda: _lines(Path(args.model), args.images, args.n_jobs, prepared=args.prepare)
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from varpro_nn import data
-from varpro_nn._cli import make_parser, run_command
+from varpro_nn._cli import make_parser, parse, run_command
 from varpro_nn._io.atomic import locked, strict_json
 from varpro_nn._settings import Setting, groups_of, settings_of
 from varpro_nn.compute import cluster
@@ -146,13 +146,7 @@ def _in_recipes(option: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = build_parser()
-    args, unknown = parser.parse_known_args(argv)
-    for word in (word for word in unknown if word.startswith("--")):
-        option = word.split("=")[0].removeprefix("--").replace("-", "_")
-        if option in REMOVED:
-            parser.error(f"{_flag(option)} was removed: {REMOVED[option]}")
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    args = parse(parser, argv, {_flag(old): instead for old, instead in REMOVED.items()})
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING - 10 * args.verbose)
     if args.list_recipes:
         for name in RECIPES:
@@ -171,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if old in given and new in given:
             parser.error(f"{_flag(old)} is the old name of {_flag(new)}: give the latter alone")
         if old in given:
-            print(f"{_flag(old)} is now named {_flag(new)}", file=sys.stderr)
+            print(f"warning: {_flag(old)} is now named {_flag(new)}", file=sys.stderr)
             given[new] = given.pop(old)
     overrides = {option: given[option] for option in SETTINGS if option in given}
     try:
@@ -198,6 +192,7 @@ def _check_settings(dataset: str, recipe: str, overrides: dict[str, Any]) -> Non
 
 def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     """Train, write the run folder, and return its metrics as JSON."""
+    data.check_name(args.dataset, "dataset")
     path = Path(args.output) if args.output else default_path(args.dataset, args.recipe)
     folder = RunFolder(path, resume=args.resume, overwrite=args.overwrite)
     folder.check_writable()

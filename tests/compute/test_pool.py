@@ -234,7 +234,10 @@ def test_a_task_that_dask_blamed_for_another_is_run_alone_at_the_end(tmp_path):
 def test_an_executor_that_breaks_down_is_a_fault_of_the_run(error, tmp_path):
     with (
         Failing(error) as executor,
-        pytest.raises(TrainingError, match=r"the executor broke down \(gone\)"),
+        pytest.raises(
+            TrainingError,
+            match=r"the executor broke down \(gone\)\. In a script, .* under if __name__ == ",
+        ),
     ):
         list(run_on_executor(square, tasks(tmp_path, 3), executor))
 

@@ -59,7 +59,7 @@ def test_not_images(tmp_path):
     (tmp_path / "some.txt").write_text("hello")
     with pytest.raises(DatasetError, match=r"some.txt: not an IDX file"):
         read_images(tmp_path / "some.txt", (4, 5))
-    with pytest.raises(DatasetError, match="absent: cannot be read: No such file"):
+    with pytest.raises(DatasetError, match="absent: there is no such file or folder"):
         read_images(tmp_path / "absent", (4, 5))
     with pytest.raises(DatasetError, match="must contain PNG or other pictures, got a folder"):
         read_images(tmp_path, (4, 5))

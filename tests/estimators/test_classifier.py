@@ -76,7 +76,7 @@ def test_every_setting_is_a_parameter():
     assert not {"seed", "n_train", "bootstrap", "bootstrap_ridge"} & set(SETTINGS)
     with pytest.raises(TypeError, match=r"VarProClassifier has no parameters colour"):
         VarProClassifier(colour="red")
-    with pytest.raises(ValueError, match=r"patience was removed: stop early with the callback"):
+    with pytest.raises(ValueError, match=r"patience was removed; stop early with the callback"):
         VarProClassifier(patience=2)
     with pytest.warns(FutureWarning, match="glue_ridge is now named output_penalty"):
         assert VarProClassifier(glue_ridge=2.0).output_penalty == 2.0

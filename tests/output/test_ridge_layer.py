@@ -327,6 +327,15 @@ def test_what_cannot_be_is_refused_and_changes_nothing(act, match, digits, rng):
     assert state.n_images == 600
 
 
+def test_a_ridge_that_is_no_number_is_refused(digits):
+    images, labels = digits
+    units = whole_image_units("bilinear", (8, 8), 3)
+    W = units.init(images, np.random.default_rng(0))
+    layer = RidgeLayer(units, W, K).add_images(images[:50], labels[:50])
+    with pytest.raises(TypeError, match=r"ridge must be a number, or None to choose it, got 'x'"):
+        layer.solve("x")
+
+
 def test_no_such_unit(digits, rng):
     units = whole_image_units("bilinear", (8, 8), 3)
     state = RidgeLayer(units, units.init(digits[0], rng), K)

@@ -84,7 +84,7 @@ def test_the_old_name_of_a_setting_still_works_and_says_so():
 )
 def test_a_setting_that_is_no_more_says_what_to_do(setting, instead):
     (name,) = setting
-    with pytest.raises(ValueError, match=f"{name} was removed: .*{instead}"):
+    with pytest.raises(ValueError, match=f"{name} was removed; .*{instead}"):
         configure("bilinear", **setting)
 
 

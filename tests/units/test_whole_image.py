@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,11 +51,16 @@ def test_contract_with_stored_pixels(kind, dtype, rng):
 
 
 def test_contract_of_units_with_cells(rng):
-    check_units(CellUnits(2, 3, 4), rng.standard_normal((7, 3, 4)), rng, standardised=False)
+    check_units(CellUnits(2, 3, 4), rng.standard_normal((7, 3, 4)), rng)
 
 
 def test_contract_of_exponentials(rng):
-    check_units(ExponentialUnits(3), np.linspace(0, 4, 9), rng, standardised=False)
+    check_units(ExponentialUnits(3), np.linspace(0, 4, 9), rng)
+
+
+def test_the_checker_names_missing_members(rng):
+    with pytest.raises(AssertionError, match=r"units must have .*; add init, features, feat"):
+        check_units(SimpleNamespace(n_units=1, n_cells=1, n_weights=1), np.zeros(9), rng)
 
 
 @EVERY_CASE

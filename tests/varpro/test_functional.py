@@ -370,10 +370,18 @@ def test_arguments_are_checked(choices, message):
         VarProFunctional(units, np.zeros((30, 2, 2)), **{"tau": np.zeros((30, 2)), **choices})
 
 
+def test_weights_may_have_a_row_for_each_unit(rng):
+    functional, w, units, *_ = bilinear(rng, weight_decay=0.1)
+    W = w.reshape(units.n_units, units.n_weights)
+    assert functional.cost(W) == functional.cost(w)
+    assert functional.evaluate(W) is functional.evaluate(w)
+    assert_array_equal(functional.gradient(W), functional.gradient(w))
+
+
 def test_weights_of_the_wrong_length_are_refused(rng):
     functional, w, *_ = bilinear(rng)
-    for bad in (w[:-1], w.reshape(3, -1)):
-        with pytest.raises(ValueError, match=r"w must have shape \(30,\), got"):
+    for bad in (w[:-1], w.reshape(10, -1)):
+        with pytest.raises(ValueError, match=r"w must have shape \(30,\) or \(3, 10\), got"):
             functional.cost(bad)
 
 

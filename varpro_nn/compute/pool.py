@@ -249,7 +249,10 @@ def _result_of(future: Future[Any]) -> Any:
         return future.result()
     except (BrokenExecutor, CancelledError) as error:
         what = str(error) or type(error).__name__
-        msg = f"the executor broke down ({what}); resume the run to keep what is finished."
+        msg = (
+            f"the executor broke down ({what}). In a script, start the pool under "
+            "if __name__ == '__main__':. Resume the run to keep what is finished."
+        )
         raise TrainingError(msg) from error
     except Exception as error:
         # Dask's, told by its name: nothing here may depend on Dask.

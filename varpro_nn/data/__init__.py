@@ -3,13 +3,14 @@
 from varpro_nn.data.cifar import read_cifar_binary
 from varpro_nn.data.idx import read_idx
 from varpro_nn.data.imageset import Dataset, ImageSet
-from varpro_nn.data.loading import NAMES, load
+from varpro_nn.data.loading import NAMES, check_name, load
 from varpro_nn.data.pictures import picture_files, read_images
 
 __all__ = [
     "NAMES",
     "Dataset",
     "ImageSet",
+    "check_name",
     "load",
     "picture_files",
     "read_cifar_binary",

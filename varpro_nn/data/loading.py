@@ -72,18 +72,13 @@ def load(
     Fashion-MNIST, 2017. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
     name = os.fspath(name)
+    check_name(name)
     if name.lower().endswith(".npz"):
         return _with_origin(read_dataset_npz(name), str(Path(name).absolute()))
     if name not in NAMES and Path(name).is_dir():
         return _with_origin(read_folder(Path(name)), str(Path(name).absolute()))
     if name == "digits":
         return _with_origin(_digits(), name)
-    if name not in FILE_SETS:
-        msg = (
-            f"name must be one of {', '.join(NAMES)}, or the path of a .npz file or a folder, "
-            f"got {name!r}."
-        )
-        raise ValueError(msg)
     contents = obtain(
         FILE_SETS[name],
         data_dir=_user_folder(data_dir),
@@ -108,6 +103,22 @@ def load(
     folder = _user_folder(data_dir)
     dataset = Dataset(name, np.arange(10), subsets["train"], subsets["test"])
     return _with_origin(dataset, name, None if folder is None else str(folder.absolute()))
+
+
+def check_name(name: str, argument: str = "name") -> None:
+    """Refuse what is neither the name of a data set, nor a ``.npz`` file, nor a folder.
+
+    Raises
+    ------
+    ValueError
+        The message calls the name ``argument``.
+    """
+    if name not in NAMES and not name.lower().endswith(".npz") and not Path(name).is_dir():
+        msg = (
+            f"{argument} must be one of {', '.join(NAMES)}, or the path of a .npz file or a "
+            f"folder, got {name!r}."
+        )
+        raise ValueError(msg)
 
 
 def _with_origin(dataset: Dataset, name: str, data_dir: str | None = None) -> Dataset:

@@ -87,6 +87,9 @@ def read_images(
         raise ValueError(msg)
     where = Path(path).expanduser()
     try:
+        if not where.exists():
+            msg = f"{where}: there is no such file or folder; check the path."
+            raise DatasetError(msg)
         if where.is_dir():
             return np.stack([_read_picture(f, shape, prepared) for f in picture_files(where)])
         with open(where, "rb") as stream:

@@ -332,6 +332,9 @@ class Network:
             There is none.
         """
         path = Path(path)
+        if not path.exists():
+            msg = f"{path}: there is no such file or folder; give a run folder, or its model.npz."
+            raise FileNotFoundError(msg)
         path = path / "model.npz" if path.is_dir() else path
         if not path.exists():
             msg = f"{path}: there is no model; a run has none before it is finished."

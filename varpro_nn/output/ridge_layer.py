@@ -10,6 +10,7 @@ equations take their place, for good: rows do not come back from sums.
 """
 
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,12 @@ class RidgeLayer:
         ------
         ValueError
             No images, or a ridge that is negative or not finite.
+        TypeError
+            The ridge is not a number.
         """
+        if ridge is not None and not isinstance(ridge, Real):
+            msg = f"ridge must be a number, or None to choose it, got {ridge!r}."
+            raise TypeError(msg)
         path = self.path(standardise=standardise)
         if ridge is None:
             scores = [path.generalised_cross_validation(value) for value in RIDGES]

@@ -30,8 +30,8 @@ Rule = Literal["margin", "margin-logistic", "argmax"]
 _PATCH = {"units": ("patch",)}
 
 REMOVED = {
-    "n_parts": "leave it out: where there are fewer sub-networks than cores, threads share the "
-    "sums of one",
+    "n_parts": "leave it out. Threads share the sums of a sub-network where there are fewer "
+    "sub-networks than cores",
     "patience": "stop early with the callback of varpro_nn.fit",
 }
 """Options that were removed, each with what to do instead."""

@@ -208,7 +208,7 @@ def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(options)
     for old in set(REMOVED) & set(found):
-        msg = f"{old} was removed: {REMOVED[old]}."
+        msg = f"{old} was removed; {REMOVED[old]}."
         raise ValueError(msg)
     for old, new in RENAMED.items():
         if old in found:

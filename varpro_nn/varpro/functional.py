@@ -139,7 +139,7 @@ class VarProFunctional(ReducedFunctional):
 
         Parameters
         ----------
-        w : ndarray, shape (h * p,)
+        w : ndarray, shape (h * p,) or (h, p)
 
         Returns
         -------
@@ -171,7 +171,7 @@ class VarProFunctional(ReducedFunctional):
 
         Parameters
         ----------
-        w : ndarray, shape (h * p,)
+        w : ndarray, shape (h * p,) or (h, p)
         kind : {"kaufman", "full"}
             Without or with the second term of Golub and Pereyra. The gradient is the same.
         form : {"operator", "array"}

@@ -88,10 +88,13 @@ class ReducedFunctional(ABC):
         """Gauss-Newton matrix (empty unless asked for) and gradient without weight decay."""
 
     def _evaluate(self, w: FloatArray) -> tuple[Evaluation, Any]:
+        rows = (self.units.n_units, self.units.n_weights)
+        if np.shape(w) == rows:
+            w = np.ravel(w)
         if self._memo is None or not np.array_equal(self._memo[0].w, w):
             w = np.array(w, dtype=np.float64)
             if w.shape != (self.n_weights,):
-                msg = f"w must have shape ({self.n_weights},), got {w.shape}."
+                msg = f"w must have shape ({self.n_weights},) or {rows}, got {w.shape}."
                 raise ValueError(msg)
             self._memo = self._project(w)
         return self._memo
@@ -101,7 +104,7 @@ class ReducedFunctional(ABC):
 
         Parameters
         ----------
-        w : ndarray, shape (h * p,)
+        w : ndarray, shape (h * p,) or (h, p)
 
         Returns
         -------
@@ -121,7 +124,7 @@ class ReducedFunctional(ABC):
 
         Parameters
         ----------
-        w : ndarray, shape (h * p,)
+        w : ndarray, shape (h * p,) or (h, p)
 
         Returns
         -------
@@ -134,7 +137,7 @@ class ReducedFunctional(ABC):
 
         Parameters
         ----------
-        w : ndarray, shape (h * p,)
+        w : ndarray, shape (h * p,) or (h, p)
 
         Returns
         -------
@@ -150,7 +153,7 @@ class ReducedFunctional(ABC):
 
         Parameters
         ----------
-        w : ndarray, shape (h * p,)
+        w : ndarray, shape (h * p,) or (h, p)
         kind : {"kaufman", "full"}
             Without or with the second term of Golub and Pereyra. The gradient is the same.
 
@@ -176,7 +179,7 @@ class ReducedFunctional(ABC):
 
         Parameters
         ----------
-        w : ndarray, shape (h * p,)
+        w : ndarray, shape (h * p,) or (h, p)
         kind : {"kaufman", "full"}
             Without or with the second term of Golub and Pereyra. The gradient is the same.
 
@@ -194,7 +197,7 @@ class ReducedFunctional(ABC):
 
         Parameters
         ----------
-        w : ndarray, shape (h * p,)
+        w : ndarray, shape (h * p,) or (h, p)
 
         Returns
         -------
