@@ -318,7 +318,7 @@ def test_blocks_can_only_be_reduced(form):
 
 def test_start_of_the_wrong_size_is_refused():
     functional, w0 = problem(np.random.default_rng(0))
-    with pytest.raises(ValueError, match=r"w must have shape \(33,\), got \(22,\)"):
+    with pytest.raises(ValueError, match=r"w must have shape \(33,\) or \(3, 11\), got \(22,\)"):
         fit(functional, w0[:2])
 
 

@@ -90,11 +90,11 @@ def test_the_memo_goes_by_value(loss, rng):
 
 
 @EVERY_LOSS
-@pytest.mark.parametrize("shape", [(7,), (9,), (2, 4), ()])
+@pytest.mark.parametrize("shape", [(7,), (9,), (4, 2), ()])
 def test_the_shape_of_the_weights_is_checked(loss, shape, rng):
     functional, _ = problem(rng, 2, 3, loss=loss)
     assert functional.n_weights == 8
-    with pytest.raises(ValueError, match=r"w must have shape \(8,\), got"):
+    with pytest.raises(ValueError, match=r"w must have shape \(8,\) or \(2, 4\), got"):
         functional.cost(np.zeros(shape))
 
 
