@@ -1,6 +1,7 @@
 """What the pages show must run."""
 
 import inspect
+import json
 import re
 import runpy
 import traceback
@@ -86,6 +87,27 @@ def test_accuracies_were_measured(page):
     sources = [root / "README.md", *(root / "experiments").glob("**/*.md")]
     known = set().union(*(figures(path.read_text()) for path in sources))
     assert figures((DOCS / page).read_text()) - known == set()
+
+
+def test_differences_between_processors_were_measured():
+    rows = (DOCS.parent / "experiments/results/processors.jsonl").read_text().splitlines()
+    (row,) = [r for r in map(json.loads, rows) if r["key"]["entry"] == "default, mnist"]
+    trained, predicted = row["result"]["trained"].values(), row["result"]["predicted"].values()
+    others = [p for p in predicted if "largest_difference_of_outputs" in p]
+    exported = [p for p in predicted if "largest_difference_of_outputs" not in p]
+    table = [
+        ("to 2", max(t["labels_that_differ"] for t in trained), 2),
+        ("0.32", round(max(t["largest_difference_of_outputs"] for t in trained), 2), 0.32),
+        ("1.4e-6", round(1e6 * max(p["largest_difference_of_outputs"] for p in others), 1), 1.4),
+        ("5.2e-6", round(1e6 * max(e["largest_difference_of_probabilities"] for e in exported), 1),
+         5.2),
+    ]  # fmt: skip
+    page = (DOCS / "reproducible.md").read_text()
+    for said, measured, expected in table:
+        assert measured == expected
+        assert said in page
+    assert {p["labels_that_differ"] for p in predicted} == {0}
+    assert {t["test_accuracy"] for t in trained} == {0.9937, 0.9938}
 
 
 def test_the_ledger_tells_what_its_pages_tell():

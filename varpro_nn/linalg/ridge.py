@@ -264,7 +264,7 @@ class RidgePath:
     def _shrinkage(self, ridge: float) -> FloatArray:
         # With a ridge below rounding error, a direction of rounding error gets weight 0: it would
         # get errors divided by the ridge. Without a ridge, only the bound is safe.
-        largest = max(self.eigenvalues[-1:].tolist(), default=0.0)
+        largest = float(self.eigenvalues.max(initial=0.0))
         least = self.noise * largest if ridge == 0 else 0.0
         return shrinkage(self.eigenvalues, ridge, self.rounding, least)
 

@@ -185,7 +185,13 @@ class _Problem:
     xtol: float
     gtol: float
 
-    def least_squares(self, **options: Any) -> int:
+    def least_squares(
+        self,
+        method: Literal["trf", "lm"],
+        tr_solver: Literal["lsmr", "exact"] | None = None,
+        tr_options: dict[str, Any] | None = None,
+        callback: Callable[[Any], None] | None = None,
+    ) -> int:
         """Hand the residual and its Jacobian, in the form chosen, to SciPy; return the status."""
         recorder, form = self.recorder, self.form
         functional: Any = recorder.functional  # residual and jacobian: of VarProFunctional alone
@@ -208,7 +214,8 @@ class _Problem:
 
         result = scipy.optimize.least_squares(
             residual, self.w0, jacobian, max_nfev=self.max_nfev, x_scale=1.0,
-            ftol=self.ftol, xtol=self.xtol, gtol=self.gtol, **options,
+            ftol=self.ftol, xtol=self.xtol, gtol=self.gtol,
+            method=method, tr_solver=tr_solver, tr_options=tr_options, callback=callback,
         )  # fmt: skip
         return int(result.status)
 
