@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -136,30 +135,10 @@ def test_a_library_that_keeps_its_threads_is_named(monkeypatch):
         pass
 
 
-@pytest.fixture
-def in_child():
-    """Call a function in a forked process, and tell what it returned; None if it hung."""
-
-    def call(function, seconds=5):
-        read, write = os.pipe()
-        if (child := os.fork()) == 0:
-            signal.alarm(seconds)
-            os.write(write, json.dumps(function()).encode())
-            os._exit(0)
-        os.close(write)
-        with open(read, encoding="utf-8") as pipe:
-            said = pipe.read()
-        os.waitpid(child, 0)
-        return json.loads(said) if said else None
-
-    return call
-
-
 def numbers_in_child():
     return [sorted(n_threads()), sorted(n_threads_inside()), sorted(n_threads())]
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_that_is_forked_meanwhile_neither_hangs_nor_keeps_the_limit(two, in_child):
     done = threading.Event()
 

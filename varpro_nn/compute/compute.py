@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +172,14 @@ class Compute:
     def bar(
         self, title: str, *, total: int | None = None, initial: int = 0, unit: str = "it"
     ) -> Any:
-        """Make a tqdm progress bar, which is silent without ``progress`` or a terminal."""
+        """Make a tqdm progress bar; a silent one without ``progress`` or a terminal."""
+        if not self.progress:
+            # tqdm would start a thread and take a lock, which a fork would find held for ever.
+            return _SilentBar()
         from tqdm import tqdm  # not at the top: imported where it is used
 
-        # None: silent if standard error is not a terminal.
-        silent = None if self.progress else True
-        return tqdm(desc=title, total=total, initial=initial, unit=unit, disable=silent)
+        # disable=None: silent if standard error is not a terminal.
+        return tqdm(desc=title, total=total, initial=initial, unit=unit, disable=None)
 
     def _publish(self, training: TrainingSet) -> Reference:
         """Put a training set where workers find it, once."""
@@ -193,6 +195,19 @@ class Compute:
             )
             held = self._published[id(training)] = training, reference
         return held[1]
+
+
+class _SilentBar(AbstractContextManager["_SilentBar"]):
+    """What the work asks of a progress bar, and nothing to see."""
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self) -> None:
+        """Advance by one."""
+
+    def set_postfix(self, **_: str) -> None:
+        """Show something beside the bar."""
 
 
 def _with_training_set(function: Callable[..., Any], reference: Reference, *arguments: Any) -> Any:

@@ -48,11 +48,12 @@ def can_start_processes() -> bool:
     """Whether joblib starts processes from here.
 
     It does not in a daemonic process (those of ``multiprocessing.Pool`` and of the backend
-    "multiprocessing" of joblib), which may have no children, nor in a thread of its own.
+    "multiprocessing" of joblib), which may have no children, nor in a thread of its own. In a
+    process that was forked while joblib's workers were in use it would wait for these, for ever.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     nested = get_active_backend()[0].nesting_level > 0
-    return not current_process().daemon and (in_main_thread or not nested)
+    return not (current_process().daemon or _TURN.is_lost or (nested and not in_main_thread))
 
 
 def run_here(function: Callable[..., Any], tasks: Tasks) -> Results:
@@ -164,8 +165,15 @@ class _Turn:
     """One thread at a time uses joblib's pool; others wait."""
 
     def __init__(self) -> None:
+        self.is_lost = False
         self._lock = threading.Lock()
         self._holder: int | None = None
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew, without the workers if they were in use: they answer the parent alone."""
+        self.is_lost |= self._lock.locked()
+        self._lock = threading.Lock()
+        self._holder = None
 
     def __enter__(self) -> None:
         if self._holder == threading.get_ident():
@@ -180,6 +188,7 @@ class _Turn:
 
 
 _TURN = _Turn()
+os.register_at_fork(after_in_child=_TURN.after_fork_in_child)
 
 
 def _close(results: Any) -> None:
