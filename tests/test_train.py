@@ -588,7 +588,10 @@ def test_the_bar_is_on_standard_error_and_quiet_is_quiet(tmp_path):
         assert shown or err == ""
 
 
-@pytest.mark.parametrize(("to", "n_jobs"), [("process", "2"), ("group", "2"), ("group", "1")])
+@pytest.mark.parametrize(
+    ("to", "n_jobs"),
+    [("process", "2"), ("group", "2"), pytest.param("group", "1", marks=pytest.mark.slow)],
+)
 def test_control_c_ends_a_run_within_seconds_and_leaves_nothing(to, n_jobs, tmp_path):
     """A terminal sends the signal to the whole group, ``kill -INT`` to the process alone."""
     process, main_end = on_a_terminal(

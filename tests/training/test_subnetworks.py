@@ -9,6 +9,7 @@ from numpy.testing import assert_array_equal
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from varpro_nn import load, whole_image_units
+from varpro_nn.compute import pool
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import NonFiniteError, TrainingError
 from varpro_nn.linalg.threads import effective_jobs
@@ -247,7 +248,8 @@ def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded_and_not_kept(dig
     assert_same_weights([found[i] for i in (0, 1, 3)], [sound[i] for i in (0, 1, 3)])
 
 
-def test_a_worker_that_is_killed_is_a_fault_of_the_run(digits):
+def test_a_worker_that_is_killed_is_a_fault_of_the_run(digits, monkeypatch):
+    monkeypatch.setattr(pool, "TRIES", 1)
     with pytest.raises(TrainingError, match="worker"):
         train(Killed("bilinear", (8, 8), 4), digits, plan(1), n_jobs=2)
 
