@@ -55,7 +55,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     """Add what no number of the result depends on."""
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N",
-        help="worker processes, -1 for all cores (%(default)s); no result depends on it",
+        help="worker processes, -1 for all cores, -2 for all but one (%(default)s); no result "
+        "depends on it",
     )  # fmt: skip
     parser.add_argument(
         "--backend", choices=cluster.BACKENDS, default="joblib",

@@ -4,6 +4,7 @@ import importlib
 import os
 import signal
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -160,6 +161,15 @@ def test_a_scheduler_without_workers_is_a_fault(monkeypatch):
         ) as empty,
         pytest.raises(ClusterError, match="no worker within"),
         cluster.executor("dask", empty.scheduler_address),
+    ):
+        pass
+
+
+def test_a_daemonic_process_cannot_start_a_cluster(monkeypatch):
+    monkeypatch.setattr(cluster, "current_process", lambda: SimpleNamespace(daemon=True))
+    with (
+        pytest.raises(ClusterError, match=r"daemonic process, .* cannot start workers"),
+        cluster.executor("dask", None, 2),
     ):
         pass
 

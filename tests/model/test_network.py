@@ -316,10 +316,9 @@ def test_pixels_beyond_single_precision_give_no_silent_answer(rng):
         make(rng).predict(np.full((2, 4, 5), 1e300))
 
 
-@pytest.mark.parametrize("n_jobs", [0, -3])
-def test_a_senseless_number_of_threads(n_jobs, rng):
-    with pytest.raises(ValueError, match=f"n_jobs must .*got {n_jobs}"):
-        make(rng).predict(rng.random((3, 4, 5)), n_jobs=n_jobs)
+def test_a_senseless_number_of_threads(rng):
+    with pytest.raises(ValueError, match=r"n_jobs must .*got 0"):
+        make(rng).predict(rng.random((3, 4, 5)), n_jobs=0)
 
 
 @dataclass(frozen=True)

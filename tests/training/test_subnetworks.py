@@ -12,7 +12,6 @@ from varpro_nn import load, whole_image_units
 from varpro_nn.compute import pool
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import NonFiniteError, TrainingError
-from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.units import WholeImageUnits
 
@@ -291,11 +290,3 @@ def test_the_bar_shows_best_and_median_cost_on_a_terminal(digits, trained, capsy
     assert "4/4" in err
     assert f"best_cost={min(costs):.4g}" in err
     assert f"median_cost={np.median(costs):.4g}" in err
-
-
-def test_numbers_of_jobs():
-    assert effective_jobs(3) == 3
-    assert effective_jobs(-1) >= 1
-    for n_jobs in (0, -2):
-        with pytest.raises(ValueError, match=f"n_jobs must be -1 .*got {n_jobs}"):
-            effective_jobs(n_jobs)

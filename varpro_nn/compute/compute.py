@@ -6,7 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from varpro_nn.compute.pool import ProcessPool, run_here, run_on_executor
+from varpro_nn.compute.pool import (
+    ProcessPool,
+    can_start_processes,
+    run_here,
+    run_on_executor,
+)
 from varpro_nn.compute.published import Reference, named, remove_left, stored, training_set_of
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import WorkerDiedError
@@ -21,8 +26,9 @@ class Compute:
     Parameters
     ----------
     n_jobs : int
-        Worker processes for whole sub-networks, threads for everything else; -1 for all cores. No
-        bit of a result depends on it.
+        Worker processes for whole sub-networks, threads for everything else; -1 for all cores, -2
+        for all but one. Where no process can be started (in a process of ``multiprocessing.Pool``,
+        or in a thread of joblib), threads for all. No bit of a result depends on it.
     executor : concurrent.futures.Executor, optional
         Runs the tasks instead of worker processes of this machine, on a cluster for example.
     scratch : Path, optional
@@ -37,7 +43,7 @@ class Compute:
     TypeError
         ``executor`` is not a ``concurrent.futures.Executor``.
     ValueError
-        ``n_jobs`` is neither -1 nor at least 1.
+        ``n_jobs`` is 0.
     """
 
     def __init__(
@@ -78,9 +84,17 @@ class Compute:
         """Whether a cluster computes on a training set; derived images stay on this machine."""
         return self.on_cluster and not training.derived
 
+    @property
+    def _in_this_process(self) -> bool:
+        """Whether tasks are done here, one after the other."""
+        return not self.on_cluster and (self.n_jobs == 1 or not can_start_processes())
+
     def threads_for(self, n_tasks: int) -> int:
         """Threads that each of ``n_tasks`` tasks may use: what workers there are, shared out."""
-        return 1 if self.on_cluster else max(1, self.n_jobs // max(1, n_tasks))
+        if self.on_cluster:
+            return 1
+        n_at_once = 1 if self._in_this_process else max(1, n_tasks)
+        return max(1, self.n_jobs // n_at_once)
 
     def map(
         self,
@@ -112,7 +126,7 @@ class Compute:
         """
         if not tasks:
             return
-        if not self.on_cluster and self.n_jobs == 1:
+        if self._in_this_process:
             given = {key: (training, *arguments) for key, arguments in tasks.items()}
             yield from run_here(function, given)
             return

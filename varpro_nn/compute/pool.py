@@ -21,9 +21,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
 from contextlib import contextmanager
 from itertools import count
+from multiprocessing import current_process
 from typing import Any
 
 from joblib import Parallel, delayed
+from joblib.parallel import get_active_backend
 
 from varpro_nn.errors import TrainingError, WorkerDiedError
 
@@ -40,6 +42,17 @@ Results = Generator[tuple[Any, Any], None, None]
 
 class _Suspect:
     """In the place of a result: workers died that held this task, among others perhaps."""
+
+
+def can_start_processes() -> bool:
+    """Whether joblib starts processes from here.
+
+    It does not in a daemonic process (those of ``multiprocessing.Pool`` and of the backend
+    "multiprocessing" of joblib), which may have no children, nor in a thread of its own.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    nested = get_active_backend()[0].nesting_level > 0
+    return not current_process().daemon and (in_main_thread or not nested)
 
 
 def run_here(function: Callable[..., Any], tasks: Tasks) -> Results:

@@ -14,7 +14,7 @@ from varpro_nn.data.augmentation import distort
 from varpro_nn.data.images import BRIGHT, blocks_of, largest_intensity
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
-from varpro_nn.linalg.threads import single_threaded_blas
+from varpro_nn.linalg.blas_limit import single_threaded_blas
 from varpro_nn.model.network import Network
 from varpro_nn.output.calibration import fit_temperature
 from varpro_nn.output.fit import check_size, fit_output_layer
