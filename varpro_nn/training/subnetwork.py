@@ -13,6 +13,7 @@ from varpro_nn.linalg.threads import Threads, thread_pool
 from varpro_nn.output.features import check_finite
 from varpro_nn.training.config import Loss, SubnetworkSettings
 from varpro_nn.units import Units
+from varpro_nn.units.contract import check_weights
 from varpro_nn.varpro.cross_entropy import CrossEntropyFunctional
 from varpro_nn.varpro.fit import fit
 from varpro_nn.varpro.functional import VarProFunctional
@@ -113,7 +114,10 @@ def train_one(
     # One thread of BLAS: threads share blocks of images, not single products.
     with thread_pool(n_threads) as threads:
         try:
-            W = units.init(training.images[np.sort(own)], rng) if start is None else start
+            W = start
+            if W is None:
+                W = units.init(training.images[np.sort(own)], rng)
+                check_weights(units, W)
             if settings.max_nfev == 0:
                 return Subnetwork(index, W, None, "", n_missing)
             reports = []

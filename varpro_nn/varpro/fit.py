@@ -35,6 +35,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import scipy
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.varpro.functional import VarProFunctional
@@ -121,7 +122,8 @@ def fit(
     Raises
     ------
     ValueError
-        An unknown name, a form that the solver cannot use, a callback with ``lm``.
+        An unknown name, a form that the solver cannot use, a callback with ``lm``, masked or
+        complex weights, or units that break their contract.
     NonFiniteError
         If ``w0`` or the features there are not finite.
     """
@@ -144,7 +146,7 @@ def fit(
             f"got {max_nfev} and {inner_iterations}."
         )
         raise ValueError(msg)
-    w0 = np.array(w0, dtype=np.float64).ravel()
+    w0 = np.array(plain_array(w0, "w0"), dtype=np.float64).ravel()
     if solver == "lsmr" and w0.size == 1:
         # SciPy's step by LSMR lies in a plane. One weight has none, and one column is no array.
         solver, form = "exact", "array" if form == "operator" else form

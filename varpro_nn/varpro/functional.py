@@ -90,8 +90,10 @@ class VarProFunctional(ReducedFunctional):
 
     Raises
     ------
+    TypeError
+        Units without the members of the contract (:class:`varpro_nn.Units`).
     ValueError
-        Shapes that do not match, negative or non-finite values.
+        Shapes that do not match, negative, non-finite, masked or complex values.
     """
 
     forms: ClassVar[tuple[str, ...]] = ("operator", "reduced", "array")
@@ -191,9 +193,9 @@ class VarProFunctional(ReducedFunctional):
             msg = f"form must be 'operator' or 'array', got {form!r}."
             raise ValueError(msg)
         full = is_full(kind)
-        projection = self._evaluate(w)[1]
+        point, projection = self._evaluate(w)
         self._need_stored(projection.blocks, "jacobian")
-        block, dPhi = self.design.block_and_derivative(w, slice(None))
+        block, dPhi = self.design.block_and_derivative(point.w, slice(None))
         jacobian = Jacobian(
             projection.solution,
             block,
