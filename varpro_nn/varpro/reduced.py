@@ -135,7 +135,10 @@ class ReducedFunctional(ABC):
         return self.evaluate(w).cost
 
     def gradient(self, w: FloatArray) -> FloatArray:
-        """Compute the exact gradient of the cost; errors as :meth:`evaluate`.
+        """Compute the gradient of the cost; errors as :meth:`evaluate`.
+
+        It is as exact as the linear weights: to rounding with squares, to the tolerance of the
+        inner fit with cross-entropy.
 
         Parameters
         ----------
