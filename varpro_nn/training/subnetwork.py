@@ -82,6 +82,13 @@ class Subnetwork:
     n_missing_classes: int
 
 
+def round_sizes(settings: SubnetworkSettings, n: int) -> list[int]:
+    """Images in each round of a sub-network, of ``n`` in all; each round doubles their number."""
+    n_own = min(settings.images_per_subnetwork, n)
+    least = min(n_own, SMALLEST_ROUND)
+    return [max(n_own >> later, least) for later in reversed(range(settings.n_rounds))]
+
+
 def train_one(
     training: TrainingSet,
     plan: SubnetworkPlan,
@@ -105,8 +112,7 @@ def train_one(
     """
     units, settings, rng = plan.units, plan.settings, plan.rng_of(index)
     n, k = len(training), training.n_targets
-    n_own = min(settings.images_per_subnetwork, n)
-    own = rng.choice(n, size=n_own, replace=False)
+    own = rng.choice(n, size=round_sizes(settings, n)[-1], replace=False)
     if settings.n_rounds == 1:
         own.sort()
     labels: Any = training.targets
@@ -121,8 +127,8 @@ def train_one(
             if settings.max_nfev == 0:
                 return Subnetwork(index, W, None, "", n_missing)
             reports = []
-            for later_rounds in reversed(range(settings.n_rounds)):
-                some = own[: max(n_own >> later_rounds, min(n_own, SMALLEST_ROUND))]
+            for size in round_sizes(settings, n):
+                some = own[:size]
                 images = training.images[some]
                 if plan.distortion:
                     images = distort(images, plan.distortion, rng)
