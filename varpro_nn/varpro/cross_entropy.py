@@ -82,6 +82,12 @@ class CrossEntropyFunctional(ReducedFunctional):
     Features of all inputs are kept (n, q), and matrices of (k q)^2 numbers are solved: for some
     hundred columns. The inner fit starts from the linear weights of the point before, so two ways
     to the same ``w`` agree to ``tolerance``, not to the last bit.
+
+    The gradient is exact at the minimising ``A``. The inner fit ends near it: there the relative
+    error of the cost is about ``tolerance``, that of the gradient some times its root: 1 to 3 % by
+    default (8 % at worst in 300 draws of random labels). That is enough for steps with a
+    Gauss-Newton matrix, an approximation itself. A tolerance of 1e-7 makes it a tenth of that, in
+    up to twice the time.
     """
 
     def __init__(

@@ -23,6 +23,7 @@ V. Pereyra, Neural networks for image classification using quadratic scalarizati
 projections for fast training (2019), sections 2 and 3.
 """
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -90,8 +91,16 @@ class VarProFunctional(ReducedFunctional):
 
     Raises
     ------
+    TypeError
+        Units without the members of the contract (:class:`varpro_nn.Units`).
     ValueError
-        Shapes that do not match, negative or non-finite values.
+        Shapes that do not match, negative, non-finite, masked or complex values.
+
+    Warns
+    -----
+    UserWarning
+        Without a ridge and with no more inputs than columns, the linear weights fit all targets:
+        the cost says nothing of the unit weights.
     """
 
     forms: ClassVar[tuple[str, ...]] = ("operator", "reduced", "array")
@@ -121,6 +130,13 @@ class VarProFunctional(ReducedFunctional):
         self.dtype, self.tau = self.design.dtype, self.design.tau
         self.units = units
         self.ridge, self.weight_decay = float(ridge), float(weight_decay)
+        n, q = int(np.count_nonzero(self.design.root)), self.design.ridge_of_columns.size
+        if interpolates(n, q, ridge):
+            msg = (
+                f"{q} columns fit any targets of {n} inputs, whatever the unit weights: set ridge, "
+                "or take fewer units or more inputs."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=2)
         if rank_tolerance is None:
             rank_tolerance = rank_tolerance_for(self.design.ridge_of_columns.size, self.dtype)
         self.rank_tolerance = rank_tolerance
@@ -191,9 +207,9 @@ class VarProFunctional(ReducedFunctional):
             msg = f"form must be 'operator' or 'array', got {form!r}."
             raise ValueError(msg)
         full = is_full(kind)
-        projection = self._evaluate(w)[1]
+        point, projection = self._evaluate(w)
         self._need_stored(projection.blocks, "jacobian")
-        block, dPhi = self.design.block_and_derivative(w, slice(None))
+        block, dPhi = self.design.block_and_derivative(point.w, slice(None))
         jacobian = Jacobian(
             projection.solution,
             block,
@@ -254,6 +270,11 @@ class VarProFunctional(ReducedFunctional):
             )
             raise ValueError(msg)
         return blocks
+
+
+def interpolates(n_inputs: int, n_columns: int, ridge: float) -> bool:
+    """Whether the linear weights fit any targets, so that units have nothing to learn from."""
+    return ridge == 0 and n_inputs <= n_columns
 
 
 def rank_tolerance_for(n_columns: int, dtype: np.dtype[Any]) -> float:
