@@ -155,7 +155,12 @@ def test_a_reader_that_goes_away_is_no_error(network, images, tmp_path):
 def test_images_of_another_size(network, images, tmp_path):
     for file in ("other.npz", "other-idx"):
         path = write(tmp_path / file, images.swapaxes(1, 2).copy())
-        fault("--model", tmp_path / "run", path, match=f"{path}: images must have shape (4, 5)")
+        fault(
+            "--model",
+            tmp_path / "run",
+            path,
+            match=f"{path}: images must have shape (n, 4, 5), got",
+        )
 
 
 def test_images_that_are_not_finite(network, tmp_path):
@@ -217,5 +222,5 @@ def test_interrupted(network, images, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     path = write(tmp_path / "images.npz", images)
-    monkeypatch.setattr("varpro_nn.data.read_images", interrupt)
+    monkeypatch.setattr("varpro_nn.data.read_all_images", interrupt)
     assert call("--model", tmp_path / "run", path) == (130, "", "interrupted\n")

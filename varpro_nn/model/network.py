@@ -9,6 +9,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._io import archive
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.data.images import BRIGHT, check_images, largest_intensity
@@ -117,11 +118,11 @@ class Network:
         ValueError
             Shapes that do not fit together.
         """
-        rows = np.asarray(W, dtype=np.float32)
+        rows = plain_array(W, "W").astype(np.float32, copy=False)
         units: Any = self.units
         if len(rows) != units.n_units:
             units = replace(units, n_units=len(rows))
-        return replace(self, units=units, W=rows, A=np.asarray(A, dtype=np.float64))
+        return replace(self, units=units, W=rows, A=plain_array(A, "A").astype(np.float64))
 
     @property
     def n_parameters(self) -> int:
@@ -140,7 +141,8 @@ class Network:
         Parameters
         ----------
         images : array_like, shape (n, *image_shape)
-            ``uint8`` (0 to 255, divided by 255), or the intensities themselves as floats.
+            ``uint8`` (0 to 255, divided by 255), or the intensities themselves as floats. Channels
+            may come last; a single channel may or may not have its axis.
         n_jobs : int
             Threads, -1 for all cores; no bit of the result depends on it.
 
@@ -153,10 +155,7 @@ class Network:
         ValueError
             Images of another shape, not finite, or over ten times brighter than in training.
         """
-        checked = check_images(images)
-        if checked.shape[1:] != self.image_shape:
-            msg = f"images must have shape (n, *{self.image_shape}), got {checked.shape}."
-            raise ValueError(msg)
+        checked = check_images(images, image_shape=self.image_shape)
         allowed = self.training.get("largest_intensity", np.inf)
         if checked.dtype == np.uint8 and BRIGHT < allowed < np.inf:
             msg = (
