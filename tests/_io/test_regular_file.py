@@ -32,7 +32,7 @@ def test_what_is_no_regular_file(tmp_path):
         open_regular(tmp_path / "absent")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(os.fspath(tmp_path / "s"))
-        with pytest.raises(OSError, match="socket|No such device"):
+        with pytest.raises(OSError, match=r"socket|No such device"):
             open_regular(tmp_path / "s")
 
 
@@ -56,7 +56,7 @@ def test_readers_refuse_pipes_and_devices(reader, tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     with pytest.raises(fault, match=r"pipe.npz: .*it is a pipe; expected a regular file"):
         read(tmp_path / "pipe.npz")
-    with pytest.raises(fault, match="/dev/zero: .*it is a device"):
+    with pytest.raises(fault, match=r"/dev/zero: .*it is a device"):
         read("/dev/zero")
 
 

@@ -105,7 +105,7 @@ def test_channels_may_come_last(path):
 
 def test_text_is_text(path):
     save(path, y_train=np.array(["a", "b\ud800"] * 3), x_test=None, y_test=None)
-    with pytest.raises(DatasetError, match="y_train must be text, got .* do not exist in entry 1"):
+    with pytest.raises(DatasetError, match=r"y_train must be text, got .* do not exist in entry 1"):
         load(path)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ class Network:
             raise ValueError(msg)
         if self.classes.ndim != 1 or self.classes.dtype.kind not in "iuU":
             msg = f"classes must be a row of integers or strings, got {self.classes!r}."
+            raise ValueError(msg)
+        if len(np.unique(self.classes)) != len(self.classes):
+            msg = f"classes must be distinct, got {self.classes.tolist()}."
             raise ValueError(msg)
         if self.W.ndim != 2 or self.W.shape[1] != self.units.n_weights or self.A.shape != expected:
             msg = (
@@ -347,18 +351,30 @@ class Network:
                 {**header["units"], "n_units": len(W)},
                 {name.removeprefix("units."): a for name, a in learnt.items()},
             )
-            shape = tuple(int(length) for length in header["image_shape"])
+            shape = tuple(index(length) for length in header["image_shape"])
             # Version 1 of the format had one output layer and one view, version 2 no temperature.
             layer, views = header.get("output_layer", "ridge"), header.get("views", "single")
             temperature = header.get("temperature")
             if views == "shifts":
                 msg = "views='shifts' was removed; train anew with views flip or single."
                 raise ValueError(msg)
-            training = dict(header["training"])
+            training = _checked_training(header["training"])
             return cls(units, W, A, classes, shape, layer, views, training, temperature)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             msg = f"{path}: the header and the arrays do not make a network: {error}"
             raise ModelFileError(msg) from error
+
+
+def _checked_training(training: Any) -> dict[str, Any]:
+    """Check what :class:`Network` itself reads of ``training``."""
+    if not isinstance(training, dict):
+        msg = f"training must be an object, got {training!r:.200}."
+        raise TypeError(msg)
+    largest = training.get("largest_intensity", 1.0)
+    if not isinstance(largest, int | float) or not 0 <= largest < np.inf:
+        msg = f"largest_intensity must be a finite number from 0 on, got {largest!r:.200}."
+        raise ValueError(msg)
+    return training
 
 
 def probabilities(
