@@ -90,13 +90,22 @@ def test_floats_are_intensities_already():
 
 
 @pytest.mark.parametrize(
-    "shape", [(2, 8, 9, 3), (2, 5, 5, 4), (2, 28, 28, 1)], ids=["colour", "alpha", "grey"]
+    "shape",
+    [(2, 8, 9, 3), (2, 5, 5, 4), (2, 28, 28, 1), (2, 9, 8, 2)],
+    ids=["colour", "alpha", "grey", "two"],
 )
 def test_channels_that_come_last_are_moved(shape, rng):
     images = rng.integers(256, size=shape, dtype=np.uint8)
     checked = check_images(images)
     assert_array_equal(checked, np.moveaxis(images, -1, 1))
     assert checked.flags.c_contiguous  # sums of products depend on the order in memory
+
+
+def test_many_channels_that_may_come_last_are_said():
+    with pytest.warns(UserWarning, match=r"taken as 64 channels of 64 x 13 pixels; .*moveaxis"):
+        assert check_images(np.zeros((2, 64, 64, 13))).shape == (2, 64, 64, 13)
+    assert check_images(np.zeros((2, 13, 64, 64))).shape == (2, 13, 64, 64)
+    assert check_images(np.zeros((2, 64, 64, 13)), "images", (13, 64, 64)).shape[1] == 13
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 9, 3), (2, 2, 8, 1), (2, 2, 8, 3), (2, 2, 8, 4)])

@@ -6,6 +6,7 @@ floating-point pixels are intensities already and are taken as they are. Images 
 memory and are converted block by block: 60,000 images of MNIST are 47 MB, not 188.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ def check_images(
     ----------
     images : array_like, shape (n, rows, columns), (n, channels, rows, columns) or \
             (n, rows, columns, channels)
-        Without ``image_shape``, 1, 3 or 4 channels in the last axis are found by the shape: the
+        Without ``image_shape``, up to 4 channels in the last axis are found by the shape: the
         second axis is longer than 4.
     image_shape : sequence of int, optional
         Shape that each image must have. It decides between channels first and last, and whether a
@@ -44,6 +45,11 @@ def check_images(
     ------
     ValueError
         Another shape, no image, a type other than the two, masked values, NaN or infinity.
+
+    Warns
+    -----
+    UserWarning
+        The axis of the channels is longer than that of the columns, so they may come last.
     """
     on_disk = isinstance(images, ImagesOnDisk)
     array: Any = images if on_disk else plain_array(images, name)
@@ -77,8 +83,17 @@ def _in_order(array: Any, name: str, expected: tuple[int, ...] | None) -> Any:
     found = tuple(array.shape[1:])
     moved = (found[-1], *found[:-1])  # if the last axis has the channels
     if expected is None:
-        last = len(found) == 3 and found[2] in (1, 3, 4) and found[0] > _MOST_CHANNELS
-        return _channels_first(array) if last else array
+        if len(found) == 2 or found[0] <= _MOST_CHANNELS:
+            return array
+        if found[2] <= _MOST_CHANNELS:
+            return _channels_first(array)
+        if found[2] < found[0]:
+            msg = (
+                f"{name} of shape {array.shape} are taken as {found[0]} channels of {found[1]} x "
+                f"{found[2]} pixels; if the channels come last, call numpy.moveaxis({name}, -1, 1)."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=4)
+        return array
     if found == expected:
         return array
     if _without_grey_axis(found) == _without_grey_axis(expected):
