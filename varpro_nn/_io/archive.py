@@ -87,7 +87,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         NotImplementedError, RuntimeError, OverflowError, RecursionError,
     ) as error:  # fmt: skip
         # What zipfile, json and numpy raise on damaged bytes.
-        raise _fault(path, f"is damaged or is no model file ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise _fault(path, f"is damaged or is no model file ({reason})") from error
 
 
 def _read_archive(
