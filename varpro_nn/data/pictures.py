@@ -77,21 +77,25 @@ def read_picture(
     """
     with _opened(path) as image:
         # Before any pixel is decoded: the size that a file claims may be absurd.
-        if image.height * image.width > _MAX_PIXELS:
+        claimed = image.height, image.width
+        if claimed[0] * claimed[1] > _MAX_PIXELS:
             msg = (
-                f"{path}: must have {_MAX_PIXELS} pixels at most, got {image.height} x "
-                f"{image.width}."
+                f"{path}: must have {_MAX_PIXELS} pixels at most, got {claimed[0]} x {claimed[1]}."
             )
             raise DatasetError(msg)
+        if size is not None and sorted(claimed) != sorted(size):
+            raise _wrong_size(path, size, claimed)
         upright = _upright(image)
-        found = upright.height, upright.width
-        if size is not None and found != size:
-            msg = (
-                f"{path}: images must have shape {size}, got {found}. predict --prepare scales "
-                "pictures of another size."
-            )
-            raise DatasetError(msg)
+        if size is not None and (upright.height, upright.width) != size:
+            raise _wrong_size(path, size, (upright.height, upright.width))
         return _channels_of(_opaque(_eight_bits(path, upright)), channels)
+
+
+def _wrong_size(path: Path, size: tuple[int, int], found: tuple[int, int]) -> DatasetError:
+    return DatasetError(
+        f"{path}: images must have shape {size}, got {found}. predict --prepare scales pictures of "
+        "another size."
+    )
 
 
 def _channels_of(image: "Image.Image", channels: int) -> NDArray[np.uint8]:
@@ -174,7 +178,7 @@ def _eight_bits(path: Path, image: "Image.Image") -> "Image.Image":
             return image
         msg = f"{path}: must have up to 16 bits a channel, got 32; no number in it means white."
         raise DatasetError(msg)
-    pixels = np.asarray(image, dtype=np.float64)
+    pixels = np.asarray(image, dtype=np.float32)  # has 16 bits exactly
     if not (pixels.min() >= 0 and pixels.max() <= white):
         msg = f"{path}: must have pixels from 0 to {white}, got {pixels.min()} to {pixels.max()}."
         raise DatasetError(msg)
