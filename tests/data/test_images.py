@@ -29,6 +29,11 @@ def test_other_floating_point_becomes_single_precision(dtype):
     assert_array_equal(checked, images)
 
 
+def test_booleans_are_black_and_white(rng):
+    images = rng.random((2, 3, 4)) > 0.5
+    assert_array_equal(check_images(images), images.astype(np.float32), strict=True)
+
+
 def test_nested_lists_are_images():
     assert check_images([[[0.0, 1.0]]]).shape == (1, 1, 2)
 
@@ -39,7 +44,7 @@ def test_shapes_are_checked(shape):
         check_images(np.zeros(shape), "pictures")
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.int8, bool, object])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.int8, object])
 def test_types_are_checked(dtype):
     with pytest.raises(ValueError, match=r"images must be uint8 .* or floating point"):
         check_images(np.ones((2, 3, 4), dtype=dtype))

@@ -214,6 +214,17 @@ def test_what_pillow_reads_is_read(name, tmp_path):
     assert_array_equal(read_images(tmp_path / name, (4, 5)), IMAGES[:1])
 
 
+def test_of_several_pages_the_first_is_read_and_they_are_counted(tmp_path):
+    from PIL import Image
+
+    pages = [Image.fromarray(image) for image in IMAGES]
+    for name in ("a.tif", "a.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    with pytest.warns(UserWarning, match=r"a.tif: read the first of 3 pages; save the others"):
+        assert_array_equal(read_images(tmp_path / "a.tif", (4, 5)), IMAGES[:1])
+    assert_array_equal(read_images(tmp_path / "a.gif", (4, 5)), IMAGES[:1])  # an animation
+
+
 def test_formats_that_pillow_does_not_decode_itself_are_left_out(tmp_path):
     """For EPS it starts Ghostscript."""
     from PIL import Image

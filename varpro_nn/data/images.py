@@ -2,8 +2,9 @@
 
 Images are ``(n, rows, columns)`` or ``(n, channels, rows, columns)``. Channels may come last; they
 are moved. Pixels of type ``uint8`` stand for 0 to 255 and become intensities in [0, 1];
-floating-point pixels are intensities already and are taken as they are. Images stay ``uint8`` in
-memory and are converted block by block: 60,000 images of MNIST are 47 MB, not 188.
+floating-point pixels are intensities already and are taken as they are; booleans are 0 and 1.
+Images stay ``uint8`` in memory and are converted block by block: 60,000 images of MNIST are 47 MB,
+not 188.
 """
 
 import warnings
@@ -62,6 +63,8 @@ def check_images(
     array = _in_order(array, name, None if image_shape is None else tuple(image_shape))
     if array.dtype == np.uint8:
         return array
+    if array.dtype == np.bool_:
+        return array.astype(np.float32)
     if not np.issubdtype(array.dtype, np.floating):
         msg = (
             f"{name} must be uint8 (0 to 255) or floating point (intensities in [0, 1]), "

@@ -44,12 +44,12 @@ def check_text(array: NDArray[Any], name: str) -> None:
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     codes = native.reshape(-1).view(np.uint32).reshape(array.size, -1)
     first, last = _SURROGATES
-    bad = ((codes > sys.maxunicode) | ((codes >= first) & (codes <= last))).any(axis=1)
+    bad = (codes > sys.maxunicode) | ((codes >= first) & (codes <= last))
     if bad.any():
-        at = int(np.argmax(bad))
+        at = int(np.argmax(bad.any(axis=1)))
         msg = (
             f"{name} must be text, got characters that do not exist in entry {at}: "
-            f"{', '.join(f'{code:#x}' for code in codes[at] if code)}."
+            f"{', '.join(f'{code:#x}' for code in codes[at][bad[at]])}."
         )
         raise ValueError(msg)
 

@@ -54,9 +54,9 @@ def read_picture(
 ) -> NDArray[np.uint8]:
     """Read a picture.
 
-    It is turned as its EXIF orientation says. 16 bits become 8. Where it is transparent, a white
-    ground is seen; a black one if all that is opaque is light. Of several frames or pages the first
-    is read. Colour profiles are not applied.
+    It is turned as its EXIF orientation says. 16 bits are scaled to 8; of several channels Pillow
+    keeps the upper 8. Where it is transparent, a white ground is seen; a black one if all that is
+    opaque is light. Of several frames or pages the first is read. Colour profiles are not applied.
 
     Parameters
     ----------
@@ -74,7 +74,21 @@ def read_picture(
     DatasetError
         Pillow cannot read it; another size; absurdly large; numbers whose white is not known (32
         bits, or floating point beyond 0 to 1).
+
+    Warns
+    -----
+    UserWarning
+        A TIFF file has more than one page.
     """
+    pixels, n_pages = _read(path, channels, size)
+    if n_pages > 1:
+        msg = f"{path}: read the first of {n_pages} pages; save the others as files of their own."
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    return pixels
+
+
+def _read(path: Path, channels: int, size: tuple[int, int] | None) -> tuple[NDArray[np.uint8], int]:
+    """Read the pixels, and count the pages."""
     with _opened(path) as image:
         # Before any pixel is decoded: the size that a file claims may be absurd.
         claimed = image.height, image.width
@@ -85,10 +99,12 @@ def read_picture(
             raise DatasetError(msg)
         if size is not None and sorted(claimed) != sorted(size):
             raise _wrong_size(path, size, claimed)
+        # Frames of other formats are an animation, or previews of one picture.
+        n_pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
         upright = _upright(image)
         if size is not None and (upright.height, upright.width) != size:
             raise _wrong_size(path, size, (upright.height, upright.width))
-        return _channels_of(_opaque(_eight_bits(path, upright)), channels)
+        return _channels_of(_opaque(_eight_bits(path, upright)), channels), n_pages
 
 
 def _wrong_size(path: Path, size: tuple[int, int], found: tuple[int, int]) -> DatasetError:
