@@ -66,10 +66,15 @@ def run_command(lines: Callable[[], Iterable[str]]) -> int:
         # The reader has closed the pipe (``| head``). Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (VarProError, ValueError, OSError, MemoryError) as error:
-        _logger.info("the error in full", exc_info=True)  # with -v
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print_fault(error)
         return 1
     except KeyboardInterrupt as interrupt:
         print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
     return 0
+
+
+def print_fault(error: Exception) -> None:
+    """Print a fault as one line on standard error."""
+    _logger.info("the error in full", exc_info=error)  # with -v
+    print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)

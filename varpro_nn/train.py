@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "dataset",
         nargs="?",
-        help=f"{', '.join(data.NAMES)}, a file that ends in .npz, or a folder of .npy files",
+        help=f"{', '.join(data.NAMES)}, a file that ends in .npz, or a folder of .npy or IDX files",
     )
     parser.add_argument(
         "--recipe", choices=tuple(RECIPES), default="default",

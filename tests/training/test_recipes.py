@@ -256,7 +256,9 @@ def test_a_number_of_subnetworks_that_is_given_must_divide_the_units():
     ("n_units", "n_subnetworks"), [(2000, 40), (4000, 80), (5200, 104), (300, 6), (40, 1), (1, 1)]
 )
 def test_the_number_of_subnetworks_follows_the_number_of_units(n_units, n_subnetworks):
-    assert configure("paper", n_units=n_units).subnetworks.n_subnetworks == n_subnetworks
+    config = configure("paper", n_units=n_units)
+    assert config.subnetworks.n_subnetworks == n_subnetworks
+    assert configure("paper", n_units=np.int64(n_units)) == config
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

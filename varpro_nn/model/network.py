@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._io import archive
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.data.images import BRIGHT, check_images, largest_intensity
@@ -71,6 +73,9 @@ class Network:
         if self.classes.ndim != 1 or self.classes.dtype.kind not in "iuU":
             msg = f"classes must be a row of integers or strings, got {self.classes!r}."
             raise ValueError(msg)
+        if len(np.unique(self.classes)) != len(self.classes):
+            msg = f"classes must be distinct, got {self.classes.tolist()}."
+            raise ValueError(msg)
         if self.W.ndim != 2 or self.W.shape[1] != self.units.n_weights or self.A.shape != expected:
             msg = (
                 f"W must be (h, {self.units.n_weights}) and A (h * {self.units.n_cells} + 1, "
@@ -117,11 +122,11 @@ class Network:
         ValueError
             Shapes that do not fit together.
         """
-        rows = np.asarray(W, dtype=np.float32)
+        rows = plain_array(W, "W").astype(np.float32, copy=False)
         units: Any = self.units
         if len(rows) != units.n_units:
             units = replace(units, n_units=len(rows))
-        return replace(self, units=units, W=rows, A=np.asarray(A, dtype=np.float64))
+        return replace(self, units=units, W=rows, A=plain_array(A, "A").astype(np.float64))
 
     @property
     def n_parameters(self) -> int:
@@ -140,7 +145,8 @@ class Network:
         Parameters
         ----------
         images : array_like, shape (n, *image_shape)
-            ``uint8`` (0 to 255, divided by 255), or the intensities themselves as floats.
+            ``uint8`` (0 to 255, divided by 255), or the intensities themselves as floats. Channels
+            may come last; a single channel may or may not have its axis.
         n_jobs : int
             Threads, -1 for all cores; no bit of the result depends on it.
 
@@ -153,10 +159,7 @@ class Network:
         ValueError
             Images of another shape, not finite, or over ten times brighter than in training.
         """
-        checked = check_images(images)
-        if checked.shape[1:] != self.image_shape:
-            msg = f"images must have shape (n, *{self.image_shape}), got {checked.shape}."
-            raise ValueError(msg)
+        checked = check_images(images, image_shape=self.image_shape)
         allowed = self.training.get("largest_intensity", np.inf)
         if checked.dtype == np.uint8 and BRIGHT < allowed < np.inf:
             msg = (
@@ -348,18 +351,30 @@ class Network:
                 {**header["units"], "n_units": len(W)},
                 {name.removeprefix("units."): a for name, a in learnt.items()},
             )
-            shape = tuple(int(length) for length in header["image_shape"])
+            shape = tuple(index(length) for length in header["image_shape"])
             # Version 1 of the format had one output layer and one view, version 2 no temperature.
             layer, views = header.get("output_layer", "ridge"), header.get("views", "single")
             temperature = header.get("temperature")
             if views == "shifts":
                 msg = "views='shifts' was removed; train anew with views flip or single."
                 raise ValueError(msg)
-            training = dict(header["training"])
+            training = _checked_training(header["training"])
             return cls(units, W, A, classes, shape, layer, views, training, temperature)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             msg = f"{path}: the header and the arrays do not make a network: {error}"
             raise ModelFileError(msg) from error
+
+
+def _checked_training(training: Any) -> dict[str, Any]:
+    """Check what :class:`Network` itself reads of ``training``."""
+    if not isinstance(training, dict):
+        msg = f"training must be an object, got {training!r:.200}."
+        raise TypeError(msg)
+    largest = training.get("largest_intensity", 1.0)
+    if not isinstance(largest, int | float) or not 0 <= largest < np.inf:
+        msg = f"largest_intensity must be a finite number from 0 on, got {largest!r:.200}."
+        raise ValueError(msg)
+    return training
 
 
 def probabilities(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, ImageArray, IndexArray, RealArray, TargetArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
@@ -229,8 +230,8 @@ class RidgeLayer:
 
         Parameters
         ----------
-        index : array_like of int
-            Positions in ``W``.
+        index : array_like of int or bool
+            Positions in ``W``, or a mask (h,).
 
         Returns
         -------
@@ -245,10 +246,11 @@ class RidgeLayer:
             No unit would be left.
         """
         kept = np.ones(len(self.W), dtype=bool)
+        dropped = plain_array(index, "index")
         try:
-            kept[np.asarray(index, dtype=np.int64)] = False
+            kept[dropped if dropped.size else []] = False
         except IndexError as error:
-            msg = f"index must be positions of the {len(self.W)} units, got {index!r}."
+            msg = f"index must be positions of the {len(self.W)} units or a mask, got {index!r}."
             raise IndexError(msg) from error
         if not kept.any():
             msg = f"one unit at least must be left of the {len(self.W)}."
