@@ -85,21 +85,9 @@ class Design:
         self.inputs = inputs
         self.tau = targets[:, None] if targets.ndim == 1 else targets
         self._fixed = np.zeros((n, 0)) if fixed is None else np.asarray(fixed, dtype=np.float64)
-        weights = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        for name, array, ndim in (
-            ("tau", self.tau, 2),
-            ("fixed", self._fixed, 2),
-            ("sample_weight", weights, 1),
-        ):
-            if array.ndim != ndim or len(array) != n:
-                msg = f"{name} must have one row for each of {n} inputs, got shape {array.shape}."
-                raise ValueError(msg)
-            if not np.isfinite(array).all():
-                msg = f"{name} must be finite, got NaN or infinity."
-                raise ValueError(msg)
-        if n == 0 or weights.min() < 0 or weights.max() == 0:
-            msg = "sample_weight must not be negative, and positive for one input at least."
-            raise ValueError(msg)
+        _check_rows("tau", self.tau, 2, n)
+        _check_rows("fixed", self._fixed, 2, n)
+        weights = checked_weights(np.ones(n) if sample_weight is None else sample_weight, n)
         if block_size is not None and block_size < 1:
             msg = f"block_size must be at least 1, got {block_size}."
             raise ValueError(msg)
@@ -167,3 +155,28 @@ class Design:
             msg = "the features are NaN or infinite at these weights."
             raise NonFiniteError(msg)
         return Block(Phi, root[:, None] * self.tau[rows], root)
+
+
+def checked_weights(sample_weight: ArrayLike, n: int) -> FloatArray:
+    """Return sample weights (n,) in double precision.
+
+    Raises
+    ------
+    ValueError
+        Another shape, values that are negative or not finite, or zeros alone.
+    """
+    weights = np.asarray(sample_weight, np.float64)
+    _check_rows("sample_weight", weights, 1, n)
+    if n == 0 or weights.min() < 0 or weights.max() == 0:
+        msg = "sample_weight must not be negative, and positive for one input at least."
+        raise ValueError(msg)
+    return weights
+
+
+def _check_rows(name: str, array: FloatArray, ndim: int, n: int) -> None:
+    if array.ndim != ndim or len(array) != n:
+        msg = f"{name} must have one row for each of {n} inputs, got shape {array.shape}."
+        raise ValueError(msg)
+    if not np.isfinite(array).all():
+        msg = f"{name} must be finite, got NaN or infinity."
+        raise ValueError(msg)
