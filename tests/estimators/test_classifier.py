@@ -110,6 +110,9 @@ def test_settings_reach_the_configuration(digits):
         ({"image_shape": "8x8"}, r"image_shape must be a tuple \(rows, columns\).* got '8x8'"),
         ({"image_shape": (7, 9)}, r"image_shape must be .* of 64 pixels in all, got \(7, 9\)"),
         ({"n_jobs": 0}, "n_jobs must be"),
+        ({"class_weight": "balance"}, "class_weight must be a dict .* got 'balance'"),
+        ({"class_weight": [1, 2]}, r"class_weight must be a dict .* got \[1, 2\]"),
+        ({"class_weight": {0: -1}}, r"weights of at least 0, .* got \{0: -1\}"),
     ],
 )
 def test_bad_settings(settings, match, digits):
@@ -168,6 +171,8 @@ def test_arrays_of_images_are_the_same_as_their_rows(digits):
     assert images.n_features_in_ == 64
     for again in (Z, Z.reshape(-1, 8, 8), list(Z.reshape(-1, 8, 8)), Z.reshape(-1, 8, 8, 1)):
         assert_array_equal(images.predict_proba(again), rows.predict_proba(Z))
+    with pytest.raises(ValueError, match=r"Found array with 0 sample"):
+        VarProClassifier(**QUICK).fit(X[:0].reshape(0, 8, 8), y[:0])
     with pytest.raises(ValueError, match=r"X must have images of \(8, 8\), as in training"):
         images.predict(Z.reshape(-1, 4, 16))
     with pytest.raises(ValueError, match=r"X must be rows of one length, or images of one shape"):

@@ -345,6 +345,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             raise ValueError(msg)
         weights, there = self._weights(sample_weight, len(rows))
         if self.class_weight is not None:
+            _check_class_weight(self.class_weight)
             of_class = compute_sample_weight(self.class_weight, classes[codes[there]])
             of_rows = np.zeros(len(rows))
             of_rows[there] = of_class if weights is None else weights * of_class
@@ -392,6 +393,19 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> FloatArray:
         check_is_fitted(self, "network_")
         return self.network_.decision_function(self._images_of(X), n_jobs=self._n_jobs)
+
+
+def _check_class_weight(class_weight: Any) -> None:
+    is_mapping = isinstance(class_weight, Mapping)
+    if is_mapping and all(weight >= 0 for weight in class_weight.values()):
+        return
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        return
+    msg = (
+        "class_weight must be a dict of labels to weights of at least 0, 'balanced' or None, "
+        f"got {class_weight!r}."
+    )
+    raise ValueError(msg)
 
 
 def _check_y(estimator: Any, y: Any) -> NDArray[Any]:

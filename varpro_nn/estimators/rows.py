@@ -122,13 +122,13 @@ class Layout:
         found, shape = X.shape[1:], self.image_shape
         grey = shape if len(shape) == 2 else shape[1:] if shape[0] == 1 else None
         if grey is not None and found in (grey, (1, *grey), (*grey, 1)):
-            return X.reshape(len(X), -1)
+            return X.reshape(len(X), self.n_pixels)
         if found == self.outer_shape:
-            return X.reshape(len(X), -1)
+            return X.reshape(len(X), self.n_pixels)
         if len(shape) == 3 and found == shape:
-            return np.moveaxis(X, 1, -1).reshape(len(X), -1)
+            return np.moveaxis(X, 1, -1).reshape(len(X), self.n_pixels)
         if len(shape) == 3 and _channels_first(found) == shape:
-            return np.moveaxis(X, -1, 1).reshape(len(X), -1)
+            return np.moveaxis(X, -1, 1).reshape(len(X), self.n_pixels)
         msg = f"X must have images of {self.outer_shape}, as in training, got shape {X.shape}."
         raise ValueError(msg)
 
