@@ -320,6 +320,20 @@ def test_the_recipe_is_the_one_for_the_kind_of_data(tmp_path):
         assert config["recipe"] == "default"
 
 
+def test_colour_images_of_ones_own_are_said_not_to_be_mirrored(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 3, 16, 16), dtype=np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels)
+    arguments = (tmp_path / "mine.npz", "--n-units", "2", "--max-nfev", "0", "--n-jobs", "1")
+    said = "images are not mirrored; if left and right do not matter, add --flip --views flip"
+    for number, (more, there) in enumerate((((), True), (("--flip",), False))):
+        folder = tmp_path / str(number)
+        status, _, err = call(*arguments, "--no-report", *more, "--output", folder)
+        assert (status, said in err) == (0, there)
+        distortion = strict((folder / "config.json").read_text())["distortion"]
+        assert distortion["flip"] is not there
+
+
 @pytest.mark.parametrize("option", ["flip", "standardise", "bootstrap"])
 def test_flags_can_be_taken_back(option, tmp_path):
     for number, (flag, value) in enumerate(((f"--{option}", True), (f"--no-{option}", False))):

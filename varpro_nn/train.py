@@ -24,7 +24,7 @@ from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
 from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
 from varpro_nn.training.pipeline import Run
-from varpro_nn.training.recipes import DATA, RECIPES, configure
+from varpro_nn.training.recipes import DATA, NAMED, RECIPES, configure, kind_of_data
 from varpro_nn.training.run_folder import RunFolder, check_sums_can_be_kept, default_path
 
 SETTINGS = {option: s for option, s in settings_of(TrainConfig).items() if option != "recipe"}
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check_settings(dataset: str, recipe: str, overrides: dict[str, Any]) -> None:
     """Refuse settings that are wrong for every kind of data that ``dataset`` may turn out to be."""
     faults = []
-    for kind in (dataset,) if dataset in DATA else DATA:
+    for kind in (dataset,) if dataset in NAMED else DATA:
         try:
             configure(recipe, data=kind, **overrides)
         except ValueError as error:
@@ -200,6 +200,12 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     folder.check_free()
     dataset = data.load(args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet)
     config = configure(args.recipe, data=dataset, **overrides)
+    is_colour = kind_of_data(dataset.name, dataset.image_shape) == "colour"
+    if is_colour and "flip" not in overrides and not args.quiet:
+        print(
+            "images are not mirrored; if left and right do not matter, add --flip --views flip",
+            file=sys.stderr,
+        )
     if args.keep_glue:
         check_sums_can_be_kept(config)
     report = None

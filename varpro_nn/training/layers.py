@@ -65,16 +65,15 @@ def train_units(
         If all sub-networks failed, or the executor broke down.
     ValueError
         Settings that the images or the targets do not allow (quadratic units for a rectangle;
-        cross-entropy with weights or real targets, say).
+        cross-entropy with real targets, say).
     """
     images = training.images
     settings = config.subnetworks
     if config.output.n_copies and training.on_disk:
         msg = f"n_copies must be 0 for images on disk, got {config.output.n_copies}."
         raise ValueError(msg)
-    plain = training.is_classified and training.weights is None
-    if settings.loss != "squares" and not plain:
-        msg = f"loss must be squares with sample weights or real targets, got {settings.loss}."
+    if settings.loss != "squares" and not training.is_classified:
+        msg = f"loss must be squares with real targets, got {settings.loss}."
         raise ValueError(msg)
     if start is not None and settings.scheme == "stages":
         msg = f"start needs the scheme independent or untrained, got {settings.scheme}."
@@ -146,12 +145,15 @@ def train_classifier(
     Raises
     ------
     DatasetError
-        One class alone, or images that are all the same.
+        Images that are all the same; or of one class, unless the units stay untrained and sums are
+        kept.
     TrainingError, ValueError
         As :func:`train_units`.
     """
     labels = training.targets
-    if len(np.unique(labels)) < 2:
+    # To kept sums, images of other classes can be added later.
+    more_to_come = keep_sums and config.subnetworks.scheme == "untrained"
+    if len(np.unique(labels)) < 2 and not more_to_come:
         msg = f"training needs images of two classes at least, got {len(np.unique(labels))}."
         raise DatasetError(msg)
     trained, layer = train_layers(
