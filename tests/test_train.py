@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,6 +217,30 @@ def test_a_finished_run_is_not_measured_again(tmp_path, capsys):
     first = capsys.readouterr().out
     assert main([*arguments, "--resume"]) == 0
     assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_metrics_that_are_damaged_are_not_printed(share, done, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(done[0], folder)
+    text = (folder / "metrics.json").read_text()
+    (folder / "metrics.json").write_text(text[: int(share * len(text))])
+    arguments = ("digits", *SMALL, "--bootstrap", "--resume", "--output", folder)
+    fault(*arguments, match="metrics.json: is damaged")
+    (folder / "metrics.json").unlink()  # as the message says
+    status, out, _ = call(*arguments)
+    assert (status, strict(out)["test_accuracy"]) == (0, strict(text)["test_accuracy"])
+
+
+def test_files_of_the_user_are_never_replaced(tmp_path):
+    for name in ("config.json", "report.html", "glue.npz", "model.npz", "history.jsonl"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "000000.npz").write_text("mine")
+    before = contents(tmp_path)
+    for options in ((), ("--overwrite",), ("--resume",)):
+        fault("digits", *SMALL, "--output", tmp_path, *options, match="no config.json of a run")
+        assert contents(tmp_path) == before
 
 
 def test_a_process_of_its_own(tmp_path):
