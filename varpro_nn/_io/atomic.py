@@ -5,7 +5,7 @@ file under its final name is complete, whatever interrupts, and two processes th
 file at the same time replace each other's.
 
 Temporary names and the lock begin with ``.varpro_nn``, so that no file of a user is mistaken for
-one of them. They do not grow with the name of the file, which may be the longest that the disk allows.
+one of them. They do not grow with the name of the file: it may be the longest that the disk allows.
 """
 
 import json
