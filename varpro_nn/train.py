@@ -203,7 +203,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
         check_sums_can_be_kept(config)
     report = None
     if _wants_report(args):  # before the work
-        report = partial(write_report, dataset=dataset, n_jobs=args.n_jobs)
+        report = partial(write_report, dataset=dataset)
     metrics = folder.finished(config, dataset, keep_sums=args.keep_glue)
     if metrics is not None:
         return metrics

@@ -30,7 +30,7 @@ OPTIONS = [
     "--images-per-subnetwork",
     "120",
 ]
-OPTIONS += ["--max-nfev", "4", "--n-jobs", "1"]
+OPTIONS += ["--max-nfev", "4", "--n-jobs", "1", "--no-report"]
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,8 @@ def test_schemes_are_resumed_bit_for_bit(digits, tmp_path, lost):
 def test_command_line_resumes_with_another_output_layer(tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = ["digits", "--recipe", "tiny", "--n-units", "6", "--n-train", "300"]
-    arguments += ["--max-nfev", "2", "--n-jobs", "1", "--quiet", "--output", str(folder)]
+    arguments += ["--max-nfev", "2", "--n-jobs", "1", "--quiet", "--no-report"]
+    arguments += ["--output", str(folder)]
     assert main(arguments) == 0
     first = Network.load(folder / "model.npz")
     other = [*arguments, "--resume", "--output-layer", "softmax"]

@@ -170,7 +170,7 @@ class RunFolder:
         result = run(
             config, dataset,
             n_jobs=n_jobs, executor=executor, progress=progress, shard_folder=self.shards,
-            keep_sums=keep_sums,
+            keep_sums=keep_sums, growth=report is not None,
         )  # fmt: skip
         result = replace(result, metrics={**result.metrics, "output": str(self.path)})
         self._write(config, result, report)
