@@ -7,8 +7,6 @@ from dataclasses import fields
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-
 from varpro_nn._settings import check_known, settings_of
 from varpro_nn.data import Dataset
 from varpro_nn.data.augmentation import Augmentation
