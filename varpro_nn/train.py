@@ -202,10 +202,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     config = configure(args.recipe, data=dataset, **overrides)
     is_colour = kind_of_data(dataset.name, dataset.image_shape) == "colour"
     if is_colour and "flip" not in overrides and not args.quiet:
-        print(
-            "images are not mirrored; if left and right do not matter, add --flip --views flip",
-            file=sys.stderr,
-        )
+        tell("images are not mirrored; if left and right do not matter, add --flip --views flip")
     if args.keep_glue:
         check_sums_can_be_kept(config)
     report = None
