@@ -16,7 +16,8 @@ import varpro_nn
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_own_units(capsys):
+def test_own_units(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "own_units.md").read_text(), re.DOTALL)
     example, check, classifier = blocks
     names = {"__name__": "own_units"}
@@ -28,6 +29,7 @@ def test_own_units(capsys):
     exec(compile(check, "own_units.md", "exec"), names)
     exec(compile(classifier, "own_units.md", "exec"), names)
     assert float(capsys.readouterr().out) > 0.8
+    assert type(names["network"].units) is names["Waves"]  # loaded again
 
 
 def test_patch_networks(capsys):

@@ -18,7 +18,7 @@ from varpro_nn.errors import ModelFileError
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.features import VIEWS, block_slices, feature_blocks
-from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
+from varpro_nn.units import Units, array_fields, spec_of, units_from_spec, with_n_units
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,11 +121,11 @@ class Network:
         ------
         ValueError
             Shapes that do not fit together.
+        TypeError
+            Another number of units, of a class of your own that is no dataclass.
         """
         rows = plain_array(W, "W").astype(np.float32, copy=False)
-        units: Any = self.units
-        if len(rows) != units.n_units:
-            units = replace(units, n_units=len(rows))
+        units = with_n_units(self.units, len(rows))
         return replace(self, units=units, W=rows, A=plain_array(A, "A").astype(np.float64))
 
     @property
@@ -137,7 +137,7 @@ class Network:
     @property
     def _learnt(self) -> Mapping[str, FloatArray]:
         """Arrays of the units, as of their whitening."""
-        return getattr(self.units, "arrays", {})
+        return array_fields(self.units)
 
     def decision_function(self, images: ArrayLike, *, n_jobs: int = 1) -> FloatArray:
         """Compute the outputs of the linear layer.
@@ -290,20 +290,16 @@ class Network:
         Raises
         ------
         ValueError
-            If the units are a class of your own: a file cannot hold code.
+            If the units are of a class of your own that is not registered
+            (:func:`varpro_nn.register_units`): a file cannot hold code.
+        TypeError
+            A field of such a class is neither a plain value nor an array.
         OSError
             The file cannot be written; an older one stays.
         """
-        # A subclass may compute something else.
-        units: Any = self.units
-        if type(units) not in (WholeImageUnits, PatchUnits):
-            msg = (
-                "only the units of this package can be saved, got "
-                f"{type(units).__name__}; save W and A yourself with numpy.savez."
-            )
-            raise ValueError(msg)
+        spec, learnt = spec_of(self.units)
         header = {
-            "units": units.spec(),
+            "units": spec,
             "image_shape": list(self.image_shape),
             "output_layer": self.output_layer,
             "views": self.views,
@@ -311,7 +307,7 @@ class Network:
             "training": self.training,
         }
         arrays: dict[str, NDArray[Any]] = {"W": self.W, "A": self.A, "classes": self.classes}
-        arrays.update({f"units.{name}": array for name, array in self._learnt.items()})
+        arrays.update({f"units.{name}": array for name, array in learnt.items()})
         archive.write(Path(path), header, arrays)
 
     @classmethod
@@ -330,7 +326,8 @@ class Network:
         Raises
         ------
         ModelFileError
-            The file is damaged, is not what its header says, or comes from a newer format.
+            The file is damaged, is not what its header says, comes from a newer format, or has
+            units of a class of your own that is not registered here.
         FileNotFoundError
             There is none.
         """

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,9 @@ from varpro_nn.training.plan import make_units, streams, units_in_training
 from varpro_nn.training.schemes import train_by_scheme
 from varpro_nn.training.subnetwork import Subnetwork, SubnetworkPlan
 from varpro_nn.training.subnetworks import SubnetworkStore
-from varpro_nn.units import PatchUnits, WholeImageUnits
+from varpro_nn.units import Units, with_n_units
+from varpro_nn.units.contract import check_members
+from varpro_nn.units.registry import check_dataclass
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class TrainedUnits:
         Of the training images.
     """
 
-    units: PatchUnits | WholeImageUnits
+    units: Units
     W: NDArray[np.float32]
     subnetworks: list[Subnetwork]
     largest_intensity: float
@@ -52,10 +54,13 @@ def train_units(
     training: TrainingSet,
     compute: Compute,
     *,
+    units: Units | None = None,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
 ) -> TrainedUnits:
     """Train units in sub-networks, from given weights (n_subnetworks, h, p) or drawn ones.
+
+    Without ``units`` they are made as the settings say. All of the network are counted in them.
 
     Raises
     ------
@@ -88,8 +93,9 @@ def train_units(
         msg = "training needs images that differ, got the same pixels in all of them."
         raise DatasetError(msg)
     seeds = streams(config)
-    with single_threaded_blas():  # the same bits on any number of cores
-        units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
+    if units is None:
+        with single_threaded_blas():  # the same bits on any number of cores
+            units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
     check_size(units.n_units * units.n_cells)
     plan = SubnetworkPlan(
         units_in_training(config, units), settings, config.distortion, seeds["training"]
@@ -97,7 +103,7 @@ def train_units(
     subnetworks = train_by_scheme(plan, training, compute, start=start, store=store)
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     # Fewer units than asked for if a sub-network failed.
-    return TrainedUnits(replace(units, n_units=len(W)), W, subnetworks, largest)
+    return TrainedUnits(with_n_units(units, len(W)), W, subnetworks, largest)
 
 
 def train_layers(
@@ -105,6 +111,7 @@ def train_layers(
     training: TrainingSet,
     compute: Compute,
     *,
+    units: Units | None = None,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
     keep_sums: bool = False,
@@ -116,7 +123,7 @@ def train_layers(
     """
     if keep_sums:  # before the work
         check_kept(training, config.output.layer, config.output.n_copies)
-    trained = train_units(config, training, compute, start=start, store=store)
+    trained = train_units(config, training, compute, units=units, start=start, store=store)
     rng = np.random.default_rng(streams(config)["output layer"])
     layer = fit_output_layer(
         config.output, trained.units, trained.W, _with_copies(training, config, rng), compute,
@@ -132,6 +139,7 @@ def train_classifier(
     compute: Compute,
     *,
     provenance: Mapping[str, Any] | None = None,
+    units: Units | None = None,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
     keep_sums: bool = False,
@@ -157,7 +165,7 @@ def train_classifier(
         msg = f"training needs images of two classes at least, got {len(np.unique(labels))}."
         raise DatasetError(msg)
     trained, layer = train_layers(
-        config, training, compute, start=start, store=store, keep_sums=keep_sums
+        config, training, compute, units=units, start=start, store=store, keep_sums=keep_sums
     )
     temperature = None
     if layer.left_out is not None:
@@ -179,6 +187,7 @@ def train_network(
     classes: NDArray[Any],
     *,
     sample_weight: ArrayLike | None = None,
+    units: Units | None = None,
     n_jobs: int = 1,
     progress: bool = False,
 ) -> tuple[Network, list[Subnetwork], OutputLayer]:
@@ -194,6 +203,10 @@ def train_network(
     classes : ndarray, shape (k,)
     sample_weight : array_like, shape (n,), optional
         Weights of the images in sums of squares and losses.
+    units : Units, optional
+        All units of the network, of a class of your own. It is a dataclass with a field
+        ``n_units``, which takes the place of the setting ``n_units``; the sub-networks share them.
+        The other settings of units are not used.
     n_jobs : int
         Worker processes and threads; -1 for all cores. No bit of the result depends on it.
     progress : bool
@@ -214,10 +227,16 @@ def train_network(
         All sub-networks failed.
     ValueError
         Arrays of a wrong shape or type, or settings that the images do not allow.
+    TypeError
+        Units that are no such dataclass, or break their contract.
     """
+    if units is not None:
+        check_members(units, to_draw=True)
+        check_dataclass(units)
+        config = config.with_options(n_units=units.n_units)
     training = TrainingSet.classified(images, labels, len(classes), sample_weight)
     with Compute(n_jobs, progress=progress) as compute:
-        return train_classifier(config, training, classes, compute)
+        return train_classifier(config, training, classes, compute, units=units)
 
 
 def _with_copies(

@@ -1,6 +1,5 @@
 """What the settings of a run ask for, in the terms of the parts that do the work."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,13 @@ from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.resources import versions
 from varpro_nn.units import (
     PatchUnits,
+    Units,
     WholeImageUnits,
     learn_whitening,
     patch_units,
     units_from_spec,
     whole_image_units,
+    with_n_units,
 )
 
 
@@ -65,9 +66,7 @@ def make_units(
     )
 
 
-def units_in_training(
-    config: TrainConfig, units: PatchUnits | WholeImageUnits
-) -> PatchUnits | WholeImageUnits:
+def units_in_training(config: TrainConfig, units: Units) -> Units:
     """Make the units of one sub-network while it trains, at the training stride.
 
     Raises
@@ -75,7 +74,7 @@ def units_in_training(
     ValueError
         At that stride there are fewer places than cells.
     """
-    of_one = replace(units, n_units=config.units_per_subnetwork)
+    of_one = with_n_units(units, config.units_per_subnetwork)
     if not isinstance(of_one, PatchUnits) or config.units.training_stride is None:
         return of_one
     spec = {**of_one.spec(), "stride": config.units.training_stride}

@@ -85,11 +85,9 @@ class CrossEntropyFunctional(ReducedFunctional):
     hundred columns. The inner fit starts from the linear weights of the point before, so two ways
     to the same ``w`` agree to ``tolerance``, not to the last bit.
 
-    The gradient is exact at the minimising ``A``. The inner fit ends near it: there the relative
-    error of the cost is about ``tolerance``, that of the gradient some times its root: 1 to 3 % by
-    default (8 % at worst in 300 draws of random labels). That is enough for steps with a
-    Gauss-Newton matrix, an approximation itself. A tolerance of 1e-7 makes it a tenth of that, in
-    up to twice the time.
+    The gradient is exact at the minimising ``A``. The inner fit ends near it: the relative error of
+    the cost is at most about ``tolerance``, that of the gradient of the order of its root. That is
+    enough for steps with a Gauss-Newton matrix, an approximation itself.
     """
 
     def __init__(

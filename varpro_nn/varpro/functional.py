@@ -81,10 +81,6 @@ class VarProFunctional(ReducedFunctional):
     block_size : int, optional
         Work on this number of inputs at a time and keep nothing of size n but inputs and targets.
         ``residual`` and ``jacobian`` are then not available. None: keep all.
-    rank_tolerance : float, optional
-        Singular values of ``Phi`` below this times the largest count as zero. Columns with larger
-        entries are first scaled down to entries of about 1. By default the larger of 1e-12 and q
-        times the rounding error of ``dtype``: below it, a column looks like a repeated one.
     threads : Threads, optional
         Share the sums over inputs; results do not depend on them. See
         :mod:`varpro_nn.linalg.threads`.
@@ -118,7 +114,6 @@ class VarProFunctional(ReducedFunctional):
         constant: bool = True,
         dtype: DTypeLike = np.float32,
         block_size: int | None = None,
-        rank_tolerance: float | None = None,
         threads: Threads | None = None,
     ) -> None:
         super().__init__(threads)
@@ -137,9 +132,7 @@ class VarProFunctional(ReducedFunctional):
                 "or take fewer units or more inputs."
             )
             warnings.warn(msg, UserWarning, stacklevel=2)
-        if rank_tolerance is None:
-            rank_tolerance = rank_tolerance_for(self.design.ridge_of_columns.size, self.dtype)
-        self.rank_tolerance = rank_tolerance
+        self._rank_tolerance = rank_tolerance_for(q, self.dtype)
 
     @property
     def n_residuals(self) -> int:
@@ -225,7 +218,7 @@ class VarProFunctional(ReducedFunctional):
         stored = list(self.design.blocks(w)) if self.design.block_size is None else None
         sums = row_sums(self.design.blocks(w) if stored is None else stored)
         length = float(np.linalg.norm(self.design.root))
-        solution = least_squares_with_ridge(sums, ridge, self.rank_tolerance, length=length)
+        solution = least_squares_with_ridge(sums, ridge, self._rank_tolerance, length=length)
         left_out = left_out_sums(self.design.blocks(w) if stored is None else stored, solution)
         total = float(self.design.root @ self.design.root)
         point = evaluation(w, solution, self.weight_decay, left_out, total)
@@ -278,7 +271,11 @@ def interpolates(n_inputs: int, n_columns: int, ridge: float) -> bool:
 
 
 def rank_tolerance_for(n_columns: int, dtype: np.dtype[Any]) -> float:
-    """Relative singular value below which a direction of ``n_columns`` columns is rounding."""
+    """Relative singular value below which a direction of ``n_columns`` columns is rounding.
+
+    Columns with large entries are first scaled down to entries of about 1. Below the rounding error
+    of their type, a column looks like a repeated one.
+    """
     return max(RANK_TOLERANCE, n_columns * float(np.finfo(dtype).eps))
 
 
