@@ -128,6 +128,7 @@ class Deadly(WholeImageUnits):
 
 
 @pytest.mark.slow  # Dask starts a worker anew after each death, which takes seconds
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.SubnetworkWarning")
 def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded(dataset):
     """In processes that this package starts itself, where three tries are the limit."""
     units = Deadly("bilinear", (8, 8), 6)
