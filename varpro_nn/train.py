@@ -6,6 +6,7 @@ also written to the run folder as ``metrics.json``.
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -254,7 +255,8 @@ def _in_words(result: Run) -> Iterator[str]:
             f"± {metrics['test_accuracy_standard_error']:.4f}; {said}"
         )
     yield said
-    yield f"label images with it: python -m varpro_nn.predict --model {metrics['output']} my.png"
+    model = shlex.quote(metrics["output"])
+    yield f"label images with it: python -m varpro_nn.predict --model {model} my.png"
     n_missing = sum(subnetwork.n_missing_classes > 0 for subnetwork in result.subnetworks)
     if n_missing:
         yield f"{n_missing} sub-networks drew no image of some class: give them more images"

@@ -130,6 +130,7 @@ class Deadly(WholeImageUnits):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.SubnetworkWarning")
 def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded(dataset):
     """In processes that this package starts itself, where three tries are the limit."""
     units = Deadly("bilinear", (8, 8), 6)

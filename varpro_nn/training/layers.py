@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
-from varpro_nn.data.augmentation import distort
+from varpro_nn.data.augmentation import check_fitting, distort
 from varpro_nn.data.images import BRIGHT, blocks_of, largest_intensity
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
@@ -96,6 +96,7 @@ def train_units(
     if units is None:
         with single_threaded_blas():  # the same bits on any number of cores
             units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
+    check_fitting(config.distortion, images.shape)
     check_size(units.n_units * units.n_cells)
     plan = SubnetworkPlan(
         units_in_training(config, units), settings, config.distortion, seeds["training"]
