@@ -119,7 +119,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _training_images(self, rows: NDArray[Any], there: NDArray[np.bool_]) -> ImageArray:
         """Make images of the rows that are ``there``, and keep what predicting needs to know."""
-        some = rows[there]
+        some = rows if there.all() else rows[there]
         self._scale = Scale.of(some)
         self._scale.warn_of_extremes(some, np.flatnonzero(there))
         self.image_shape_, self.intensity_ = self._layout.image_shape, self._scale.intensity

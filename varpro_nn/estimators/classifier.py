@@ -1,6 +1,5 @@
 """A scikit-learn classifier of images."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -16,6 +15,7 @@ from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.estimators.base import ImageEstimator, undone_on_error, with_settings
+from varpro_nn.estimators.rows import warn_user
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import (
     conformal_threshold,
@@ -189,7 +189,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
                 msg = (
                     "partial_fit begins anew with its first batch: fit kept no sums of its images."
                 )
-                warnings.warn(msg, UserWarning, stacklevel=4)
+                warn_user(msg)
         elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
             msg = f"classes must be those of the first call, {self.classes_}, got {classes}."
             raise ValueError(msg)
@@ -359,7 +359,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
                 f"the first batch has images of {classes[codes[0]]} alone, of which units learn "
                 "nothing: they stay random. Begin with a batch of several classes."
             )
-            warnings.warn(msg, UserWarning, stacklevel=5)
+            warn_user(msg)
             config = config.with_options(scheme="untrained", n_stages=1)
 
         with self._compute() as compute:

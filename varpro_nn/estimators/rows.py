@@ -1,5 +1,6 @@
 """Rows of pixels as images: in which order a row holds them, and which intensity counts as 1."""
 
+import inspect
 import operator
 import warnings
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, ImageArray
 
+_INSIDE = ("varpro_nn", "sklearn")
+"""Packages whose lines a warning does not name."""
 _MOST_CHANNELS = 4
 """An axis of at most this length may be that of the channels."""
 _SMOOTHER = 0.7
@@ -57,7 +60,7 @@ class Layout:
         if image_shape is None:
             side = isqrt(n_pixels - 1) + 1
             if side**2 != n_pixels:
-                warnings.warn(_filled_up(n_pixels, side), UserWarning, stacklevel=5)
+                warn_user(_filled_up(n_pixels, side))
             return cls((side, side), False, n_pixels)
         shape = _shape_of(image_shape)
         if not shape or prod(shape) != n_pixels:
@@ -158,7 +161,7 @@ class Layout:
                 f"image_shape={self.outer_shape} seems to be wrong: pixels one below the other are "
                 f"more alike with image_shape={other.outer_shape}. Try it, and look at an image."
             )
-            warnings.warn(msg, UserWarning, stacklevel=5)
+            warn_user(msg)
 
     @property
     def outer_shape(self) -> tuple[int, ...]:
@@ -212,7 +215,7 @@ class Scale:
             f"training, {self.intensity:.4g}. Correct them if they are faults of a sensor or stand "
             "for missing values."
         )
-        warnings.warn(msg, UserWarning, stacklevel=5)
+        warn_user(msg)
 
     def check(self, rows: NDArray[Any]) -> None:
         """Check rows to predict; warn of single extreme values.
@@ -238,6 +241,14 @@ class Scale:
             return pixels
         images = pixels.astype(np.float32) / np.float32(self.intensity)
         return np.clip(images, -EXTREME, EXTREME, out=images)
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line that called an estimator, whichever method it called."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def _shape_of(image_shape: Any) -> tuple[int, ...]:
