@@ -571,7 +571,7 @@ def test_warnings_name_the_line_of_the_caller(digits):
     X, y = (part[:50] for part in digits[:2])
     X = X.copy()
     X[3, 3] = 1e6
-    with pytest.warns(UserWarning, match="row 3 of X") as said:
+    with pytest.warns(UserWarning, match="row 3 of X") as said:  # noqa: PT031
         VarProFeatures(**QUICK).fit(X).transform(X)
         VarProClassifier(**QUICK).fit(X, y).predict_set(X)
     assert [warning.filename for warning in said] == [__file__] * 4
