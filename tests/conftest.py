@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from varpro_nn import train
 from varpro_nn.compute.pool import ProcessPool
 
 
@@ -59,13 +58,6 @@ def _blas_threads(request: pytest.FixtureRequest) -> Iterator[None]:
     """Set the threads of BLAS: one is fastest with small matrices, and the workers have one."""
     with threadpool_limits(request.config.getoption("blas_threads"), user_api="blas"):
         yield
-
-
-@pytest.fixture(autouse=True)
-def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs write no report, which takes seconds, but for tests that are marked ``report``."""
-    if request.node.get_closest_marker("report") is None:
-        monkeypatch.setattr(train, "_wants_report", lambda args: False)
 
 
 @pytest.fixture(autouse=True)

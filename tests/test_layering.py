@@ -10,6 +10,7 @@ import varpro_nn
 PACKAGE = Path(varpro_nn.__file__).parent
 
 RANK = {
+    "_arrays": 0,
     "_typing": 0,
     "_version": 0,
     "errors": 0,

@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logit
 
 from varpro_nn.units import Units, whole_image_units
+from varpro_nn.units.contract import check_members
 from varpro_nn.varpro.functional import VarProFunctional
 
 PREACTIVATION = {"logistic": logit, "tanh": np.arctanh}
@@ -74,9 +75,6 @@ STEP = 3e-4
 """Of the finite differences; they reach twice as far."""
 
 
-MEMBERS = ("n_units", "n_cells", "n_weights", "init", "features", "features_and_derivative")
-
-
 def check_units(
     units: Units,
     inputs: Any,
@@ -95,8 +93,7 @@ def check_units(
     A finite difference that reaches over a kink is no derivative, and is left out; nearly all
     must be left in.
     """
-    lacking = [name for name in MEMBERS if not hasattr(units, name)]
-    assert not lacking, f"units must have {', '.join(MEMBERS)}; add {', '.join(lacking)}"
+    check_members(units, to_draw=True)
     assert isinstance(units, Units)
     frozen = np.array(inputs)
     frozen.flags.writeable = False

@@ -2,7 +2,7 @@
 
 >>> import varpro_nn
 >>> digits = varpro_nn.load("digits")
->>> config = varpro_nn.configure("default", data="digits")
+>>> config = varpro_nn.configure("tiny", data="digits")
 >>> run = varpro_nn.run(config, digits, n_jobs=1)
 >>> run.metrics["test_accuracy"] > 0.9
 True
@@ -23,7 +23,7 @@ from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.layers import train_network
 from varpro_nn.training.pipeline import Run, run
 from varpro_nn.training.recipes import configure
-from varpro_nn.units import Units, patch_units, whole_image_units
+from varpro_nn.units import Units, patch_units, register_units, whole_image_units
 from varpro_nn.varpro.fit import fit
 from varpro_nn.varpro.functional import VarProFunctional
 from varpro_nn.varpro.history import FitReport
@@ -49,6 +49,7 @@ __all__ = [
     "fit",
     "load",
     "patch_units",
+    "register_units",
     "run",
     "to_c",
     "to_html",

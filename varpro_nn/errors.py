@@ -1,7 +1,7 @@
 """The exceptions of the package.
 
 A caller's mistake (a wrong argument) is a ``ValueError`` or a ``TypeError``, as in the rest of
-scientific Python. The classes here are for faults outside the caller's code: files, data, runs.
+scientific Python. The errors here are for faults outside the caller's code: files, data, runs.
 The command line turns each of them into one line on standard error and exit status 1.
 """
 
@@ -32,6 +32,10 @@ class WorkerDiedError(VarProError):
 
 class BusyError(VarProError):
     """Another process works on the same run folder."""
+
+
+class SubnetworkWarning(UserWarning):
+    """Some sub-networks failed, and the result is without them."""
 
 
 class ClusterError(VarProError):

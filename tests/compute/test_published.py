@@ -1,6 +1,8 @@
 """References to training sets: small, checked, read once."""
 
+import errno
 import mmap
+import os
 import pickle
 from dataclasses import replace
 
@@ -34,6 +36,19 @@ def _nothing_read():
 def test_a_reference_is_small(training, tmp_path):
     with stored(training, tmp_path) as reference:
         assert len(pickle.dumps(reference)) < 1000 < training.images.nbytes
+
+
+def test_a_disk_too_full_for_the_images_is_said_with_the_folder(training, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    with (
+        pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/"),
+        stored(training, tmp_path),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_stored_images_come_back_mapped(training, tmp_path):

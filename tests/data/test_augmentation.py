@@ -6,6 +6,7 @@ pixel was taken from: linear interpolation of a linear function is exact. The ma
 
 import numpy as np
 import pytest
+import scipy
 from numpy.testing import assert_allclose, assert_array_equal
 
 from varpro_nn.data import augmentation
@@ -240,6 +241,27 @@ def test_elastic_displacements_have_the_stated_standard_deviation(rng):
     far = np.corrcoef(field[:, :, 20:].ravel(), field[:, :, :-20].ravel())[0, 1]
     assert near > 0.97
     assert abs(far) < 0.25
+
+
+@pytest.mark.parametrize("side", [5, 8, 14, 28])
+def test_elastic_displacements_deform_small_images_too(side, rng, monkeypatch):
+    """With a filter as wide as the image, 8 x 8 pixels all moved alike, and by 1.77 times as much.
+
+    Of 28 x 28 pixels, 0.86 of the standard deviation is within the image.
+    """
+    fields = []
+    sample = scipy.ndimage.map_coordinates
+
+    def spy(image, where, **options):
+        fields.append(where[1:])
+        return sample(image, where, **options)
+
+    monkeypatch.setattr(scipy.ndimage, "map_coordinates", spy)
+    distort(np.zeros((500, side, side)), Augmentation(elastic=1.5), rng)
+    displacement = fields[0] - np.mgrid[:side, :side][:, None]
+    within = displacement - displacement.mean(axis=(2, 3), keepdims=True)
+    assert_allclose(displacement.std(), 1.5, rtol=0.1)
+    assert_allclose(within.std(), 0.86 * 1.5, rtol=0.1)
 
 
 @TYPES

@@ -158,6 +158,7 @@ def test_no_positive_output(tmp_path):
     [
         (np.array([7, -1, 2**40, 0]), "tensor(int64)"),
         (np.array([3, 2, 1, 0], dtype=np.uint8), "tensor(int64)"),
+        (np.array([3, 2, 1, 2**64 - 1], dtype=np.uint64), "tensor(uint64)"),
         (np.array(["b", "a", "été", 'a "quoted" <b>']), "tensor(string)"),
     ],
 )
@@ -173,9 +174,9 @@ def test_labels_are_the_classes_themselves(classes, dtype, tmp_path):
     assert_same(found.run, network, images)
 
 
-def test_a_label_beyond_int64_is_refused(tmp_path):
-    network = replace(NETWORKS[SMALL], classes=np.array([0, 1, 2, 2**63], dtype=np.uint64))
-    with pytest.raises(OverflowError):
+def test_a_label_that_has_no_utf8_is_refused(tmp_path):
+    network = replace(NETWORKS[SMALL], classes=np.array(["a", "b", "c\ud800", "d"]))
+    with pytest.raises(ValueError, match=r"classes must be text, got .* in entry 2: .*0xd800"):
         to_onnx(network, tmp_path / "network.onnx")
 
 

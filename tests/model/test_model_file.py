@@ -399,6 +399,11 @@ LIES = {
     "infinite rank": (("units", "rank"), float("inf"), "do not make a network"),
     "gain too large": (("units", "gain"), 10**400, "do not make a network"),
     "no training": (("training",), 7, "do not make a network"),
+    "training as pairs": (("training",), [["seed", 1]], "do not make a network"),
+    "largest intensity as text": (("training", "largest_intensity"), "1", "do not make a network"),
+    "a list of intensities": (("training", "largest_intensity"), [1], "do not make a network"),
+    "fractional image shape": (("image_shape",), [4.5, 4], "do not make a network"),
+    "digits of an image shape": (("image_shape",), "44", "do not make a network"),
     "unknown output layer": (("output_layer",), "perceptron", "output_layer must be one of"),
     "output layer as a list": (("output_layer",), ["ridge"], "do not make a network"),
     "unknown views": (("views",), "upside down", "views one of"),
@@ -600,6 +605,7 @@ def test_weights_that_are_not_finite_are_refused(name, value, path):
         ("A", np.zeros((5, 3))),
         ("classes", np.arange(4)),
         ("classes", np.arange(3).reshape(1, 3)),
+        ("classes", np.array([1, 2, 1])),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(name, array, path):

@@ -297,10 +297,17 @@ def test_the_images_are_those_of_the_units(rng):
         replace(make_patches(rng), image_shape=(6, 7))
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 4), (3, 1, 4, 5), (3, 4, 6)])
+@pytest.mark.parametrize("shape", [(3, 5, 4), (3, 2, 4, 5), (3, 4, 6)])
 def test_images_of_another_shape(shape, rng):
-    with pytest.raises(ValueError, match=r"images must have shape \(n, \*\(4, 5\)\), got"):
+    with pytest.raises(ValueError, match=r"images must have shape \(n, 4, 5\), got"):
         make(rng).predict(np.zeros(shape))
+
+
+def test_a_single_channel_may_have_an_axis(rng):
+    network, images = make(rng), rng.random((3, 4, 5))
+    outputs = network.decision_function(images)
+    assert_array_equal(network.decision_function(images[:, None]), outputs)
+    assert_array_equal(network.decision_function(images[..., None]), outputs)
 
 
 def test_images_that_are_not_finite(rng):
@@ -337,7 +344,7 @@ class Own:
 def test_units_of_ones_own_are_not_saved(units, rng, tmp_path):
     """A file would bring back other units than these."""
     network = replace(make(rng), units=units)
-    with pytest.raises(ValueError, match="only the units of this package can be saved, got"):
+    with pytest.raises(ValueError, match=r"class \w+ can be saved if it is registered: write"):
         network.save(tmp_path / "model.npz")
     assert not list(tmp_path.iterdir())
 

@@ -206,12 +206,14 @@ def test_arguments_are_not_changed(digits):
 # --- failures ----------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.SubnetworkWarning")
 def test_a_failed_one_gives_no_columns_to_later_stages(digits, calls):
     found = by_scheme("stages", 2, digits, units=failing([1]), seed=0)
     assert [s.W is None for s in found] == [False, True, False, False]
     assert_array_equal(calls[1][0]["fixed"], found[0].W)
 
 
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.SubnetworkWarning")
 def test_a_later_stage_that_fails_is_left_out(digits):
     found = by_scheme("stages", 2, digits, units=failing([2, 3]), seed=0)
     assert [s.W is None for s in found] == [False, False, True, True]
@@ -353,3 +355,34 @@ def test_starts_may_be_given_by_index(digits):
     (found,) = train(UNITS, digits, settings, members=[7], start={7: W})
     assert found.index == 7
     assert_array_equal(found.W, W)
+
+
+# --- sub-networks with nothing to learn from ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "numbers"),
+    [
+        (plan(2, images=4), "4 images and 4 columns"),
+        # The last of three stages has the columns of the first two beside its own.
+        (plan(3, images=10, scheme="stages", n_stages=3), "10 images and 10 columns"),
+        # The first round has the fewest images.
+        (plan(1, images=12, n_rounds=3), "3 images and 4 columns"),
+    ],
+    ids=["independent", "stages", "rounds"],
+)
+def test_too_few_images_without_a_ridge_are_refused(settings, numbers, digits, monkeypatch):
+    """The linear weights fit any labels; weight decay took the unit weights to 1e-13."""
+    monkeypatch.setattr(subnetwork, "SMALLEST_ROUND", 3)
+    message = f"ridge must be positive for sub-networks of {numbers}, got 0: the linear weights fit"
+    for more_images in (0, settings.n_rounds**2 * 4):
+        own = replace(
+            settings, ridge=0.0, images_per_subnetwork=settings.images_per_subnetwork + more_images
+        )
+        if more_images:
+            assert len(by_scheme(own.scheme, own.n_stages, digits, own)) == own.n_subnetworks
+        else:
+            with pytest.raises(ValueError, match=message):
+                by_scheme(own.scheme, own.n_stages, digits, own)
+    without_training = replace(settings, ridge=0.0, max_nfev=0)
+    assert by_scheme(settings.scheme, settings.n_stages, digits, without_training)

@@ -59,7 +59,7 @@ def test_contract_of_exponentials(rng):
 
 
 def test_the_checker_names_missing_members(rng):
-    with pytest.raises(AssertionError, match=r"units must have .*; add init, features, feat"):
+    with pytest.raises(TypeError, match=r"units must have .* without init, features, feat"):
         check_units(SimpleNamespace(n_units=1, n_cells=1, n_weights=1), np.zeros(9), rng)
 
 

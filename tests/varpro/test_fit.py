@@ -135,11 +135,68 @@ def test_gradient_vanishes_where_it_converges(rng):
     )  # fmt: skip
     assert report.status == 1
     assert report.converged
+    gradient = functional.gradient(report.w)
+    along = functional.jacobian(report.w, "full") @ gradient
+    size = np.linalg.norm(along) * np.linalg.norm(functional.residual(report.w))
+    assert gradient @ gradient <= gtol * size * (1 + 1e-6)
     # It stopped for being below gtol: what else is there is rounding.
     optimality = min(report.history, key=lambda record: record.cost).optimality
-    assert optimality < gtol
-    gradient = functional.gradient(report.w)
     assert_allclose(np.abs(gradient).max(), optimality, rtol=1e-6, atol=1e-12)
+
+
+def two_exponentials(rng, *, noise=1e-3, targets=1.0, abscissae=1.0):
+    """Data whose rates are 0.5 and 2, in other units if asked for, and the rates to start from."""
+    t = np.linspace(0, 5, 60)
+    y = 2 * np.exp(-0.5 * t) - 3 * np.exp(-2 * t) + 1 + noise * rng.standard_normal(60)
+    functional = VarProFunctional(ExponentialUnits(2), abscissae * t, targets * y, dtype=np.float64)
+    return functional, np.array([0.3, 3.0]) / abscissae
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_units_of_the_data_do_not_matter(solver, rng):
+    """Small numbers were taken for a small gradient, and the start for the end."""
+    seed = rng.bit_generator.seed_seq.entropy
+    statuses, rates, costs = [], [], []
+    for targets, abscissae in [(1, 1), (1e-12, 1), (1e-5, 1), (1e12, 1), (1, 1e-12), (1, 1e12)]:
+        functional, w0 = two_exponentials(
+            np.random.default_rng(seed), targets=targets, abscissae=abscissae
+        )
+        report = fit(functional, w0, solver=solver, max_nfev=1000)
+        statuses.append(report.converged)
+        rates.append(np.sort(report.w) * abscissae)
+        costs.append(report.cost / targets**2)
+    assert all(statuses)
+    assert_allclose(costs, [costs[0]] * len(costs), rtol=1e-6)
+    assert_allclose(rates, [rates[0]] * len(rates), rtol=1e-4)
+    assert_allclose(rates[0], [0.5, 2.0], rtol=0.05)  # 1e-3 of noise
+
+
+@pytest.mark.parametrize("solver", ["lsmr", "exact", "lm", "l-bfgs-b"])
+def test_a_bad_start_does_not_end_the_search_early(solver, rng):
+    """The cost falls by 1e-14, so a gradient that is small beside the first one is large still."""
+    functional, w0 = two_exponentials(rng, noise=1e-8)
+    report = fit(functional, w0, solver=solver, max_nfev=1000)
+    assert report.converged
+    assert_allclose(np.sort(report.w), [0.5, 2.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["lsmr", "exact", "lm", "l-bfgs-b"])
+def test_a_stationary_start_is_the_end(solver):
+    t = np.linspace(0, 5, 60)
+    functional = VarProFunctional(ExponentialUnits(2), t, np.zeros(60), dtype=np.float64)
+    report = fit(functional, [1.0, 2.0], solver=solver)
+    assert (report.status, report.n_evaluations) == (1, 1)
+    assert_array_equal(report.w, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("form", ["auto", *LSMR_FORMS])
+def test_one_weight_is_fitted_by_lsmr_too(form):
+    """SciPy looks for a step of LSMR in a plane; a single weight has none (IndexError)."""
+    t = np.linspace(0, 5, 60)
+    functional = VarProFunctional(ExponentialUnits(1), t, np.exp(-0.7 * t), dtype=np.float64)
+    report = fit(functional, [5.0], form=form, max_nfev=50)
+    assert_allclose(report.w, [0.7], rtol=1e-8)
+    assert report.solver == "exact"  # what was used
 
 
 # --- the record --------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from varpro_nn.errors import NonFiniteError
 from varpro_nn.units import whole_image_units
 from varpro_nn.varpro.functional import VarProFunctional
 
+INTERPOLATING = pytest.mark.filterwarnings("ignore:.*columns fit any targets:UserWarning")
+
 
 def bilinear(rng, n=30, h=3, k=3, **choices: Any):
     """A small bilinear layer with images, targets and a start, and its functional."""
@@ -236,6 +238,7 @@ def test_adding_to_the_targets_what_the_constant_spans_changes_nothing(rng):
 # --- missing rank ------------------------------------------------------------------------
 
 
+@INTERPOLATING
 @pytest.mark.parametrize("ridge", [0.0, 0.1], ids=["no_ridge", "ridge"])
 @pytest.mark.parametrize("case", ["duplicates", "fewer_images", "dead"])
 def test_missing_rank_is_survived(case, ridge, rng):
@@ -262,6 +265,7 @@ def test_missing_rank_is_survived(case, ridge, rng):
         assert np.isfinite(functional.jacobian(w, kind, "array")).all()
 
 
+@INTERPOLATING
 @pytest.mark.parametrize("ridge", [0.0, 1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("case", ["plain", "one class", "one image", "one weight", "twins"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -339,6 +343,16 @@ def test_nothing_that_is_handed_in_is_changed(rng):
 
 
 # --- bad input ---------------------------------------------------------------------------
+
+
+def test_as_many_columns_as_inputs_and_no_ridge_are_a_warning(rng):
+    """The linear weights fit all targets, so that the cost says nothing of the units."""
+    bilinear(rng, n=5, h=3)
+    bilinear(rng, n=4, h=3, ridge=1e-6)
+    with pytest.warns(UserWarning, match="4 columns fit any targets of 4 inputs.*: set ridge, or"):
+        bilinear(rng, n=4, h=3)
+    with pytest.warns(UserWarning, match="4 columns fit any targets of 4 inputs"):
+        bilinear(rng, n=6, h=3, sample_weight=np.array([1, 0, 1, 1, 0, 1.0]))
 
 
 @pytest.mark.parametrize(
@@ -497,6 +511,7 @@ def test_repeated_units_in_single_precision_leave_the_gradient_small(rng):
     )
 
 
+@INTERPOLATING
 @pytest.mark.parametrize("n", [20, 23, 24])
 def test_an_image_that_alone_fixes_a_direction_has_no_left_out_fit(n, rng):
     """As many columns as images: 0 / 0 is reported as infinite and wrong, not as perfect."""

@@ -1,10 +1,17 @@
 """The Jacobian in all its forms: operator, array, sums, and the small equivalent problem."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import reference
 from numpy.testing import assert_allclose
 from unit_checks import EVERY_CASE, case_of
+
+from varpro_nn.linalg.ridge import ROWS
+from varpro_nn.varpro.design_matrix import Block
+from varpro_nn.varpro.jacobian import Jacobian
 
 KINDS = pytest.mark.parametrize("kind", ["kaufman", "full"])
 
@@ -141,3 +148,21 @@ def test_without_a_gauge_the_jacobian_has_full_rank(rng):
     case = case_of("cells", "plain", rng)
     J = case.functional.jacobian(case.w, "full", "array")
     assert np.linalg.matrix_rank(J) == case.w.size
+
+
+def test_transposed_products_are_cut_into_blocks_of_rows():
+    """Each block is a product in single precision, their sum is in double.
+
+    2^25 + 1 is no number of single precision, so one product of all rows would not have it.
+    """
+    n = ROWS + 1
+    dPhi = np.zeros((n, 1, 1, 1), dtype=np.float32)
+    dPhi[0], dPhi[-1] = 2**25, 1
+    nothing_in_range: Any = SimpleNamespace(
+        A=np.ones((1, 1)), range_basis=lambda rows: np.zeros((len(rows), 0))
+    )
+    block = Block(np.zeros((n, 1)), np.zeros((n, 1)), np.ones(n))
+    jacobian = Jacobian(
+        nothing_in_range, block, dPhi, ridge=np.zeros(1), weight_decay=0.0, full=False
+    )
+    assert jacobian.operator().rmatvec(np.ones(n)) == -(2**25 + 1)

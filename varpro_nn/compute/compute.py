@@ -32,9 +32,9 @@ class Compute:
     executor : concurrent.futures.Executor, optional
         Runs the tasks instead of worker processes of this machine, on a cluster for example.
     scratch : Path, optional
-        Where images are put for workers; workers of other machines need a folder that they
-        share. By default among the temporary files. No other run may use it at the same time:
-        files that a killed run left there are removed.
+        Where large temporary data are put, such as images for workers; workers of other machines
+        need a folder that they share. By default among the temporary files. No other run may use
+        it at the same time: files that a killed run left there are removed.
     progress : bool
         Show bars on standard error (never off a terminal).
 
@@ -60,14 +60,14 @@ class Compute:
         self.n_jobs = effective_jobs(n_jobs)
         self.executor = executor
         self.progress = progress
-        self._scratch = scratch
+        self.scratch = scratch
         self._published: dict[int, tuple[TrainingSet, Reference]] = {}
         self._stack = ExitStack()
         self._pool = ProcessPool(max(2, self.n_jobs))
 
     def __enter__(self) -> "Compute":
-        if self._scratch is not None:
-            remove_left(self._scratch)
+        if self.scratch is not None:
+            remove_left(self.scratch)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -191,7 +191,7 @@ class Compute:
             reference = (
                 named(training)
                 if by_name
-                else self._stack.enter_context(stored(training, self._scratch))
+                else self._stack.enter_context(stored(training, self.scratch))
             )
             held = self._published[id(training)] = training, reference
         return held[1]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
+from varpro_nn._io.atomic import errors_named
 from varpro_nn.data.images import blocks_of
 from varpro_nn.data.training_set import NamedData, TrainingSet
 from varpro_nn.errors import DatasetError
@@ -62,21 +63,26 @@ def stored(training: TrainingSet, parent: Path | None = None) -> Iterator[Refere
     """
     # A worker elsewhere may still have the files open: what cannot be removed is left for later.
     with TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True) as folder:
-        array = training.images
-        # Written, not mapped: a disk that is full is an error then, not a signal.
-        with open(Path(folder) / "images.npy", "wb") as stream:
-            header: dict[str, Any] = {
-                "descr": array.dtype.str, "fortran_order": False, "shape": tuple(array.shape),
-            }  # fmt: skip
-            npy.write_array_header_1_0(stream, header)
-            for block in blocks_of(array):
-                stream.write(np.ascontiguousarray(block).data)
-        np.save(Path(folder) / "targets.npy", training.targets, allow_pickle=False)
-        if training.weights is not None:
-            np.save(Path(folder) / "weights.npy", training.weights, allow_pickle=False)
+        with errors_named(Path(folder)):
+            _write_arrays(training, Path(folder))
         # Absolute: a worker may run in another folder.
         where = str(Path(folder).absolute())
         yield Reference(StoredData(where, training.n_targets), training.digest)
+
+
+def _write_arrays(training: TrainingSet, folder: Path) -> None:
+    array = training.images
+    # Written, not mapped: a disk that is full is an error then, not a signal.
+    with open(folder / "images.npy", "wb") as stream:
+        header: dict[str, Any] = {
+            "descr": array.dtype.str, "fortran_order": False, "shape": tuple(array.shape),
+        }  # fmt: skip
+        npy.write_array_header_1_0(stream, header)
+        for block in blocks_of(array):
+            stream.write(np.ascontiguousarray(block).data)
+    np.save(folder / "targets.npy", training.targets, allow_pickle=False)
+    if training.weights is not None:
+        np.save(folder / "weights.npy", training.weights, allow_pickle=False)
 
 
 def named(training: TrainingSet) -> Reference:

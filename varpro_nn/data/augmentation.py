@@ -6,6 +6,7 @@ the value of the nearest pixel.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,7 +19,8 @@ from varpro_nn._typing import FloatArray, ImageArray
 BLOCK = 1000
 """Images that are worked on at a time."""
 SMOOTHNESS = 4.0
-"""Standard deviation in pixels of the filter that smooths elastic displacements."""
+"""Standard deviation in pixels of the filter that smooths elastic displacements of images with
+sides of 28 pixels or more."""
 
 
 @documented
@@ -49,6 +51,19 @@ class Augmentation:
 
 
 NO_DISTORTION = Augmentation()
+
+
+def check_fitting(augmentation: Augmentation, image_shape: Sequence[int]) -> None:
+    """Raise ValueError for displacements that move an image out of its own frame."""
+    height, width = image_shape[-2:]
+    for name in ("shift", "elastic"):
+        amount = getattr(augmentation, name)
+        if amount >= min(height, width):
+            msg = (
+                f"{name} must be less than the sides of the images, {height} x {width} pixels, "
+                f"got {amount}."
+            )
+            raise ValueError(msg)
 
 
 def distort(images: ImageArray, augmentation: Augmentation, rng: np.random.Generator) -> ImageArray:
@@ -109,9 +124,18 @@ def _coordinates(
     where = np.stack([vertical, horizontal])
     if amounts.elastic:
         noise = rng.standard_normal((2, n, height, width)).astype(np.float32)
-        smooth = scipy.ndimage.gaussian_filter(
-            noise, (0, 0, SMOOTHNESS, SMOOTHNESS), mode="wrap", truncate=3.0
-        )
-        # A filter of that width leaves noise the standard deviation 1 / (2 sqrt(pi) width).
-        where += amounts.elastic * 2 * math.sqrt(math.pi) * SMOOTHNESS * smooth
+        sigma = _smoothness(height, width)
+        smooth = scipy.ndimage.gaussian_filter(noise, (0, 0, sigma, sigma), mode="wrap", truncate=3)
+        # It leaves noise the standard deviation 1 / (2 sqrt(pi) sigma).
+        where += amounts.elastic * 2 * math.sqrt(math.pi) * sigma * smooth
     return where
+
+
+def _smoothness(height: int, width: int) -> float:
+    """Width of the filter for elastic displacements of images of that size.
+
+    On a small image a wide filter would leave the mean of the noise: one shift of all pixels. So
+    the width is a share of the smaller side, the one that 4 pixels are of 28. Below 0.7 pixels a
+    Gaussian is too narrow for a sum over pixels.
+    """
+    return min(SMOOTHNESS, max(0.7, SMOOTHNESS * min(height, width) / 28))

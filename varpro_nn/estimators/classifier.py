@@ -1,6 +1,5 @@
 """A scikit-learn classifier of images."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -12,9 +11,11 @@ from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.estimators.base import ImageEstimator, with_settings
+from varpro_nn.estimators.base import ImageEstimator, undone_on_error, with_settings
+from varpro_nn.estimators.rows import warn_user
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import (
     conformal_threshold,
@@ -37,8 +38,10 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Name of a recipe, as for :func:`varpro_nn.configure`; its settings go by the kind of images.
         ``"auto"``: ``"default"``, or ``"bilinear"`` for images of less than 8 pixels a side.
     image_shape : tuple of int, default=None
-        (rows, columns) or (channels, rows, columns) of the images that rows of ``X`` hold. None:
-        the smallest square that holds a row, filled up with zeros.
+        Order of the pixels in a row of ``X``: (rows, columns), (channels, rows, columns) or, with
+        at most four channels, (rows, columns, channels). None: the smallest square that holds a
+        row, filled up with zeros. Where ``X`` is images, it is needed only if the channels may be
+        first or last.
     n_jobs : int, default=None
         Worker processes, then threads; -1 for all cores. No bit of the result depends on it.
     random_state : int, RandomState or None, default=None
@@ -62,8 +65,11 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     config_ : varpro_nn.TrainConfig
         The settings that were used.
     image_shape_ : tuple of int
+        (rows, columns) or (channels, rows, columns).
     intensity_ : float
-        What counts as intensity 1: the largest absolute value in ``X``.
+        What counts as intensity 1: the largest absolute value in ``X``, constant columns left out.
+        If it is more than three times what 90 % of the images keep to, the latter. Values beyond
+        ten times ``intensity_`` count as ten times, with a warning.
     history_ : list of varpro_nn.FitReport
         How the cost of each sub-network fell.
     n_iter_ : int
@@ -94,13 +100,15 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     config_: TrainConfig
     ridge_layer_: RidgeLayer
 
+    @undone_on_error
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
-        """Train on rows of pixels ``X`` (n, d) and labels ``y`` (n,).
+        """Train on images ``X`` and labels ``y`` (n,).
 
         Parameters
         ----------
-        X : array_like, shape (n, d)
-            Intensities on any scale; the largest in training counts as 1.
+        X : array_like, shape (n, d), (n, rows, columns), (n, channels, rows, columns) or \
+                (n, rows, columns, channels)
+            Rows of pixels, or images. Intensities on any scale; the largest counts as 1.
         y : array_like, shape (n,)
         sample_weight : array_like, shape (n,), optional
             Weights of the rows in sums of squares or losses, on any scale. (Sub-networks draw
@@ -114,7 +122,14 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Fewer than two classes, images that are all alike, or settings that do not fit.
+            Fewer than two classes, images that are all alike, masked values, or settings that do
+            not fit. The estimator is then as it was before.
+
+        Warns
+        -----
+        UserWarning
+            Rows that are filled up to squares, an ``image_shape`` that seems to be wrong, or
+            values far beyond the others.
         """
         y = _check_y(self, y)
         classes, codes = np.unique(y, return_inverse=True)
@@ -122,6 +137,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         self.__dict__.pop("ridge_layer_", None)
         return self
 
+    @undone_on_error
     def partial_fit(
         self,
         X: ArrayLike,
@@ -151,6 +167,11 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         ------
         ValueError
             No classes in the first call, or labels that are not among them.
+
+        Warns
+        -----
+        UserWarning
+            All images of the first batch are of one class: its units stay random.
         """
         first = not hasattr(self, "ridge_layer_")
         if self.class_weight is not None:
@@ -163,12 +184,12 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             if classes is None:
                 msg = "classes must be given in the first call of partial_fit, got None."
                 raise ValueError(msg)
-            known = np.unique(np.asarray(classes))
+            known = np.unique(plain_array(classes, "classes"))
             if hasattr(self, "network_"):
                 msg = (
                     "partial_fit begins anew with its first batch: fit kept no sums of its images."
                 )
-                warnings.warn(msg, UserWarning, stacklevel=4)
+                warn_user(msg)
         elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
             msg = f"classes must be those of the first call, {self.classes_}, got {classes}."
             raise ValueError(msg)
@@ -195,7 +216,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like, shape (n, d)
-            Rows of pixels, on the scale of training.
+            Rows of pixels or images, as for :meth:`fit`, on the scale of training.
 
         Returns
         -------
@@ -215,7 +236,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like, shape (n, d)
-            Rows of pixels, on the scale of training.
+            Rows of pixels or images, as for :meth:`fit`, on the scale of training.
 
         Returns
         -------
@@ -236,7 +257,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like, shape (n, d)
-            Rows of pixels, on the scale of training.
+            Rows of pixels or images, as for :meth:`fit`, on the scale of training.
 
         Returns
         -------
@@ -257,7 +278,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like, shape (n, d)
-            Rows of pixels, on the scale of training.
+            Rows of pixels or images, as for :meth:`fit`, on the scale of training.
 
         Returns
         -------
@@ -322,19 +343,24 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         if len(rows) != len(codes):
             msg = f"X and y must have the same length, got {len(rows)} and {len(codes)}."
             raise ValueError(msg)
-        weights, there = self._weights(sample_weight, rows)
-        rows, codes = rows[there], codes[there]
+        weights, there = self._weights(sample_weight, len(rows))
         if self.class_weight is not None:
-            of_class = compute_sample_weight(self.class_weight, classes[codes])
-            weights, there = self._weights(
-                of_class if weights is None else weights * of_class, rows
-            )
-            rows, codes = rows[there], codes[there]
-        self._set_images(rows)
-        images = self._images(rows)
-        config = self._config(len(rows), fixed)
+            _check_class_weight(self.class_weight)
+            of_class = compute_sample_weight(self.class_weight, classes[codes[there]])
+            of_rows = np.zeros(len(rows))
+            of_rows[there] = of_class if weights is None else weights * of_class
+            weights, there = self._weights(of_rows, len(rows))
+        images, codes = self._training_images(rows, there), codes[there]
+        config = self._config(len(images), fixed)
         names = classes if classes.dtype.kind in "iuU" else classes.astype(str)
         start = self._start(config)
+        if keep_sums and len(np.unique(codes)) == 1:
+            msg = (
+                f"the first batch has images of {classes[codes[0]]} alone, of which units learn "
+                "nothing: they stay random. Begin with a batch of several classes."
+            )
+            warn_user(msg)
+            config = config.with_options(scheme="untrained", n_stages=1)
 
         with self._compute() as compute:
             training = TrainingSet(images, codes, len(names), weights)
@@ -369,6 +395,19 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         return self.network_.decision_function(self._images_of(X), n_jobs=self._n_jobs)
 
 
+def _check_class_weight(class_weight: Any) -> None:
+    is_mapping = isinstance(class_weight, Mapping)
+    if is_mapping and all(weight >= 0 for weight in class_weight.values()):
+        return
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        return
+    msg = (
+        "class_weight must be a dict of labels to weights of at least 0, 'balanced' or None, "
+        f"got {class_weight!r}."
+    )
+    raise ValueError(msg)
+
+
 def _check_y(estimator: Any, y: Any) -> NDArray[Any]:
     if y is None:
         name = type(estimator).__name__
@@ -376,4 +415,5 @@ def _check_y(estimator: Any, y: Any) -> NDArray[Any]:
         raise ValueError(msg)
     column = column_or_1d(y, warn=True)
     check_classification_targets(column)
+    plain_array(y, "y")  # the mask of a masked array
     return cast("NDArray[Any]", column)

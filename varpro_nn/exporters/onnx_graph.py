@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from varpro_nn._io.atomic import write_atomically
 from varpro_nn._typing import FloatArray
 from varpro_nn._version import __version__
+from varpro_nn.data.labels import check_text
 from varpro_nn.errors import VarProError
 from varpro_nn.exporters.folded import FoldedNetwork, fold
 from varpro_nn.model.network import Network
@@ -37,7 +38,8 @@ def to_onnx(network: Network, path: str | Path) -> None:
 
     The graph takes ``images``, ``uint8`` of shape (n, *image_shape) for any n, and gives
 
-    - ``label``: (n,), the classes themselves: ``int64`` or strings;
+    - ``label``: (n,), the classes themselves: ``int64``, strings, or ``uint64`` where a label is
+      beyond ``int64``;
     - ``probabilities``: (n, k), ``float32``, in the order of ``network.classes``.
 
     It needs the package ``onnx`` to be written, and none of Python to be read.
@@ -121,8 +123,7 @@ def _model(onnx: Any, folded: FoldedNetwork, image_shape: tuple[int, ...]) -> An
     def described(name: str, element: int, shape: tuple[int, ...], text: str) -> Any:
         return helper.make_tensor_value_info(name, element, ["N", *shape], doc_string=text)
 
-    text = folded.classes.dtype.kind == "U"
-    label = types.STRING if text else types.INT64
+    label = helper.np_dtype_to_tensor_dtype(graph.arrays["classes"].dtype)
     k = len(folded.classes)
     return helper.make_model(
         helper.make_graph(
@@ -264,6 +265,7 @@ def _link(graph: _Graph, folded: FoldedNetwork, outputs: str) -> None:
 
 def _classes(graph: _Graph, classes: NDArray[Any]) -> str:
     if classes.dtype.kind == "U":
+        check_text(classes, "classes")  # ONNX keeps them as UTF-8
         return graph.array("classes", classes.tolist(), object)
-    # By way of Python's numbers: one that int64 cannot hold raises.
-    return graph.array("classes", classes.tolist(), np.int64)
+    beyond = classes.dtype.kind == "u" and classes.max() > np.iinfo(np.int64).max
+    return graph.array("classes", classes, np.uint64 if beyond else np.int64)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._io import archive
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn.data.images import BRIGHT, check_images, largest_intensity
@@ -16,7 +18,7 @@ from varpro_nn.errors import ModelFileError
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.features import VIEWS, block_slices, feature_blocks
-from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
+from varpro_nn.units import Units, array_fields, spec_of, units_from_spec, with_n_units
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +73,9 @@ class Network:
         if self.classes.ndim != 1 or self.classes.dtype.kind not in "iuU":
             msg = f"classes must be a row of integers or strings, got {self.classes!r}."
             raise ValueError(msg)
+        if len(np.unique(self.classes)) != len(self.classes):
+            msg = f"classes must be distinct, got {self.classes.tolist()}."
+            raise ValueError(msg)
         if self.W.ndim != 2 or self.W.shape[1] != self.units.n_weights or self.A.shape != expected:
             msg = (
                 f"W must be (h, {self.units.n_weights}) and A (h * {self.units.n_cells} + 1, "
@@ -116,12 +121,12 @@ class Network:
         ------
         ValueError
             Shapes that do not fit together.
+        TypeError
+            Another number of units, of a class of your own that is no dataclass.
         """
-        rows = np.asarray(W, dtype=np.float32)
-        units: Any = self.units
-        if len(rows) != units.n_units:
-            units = replace(units, n_units=len(rows))
-        return replace(self, units=units, W=rows, A=np.asarray(A, dtype=np.float64))
+        rows = plain_array(W, "W").astype(np.float32, copy=False)
+        units = with_n_units(self.units, len(rows))
+        return replace(self, units=units, W=rows, A=plain_array(A, "A").astype(np.float64))
 
     @property
     def n_parameters(self) -> int:
@@ -132,7 +137,7 @@ class Network:
     @property
     def _learnt(self) -> Mapping[str, FloatArray]:
         """Arrays of the units, as of their whitening."""
-        return getattr(self.units, "arrays", {})
+        return array_fields(self.units)
 
     def decision_function(self, images: ArrayLike, *, n_jobs: int = 1) -> FloatArray:
         """Compute the outputs of the linear layer.
@@ -140,7 +145,8 @@ class Network:
         Parameters
         ----------
         images : array_like, shape (n, *image_shape)
-            ``uint8`` (0 to 255, divided by 255), or the intensities themselves as floats.
+            ``uint8`` (0 to 255, divided by 255), or the intensities themselves as floats. Channels
+            may come last; a single channel may or may not have its axis.
         n_jobs : int
             Threads, -1 for all cores; no bit of the result depends on it.
 
@@ -153,10 +159,7 @@ class Network:
         ValueError
             Images of another shape, not finite, or over ten times brighter than in training.
         """
-        checked = check_images(images)
-        if checked.shape[1:] != self.image_shape:
-            msg = f"images must have shape (n, *{self.image_shape}), got {checked.shape}."
-            raise ValueError(msg)
+        checked = check_images(images, image_shape=self.image_shape)
         allowed = self.training.get("largest_intensity", np.inf)
         if checked.dtype == np.uint8 and BRIGHT < allowed < np.inf:
             msg = (
@@ -287,20 +290,16 @@ class Network:
         Raises
         ------
         ValueError
-            If the units are a class of your own: a file cannot hold code.
+            If the units are of a class of your own that is not registered
+            (:func:`varpro_nn.register_units`): a file cannot hold code.
+        TypeError
+            A field of such a class is neither a plain value nor an array.
         OSError
             The file cannot be written; an older one stays.
         """
-        # A subclass may compute something else.
-        units: Any = self.units
-        if type(units) not in (WholeImageUnits, PatchUnits):
-            msg = (
-                "only the units of this package can be saved, got "
-                f"{type(units).__name__}; save W and A yourself with numpy.savez."
-            )
-            raise ValueError(msg)
+        spec, learnt = spec_of(self.units)
         header = {
-            "units": units.spec(),
+            "units": spec,
             "image_shape": list(self.image_shape),
             "output_layer": self.output_layer,
             "views": self.views,
@@ -308,7 +307,7 @@ class Network:
             "training": self.training,
         }
         arrays: dict[str, NDArray[Any]] = {"W": self.W, "A": self.A, "classes": self.classes}
-        arrays.update({f"units.{name}": array for name, array in self._learnt.items()})
+        arrays.update({f"units.{name}": array for name, array in learnt.items()})
         archive.write(Path(path), header, arrays)
 
     @classmethod
@@ -327,7 +326,8 @@ class Network:
         Raises
         ------
         ModelFileError
-            The file is damaged, is not what its header says, or comes from a newer format.
+            The file is damaged, is not what its header says, comes from a newer format, or has
+            units of a class of your own that is not registered here.
         FileNotFoundError
             There is none.
         """
@@ -348,18 +348,30 @@ class Network:
                 {**header["units"], "n_units": len(W)},
                 {name.removeprefix("units."): a for name, a in learnt.items()},
             )
-            shape = tuple(int(length) for length in header["image_shape"])
+            shape = tuple(index(length) for length in header["image_shape"])
             # Version 1 of the format had one output layer and one view, version 2 no temperature.
             layer, views = header.get("output_layer", "ridge"), header.get("views", "single")
             temperature = header.get("temperature")
             if views == "shifts":
                 msg = "views='shifts' was removed; train anew with views flip or single."
                 raise ValueError(msg)
-            training = dict(header["training"])
+            training = _checked_training(header["training"])
             return cls(units, W, A, classes, shape, layer, views, training, temperature)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             msg = f"{path}: the header and the arrays do not make a network: {error}"
             raise ModelFileError(msg) from error
+
+
+def _checked_training(training: Any) -> dict[str, Any]:
+    """Check what :class:`Network` itself reads of ``training``."""
+    if not isinstance(training, dict):
+        msg = f"training must be an object, got {training!r:.200}."
+        raise TypeError(msg)
+    largest = training.get("largest_intensity", 1.0)
+    if not isinstance(largest, int | float) or not 0 <= largest < np.inf:
+        msg = f"largest_intensity must be a finite number from 0 on, got {largest!r:.200}."
+        raise ValueError(msg)
+    return training
 
 
 def probabilities(

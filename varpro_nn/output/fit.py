@@ -120,7 +120,7 @@ def fit_output_layer(
         return layer if times == 1 else replace(layer, left_out=None)
     n_aside = 0 if penalty is not None else max(1, n // times // 6)
     order = _aside_first(n, times, n_aside, rng)
-    with feature_store(n, q) as Phi, thread_pool(compute.n_jobs) as threads:
+    with feature_store(n, q, compute.scratch) as Phi, thread_pool(compute.n_jobs) as threads:
         fill_features(Phi, units, W, training.images, order, threads, compute)
         mean, deviation = standardise_columns(Phi, scale=settings.standardise or name != "ridge")
         ordered = training.weights_at(order)

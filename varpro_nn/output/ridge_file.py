@@ -6,11 +6,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._io import archive
 from varpro_nn._typing import RealArray
 from varpro_nn.errors import ModelFileError
 from varpro_nn.linalg import GramAccumulator, RowStore
-from varpro_nn.units import PatchUnits, Units, WholeImageUnits, units_from_spec
+from varpro_nn.units import Units, spec_of, units_from_spec
 
 KIND = "glue"
 """What the header calls the file."""
@@ -29,20 +30,18 @@ def write_ridge_layer(path: Path, units: Units, W: RealArray, kept: Kept) -> Non
 
     Raises
     ------
-    TypeError
-        Units that are not of this package.
+    ValueError, TypeError
+        Units of a class of your own that is not registered, or has fields that no file can hold.
     """
-    if not isinstance(units, PatchUnits | WholeImageUnits):
-        msg = f"units must be of this package to be saved, got {type(units).__name__}."
-        raise TypeError(msg)
+    spec, arrays = spec_of(units)
     form = form_of(kept)
-    header = {"kind": KIND, "units": units.spec(), "form": form}
-    learnt = {f"units.{name}": array for name, array in getattr(units, "arrays", {}).items()}
+    header = {"kind": KIND, "units": spec, "form": form}
+    learnt = {f"units.{name}": array for name, array in arrays.items()}
     own = {f"{form}.{name}": array for name, array in kept.arrays().items()}
     archive.write(path, header, {"W": W, **learnt, **own})
 
 
-def read_ridge_layer(path: Path) -> tuple[PatchUnits | WholeImageUnits, RealArray, Kept]:
+def read_ridge_layer(path: Path) -> tuple[Units, RealArray, Kept]:
     """Read what :func:`write_ridge_layer` wrote.
 
     Raises
@@ -72,7 +71,7 @@ def read_ridge_layer(path: Path) -> tuple[PatchUnits | WholeImageUnits, RealArra
 
 def unit_weights(W: ArrayLike, n_weights: int) -> RealArray:
     """Check weights of units, (h, n_weights), and copy them."""
-    array = np.array(W)
+    array = plain_array(W, "W").copy()
     fitting = array.ndim == 2 and array.shape[1] == n_weights and len(array) > 0
     if not fitting or array.dtype not in (np.float32, np.float64):
         msg = (

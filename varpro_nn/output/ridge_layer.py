@@ -9,7 +9,7 @@ kept, and the solution comes from their singular value decomposition; then the s
 equations take their place, for good: rows do not come back from sums.
 """
 
-from dataclasses import replace
+from dataclasses import is_dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, ImageArray, IndexArray, RealArray, TargetArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
@@ -31,7 +32,7 @@ from varpro_nn.output.ridge_file import (
     write_ridge_layer,
 )
 from varpro_nn.output.ridge_sums import ridge_sums
-from varpro_nn.units import PatchUnits, Units, WholeImageUnits
+from varpro_nn.units import Units, with_n_units
 
 RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 5.01, 0.5))
 """The grid that a ridge is chosen from."""
@@ -43,7 +44,7 @@ class RidgeLayer:
     Parameters
     ----------
     units : Units
-        Those of this package can be saved.
+        Those of this package, and of a registered class, can be saved.
     W : ndarray, shape (h, p)
         Weights of the units; the features are computed in its type. Single precision is quick;
         double keeps more digits through many additions and removals.
@@ -89,10 +90,8 @@ class RidgeLayer:
 
     @property
     def units(self) -> Units:
-        """The layer of units; units of this package have ``n_units`` up to date."""
-        if isinstance(self._units, PatchUnits | WholeImageUnits):
-            return replace(self._units, n_units=len(self.W))
-        return self._units
+        """The layer of units; ``n_units`` is up to date if they are a dataclass."""
+        return with_n_units(self._units, len(self.W)) if is_dataclass(self._units) else self._units
 
     @property
     def n_classes(self) -> int:
@@ -229,8 +228,8 @@ class RidgeLayer:
 
         Parameters
         ----------
-        index : array_like of int
-            Positions in ``W``.
+        index : array_like of int or bool
+            Positions in ``W``, or a mask (h,).
 
         Returns
         -------
@@ -245,10 +244,11 @@ class RidgeLayer:
             No unit would be left.
         """
         kept = np.ones(len(self.W), dtype=bool)
+        dropped = plain_array(index, "index")
         try:
-            kept[np.asarray(index, dtype=np.int64)] = False
+            kept[dropped if dropped.size else []] = False
         except IndexError as error:
-            msg = f"index must be positions of the {len(self.W)} units, got {index!r}."
+            msg = f"index must be positions of the {len(self.W)} units or a mask, got {index!r}."
             raise IndexError(msg) from error
         if not kept.any():
             msg = f"one unit at least must be left of the {len(self.W)}."

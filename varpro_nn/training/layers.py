@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
-from varpro_nn.data.augmentation import distort
+from varpro_nn.data.augmentation import check_fitting, distort
 from varpro_nn.data.images import BRIGHT, blocks_of, largest_intensity
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
@@ -25,7 +25,9 @@ from varpro_nn.training.plan import make_units, streams, units_in_training
 from varpro_nn.training.schemes import train_by_scheme
 from varpro_nn.training.subnetwork import Subnetwork, SubnetworkPlan
 from varpro_nn.training.subnetworks import SubnetworkStore
-from varpro_nn.units import PatchUnits, WholeImageUnits
+from varpro_nn.units import Units, with_n_units
+from varpro_nn.units.contract import check_members
+from varpro_nn.units.registry import check_dataclass
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class TrainedUnits:
         Of the training images.
     """
 
-    units: PatchUnits | WholeImageUnits
+    units: Units
     W: NDArray[np.float32]
     subnetworks: list[Subnetwork]
     largest_intensity: float
@@ -52,10 +54,13 @@ def train_units(
     training: TrainingSet,
     compute: Compute,
     *,
+    units: Units | None = None,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
 ) -> TrainedUnits:
     """Train units in sub-networks, from given weights (n_subnetworks, h, p) or drawn ones.
+
+    Without ``units`` they are made as the settings say. All of the network are counted in them.
 
     Raises
     ------
@@ -65,16 +70,15 @@ def train_units(
         If all sub-networks failed, or the executor broke down.
     ValueError
         Settings that the images or the targets do not allow (quadratic units for a rectangle;
-        cross-entropy with weights or real targets, say).
+        cross-entropy with real targets, say).
     """
     images = training.images
     settings = config.subnetworks
     if config.output.n_copies and training.on_disk:
         msg = f"n_copies must be 0 for images on disk, got {config.output.n_copies}."
         raise ValueError(msg)
-    plain = training.is_classified and training.weights is None
-    if settings.loss != "squares" and not plain:
-        msg = f"loss must be squares with sample weights or real targets, got {settings.loss}."
+    if settings.loss != "squares" and not training.is_classified:
+        msg = f"loss must be squares with real targets, got {settings.loss}."
         raise ValueError(msg)
     if start is not None and settings.scheme == "stages":
         msg = f"start needs the scheme independent or untrained, got {settings.scheme}."
@@ -89,8 +93,10 @@ def train_units(
         msg = "training needs images that differ, got the same pixels in all of them."
         raise DatasetError(msg)
     seeds = streams(config)
-    with single_threaded_blas():  # the same bits on any number of cores
-        units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
+    if units is None:
+        with single_threaded_blas():  # the same bits on any number of cores
+            units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
+    check_fitting(config.distortion, images.shape)
     check_size(units.n_units * units.n_cells)
     plan = SubnetworkPlan(
         units_in_training(config, units), settings, config.distortion, seeds["training"]
@@ -98,7 +104,7 @@ def train_units(
     subnetworks = train_by_scheme(plan, training, compute, start=start, store=store)
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     # Fewer units than asked for if a sub-network failed.
-    return TrainedUnits(replace(units, n_units=len(W)), W, subnetworks, largest)
+    return TrainedUnits(with_n_units(units, len(W)), W, subnetworks, largest)
 
 
 def train_layers(
@@ -106,6 +112,7 @@ def train_layers(
     training: TrainingSet,
     compute: Compute,
     *,
+    units: Units | None = None,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
     keep_sums: bool = False,
@@ -117,7 +124,7 @@ def train_layers(
     """
     if keep_sums:  # before the work
         check_kept(training, config.output.layer, config.output.n_copies)
-    trained = train_units(config, training, compute, start=start, store=store)
+    trained = train_units(config, training, compute, units=units, start=start, store=store)
     rng = np.random.default_rng(streams(config)["output layer"])
     layer = fit_output_layer(
         config.output, trained.units, trained.W, _with_copies(training, config, rng), compute,
@@ -133,6 +140,7 @@ def train_classifier(
     compute: Compute,
     *,
     provenance: Mapping[str, Any] | None = None,
+    units: Units | None = None,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
     keep_sums: bool = False,
@@ -146,16 +154,19 @@ def train_classifier(
     Raises
     ------
     DatasetError
-        One class alone, or images that are all the same.
+        Images that are all the same; or of one class, unless the units stay untrained and sums are
+        kept.
     TrainingError, ValueError
         As :func:`train_units`.
     """
     labels = training.targets
-    if len(np.unique(labels)) < 2:
+    # To kept sums, images of other classes can be added later.
+    more_to_come = keep_sums and config.subnetworks.scheme == "untrained"
+    if len(np.unique(labels)) < 2 and not more_to_come:
         msg = f"training needs images of two classes at least, got {len(np.unique(labels))}."
         raise DatasetError(msg)
     trained, layer = train_layers(
-        config, training, compute, start=start, store=store, keep_sums=keep_sums
+        config, training, compute, units=units, start=start, store=store, keep_sums=keep_sums
     )
     temperature = None
     if layer.left_out is not None:
@@ -177,6 +188,7 @@ def train_network(
     classes: NDArray[Any],
     *,
     sample_weight: ArrayLike | None = None,
+    units: Units | None = None,
     n_jobs: int = 1,
     progress: bool = False,
 ) -> tuple[Network, list[Subnetwork], OutputLayer]:
@@ -192,6 +204,10 @@ def train_network(
     classes : ndarray, shape (k,)
     sample_weight : array_like, shape (n,), optional
         Weights of the images in sums of squares and losses.
+    units : Units, optional
+        All units of the network, of a class of your own. It is a dataclass with a field
+        ``n_units``, which takes the place of the setting ``n_units``; the sub-networks share them.
+        The other settings of units are not used.
     n_jobs : int
         Worker processes and threads; -1 for all cores. No bit of the result depends on it.
     progress : bool
@@ -212,10 +228,16 @@ def train_network(
         All sub-networks failed.
     ValueError
         Arrays of a wrong shape or type, or settings that the images do not allow.
+    TypeError
+        Units that are no such dataclass, or break their contract.
     """
+    if units is not None:
+        check_members(units, to_draw=True)
+        check_dataclass(units)
+        config = config.with_options(n_units=units.n_units)
     training = TrainingSet.classified(images, labels, len(classes), sample_weight)
     with Compute(n_jobs, progress=progress) as compute:
-        return train_classifier(config, training, classes, compute)
+        return train_classifier(config, training, classes, compute, units=units)
 
 
 def _with_copies(

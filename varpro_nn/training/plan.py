@@ -1,6 +1,5 @@
 """What the settings of a run ask for, in the terms of the parts that do the work."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,26 @@ from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.resources import versions
 from varpro_nn.units import (
     PatchUnits,
+    Units,
     WholeImageUnits,
     learn_whitening,
     patch_units,
     units_from_spec,
     whole_image_units,
+    with_n_units,
 )
 
 
 def identity(config: TrainConfig, training: TrainingSet) -> dict[str, Any]:
-    """All that the weights of a sub-network depend on."""
+    """All that the weights of a sub-network depend on.
+
+    joblib carries tasks and Python calls NumPy and SciPy: neither changes a bit of the weights.
+    """
     later = ("recipe", "output", "bootstrap")
     described = settings_of(TrainConfig)
     settings = {o: v for o, v in config.options().items() if described[o].path[0] not in later}
-    return {**settings, "data": training.digest, "versions": versions()}
+    weights_versions = {n: versions()[n] for n in ("varpro_nn", "numpy", "scipy")}
+    return {**settings, "data": training.digest, "versions": weights_versions}
 
 
 def streams(config: TrainConfig) -> dict[str, np.random.SeedSequence]:
@@ -61,9 +66,7 @@ def make_units(
     )
 
 
-def units_in_training(
-    config: TrainConfig, units: PatchUnits | WholeImageUnits
-) -> PatchUnits | WholeImageUnits:
+def units_in_training(config: TrainConfig, units: Units) -> Units:
     """Make the units of one sub-network while it trains, at the training stride.
 
     Raises
@@ -71,7 +74,7 @@ def units_in_training(
     ValueError
         At that stride there are fewer places than cells.
     """
-    of_one = replace(units, n_units=config.units_per_subnetwork)
+    of_one = with_n_units(units, config.units_per_subnetwork)
     if not isinstance(of_one, PatchUnits) or config.units.training_stride is None:
         return of_one
     spec = {**of_one.spec(), "stride": config.units.training_stride}

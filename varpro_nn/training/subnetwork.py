@@ -13,6 +13,7 @@ from varpro_nn.linalg.threads import Threads, thread_pool
 from varpro_nn.output.features import check_finite
 from varpro_nn.training.config import Loss, SubnetworkSettings
 from varpro_nn.units import Units
+from varpro_nn.units.contract import check_weights
 from varpro_nn.varpro.cross_entropy import CrossEntropyFunctional
 from varpro_nn.varpro.fit import fit
 from varpro_nn.varpro.functional import VarProFunctional
@@ -81,6 +82,13 @@ class Subnetwork:
     n_missing_classes: int
 
 
+def round_sizes(settings: SubnetworkSettings, n: int) -> list[int]:
+    """Images in each round of a sub-network, of ``n`` in all; each round doubles their number."""
+    n_own = min(settings.images_per_subnetwork, n)
+    least = min(n_own, SMALLEST_ROUND)
+    return [max(n_own >> later, least) for later in reversed(range(settings.n_rounds))]
+
+
 def train_one(
     training: TrainingSet,
     plan: SubnetworkPlan,
@@ -104,8 +112,7 @@ def train_one(
     """
     units, settings, rng = plan.units, plan.settings, plan.rng_of(index)
     n, k = len(training), training.n_targets
-    n_own = min(settings.images_per_subnetwork, n)
-    own = rng.choice(n, size=n_own, replace=False)
+    own = rng.choice(n, size=round_sizes(settings, n)[-1], replace=False)
     if settings.n_rounds == 1:
         own.sort()
     labels: Any = training.targets
@@ -113,12 +120,15 @@ def train_one(
     # One thread of BLAS: threads share blocks of images, not single products.
     with thread_pool(n_threads) as threads:
         try:
-            W = units.init(training.images[np.sort(own)], rng) if start is None else start
+            W = start
+            if W is None:
+                W = units.init(training.images[np.sort(own)], rng)
+                check_weights(units, W)
             if settings.max_nfev == 0:
                 return Subnetwork(index, W, None, "", n_missing)
             reports = []
-            for later_rounds in reversed(range(settings.n_rounds)):
-                some = own[: max(n_own >> later_rounds, min(n_own, SMALLEST_ROUND))]
+            for size in round_sizes(settings, n):
+                some = own[:size]
                 images = training.images[some]
                 if plan.distortion:
                     images = distort(images, plan.distortion, rng)
@@ -145,8 +155,8 @@ def _functional(
     if columns is not None:
         check_finite(columns)
     make: Any = FUNCTIONALS[settings.loss]  # both take these arguments
-    weighted = {} if drawn.weights is None else {"sample_weight": drawn.weights}
     return make(
         units, drawn.images, drawn.tau(), threads=threads,
-        ridge=settings.ridge, weight_decay=settings.weight_decay, fixed=columns, **weighted,
+        ridge=settings.ridge, weight_decay=settings.weight_decay, fixed=columns,
+        sample_weight=drawn.weights,
     )  # fmt: skip

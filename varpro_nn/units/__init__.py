@@ -1,13 +1,21 @@
 """Units: what turns an input into columns of ``Phi``, and how those columns move with weights.
 
-A unit needs to know nothing of least squares. The contract is :class:`Units`; bring your own
-class with these members and everything else in the package works with it.
+A unit needs to know nothing of least squares. The contract is :class:`Units`. Units of your own
+class work with ``VarProFunctional``, ``fit`` and ``Network``; if the class is a dataclass, with
+``train_network`` too; if it is registered (:func:`register_units`), networks of it can be saved
+and loaded. The exporters, ``run`` and the estimators know the units of this package alone.
 """
 
 from varpro_nn.units.activations import ACTIVATIONS
 from varpro_nn.units.contract import Units
-from varpro_nn.units.factories import patch_units, units_from_spec, whole_image_units
+from varpro_nn.units.factories import (
+    patch_units,
+    spec_of,
+    units_from_spec,
+    whole_image_units,
+)
 from varpro_nn.units.patches import DRAWS, PatchUnits
+from varpro_nn.units.registry import array_fields, register_units, with_n_units
 from varpro_nn.units.scalarisation import KINDS
 from varpro_nn.units.whitening import learn_whitening
 from varpro_nn.units.whole_image import WholeImageUnits
@@ -19,8 +27,12 @@ __all__ = [
     "PatchUnits",
     "Units",
     "WholeImageUnits",
+    "array_fields",
     "learn_whitening",
     "patch_units",
+    "register_units",
+    "spec_of",
     "units_from_spec",
     "whole_image_units",
+    "with_n_units",
 ]

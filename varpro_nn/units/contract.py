@@ -1,5 +1,6 @@
-"""The unit contract."""
+"""The unit contract, and checks that name the member that breaks it."""
 
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,8 +12,10 @@ from varpro_nn._typing import FloatArray, RealArray
 class Units(Protocol):
     """What the variable-projection functional asks of a layer of units.
 
-    The inputs need not be images: anything with ``len`` that can be sliced along its first axis
-    serves. The letters are those of ``varpro_nn._typing``.
+    For :class:`varpro_nn.VarProFunctional` the inputs need not be images: anything with ``len``
+    that can be sliced along its first axis serves. Training in sub-networks, output layers and
+    networks take images; a signal of d numbers is an image of shape (1, d). The letters are those
+    of ``varpro_nn._typing``.
 
     Attributes
     ----------
@@ -88,3 +91,90 @@ class Units(Protocol):
             operator form copies all but an array whose memory order is (h, m, n, p).
         """
         ...
+
+
+MEMBERS = ("n_units", "n_cells", "n_weights", "init", "features", "features_and_derivative")
+"""The members of :class:`Units`."""
+
+
+def check_members(units: Any, *, to_draw: bool = False) -> None:
+    """Refuse what has not the members of :class:`Units`; ``init`` is needed ``to_draw`` weights.
+
+    Raises
+    ------
+    TypeError
+        A class in the place of an object, or a member is missing.
+    ValueError
+        ``n_units``, ``n_cells`` or ``n_weights`` is not a positive whole number.
+    """
+    if isinstance(units, type):
+        msg = f"units must be an object, got the class {units.__name__}; call it to make one."
+        raise TypeError(msg)
+    needed = [name for name in MEMBERS if to_draw or name != "init"]
+    missing = [name for name in needed if not hasattr(units, name)]
+    if missing:
+        msg = (
+            f"units must have the members {', '.join(needed)}, got {type(units).__name__} "
+            f"without {', '.join(missing)}; see varpro_nn.Units."
+        )
+        raise TypeError(msg)
+    for name in MEMBERS[:3]:
+        value = getattr(units, name)
+        if not isinstance(value, Integral) or value < 1:
+            msg = f"{_of(units, name)} must be a positive whole number, got {value!r}."
+            raise ValueError(msg)
+
+
+def check_weights(units: Units, W: Any) -> None:
+    """Refuse weights of ``init`` that are not real numbers (h, p).
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    _check_array(_of(units, "init"), W, (units.n_units, units.n_weights), "(h, p)")
+
+
+def check_features(units: Units, Phi: Any, n: int, h: int) -> None:
+    """Refuse features of ``n`` inputs and ``h`` units that are not real numbers (n, h m).
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    _check_array(_of(units, "features"), Phi, (n, h * units.n_cells), "(n, h * m)")
+
+
+def checked_derivative(units: Units, pair: Any, n: int, h: int) -> tuple[RealArray, RealArray]:
+    """Return what ``features_and_derivative`` gave for ``n`` inputs and ``h`` units, checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not a pair of features (n, h m) and their derivative (n, m, h, p).
+    """
+    name, m = _of(units, "features_and_derivative"), units.n_cells
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        got = f"{len(pair)} of them" if isinstance(pair, tuple) else type(pair).__name__
+        msg = f"{name} must return two arrays, the features and their derivative, got {got}."
+        raise TypeError(msg)
+    Phi, dPhi = pair
+    _check_array(f"{name} (first array)", Phi, (n, h * m), "(n, h * m)")
+    _check_array(f"{name} (second array)", dPhi, (n, m, h, units.n_weights), "(n, m, h, p)")
+    return Phi, dPhi
+
+
+def _of(units: Any, member: str) -> str:
+    return f"{type(units).__name__}.{member}"
+
+
+def _check_array(name: str, array: Any, shape: tuple[int, ...], letters: str) -> None:
+    if not isinstance(array, np.ndarray):
+        msg = f"{name} must return an array {letters}, got {type(array).__name__}."
+        raise TypeError(msg)
+    if array.shape != shape:
+        msg = f"{name} must return {letters}, here {shape}, got shape {array.shape}."
+        raise ValueError(msg)
+    if array.dtype.kind not in "fiub":
+        msg = f"{name} must return real numbers, of the type of W, got {array.dtype}."
+        raise TypeError(msg)

@@ -7,8 +7,11 @@ from operator import index
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from varpro_nn.units import registry
 from varpro_nn.units.activations import ACTIVATIONS
+from varpro_nn.units.contract import Units
 from varpro_nn.units.patches import DRAWS, PatchUnits
 from varpro_nn.units.scalarisation import KINDS
 from varpro_nn.units.whole_image import WholeImageUnits
@@ -138,16 +141,34 @@ def patch_units(
     return units
 
 
-def units_from_spec(
-    spec: Mapping[str, Any], arrays: Mapping[str, Any] | None = None
-) -> WholeImageUnits | PatchUnits:
+def spec_of(units: Any) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
+    """Describe units for a file: plain values, and the arrays that were learnt before the weights.
+
+    Raises
+    ------
+    ValueError
+        Units of a class of your own that is not registered.
+    TypeError
+        A field of such a class is neither a plain value nor an array.
+    """
+    # A subclass may compute something else.
+    if type(units) is PatchUnits:
+        return units.spec(), units.arrays
+    if type(units) is WholeImageUnits:
+        return units.spec(), {}
+    return registry.describe(units)
+
+
+def units_from_spec(spec: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> Units:
     """Make the units that their ``spec`` and ``arrays`` describe, checked as a user's choice.
 
     Raises
     ------
     ValueError
-        What is described are no units.
+        What is described are no units, or units of a class that is not registered.
     """
+    if "class" in spec:
+        return registry.remake(spec, arrays or {})
     choices = dict(spec)
     try:
         place = choices.pop("place", None)

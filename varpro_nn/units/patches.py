@@ -21,9 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, ImageArray, RealArray
 from varpro_nn.data.images import intensities
 from varpro_nn.units.activations import Side, sides
+from varpro_nn.units.inputs import check_shape, pixels_of
 from varpro_nn.units.scalarisation import Scalarisation
 from varpro_nn.units.windows import Windows
 
@@ -236,11 +238,11 @@ class PatchUnits:
         self, inputs: ImageArray, rng: np.random.Generator, n_windows: int
     ) -> FloatArray:
         """Draw windows of ``inputs`` at random, normalised, not whitened: (N, n_pixels)."""
-        self._check(inputs)
+        check_shape(inputs, self.image_shape)
         n_images = min(len(inputs), n_windows)
         # Taken out first: images may be on disk.
-        pixels = inputs[rng.choice(len(inputs), n_images, replace=False)]
-        pixels = pixels.reshape(n_images, -1, *self.image_shape[-2:])
+        drawn = inputs[rng.choice(len(inputs), n_images, replace=False)]
+        pixels = plain_array(drawn, "inputs").reshape(n_images, -1, *self.image_shape[-2:])
         each = -(-n_windows // n_images)
         place = rng.integers(self.windows.places, size=(n_images, each, 2)) * self.windows.stride
         side = np.arange(self.window)
@@ -263,16 +265,8 @@ class PatchUnits:
 
     def _images(self, inputs: ImageArray, dtype: Any) -> RealArray:
         """Intensities with an axis of channels."""
-        self._check(inputs)
-        return intensities(inputs, dtype).reshape(len(inputs), -1, *self.image_shape[-2:])
-
-    def _check(self, inputs: ImageArray) -> None:
-        if inputs.shape[1:] != self.image_shape:
-            msg = (
-                f"inputs must be images of shape {self.image_shape}, "
-                f"got an array of shape {inputs.shape}."
-            )
-            raise ValueError(msg)
+        pixels = pixels_of(inputs, self.image_shape, dtype)
+        return pixels.reshape(len(inputs), -1, *self.image_shape[-2:])
 
     def effective_filters(self, W: RealArray) -> RealArray:
         """Fold all linear steps into filters on windows, bias last, (h, n_pixels + 1)."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from varpro_nn._typing import FloatArray, ImageArray, RealArray
-from varpro_nn.data.images import intensities
 from varpro_nn.units.activations import Side, sides
+from varpro_nn.units.inputs import pixels_of
 from varpro_nn.units.scalarisation import Scalarisation, outer
 
 
@@ -141,13 +141,8 @@ class WholeImageUnits:
         return np.concatenate([*columns, last.apply(z, z)], axis=1) if others else last.apply(z, z)
 
     def _tensors(self, inputs: ImageArray, dtype: Any) -> RealArray:
-        if inputs.shape[1:] != self.image_shape:
-            msg = (
-                f"inputs must be images of shape {self.image_shape}, "
-                f"got an array of shape {inputs.shape}."
-            )
-            raise ValueError(msg)
-        return intensities(inputs, dtype).reshape(len(inputs), *self.scalarisation.axes)
+        pixels = pixels_of(inputs, self.image_shape, dtype)
+        return pixels.reshape(len(inputs), *self.scalarisation.axes)
 
     def _preactivation(self, W: RealArray, X: RealArray) -> RealArray:
         z: RealArray = X.reshape(len(X), -1) @ self.scalarisation.filters(W).T

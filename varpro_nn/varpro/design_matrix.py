@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.units import Units
+from varpro_nn.units.contract import check_features, check_members, checked_derivative
 
 DERIVATIVE_BYTES = 2**25
 """Bytes that the derivative of one block may take where it is summed up and forgotten."""
@@ -62,8 +64,10 @@ class Design:
 
     Raises
     ------
+    TypeError
+        Units without the members of the contract.
     ValueError
-        Shapes that do not match, negative or non-finite values.
+        Shapes that do not match, negative, non-finite, masked or complex values.
     """
 
     def __init__(
@@ -79,27 +83,22 @@ class Design:
         dtype: DTypeLike,
         block_size: int | None,
     ) -> None:
+        check_members(units)
         n = len(inputs)
-        targets = np.asarray(tau, dtype=np.float64)
+        targets = plain_array(tau, "tau").astype(np.float64, copy=False)
         self.units = units
-        self.inputs = inputs
+        # Of other inputs, units know what they mean.
+        masked = isinstance(inputs, np.ma.MaskedArray)
+        self.inputs = plain_array(inputs, "inputs") if masked else inputs
         self.tau = targets[:, None] if targets.ndim == 1 else targets
-        self._fixed = np.zeros((n, 0)) if fixed is None else np.asarray(fixed, dtype=np.float64)
-        weights = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        for name, array, ndim in (
-            ("tau", self.tau, 2),
-            ("fixed", self._fixed, 2),
-            ("sample_weight", weights, 1),
-        ):
-            if array.ndim != ndim or len(array) != n:
-                msg = f"{name} must have one row for each of {n} inputs, got shape {array.shape}."
-                raise ValueError(msg)
-            if not np.isfinite(array).all():
-                msg = f"{name} must be finite, got NaN or infinity."
-                raise ValueError(msg)
-        if n == 0 or weights.min() < 0 or weights.max() == 0:
-            msg = "sample_weight must not be negative, and positive for one input at least."
-            raise ValueError(msg)
+        self._fixed = (
+            np.zeros((n, 0))
+            if fixed is None
+            else plain_array(fixed, "fixed").astype(np.float64, copy=False)
+        )
+        _check_rows("tau", self.tau, 2, n)
+        _check_rows("fixed", self._fixed, 2, n)
+        weights = checked_weights(np.ones(n) if sample_weight is None else sample_weight, n)
         if block_size is not None and block_size < 1:
             msg = f"block_size must be at least 1, got {block_size}."
             raise ValueError(msg)
@@ -123,10 +122,14 @@ class Design:
         ------
         NonFiniteError
             If features are NaN or infinite.
+        TypeError, ValueError
+            If they are not what the contract of units says.
         """
         W = self._unit_weights(w)
         for rows in self._slices(self.block_size):
-            yield self._block(rows, self.units.features(W, self.inputs[rows]))
+            features = self.units.features(W, self.inputs[rows])
+            check_features(self.units, features, len(self.root[rows]), len(W))
+            yield self._block(rows, features)
 
     def derivative_slices(self) -> list[slice]:
         """Cut the inputs into blocks whose derivatives keep to ``DERIVATIVE_BYTES`` each."""
@@ -141,9 +144,12 @@ class Design:
         ------
         NonFiniteError
             If features or derivatives are NaN or infinite.
+        TypeError, ValueError
+            If they are not what the contract of units says.
         """
         W = self._unit_weights(w)
-        features, dPhi = self.units.features_and_derivative(W, self.inputs[rows])
+        pair = self.units.features_and_derivative(W, self.inputs[rows])
+        features, dPhi = checked_derivative(self.units, pair, len(self.root[rows]), len(W))
         if not np.isfinite(dPhi.sum()):
             msg = "the derivatives of the features are NaN or infinite at these weights."
             raise NonFiniteError(msg)
@@ -167,3 +173,28 @@ class Design:
             msg = "the features are NaN or infinite at these weights."
             raise NonFiniteError(msg)
         return Block(Phi, root[:, None] * self.tau[rows], root)
+
+
+def checked_weights(sample_weight: ArrayLike, n: int) -> FloatArray:
+    """Return sample weights (n,) in double precision.
+
+    Raises
+    ------
+    ValueError
+        Another shape, values that are negative or not finite, or zeros alone.
+    """
+    weights = plain_array(sample_weight, "sample_weight").astype(np.float64, copy=False)
+    _check_rows("sample_weight", weights, 1, n)
+    if n == 0 or weights.min() < 0 or weights.max() == 0:
+        msg = "sample_weight must not be negative, and positive for one input at least."
+        raise ValueError(msg)
+    return weights
+
+
+def _check_rows(name: str, array: FloatArray, ndim: int, n: int) -> None:
+    if array.ndim != ndim or len(array) != n:
+        msg = f"{name} must have one row for each of {n} inputs, got shape {array.shape}."
+        raise ValueError(msg)
+    if not np.isfinite(array).all():
+        msg = f"{name} must be finite, got NaN or infinity."
+        raise ValueError(msg)

@@ -14,6 +14,17 @@ solver          method of SciPy                                 form of the prob
 A capped, inexact inner solve is the default: much faster than an exact one, and not worse after as
 many evaluations (``python -m experiments.benchmarks.iteration``). The last three are the paper's
 appendix (8.1 and 8.2).
+
+The end of a search does not depend on the units of targets, inputs or weights. SciPy receives
+``x = w / u`` and the cost divided by ``v^2``, with powers of two ``u`` and ``v`` near the size of
+the weights and of the residual at the start: its absolute constants then mean something, and no bit
+of a step changes. The gradient ``g = J'r`` is small if ``r`` hardly changes along it,
+
+    |g|^2 <= gtol |J g| |r|,
+
+where the right side but for ``gtol`` is the largest value of the left one (Cauchy and Schwarz). A
+step along ``g`` can then lower the cost by ``gtol^2`` of it at most. MINPACK has the same test for
+each column of ``J``.
 """
 
 import math
@@ -24,10 +35,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import scipy
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.varpro.functional import VarProFunctional
-from varpro_nn.varpro.history import REASONS, FitReport, LimitError, Record, Recorder
+from varpro_nn.varpro.history import REASONS, FitReport, Record, Recorder, SearchEnd
 from varpro_nn.varpro.reduced import JacobianKind, ReducedFunctional
 
 Solver = Literal["lsmr", "exact", "lm", "l-bfgs-b", "powell", "nelder-mead"]
@@ -96,8 +108,10 @@ def fit(
     inner_iterations : int
         Cap of the inner LSMR solve.
     ftol, xtol, gtol : float, optional
-        Relative change of cost and weights, size of the gradient, at which to stop. By default
-        1e-8 with a functional in double precision, 1e-6 in single.
+        Relative change of cost, relative change of weights, and cosine of the angle between the
+        residual and its change along the gradient, at which to stop. By default 1e-8 with a
+        functional in double precision, 1e-6 in single. For ``powell`` and ``nelder-mead`` changes
+        are relative to the start, and there is no gradient.
     callback : callable, optional
         ``callback(record)`` after each accepted step; a true value ends the search.
 
@@ -108,7 +122,8 @@ def fit(
     Raises
     ------
     ValueError
-        An unknown name, a form that the solver cannot use, a callback with ``lm``.
+        An unknown name, a form that the solver cannot use, a callback with ``lm``, masked or
+        complex weights, or units that break their contract.
     NonFiniteError
         If ``w0`` or the features there are not finite.
     """
@@ -131,6 +146,10 @@ def fit(
             f"got {max_nfev} and {inner_iterations}."
         )
         raise ValueError(msg)
+    w0 = np.array(plain_array(w0, "w0"), dtype=np.float64).ravel()
+    if solver == "lsmr" and w0.size == 1:
+        # SciPy's step by LSMR lies in a plane. One weight has none, and one column is no array.
+        solver, form = "exact", "array" if form == "operator" else form
     if not forms:
         form_used = ""
     elif form != "auto":
@@ -138,23 +157,21 @@ def fit(
     else:
         form_used = choose_form(functional, inner_iterations) if solver == "lsmr" else "reduced"
 
-    w0 = np.array(w0, dtype=np.float64).ravel()
     if not np.isfinite(w0).all():
         msg = "the weights to start from are NaN or infinite."
         raise NonFiniteError(msg)
     tolerance = 1e-8 if functional.dtype == np.float64 else 1e-6
+    recorder = Recorder(functional, callback, max_nfev)
+    cost = recorder.cost(w0)
     problem = _Problem(
-        Recorder(functional, callback, max_nfev), w0, form_used, jacobian, max_nfev,
-        inner_iterations,
+        recorder, w0, _power_of_two(math.sqrt(float(np.mean(w0**2)))),
+        _power_of_two(math.sqrt(2 * cost)), form_used, jacobian, max_nfev, inner_iterations,
         *(tolerance if given is None else given for given in (ftol, xtol, gtol)),
     )  # fmt: skip
-    recorder = problem.recorder
     try:
         status = SOLVERS[solver].minimise(problem)
-    except LimitError:
-        status = 0
-    if recorder.status < 0:
-        status = recorder.status
+    except SearchEnd as end:
+        status = end.status
     w = recorder.best[1]
     record = recorder.record(w)
     return FitReport(
@@ -171,12 +188,22 @@ def fit(
     )
 
 
+def _power_of_two(size: float) -> float:
+    """Power of two near ``size``; 1 if there is no size."""
+    return 2.0 ** math.frexp(size)[1] if 0 < size < math.inf else 1.0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Problem:
-    """What a solver is given: the functional in its recorder, the start, and when to stop."""
+    """What a solver is given: the functional in its recorder, the start, and when to stop.
+
+    A solver sees ``x = w / weight_unit`` and residuals divided by ``residual_unit``.
+    """
 
     recorder: Recorder
     w0: FloatArray
+    weight_unit: float
+    residual_unit: float
     form: str
     jacobian: JacobianKind
     max_nfev: int
@@ -184,6 +211,15 @@ class _Problem:
     ftol: float
     xtol: float
     gtol: float
+
+    @property
+    def x0(self) -> FloatArray:
+        """The start as a solver sees it."""
+        return self.w0 / self.weight_unit
+
+    def accepted(self, intermediate_result: Any) -> None:
+        """After each step that SciPy accepted (the name of the argument is SciPy's)."""
+        self.recorder.accepted(intermediate_result.x * self.weight_unit)
 
     def least_squares(
         self,
@@ -196,60 +232,55 @@ class _Problem:
         recorder, form = self.recorder, self.form
         functional: Any = recorder.functional  # residual and jacobian: of VarProFunctional alone
 
-        def residual(w: FloatArray) -> FloatArray:
+        def residual(x: FloatArray) -> FloatArray:
+            w = x * self.weight_unit
             if not math.isfinite(recorder.cost(w)):
                 # SciPy takes such a trial point back and shortens the step.
                 rows = functional.n_weights + 1 if form == "reduced" else functional.n_residuals
                 return np.full(rows, np.inf)
-            return functional.reduced_residual(w) if form == "reduced" else functional.residual(w)
+            r = functional.reduced_residual(w) if form == "reduced" else functional.residual(w)
+            return r / self.residual_unit
 
-        def jacobian(w: FloatArray) -> Any:
+        def jacobian(x: FloatArray) -> Any:
+            w = x * self.weight_unit
             if form == "reduced":
-                f, J = functional.reduced(w, self.jacobian)
-                recorder.set_gradient(w, J.T @ f)
-                return J
-            J = functional.jacobian(w, self.jacobian, form)
-            recorder.set_gradient(w, J.T @ functional.residual(w))
-            return J
+                r, J = functional.reduced(w, self.jacobian)
+            else:
+                r, J = functional.residual(w), functional.jacobian(w, self.jacobian, form)
+            gradient = J.T @ r
+            along, square = float(np.linalg.norm(J @ gradient)), float(gradient @ gradient)
+            recorder.set_gradient(
+                w, gradient, small=square <= self.gtol * along * float(np.linalg.norm(r))
+            )
+            return J * (self.weight_unit / self.residual_unit)
 
+        # The gradient is tested here, at the start and after each accepted step. SciPy's own test
+        # of ``trf`` is an absolute one: it has the least number that SciPy takes.
+        gtol = self.gtol if method == "lm" else float(np.finfo(np.float64).eps)
         result = scipy.optimize.least_squares(
-            residual, self.w0, jacobian, max_nfev=self.max_nfev, x_scale=1.0,
-            ftol=self.ftol, xtol=self.xtol, gtol=self.gtol,
+            residual, self.x0, jacobian, max_nfev=self.max_nfev, x_scale=1.0,
+            ftol=self.ftol, xtol=self.xtol, gtol=gtol,
             method=method, tr_solver=tr_solver, tr_options=tr_options, callback=callback,
         )  # fmt: skip
         return int(result.status)
 
-    def finite_cost(self, w: FloatArray) -> float:
+    def cost(self, x: FloatArray) -> float:
         """Cost for a search that computes with it: high where it is infinite, but a number."""
-        cost = self.recorder.cost(w)
-        return cost if math.isfinite(cost) else 10 * self.recorder.history[0].cost
-
-    def cost_and_gradient(self, w: FloatArray) -> tuple[float, FloatArray]:
-        """Cost and gradient for a line search along a direction of descent.
-
-        Where the cost is infinite it is given as one just above that at which the line search
-        began, without a slope. The search refuses it and, as the cubic through both ends says,
-        takes a third of the step: a much higher cost would have it take next to nothing.
-        """
-        cost = self.recorder.cost(w)
+        cost = self.recorder.cost(x * self.weight_unit)
         if not math.isfinite(cost):
-            return float(np.nextafter(self.recorder.accepted_cost, np.inf)), np.zeros_like(w)
-        gradient = self.recorder.functional.gradient(w)
-        self.recorder.set_gradient(w, gradient)
-        return cost, gradient
+            cost = 10 * self.recorder.history[0].cost
+        return cost / self.residual_unit**2
 
 
 def _trust_region_lsmr(problem: _Problem) -> int:
     return problem.least_squares(
         method="trf", tr_solver="lsmr", tr_options={"maxiter": problem.inner_iterations},
-        callback=problem.recorder.accepted,
+        callback=problem.accepted,
     )  # fmt: skip
 
 
 def _trust_region_exact(problem: _Problem) -> int:
-    return problem.least_squares(
-        method="trf", tr_solver="exact", callback=problem.recorder.accepted
-    )
+    return problem.least_squares(method="trf", tr_solver="exact", callback=problem.accepted)
 
 
 def _levenberg_marquardt(problem: _Problem) -> int:
@@ -257,13 +288,12 @@ def _levenberg_marquardt(problem: _Problem) -> int:
 
 
 def _l_bfgs_b(problem: _Problem) -> int:
+    search = _QuasiNewton(problem)
     result = scipy.optimize.minimize(
-        problem.cost_and_gradient, problem.w0, jac=True, method="L-BFGS-B",
-        callback=problem.recorder.accepted,
-        options={
-            "maxfun": problem.max_nfev, "maxiter": problem.max_nfev,
-            "ftol": problem.ftol, "gtol": problem.gtol,
-        },
+        search.cost_and_gradient, problem.x0, jac=True, method="L-BFGS-B",
+        callback=search.accepted,
+        # Both are tested after each step, relative to the cost there; SciPy's tests are not.
+        options={"maxfun": problem.max_nfev, "maxiter": problem.max_nfev, "ftol": 0, "gtol": 0},
     )  # fmt: skip
     if result.status not in (0, 1):
         return -3
@@ -272,9 +302,53 @@ def _l_bfgs_b(problem: _Problem) -> int:
     return 1 if "GRADIENT" in str(result.message).upper() else 2
 
 
+class _QuasiNewton:
+    """A search by costs and gradients: its functions, and its tests after each step.
+
+    It has no ``J``. The change of the gradient over the last step ``d`` gives the curvature
+    ``d'(g - g_before) / |d|^2``, which stands for ``|J g|^2 / |g|^2`` in the test of the gradient.
+    """
+
+    def __init__(self, problem: _Problem) -> None:
+        self._problem = problem
+        self._last = self._step_from = math.inf, problem.w0, np.zeros_like(problem.w0)
+
+    def cost_and_gradient(self, x: FloatArray) -> tuple[float, FloatArray]:
+        """Cost and gradient for a line search along a direction of descent.
+
+        Where the cost is infinite it is given as one just above that at which the line search
+        began, without a slope. The search refuses it and, as the cubic through both ends says,
+        takes a third of the step: a much higher cost would have it take next to nothing.
+        """
+        problem = self._problem
+        w, unit = x * problem.weight_unit, problem.residual_unit**2
+        cost = problem.recorder.cost(w)
+        if not math.isfinite(cost):
+            return float(np.nextafter(self._step_from[0] / unit, np.inf)), np.zeros_like(x)
+        gradient = problem.recorder.functional.gradient(w)
+        self._last = cost, w, gradient
+        if math.isinf(self._step_from[0]):
+            self._step_from = self._last  # the start
+        problem.recorder.set_gradient(w, gradient, small=not gradient.any())
+        return cost / unit, gradient * (problem.weight_unit / unit)
+
+    def accepted(self, intermediate_result: Any) -> None:
+        """After each step: the callback, then whether gradient or cost hardly change any more."""
+        problem = self._problem
+        problem.accepted(intermediate_result)
+        (before, w_before, g_before), (cost, w, gradient) = self._step_from, self._last
+        self._step_from = self._last
+        if before - cost <= problem.ftol * before:
+            raise SearchEnd(2)
+        step = w - w_before
+        curvature = float(step @ (gradient - g_before)) / float(step @ step)
+        if float(gradient @ gradient) <= problem.gtol**2 * 2 * cost * curvature:
+            raise SearchEnd(1)
+
+
 def _powell(problem: _Problem) -> int:
     result = scipy.optimize.minimize(
-        problem.finite_cost, problem.w0, method="Powell", callback=problem.recorder.accepted,
+        problem.cost, problem.x0, method="Powell", callback=problem.accepted,
         options={"maxfev": problem.max_nfev, "ftol": problem.ftol, "xtol": problem.xtol},
     )  # fmt: skip
     return 2 if result.success else 0
@@ -282,7 +356,7 @@ def _powell(problem: _Problem) -> int:
 
 def _nelder_mead(problem: _Problem) -> int:
     result = scipy.optimize.minimize(
-        problem.finite_cost, problem.w0, method="Nelder-Mead", callback=problem.recorder.accepted,
+        problem.cost, problem.x0, method="Nelder-Mead", callback=problem.accepted,
         options={"maxfev": problem.max_nfev, "fatol": problem.ftol, "xatol": problem.xtol},
     )  # fmt: skip
     return 4 if result.success else 0

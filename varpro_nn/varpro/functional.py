@@ -23,6 +23,7 @@ V. Pereyra, Neural networks for image classification using quadratic scalarizati
 projections for fast training (2019), sections 2 and 3.
 """
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -80,18 +81,22 @@ class VarProFunctional(ReducedFunctional):
     block_size : int, optional
         Work on this number of inputs at a time and keep nothing of size n but inputs and targets.
         ``residual`` and ``jacobian`` are then not available. None: keep all.
-    rank_tolerance : float, optional
-        Singular values of ``Phi`` below this times the largest count as zero. Columns with larger
-        entries are first scaled down to entries of about 1. By default the larger of 1e-12 and q
-        times the rounding error of ``dtype``: below it, a column looks like a repeated one.
     threads : Threads, optional
         Share the sums over inputs; results do not depend on them. See
         :mod:`varpro_nn.linalg.threads`.
 
     Raises
     ------
+    TypeError
+        Units without the members of the contract (:class:`varpro_nn.Units`).
     ValueError
-        Shapes that do not match, negative or non-finite values.
+        Shapes that do not match, negative, non-finite, masked or complex values.
+
+    Warns
+    -----
+    UserWarning
+        Without a ridge and with no more inputs than columns, the linear weights fit all targets:
+        the cost says nothing of the unit weights.
     """
 
     forms: ClassVar[tuple[str, ...]] = ("operator", "reduced", "array")
@@ -109,7 +114,6 @@ class VarProFunctional(ReducedFunctional):
         constant: bool = True,
         dtype: DTypeLike = np.float32,
         block_size: int | None = None,
-        rank_tolerance: float | None = None,
         threads: Threads | None = None,
     ) -> None:
         super().__init__(threads)
@@ -121,9 +125,14 @@ class VarProFunctional(ReducedFunctional):
         self.dtype, self.tau = self.design.dtype, self.design.tau
         self.units = units
         self.ridge, self.weight_decay = float(ridge), float(weight_decay)
-        if rank_tolerance is None:
-            rank_tolerance = rank_tolerance_for(self.design.ridge_of_columns.size, self.dtype)
-        self.rank_tolerance = rank_tolerance
+        n, q = int(np.count_nonzero(self.design.root)), self.design.ridge_of_columns.size
+        if interpolates(n, q, ridge):
+            msg = (
+                f"{q} columns fit any targets of {n} inputs, whatever the unit weights: set ridge, "
+                "or take fewer units or more inputs."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=2)
+        self._rank_tolerance = rank_tolerance_for(q, self.dtype)
 
     @property
     def n_residuals(self) -> int:
@@ -191,9 +200,9 @@ class VarProFunctional(ReducedFunctional):
             msg = f"form must be 'operator' or 'array', got {form!r}."
             raise ValueError(msg)
         full = is_full(kind)
-        projection = self._evaluate(w)[1]
+        point, projection = self._evaluate(w)
         self._need_stored(projection.blocks, "jacobian")
-        block, dPhi = self.design.block_and_derivative(w, slice(None))
+        block, dPhi = self.design.block_and_derivative(point.w, slice(None))
         jacobian = Jacobian(
             projection.solution,
             block,
@@ -209,7 +218,7 @@ class VarProFunctional(ReducedFunctional):
         stored = list(self.design.blocks(w)) if self.design.block_size is None else None
         sums = row_sums(self.design.blocks(w) if stored is None else stored)
         length = float(np.linalg.norm(self.design.root))
-        solution = least_squares_with_ridge(sums, ridge, self.rank_tolerance, length=length)
+        solution = least_squares_with_ridge(sums, ridge, self._rank_tolerance, length=length)
         left_out = left_out_sums(self.design.blocks(w) if stored is None else stored, solution)
         total = float(self.design.root @ self.design.root)
         point = evaluation(w, solution, self.weight_decay, left_out, total)
@@ -256,8 +265,17 @@ class VarProFunctional(ReducedFunctional):
         return blocks
 
 
+def interpolates(n_inputs: int, n_columns: int, ridge: float) -> bool:
+    """Whether the linear weights fit any targets, so that units have nothing to learn from."""
+    return ridge == 0 and n_inputs <= n_columns
+
+
 def rank_tolerance_for(n_columns: int, dtype: np.dtype[Any]) -> float:
-    """Relative singular value below which a direction of ``n_columns`` columns is rounding."""
+    """Relative singular value below which a direction of ``n_columns`` columns is rounding.
+
+    Columns with large entries are first scaled down to entries of about 1. Below the rounding error
+    of their type, a column looks like a repeated one.
+    """
     return max(RANK_TOLERANCE, n_columns * float(np.finfo(dtype).eps))
 
 

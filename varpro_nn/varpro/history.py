@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -102,8 +101,18 @@ def join_reports(reports: Sequence[FitReport]) -> FitReport:
     return replace(reports[-1], history=tuple(history), cpu_seconds=elapsed)
 
 
-class LimitError(Exception):
-    """Ends a search whose method would go past ``max_nfev``."""
+class SearchEnd(Exception):  # noqa: N818  # ends a search, as StopIteration does
+    """Ends a search from within a function that SciPy calls.
+
+    Attributes
+    ----------
+    status : int
+        A key of :data:`REASONS`.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(REASONS[status])
+        self.status = status
 
 
 class Recorder:
@@ -120,11 +129,9 @@ class Recorder:
     ) -> None:
         self.functional = functional
         self.history: list[Record] = []
-        self.status = 0
         # Where the cost was lowest.
         self.best: tuple[float, FloatArray] = math.inf, np.zeros(0)
-        # Where the present step began: at the start, then at the last point that SciPy accepted.
-        self.accepted_cost = math.inf
+        self._gradient_is_small = False
         self._callback = callback
         self._max_nfev = max_nfev
         self._of_key: dict[bytes, int] = {}
@@ -139,7 +146,7 @@ class Recorder:
         if w.tobytes() in self._of_key:
             return self.record(w).cost  # asked again: no evaluation
         if len(self.history) >= self._max_nfev:
-            raise LimitError
+            raise SearchEnd(0)
         try:
             point = self.functional.evaluate(w)
             cost, loo_mse, loo_error = point.cost, point.loo_mse, point.loo_error
@@ -151,27 +158,27 @@ class Recorder:
         self.history.append(Record(cost, math.nan, loo_mse, loo_error, self.elapsed()))
         if cost < self.best[0]:
             self.best = cost, w.copy()
-        if len(self.history) == 1:
-            self.accepted_cost = cost
         return cost
 
     def record(self, w: FloatArray) -> Record:
         """Look up the record of the evaluation at ``w``."""
         return self.history[self._of_key[w.tobytes()]]
 
-    def set_gradient(self, w: FloatArray, gradient: FloatArray) -> None:
-        """Add the optimality to the record of ``w``."""
+    def set_gradient(self, w: FloatArray, gradient: FloatArray, *, small: bool) -> None:
+        """Add the optimality to the record of ``w``; end the search if the start is stationary."""
         number = self._of_key[w.tobytes()]
         self.history[number] = replace(
             self.history[number],
             optimality=float(np.max(np.abs(gradient), initial=0.0)),
             cpu_seconds=self.elapsed(),
         )
+        self._gradient_is_small = small
+        if small and number == 0:
+            raise SearchEnd(1)
 
-    def accepted(self, intermediate_result: Any) -> None:
-        """After each step that SciPy accepted (the name of the argument is SciPy's)."""
-        record = self.record(np.asarray(intermediate_result.x))
-        self.accepted_cost = record.cost
-        if self._callback is not None and self._callback(record):
-            self.status = -2
-            raise StopIteration  # SciPy's way to end the search
+    def accepted(self, w: FloatArray) -> None:
+        """After each step that SciPy accepted, its gradient known unless the solver needs none."""
+        if self._callback is not None and self._callback(self.record(w)):
+            raise SearchEnd(-2)
+        if self._gradient_is_small:
+            raise SearchEnd(1)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray
 from varpro_nn.linalg import small_equivalent
 from varpro_nn.linalg.threads import Threads
@@ -89,8 +90,9 @@ class ReducedFunctional(ABC):
 
     def _evaluate(self, w: FloatArray) -> tuple[Evaluation, Any]:
         rows = (self.units.n_units, self.units.n_weights)
-        if np.shape(w) == rows:
-            w = np.ravel(w)
+        w = plain_array(w, "w")
+        if w.shape == rows:
+            w = w.ravel()
         if self._memo is None or not np.array_equal(self._memo[0].w, w):
             w = np.array(w, dtype=np.float64)
             if w.shape != (self.n_weights,):
@@ -113,7 +115,7 @@ class ReducedFunctional(ABC):
         Raises
         ------
         ValueError
-            Weights of another shape.
+            Weights of another shape, masked or complex; units that break their contract.
         NonFiniteError
             The features there are not finite.
         """
@@ -133,7 +135,10 @@ class ReducedFunctional(ABC):
         return self.evaluate(w).cost
 
     def gradient(self, w: FloatArray) -> FloatArray:
-        """Compute the exact gradient of the cost; errors as :meth:`evaluate`.
+        """Compute the gradient of the cost; errors as :meth:`evaluate`.
+
+        It is as exact as the linear weights: to rounding with squares, to the tolerance of the
+        inner fit with cross-entropy.
 
         Parameters
         ----------
@@ -143,8 +148,8 @@ class ReducedFunctional(ABC):
         -------
         ndarray, shape (h * p,)
         """
-        g = self._sums(w, matrix=False, full=False)[1]
-        return g + self.weight_decay * self.evaluate(w).w
+        w = self.evaluate(w).w
+        return self._sums(w, matrix=False, full=False)[1] + self.weight_decay * w
 
     def normal_equations(
         self, w: FloatArray, kind: JacobianKind = "kaufman"
@@ -164,9 +169,10 @@ class ReducedFunctional(ABC):
         g : ndarray, shape (h * p,)
             ``J'r``.
         """
-        H, g = self._sums(w, matrix=True, full=is_full(kind))
+        full, w = is_full(kind), self.evaluate(w).w
+        H, g = self._sums(w, matrix=True, full=full)
         H[np.diag_indices_from(H)] += self.weight_decay
-        return H, g + self.weight_decay * self.evaluate(w).w
+        return H, g + self.weight_decay * w
 
     def reduced(
         self, w: FloatArray, kind: JacobianKind = "kaufman"
