@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import sys
+import time
 import warnings
 
 import pytest
@@ -165,3 +167,30 @@ def test_a_pipe_that_breaks_in_the_work_is_an_error(capsys):
     """To a worker, say: the results were not printed."""
     assert run_command(failing(BrokenPipeError(32, "Broken pipe"))) == 1
     assert "Broken pipe" in capsys.readouterr().err
+
+
+def test_sigterm_ends_the_work_as_an_interrupt(capsys):
+    """So that temporary files are removed on the way out."""
+    cleaned = []
+
+    def lines():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+            yield "done"
+        finally:
+            cleaned.append(True)
+
+    assert run_command(lines) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert cleaned == [True]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_sigterm_that_is_ignored_stays_ignored(capsys):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert run_command(lambda: [str(os.kill(os.getpid(), signal.SIGTERM))]) == 0
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)

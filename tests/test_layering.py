@@ -40,7 +40,7 @@ DOORS = {
     "scipy.optimize": {"linalg/convex", "output/calibration", "varpro/fit"},
     "joblib": {"compute/pool", "linalg/threads"},
     "distributed": {"compute/cluster"},
-    "filelock": {"_io/atomic"},
+    "filelock": {"_io/atomic", "_io/temporary"},
     "jinja2": {"_io/pages"},
     "pooch": {"data/fetch/sources", "data/loading"},
 }

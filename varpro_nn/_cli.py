@@ -9,7 +9,9 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -79,10 +81,11 @@ def parse(
 def run_command(lines: Callable[[], Iterable[str]]) -> int:
     """Print the lines of ``lines()``, which does the work, and return the exit status.
 
-    0: done; 1: a fault, printed as one line on standard error; 130: interrupted.
+    0: done; 1: a fault, printed as one line on standard error; 130: interrupted, by Ctrl-C or
+    SIGTERM.
     """
     try:
-        with _warnings_in_a_line():
+        with _termination_as_interrupt(), _warnings_in_a_line():
             for line in lines():
                 with _standard_output():
                     print(_printable(line) if sys.stdout.isatty() else line)
@@ -97,6 +100,25 @@ def run_command(lines: Callable[[], Iterable[str]]) -> int:
         tell(": ".join(["interrupted", *map(str, interrupt.args)]))
         return 130
     return 0
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM, which batch systems send, end the work as Ctrl-C does: nothing is left behind.
+
+    A signal that is ignored, or that the caller of ``main`` handles, stays as it is.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def tell(line: str) -> None:

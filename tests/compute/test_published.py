@@ -15,7 +15,6 @@ from varpro_nn.compute.published import (
     Reference,
     StoredData,
     named,
-    remove_left,
     stored,
     training_set_of,
 )
@@ -73,16 +72,6 @@ def test_real_targets_come_back(tmp_path, training):
         found = training_set_of(reference)
         assert_array_equal(found.targets, targets)
         assert not found.is_classified
-
-
-def test_what_a_killed_process_left_is_removed(training, tmp_path):
-    with stored(training, tmp_path):
-        (left,) = tmp_path.iterdir()
-        (tmp_path / "images-of-mine").mkdir()
-        remove_left(tmp_path)  # by another process, after the first was killed
-        assert not left.exists()
-        left.mkdir()
-    assert [path.name for path in tmp_path.iterdir()] == ["images-of-mine"]
 
 
 @pytest.mark.parametrize("n_train", [None, 40])

@@ -6,13 +6,14 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+from varpro_nn._io.temporary import remove_left
 from varpro_nn.compute.pool import (
     ProcessPool,
     can_start_processes,
     run_here,
     run_on_executor,
 )
-from varpro_nn.compute.published import Reference, named, remove_left, stored, training_set_of
+from varpro_nn.compute.published import Reference, named, stored, training_set_of
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import WorkerDiedError
 from varpro_nn.linalg.threads import effective_jobs
@@ -33,8 +34,8 @@ class Compute:
         Runs the tasks instead of worker processes of this machine, on a cluster for example.
     scratch : Path, optional
         Where large temporary data are put, such as images for workers; workers of other machines
-        need a folder that they share. By default among the temporary files. No other run may use
-        it at the same time: files that a killed run left there are removed.
+        need a folder that they share. By default among the temporary files. What a killed run left
+        there is removed.
     progress : bool
         Show bars on standard error (never off a terminal).
 
@@ -66,8 +67,7 @@ class Compute:
         self._pool = ProcessPool(max(2, self.n_jobs))
 
     def __enter__(self) -> "Compute":
-        if self.scratch is not None:
-            remove_left(self.scratch)
+        remove_left(self.scratch)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,24 +3,22 @@
 A worker reads what the reference names once, checks its digest, and keeps it for its next tasks.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
 from varpro_nn._io.atomic import errors_named
+from varpro_nn._io.temporary import temporary_folder
 from varpro_nn.data.images import blocks_of
 from varpro_nn.data.training_set import NamedData, TrainingSet
 from varpro_nn.errors import DatasetError
 
-_PREFIX = ".varpro_nn-images-"
 _STORED = ("images", "targets", "weights")
 
 
@@ -61,13 +59,11 @@ def stored(training: TrainingSet, parent: Path | None = None) -> Iterator[Refere
         Where the folder is made; by default the system's place for temporary files. Workers on
         other machines need one that they share.
     """
-    # A worker elsewhere may still have the files open: what cannot be removed is left for later.
-    with TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True) as folder:
-        with errors_named(Path(folder)):
-            _write_arrays(training, Path(folder))
+    with temporary_folder(parent) as folder:
+        with errors_named(folder):
+            _write_arrays(training, folder)
         # Absolute: a worker may run in another folder.
-        where = str(Path(folder).absolute())
-        yield Reference(StoredData(where, training.n_targets), training.digest)
+        yield Reference(StoredData(str(folder.absolute()), training.n_targets), training.digest)
 
 
 def _write_arrays(training: TrainingSet, folder: Path) -> None:
@@ -89,12 +85,6 @@ def named(training: TrainingSet) -> Reference:
     """Refer to a training set by the name under which every worker can load it."""
     assert training.origin is not None  # the caller has checked
     return Reference(training.origin, training.digest)
-
-
-def remove_left(parent: Path) -> None:
-    """Remove what :func:`stored` left of a process that was killed; the caller holds ``parent``."""
-    for left in parent.glob(f"{_PREFIX}*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 @lru_cache(maxsize=1)
