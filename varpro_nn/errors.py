@@ -30,6 +30,10 @@ class WorkerDiedError(VarProError):
     """The process that worked on a task was killed, each time that the task was tried."""
 
 
+class ConvergenceWarning(UserWarning):
+    """A fit stopped before its optimum; its result can be used, and is not what was asked for."""
+
+
 class BusyError(VarProError):
     """Another process works on the same run folder."""
 

@@ -18,10 +18,10 @@ from varpro_nn.linalg import GramAccumulator
 from varpro_nn.linalg.convex import LOSSES, fit_linear
 from varpro_nn.output import feature_store, linear_fits, ridge_fit
 from varpro_nn.output import fit as fit_module
-from varpro_nn.output.fit import PENALTIES, fit_output_layer
+from varpro_nn.output.fit import fit_output_layer
 from varpro_nn.output.output_layer import LAYERS, OutputLayer
+from varpro_nn.output.penalties import PENALTIES, RIDGES
 from varpro_nn.output.ridge_fit import fit_ridge
-from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.output.settings import OutputSettings
 
 K = 3
@@ -107,7 +107,7 @@ class Recorded:
 
 @pytest.mark.parametrize("penalty", [0.1, 10.0])
 def test_softmax_is_logistic_regression_on_scaled_columns(penalty, rng, monkeypatch):
-    monkeypatch.setattr(linear_fits, "fit_linear", Recorded(tolerance=1e-12, rounds=10))
+    monkeypatch.setattr(linear_fits, "fit_linear", Recorded(tolerance=1e-12))
     Phi, labels = problem(rng)
     found = fit_columns("softmax", Phi, labels, penalty=penalty)
     Z, _, _ = scaled(Phi)

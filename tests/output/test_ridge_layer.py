@@ -12,8 +12,8 @@ from varpro_nn._io import archive
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import ModelFileError
+from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import fit_ridge
-from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.units import learn_whitening
 
 K = 10

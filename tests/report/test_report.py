@@ -20,7 +20,7 @@ import varpro_nn
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.errors import VarProError
 from varpro_nn.exporters.page import policy
-from varpro_nn.output.ridge_layer import RIDGES
+from varpro_nn.output.penalties import RIDGES
 from varpro_nn.report import figures
 from varpro_nn.report import page as report_page
 from varpro_nn.report.page import write_report

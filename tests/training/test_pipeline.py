@@ -10,8 +10,8 @@ from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError, SubnetworkWarning
+from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import fit_ridge
-from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.training import layers, pipeline, schemes
 from varpro_nn.training.pseudo_labels import bootstrap
 

@@ -444,7 +444,7 @@ def test_the_matrix_is_right_however_sure_the_network_is(
     )  # fmt: skip
     A = size * rng.standard_normal((5, k))
     A[3] /= scale
-    fit_of = ConvexFit(A, 1.0, 1, 0.0, np.eye(5))
+    fit_of = ConvexFit(A, 1.0, 1, 0.0, 0.0, True, np.eye(5))
     monkeypatch.setattr("varpro_nn.varpro.cross_entropy.fit_linear", lambda *_, **__: fit_of)
     H, _ = functional.normal_equations(w)
 

@@ -169,14 +169,20 @@ class DualPath:
     @property
     def rank(self) -> int:
         """Directions of the columns that are above rounding; n - 1 at most."""
-        return int(np.count_nonzero(self.eigenvalues > self._rounding))
+        return int(np.count_nonzero(self.eigenvalues > self.rounding))
 
     @property
-    def _rounding(self) -> float:
+    def rounding(self) -> float:
+        """Rounding error of the eigenvalues, as in ``RidgePath``."""
         # The sum of the eigenvalues is that of the diagonal.
         return _MARGIN * eigenvalue_rounding(
             self.eigenvalues, float(self.eigenvalues[-1]), self.precision
         )
+
+    @property
+    def bounds_of_ridges(self) -> tuple[float, float]:
+        """The ridges between which the fit changes, as in ``RidgePath``."""
+        return self.rounding, 10 * float(self.eigenvalues.sum())
 
     def degrees_of_freedom(self, ridge: float) -> float:
         """Trace of the hat matrix, the constant column included.
@@ -246,7 +252,7 @@ class DualPath:
             raise ValueError(msg)
         # A direction of rounding error would get coefficients that cancel in the linear weights
         # only up to rounding.
-        return shrinkage(self.eigenvalues, ridge, self._rounding)
+        return shrinkage(self.eigenvalues, ridge, self.rounding)
 
 
 def check_block(Phi: RealArray, n_rows: int) -> None:

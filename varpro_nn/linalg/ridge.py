@@ -199,6 +199,15 @@ class RidgePath:
         """Number of directions whose eigenvalues are above rounding error."""
         return len(self.eigenvalues) - self.null_space.shape[1]
 
+    @property
+    def bounds_of_ridges(self) -> tuple[float, float]:
+        """The ridges between which the fit changes: rounding error, and ten times all eigenvalues.
+
+        A smaller ridge changes no direction that is above rounding; a larger one leaves less than a
+        tenth of any linear weight.
+        """
+        return self.rounding, 10 * float(self.eigenvalues.sum())
+
     def redundant_groups(self, groups: NDArray[np.int_]) -> list[int]:
         """Find redundant groups of columns, all of which could be removed together.
 

@@ -189,6 +189,7 @@ def run(
         output_penalty_chosen_by=layer.chosen_by,
         **_of_choice(config, layer),
         **_of_rank(layer),
+        **_of_convergence(layer),
         scheme=config.subnetworks.scheme if config.subnetworks.max_nfev else "untrained",
         views=config.output.views,
         temperature=network.temperature,
@@ -228,6 +229,16 @@ def _of_rank(layer: OutputLayer) -> dict[str, float]:
         "rank": layer.rank,
         "degrees_of_freedom": layer.degrees_of_freedom,
         "n_redundant_units": len(layer.redundant_units),
+    }
+
+
+def _of_convergence(layer: OutputLayer) -> dict[str, float]:
+    """Say how far a convex layer is from its optimum."""
+    if layer.excess is None or layer.gradient_norm is None:
+        return {}
+    return {
+        "output_layer_excess": layer.excess,
+        "output_layer_gradient_norm": layer.gradient_norm,
     }
 
 

@@ -142,8 +142,8 @@ class CrossEntropyFunctional(ReducedFunctional):
         (block,) = self.design.blocks(w)
         fit = fit_linear(
             "softmax", block.Phi[:, :-1].astype(self.design.dtype), self._labels, self._A,
-            self.ridge, tolerance=self.tolerance, max_iterations=30, rounds=5,
-            threads=self.threads, sample_weight=self._weights,
+            self.ridge, tolerance=self.tolerance, threads=self.threads,
+            sample_weight=self._weights,
         )  # fmt: skip
         self._A = fit.A
         cost = fit.cost + 0.5 * self.weight_decay * float(w @ w)
