@@ -82,6 +82,18 @@ def test_zca_is_the_inverse_root_of_the_covariance(shape, contrast, rng):
     assert_allclose(made.whitening @ made.whitening @ shifted, np.eye(len(C)), atol=0.05)
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_the_unit_of_intensities_does_not_matter(scale, rng):
+    """Variances below 1e-12 were taken for rounding, and dark images were not whitened."""
+    images, units, seed = pictures(rng, (9, 8)), dense((9, 8)), int(rng.integers(2**31))
+    made, scaled = (
+        learn_whitening(units, given, np.random.default_rng(seed), epsilon=0.1)
+        for given in (images, scale * images)
+    )
+    assert_allclose(scale * scaled.whitening, made.whitening, rtol=1e-9, atol=1e-12)
+    assert_allclose(scaled.centre, scale * made.centre, rtol=1e-12)
+
+
 @CASES
 def test_pca_is_zca_in_other_axes(shape, contrast, rng):
     """All components: an orthogonal matrix away; fewer: the first of them."""

@@ -342,6 +342,36 @@ def test_nothing_that_is_handed_in_is_changed(rng):
     functional.gradient(w)
 
 
+# --- units of measurement ----------------------------------------------------------------
+
+
+class Scaled:
+    """Columns t exp(-w t) have the unit of t."""
+
+    n_units, n_cells, n_weights = 2, 1, 1
+
+    def features(self, W, t):
+        return t[:, None] * np.exp(-t[:, None] * W[:, 0])
+
+    def features_and_derivative(self, W, t):
+        Phi = self.features(W, t)
+        return Phi, (-t[:, None] * Phi)[:, None, :, None]
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-12, 1e12])
+def test_the_unit_of_features_does_not_matter(scale):
+    """Short beside the constant column, all unit columns counted as rounding error."""
+    t = np.linspace(0.1, 5, 40)
+    tau = 2 * t * np.exp(-0.5 * t) - 3 * t * np.exp(-2 * t) + 1 + 0.1 * np.sin(9 * t)
+    w: Any = np.array([0.3, 3.0])
+    units: Any = Scaled()
+    plain = VarProFunctional(units, t, tau, dtype=np.float64)
+    scaled = VarProFunctional(units, scale * t, tau, dtype=np.float64)
+    assert scaled.evaluate(w / scale).rank == plain.evaluate(w).rank == 3
+    assert_allclose(scaled.cost(w / scale), plain.cost(w), rtol=1e-9)
+    assert_allclose(scaled.gradient(w / scale) / scale, plain.gradient(w), rtol=1e-6)
+
+
 # --- bad input ---------------------------------------------------------------------------
 
 

@@ -64,12 +64,14 @@ def learn_whitening(
         msg = f"epsilon must be positive and finite, got {epsilon}."
         raise ValueError(msg)
     P = units.sample_windows(images, rng, N_WINDOWS)
+    # Normalised windows have no unit; others have that of the intensities.
+    square = float(np.mean(P**2)) if units.contrast is None else 1.0
     centre = P.mean(axis=0)
     P = P - centre
     variances, V = np.linalg.eigh(P.T @ P / len(P))
     variances, V = np.maximum(variances[::-1], 0.0), V[:, ::-1]  # largest first
     # Windows that are all alike but for rounding are not blown up to fill single precision.
-    typical = variances.mean() if variances.mean() > 1e-12 else 1.0
+    typical = variances.mean() if variances.mean() > 1e-12 * square else square or 1.0
     scale = 1 / np.sqrt(variances + epsilon * typical)
     if n_components is None:
         whitening = (V * scale) @ V.T

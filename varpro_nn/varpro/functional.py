@@ -217,7 +217,10 @@ class VarProFunctional(ReducedFunctional):
         ridge = self.design.ridge_of_columns
         stored = list(self.design.blocks(w)) if self.design.block_size is None else None
         sums = row_sums(self.design.blocks(w) if stored is None else stored)
-        length = float(np.linalg.norm(self.design.root))
+        # The yardstick of the rank is a column of ones, or the longest unit column if that is
+        # shorter: the unit of its features must not make all units count as rounding error.
+        longest = np.linalg.norm(sums.factor[:, : self.design.n_unit_columns], axis=0).max()
+        length = min(float(np.linalg.norm(self.design.root)), float(longest) or np.inf)
         solution = least_squares_with_ridge(sums, ridge, self._rank_tolerance, length=length)
         left_out = left_out_sums(self.design.blocks(w) if stored is None else stored, solution)
         total = float(self.design.root @ self.design.root)
