@@ -426,6 +426,12 @@ def test_usage_errors_have_status_2(argv, match, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_fault_in_the_checks_is_no_usage_error(monkeypatch):
+    monkeypatch.setattr("varpro_nn.train.effective_jobs", lambda n_jobs: int("one"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        call("digits")
+
+
 # --- faults ------------------------------------------------------------------------------
 
 

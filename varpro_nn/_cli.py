@@ -130,7 +130,7 @@ def print_fault(error: Exception) -> None:
     """Print a fault as one line on standard error, and with ``-v`` where it arose."""
     _logger.info("the error in full", exc_info=error)
     said = str(error) or type(error).__name__
-    if not _is_meant(error):
+    if not is_meant(error):
         said = (
             f"{type(error).__name__}: {said} (unexpected: probably a fault of varpro_nn; "
             "-v shows where it arose)"
@@ -138,7 +138,7 @@ def print_fault(error: Exception) -> None:
     tell(f"error: {' '.join(said.split())}")
 
 
-def _is_meant(error: Exception) -> bool:
+def is_meant(error: Exception) -> bool:
     """Whether an error tells of files, data or arguments, and not of a fault in the code.
 
     A ``ValueError`` that a ``raise`` of this package made is meant; one of a library, or of a

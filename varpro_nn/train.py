@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from varpro_nn import data
-from varpro_nn._cli import make_parser, parse, run_command, tell
+from varpro_nn._cli import is_meant, make_parser, parse, run_command, tell
 from varpro_nn._io.atomic import locked, strict_json
 from varpro_nn._settings import Setting, groups_of, settings_of
 from varpro_nn.compute import cluster
@@ -167,6 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_settings(args.dataset, args.recipe, overrides)
         effective_jobs(args.n_jobs)
     except ValueError as error:
+        if not is_meant(error):
+            raise
         parser.error(str(error))
     return run_command(lambda: [_train(args, overrides)])
 
