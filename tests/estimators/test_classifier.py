@@ -18,6 +18,7 @@ from sklearn.preprocessing import MinMaxScaler
 from varpro_nn import VarProClassifier, configure, train_network
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.errors import IntensityWarning
 from varpro_nn.estimators.base import SETTINGS
 from varpro_nn.output.fit import fit_output_layer
 from varpro_nn.output.settings import OutputSettings
@@ -108,6 +109,31 @@ def test_no_bit_depends_on_jobs(digits, fitted):
     two = VarProClassifier(**SMALL, n_jobs=2).fit(*digits[:2])
     assert_array_equal(two.network_.W, fitted.network_.W)
     assert_array_equal(two.predict_proba(digits[2]), fitted.predict_proba(digits[2]))
+
+
+# --- another scale than that of training ---------------------------------------------------
+
+
+def test_rows_on_another_scale_are_refused_or_warned_of(digits, fitted):
+    Z = digits[2]
+    for method in (fitted.predict, fitted.predict_proba, fitted.decision_function):
+        with pytest.raises(ValueError, match=r"X must be from 0 to 16 as in training, got"):
+            method(10 * Z)
+    with pytest.warns(
+        IntensityWarning, match=r"X should be from 0 to 16 .* got images from 0 to 0"
+    ):
+        fitted.predict(Z / 255)
+    with pytest.warns(IntensityWarning, match="X should be from 0 to 16"):
+        fitted.predict(Z / 16)
+
+
+def test_one_hot_pixel_does_not_refuse_the_batch(digits, fitted):
+    Z = digits[2].copy()
+    expected = fitted.predict(Z)
+    Z[5, 30] = 65535
+    with pytest.warns(IntensityWarning, match="got 6.554e[+]04 in image 5 .* 1 of 597 images"):
+        found = fitted.predict(Z)
+    assert_array_equal(np.delete(found, 5), np.delete(expected, 5))
 
 
 # --- rows of pixels ----------------------------------------------------------------------

@@ -17,6 +17,7 @@ from varpro_nn._settings import settings_of, unknown_among
 from varpro_nn._typing import FloatArray, ImageArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import check_weights
+from varpro_nn.data.intensity_range import IntensityRange
 from varpro_nn.errors import DatasetError
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.recipes import configure, current_names, kind_of_data
@@ -103,6 +104,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
                 raise ValueError(msg)
         largest = float(np.abs(rows).max())
         self.intensity_ = largest if largest > 0 else 1.0
+        self._range = IntensityRange.of(rows)
 
     def _images(self, rows: NDArray[Any]) -> ImageArray:
         """Rows as images; those that are too short for a square are filled up with zeros."""
@@ -117,12 +119,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _images_of(self, X: Any) -> ImageArray:
         rows = self._rows(X, reset=False)
-        if (largest := float(np.abs(rows).max())) > 10 * self.intensity_:
-            msg = (
-                f"X must be on the scale of training, which reached {self.intensity_:.4g}, "
-                f"got {largest:.4g}."
-            )
-            raise ValueError(msg)
+        self._range.check(rows, "X")
         return self._images(rows)
 
     # --- settings --------------------------------------------------------------------------

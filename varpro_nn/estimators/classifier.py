@@ -204,7 +204,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         codes = self._outputs(X).argmax(axis=1)
         return cast("NDArray[Any]", self.classes_[codes])
@@ -225,7 +225,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         outputs = self._outputs(X)
         return outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs
@@ -246,7 +246,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         outputs = self._outputs(X)
         return probabilities(outputs, self.network_.output_layer, self.network_.temperature)
@@ -266,7 +266,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
@@ -366,7 +366,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
 
     def _outputs(self, X: Any) -> FloatArray:
         check_is_fitted(self, "network_")
-        return self.network_.decision_function(self._images_of(X), n_jobs=self._n_jobs)
+        return self.network_.outputs_of(self._images_of(X), n_jobs=self._n_jobs)
 
 
 def _check_y(estimator: Any, y: Any) -> NDArray[Any]:
