@@ -5,12 +5,12 @@ Prints one JSON object a line for each image: its number, the label, the probabi
 
 import argparse
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from varpro_nn import data
 from varpro_nn._cli import add_model, make_parser, parse, run_command
-from varpro_nn.data.preparation import filled_by
 from varpro_nn.model.network import Network, probabilities
 
 
@@ -23,7 +23,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--prepare", action="store_true",
-        help="scale and centre what pictures show, as MNIST was made: for pictures of any size",
+        help="make pictures of any size like the training images: resized, and where the training "
+        "images show it, inverted, scaled and centred on their ground",
     )  # fmt: skip
     parser.add_argument(
         "images",
@@ -43,9 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _lines(model: Path, images: str, n_jobs: int, *, prepared: bool) -> Iterator[str]:
     network = Network.load(model)
-    filled = filled_by(network.training) if prepared else None
+    preparation = network.preparation if prepared else None
+    if prepared and not network.preparation.learnt:
+        msg = (
+            f"{model} has no record of what its training images show; --prepare resizes pictures "
+            "and does no more. Train again to have them scaled and centred like these images."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
     outputs = network.decision_function(
-        data.read_images(images, network.image_shape, prepared=filled), n_jobs=n_jobs
+        data.read_images(images, network.image_shape, prepared=preparation), n_jobs=n_jobs
     )
     names = [str(name) for name in network.classes.tolist()]
     labels = network.classes[outputs.argmax(axis=1)].tolist()

@@ -17,7 +17,7 @@ from varpro_nn.data.folder import images_in
 from varpro_nn.data.idx import read_idx
 from varpro_nn.data.images import check_images
 from varpro_nn.data.npz import open_npz
-from varpro_nn.data.preparation import prepare
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.errors import DatasetError
 
 _MAGIC_OF_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"P5", b"P6", b"BM")
@@ -49,7 +49,10 @@ def picture_files(folder: Path) -> list[Path]:
 
 
 def read_images(
-    path: str | os.PathLike[str], image_shape: Sequence[int], *, prepared: float | None = None
+    path: str | os.PathLike[str],
+    image_shape: Sequence[int],
+    *,
+    prepared: Preparation | None = None,
 ) -> ImageArray:
     """Read images of a given shape.
 
@@ -63,10 +66,10 @@ def read_images(
     image_shape : sequence of int
         (rows, columns) or (channels, rows, columns). Pictures become gray for one channel and
         red, green, blue for three.
-    prepared : float, optional
-        Scale and place what pictures show, so that it fills this part of the image; see
-        :func:`varpro_nn.data.preparation.prepare`. By default they must have the size of the
-        images, and are taken as they are.
+    prepared : Preparation, optional
+        Make pictures of any size like the training images of a network
+        (``network.preparation``). By default they must have the size of the images, and are taken
+        as they are.
 
     Returns
     -------
@@ -140,7 +143,9 @@ def _wrong_shape(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) 
     return f"{path}: images must have shape {expected}, got {found}."
 
 
-def _read_picture(path: Path, shape: tuple[int, ...], prepared: float | None) -> NDArray[np.uint8]:
+def _read_picture(
+    path: Path, shape: tuple[int, ...], prepared: Preparation | None
+) -> NDArray[np.uint8]:
     channels = 1 if len(shape) == 2 else shape[0]
     if channels not in (1, 3):
         msg = f"{path}: a picture can be read for 1 or 3 channels, got image shape {shape}."
@@ -174,4 +179,4 @@ def _read_picture(path: Path, shape: tuple[int, ...], prepared: float | None) ->
     if prepared is None:
         return planes.reshape(shape)
     of_planes = shape[-2:] if channels == 1 else shape
-    return prepare(planes, of_planes, prepared).reshape(shape)
+    return prepared.picture(planes, of_planes).reshape(shape)

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.augmentation import distort
-from varpro_nn.data.images import BRIGHT, blocks_of, largest_intensity
+from varpro_nn.data.images import blocks_of
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import single_threaded_blas
@@ -28,6 +29,8 @@ from varpro_nn.training.subnetworks import SubnetworkStore
 from varpro_nn.units import PatchUnits, WholeImageUnits
 
 _logger = logging.getLogger(__name__)
+_BRIGHT = 10.0
+"""Intensities beyond this are probably bytes that were handed over as floats."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,14 +40,14 @@ class TrainedUnits:
     Attributes
     ----------
     W : ndarray of float32, shape (h, p)
-    largest_intensity : float
-        Of the training images.
+    preparation : Preparation
+        What the training images say about new ones.
     """
 
     units: PatchUnits | WholeImageUnits
     W: NDArray[np.float32]
     subnetworks: list[Subnetwork]
-    largest_intensity: float
+    preparation: Preparation
 
 
 def train_units(
@@ -78,15 +81,11 @@ def train_units(
     if start is not None and settings.scheme == "stages":
         msg = f"start needs the scheme independent or untrained, got {settings.scheme}."
         raise ValueError(msg)
-    if (largest := largest_intensity(images)) > BRIGHT:
-        _logger.warning(
-            "intensities reach %.3g; the settings are for 0 to 1, or bytes as uint8: pictures and "
-            "bytes will be refused by this network",
-            largest,
-        )
     if all((block == images[:1]).all() for block in blocks_of(images)):
         msg = "training needs images that differ, got the same pixels in all of them."
         raise DatasetError(msg)
+    preparation = Preparation.learn(images)
+    _warn_of_intensities(preparation)
     seeds = streams(config)
     with single_threaded_blas():  # the same bits on any number of cores
         units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
@@ -97,7 +96,18 @@ def train_units(
     subnetworks = train_by_scheme(plan, training, compute, start=start, store=store)
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     # Fewer units than asked for if a sub-network failed.
-    return TrainedUnits(replace(units, n_units=len(W)), W, subnetworks, largest)
+    return TrainedUnits(replace(units, n_units=len(W)), W, subnetworks, preparation)
+
+
+def _warn_of_intensities(preparation: Preparation) -> None:
+    reached = preparation.intensities
+    assert reached is not None
+    if max(-reached.low, reached.high) > _BRIGHT:
+        _logger.warning(
+            "intensities reach %.3g; the settings are for 0 to 1, or bytes as uint8: "
+            "pictures and bytes will be refused by this network",
+            max(-reached.low, reached.high),
+        )
 
 
 def train_layers(
@@ -164,10 +174,9 @@ def train_classifier(
         rows = layer.left_out.rows
         codes: Any = labels[rows]
         temperature = fit_temperature(layer.left_out.outputs, codes, training.weights_at(rows))
-    remembered = {**(provenance or {}), "largest_intensity": trained.largest_intensity}
     network = Network(
         trained.units, trained.W, layer.A, classes, training.images.shape[1:], layer.name,
-        config.output.views, remembered, temperature,
+        config.output.views, dict(provenance or {}), temperature, trained.preparation,
     )  # fmt: skip
     return network, trained.subnetworks, layer
 
