@@ -4,9 +4,8 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from numbers import Integral
 from typing import Any
-
-import numpy as np
 
 from varpro_nn._settings import check_known, settings_of
 from varpro_nn.data import Dataset
@@ -194,14 +193,14 @@ def configure(
         base |= {o: s.default for o, s in _SETTINGS.items() if "units" in s.needs}
     settings = {**base, **overrides}
     n_units = overrides.get("n_units")
-    if "n_subnetworks" not in overrides and isinstance(n_units, int | np.integer) and n_units >= 1:
+    if "n_subnetworks" not in overrides and isinstance(n_units, Integral) and int(n_units) >= 1:
         size = base["n_units"] // base["n_subnetworks"]
         settings["n_subnetworks"] = _n_subnetworks(int(n_units), size)
     if "n_stages" not in overrides:
         n, n_stages = settings["n_subnetworks"], base["n_stages"]
         if settings["scheme"] != "stages":
             settings["n_stages"] = 1
-        elif isinstance(n, int | np.integer) and 1 <= n < n_stages:
+        elif isinstance(n, Integral) and 1 <= int(n) < n_stages:
             settings["n_stages"] = n
     if "n_copies" not in overrides and not any(settings[f.name] for f in fields(Augmentation)):
         settings["n_copies"] = 0
