@@ -12,6 +12,7 @@ PACKAGE = Path(varpro_nn.__file__).parent
 RANK = {
     "_arrays": 0,
     "_typing": 0,
+    "_warn": 0,
     "_version": 0,
     "errors": 0,
     "_settings": 0,

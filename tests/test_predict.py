@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 
 import varpro_nn
-from varpro_nn import Network, whole_image_units
+from varpro_nn import Network, configure, load, train_network, whole_image_units
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.predict import main
 
 SHAPE = (4, 5)
@@ -216,6 +218,57 @@ def test_intensities_unlike_those_of_training_are_a_fault_of_that_file(network, 
     status, out, err = call("--model", tmp_path / "run", bright, write(tmp_path / "i.npz", images))
     assert (status, len(out.splitlines())) == (1, 30)
     assert err.startswith(f"error: {bright}: images must be")
+
+
+@pytest.mark.parametrize("ink", [True, False], ids=["ink on a ground", "photographs"])
+def test_enlarged_pictures_are_prepared_as_the_training_images_were(ink, tmp_path):
+    """Whatever the data set is called."""
+    if ink:
+        data = load("digits")
+        images = np.round(255 * data.train.images[:300]).astype(np.uint8)
+        labels = data.train.labels[:300]
+    else:
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 10, 300)
+        base = rng.integers(60, 200, (10, 8, 8))
+        images = (base[labels] + rng.integers(-40, 40, (300, 8, 8))).astype(np.uint8)
+    config = configure("bilinear", data="digits", n_units=60, n_subnetworks=1, max_nfev=0)
+    network = train_network(config, images[:200], labels[:200], np.arange(10))[0]
+    network.save(tmp_path / "model.npz")
+    found = {}
+    for factor in (1, 8):
+        folder = tmp_path / f"times{factor}"
+        folder.mkdir()
+        for number, image in enumerate(images[200:]):
+            large = np.kron(image, np.ones((factor, factor), dtype=np.uint8))
+            Image.fromarray(large).save(folder / f"{number:03d}.png")
+        status, out, _ = call("--model", tmp_path / "model.npz", "--prepare", folder)
+        assert status == 0
+        found[factor] = np.array([json.loads(line)["label"] for line in out.splitlines()])
+    expected = network.predict(images[200:])
+    assert np.mean(expected == labels[200:]) > 0.7
+    for factor in (1, 8):
+        assert np.mean(found[factor] == expected) > 0.97
+
+
+def test_a_model_without_a_record_of_its_training_images_says_so(tmp_path):
+    network, images = make((3, 5, 9))
+    network.save(tmp_path / "model.npz")
+    Image.fromarray(np.kron(images[0], np.ones((3, 3), dtype=np.uint8))).save(tmp_path / "3.png")
+    with pytest.warns(UserWarning, match="has no record of what its training images show"):
+        status, out, _ = call("--model", tmp_path / "model.npz", "--prepare", tmp_path / "3.png")
+    assert status == 0
+    assert json.loads(out)["label"] == network.predict(images[:1])[0]
+
+
+def test_pictures_for_a_network_of_signed_intensities_are_refused(tmp_path):
+    network, images = make((3, 5, 9))
+    signed = replace(network, preparation=Preparation.learn(images / 127.5 - 1))
+    signed.save(tmp_path / "model.npz")
+    Image.fromarray(images[0]).save(tmp_path / "picture.png")
+    for more in ((), ("--prepare",)):
+        words = ("--model", tmp_path / "model.npz", *more, tmp_path / "picture.png")
+        fault(*words, match="divided by 255")
 
 
 # --- faults ------------------------------------------------------------------------------

@@ -100,10 +100,9 @@ class Setting:
         if self.choices and value not in self.choices:
             msg = f"{self.option} must be one of {', '.join(self.choices)}, got {value!r}."
             raise ValueError(msg)
-        kinds: dict[type, type] = {int: Integral, float: Real}
-        is_bool = isinstance(value, bool | np.bool_)
-        known = is_bool if self.kind is bool else isinstance(value, kinds.get(self.kind, self.kind))
-        if not known or (is_bool and self.kind is not bool):
+        kinds: dict[type, Any] = {int: Integral, float: Real, bool: (bool, np.bool_)}
+        known = isinstance(value, kinds.get(self.kind, self.kind))
+        if not known or (isinstance(value, bool) and self.kind is not bool):
             msg = f"{self.option} must be of type {self.type_name}, got {value!r}."
             raise ValueError(msg)
         if self.bounds and not (

@@ -1,8 +1,9 @@
 """The exceptions of the package.
 
 A caller's mistake (a wrong argument) is a ``ValueError`` or a ``TypeError``, as in the rest of
-scientific Python. The errors here are for faults outside the caller's code: files, data, runs.
-The command line turns each of them into one line on standard error and exit status 1.
+scientific Python. The classes here are for faults outside the caller's code: files, data, runs.
+The command line turns each of them into one line on standard error and exit status 1. A warning
+is a ``UserWarning``: the result is there, and may not be what is wanted.
 """
 
 
@@ -44,3 +45,7 @@ class SubnetworkWarning(UserWarning):
 
 class ClusterError(VarProError):
     """There is no cluster to train on."""
+
+
+class IntensityWarning(UserWarning):
+    """Images are on another scale than the training images, or one of them is."""

@@ -7,15 +7,14 @@ is 1.
 
 import argparse
 import json
-import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
 from varpro_nn import data
-from varpro_nn._cli import add_model, make_parser, parse, print_fault, run_command
+from varpro_nn._cli import add_model, make_parser, parse, print_fault, run_command, tell
 from varpro_nn._typing import ImageArray
-from varpro_nn.data.preparation import filled_by
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.network import Network, probabilities
@@ -30,7 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--prepare", action="store_true",
-        help="scale and centre what pictures show, as MNIST was made: for pictures of any size",
+        help="make pictures of any size like the training images: resized, and where the training "
+        "images show it, inverted, scaled and centred on their ground",
     )  # fmt: skip
     parser.add_argument(
         "images", nargs="+", metavar="IMAGES",
@@ -56,23 +56,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _lines(args: argparse.Namespace, faults: list[DatasetError]) -> Iterator[str]:
     """Label all images; the faults of files are printed, and appended to ``faults``."""
 
-    def tell(fault: DatasetError) -> None:
+    def report(fault: DatasetError) -> None:
         print_fault(fault)
         faults.append(fault)
 
     network = Network.load(Path(args.model))
+    if args.prepare and not network.preparation.learnt:
+        msg = (
+            f"{args.model} has no record of what its training images show; --prepare resizes "
+            "pictures and does no more. Train again to have them scaled and centred like these "
+            "images."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
     numbers = count()
     for part in data.read_all_images(
         args.images, network.image_shape,
-        prepared=filled_by(network.training) if args.prepare else None,
-        on_fault=tell, on_note=lambda note: print(f"note: {note}", file=sys.stderr),
+        prepared=network.preparation if args.prepare else None,
+        on_fault=report, on_note=lambda note: tell(f"note: {note}"),
     ):  # fmt: skip
         try:
             lines = _labelled(network, part.images, args.n_jobs)
         except ValueError as error:  # intensities unlike those of training
             more = len(set(part.files)) - 1
             where = f"{part.files[0]}{f' and {more} more' if more else ''}"
-            tell(DatasetError(f"{where}: {error}"))
+            report(DatasetError(f"{where}: {error}"))
             continue
         for file, line in zip(part.files, lines, strict=True):
             place = {"image": next(numbers), "file": file.name, "path": str(file)}

@@ -25,6 +25,7 @@ from varpro_nn import (
 )
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.errors import IntensityWarning
 from varpro_nn.estimators.base import SETTINGS
 from varpro_nn.output.fit import fit_output_layer
 from varpro_nn.output.settings import OutputSettings
@@ -126,6 +127,31 @@ def test_no_bit_depends_on_jobs(digits, fitted):
     assert_array_equal(two.predict_proba(digits[2]), fitted.predict_proba(digits[2]))
 
 
+# --- another scale than that of training ---------------------------------------------------
+
+
+def test_rows_on_another_scale_are_refused_or_warned_of(digits, fitted):
+    Z = digits[2]
+    for method in (fitted.predict, fitted.predict_proba, fitted.decision_function):
+        with pytest.raises(ValueError, match=r"X must be from 0 to 16 as in training, got"):
+            method(10 * Z)
+    with pytest.warns(
+        IntensityWarning, match=r"X should be from 0 to 16 .* got images from 0 to 0"
+    ):
+        fitted.predict(Z / 255)
+    with pytest.warns(IntensityWarning, match="X should be from 0 to 16"):
+        fitted.predict(Z / 16)
+
+
+def test_one_hot_pixel_does_not_refuse_the_batch(digits, fitted):
+    Z = digits[2].copy()
+    expected = fitted.predict(Z)
+    Z[5, 30] = 65535
+    with pytest.warns(IntensityWarning, match="got 6.554e[+]04 in image 5 .* 1 of 597 images"):
+        found = fitted.predict(Z)
+    assert_array_equal(np.delete(found, 5), np.delete(expected, 5))
+
+
 # --- rows of pixels ----------------------------------------------------------------------
 
 
@@ -197,7 +223,7 @@ def test_one_extreme_pixel_does_no_harm(digits):
         classifier = VarProClassifier(**settings).fit(hot, y)
     assert classifier.intensity_ == 16
     assert classifier.score(Z, z) > 0.95  # 0.3 where that pixel counts as 1
-    with pytest.warns(UserWarning, match="row 3 of X is -9999 at pixel 30"):
+    with pytest.warns(IntensityWarning, match="from 0 to 16 as in training, got -9999 in image 3"):
         found = classifier.predict(hot_to_predict)
     same = np.arange(len(Z)) != 3
     assert_array_equal(found[same], classifier.predict(Z)[same])
@@ -571,7 +597,13 @@ def test_warnings_name_the_line_of_the_caller(digits):
     X, y = (part[:50] for part in digits[:2])
     X = X.copy()
     X[3, 3] = 1e6
-    with pytest.warns(UserWarning, match="row 3 of X") as said:  # noqa: PT031
-        VarProFeatures(**QUICK).fit(X).transform(X)
-        VarProClassifier(**QUICK).fit(X, y).predict_set(X)
-    assert [warning.filename for warning in said] == [__file__] * 4
+    with pytest.warns(UserWarning, match="row 3 of X is 1e") as of_fit:
+        features = VarProFeatures(**QUICK).fit(X)
+    with pytest.warns(IntensityWarning, match="in image 3") as of_transform:
+        features.transform(X)
+    with pytest.warns(UserWarning, match="row 3 of X is 1e"):
+        classifier = VarProClassifier(**QUICK).fit(X, y)
+    with pytest.warns(IntensityWarning, match="in image 3") as of_set:
+        classifier.predict_set(X)
+    names = [warning.filename for said in (of_fit, of_transform, of_set) for warning in said]
+    assert names == [__file__] * 3

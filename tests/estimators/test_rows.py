@@ -170,14 +170,3 @@ def test_rare_pixels_of_standardised_columns_do_not(digits):
     scale = Scale.of(X)
     assert scale.intensity == np.quantile(np.abs(X).max(axis=1), 0.9, method="lower")
     assert scale.intensity < 6
-
-
-def test_an_extreme_value_to_predict_is_said_and_another_scale_refused(digits):
-    scale = Scale(16.0)
-    X = digits[:50].copy()
-    X[3, 30] = 1e4
-    with pytest.warns(UserWarning, match="row 3 of X is 10000 at pixel 30, and 1 row has values"):
-        scale.check(X)
-    with pytest.raises(ValueError, match=r"where 16 counts as 1, got .* beyond 160"):
-        scale.check(digits[:50] * 16)
-    scale.check(digits[:50])

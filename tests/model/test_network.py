@@ -5,6 +5,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from varpro_nn import Network, patch_units, whole_image_units
+from varpro_nn.data.preparation import Preparation
+from varpro_nn.errors import IntensityWarning
 from varpro_nn.model.network import probabilities
 from varpro_nn.output import features
 from varpro_nn.output.features import VIEWS
@@ -66,6 +68,34 @@ def test_bytes_are_their_intensities(rng):
     assert_allclose(
         network.decision_function(pixels), network.decision_function(pixels / 255), atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("trained", "given"),
+    [
+        ("signed", "bytes"), ("standardised", "bytes"), ("signed", "unit"), ("unit", "signed"),
+        ("unit", "floats to 255"), ("bytes", "floats to 255"), ("dim bytes", "bytes"),
+    ],
+)  # fmt: skip
+def test_images_on_another_scale_are_not_labelled_in_silence(trained, given, rng):
+    pixels = rng.integers(0, 256, (40, 4, 5), dtype=np.uint8)
+    pixels[:, 0, :2] = 0, 255
+    scales = {
+        "bytes": pixels, "unit": pixels / 255, "signed": pixels / 127.5 - 1,
+        "standardised": (pixels - pixels.mean()) / pixels.std(), "floats to 255": pixels * 1.0,
+        "dim bytes": pixels // 16,
+    }  # fmt: skip
+    network = replace(make(rng), preparation=Preparation.learn(scales[trained]))
+    network.predict(scales[trained])
+    with pytest.raises((ValueError, IntensityWarning), match="as in training"):
+        network.predict(scales[given])
+
+
+def test_pixels_divided_twice_are_warned_of(rng):
+    images = rng.random((40, 4, 5))
+    network = replace(make(rng), preparation=Preparation.learn(images))
+    with pytest.warns(IntensityWarning, match=r"should be from 0.* to 0.* if the scale is not"):
+        network.predict(images / 255)
 
 
 @pytest.mark.parametrize("classes", [(7, 3), ("cat", "dog")])

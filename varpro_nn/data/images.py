@@ -148,17 +148,6 @@ def blocks_of(images: ImageArray) -> Iterator[ImageArray]:
         yield images
 
 
-BRIGHT = 10.0
-"""Intensities beyond this are no such: bytes that were handed over as floats, say."""
-
-
-def largest_intensity(images: ImageArray) -> float:
-    """Largest absolute value of the intensities of floating-point images; 1 for ``uint8``."""
-    if images.dtype == np.uint8:
-        return 1.0
-    return max(float(np.abs(block).max()) for block in blocks_of(images))
-
-
 def intensities(images: ImageArray, dtype: DTypeLike = np.float32) -> RealArray:
     """Convert pixels to intensities: ``uint8`` divided by 255, floats unchanged.
 

@@ -16,7 +16,7 @@ from varpro_nn.data.idx import read_idx
 from varpro_nn.data.images import check_images
 from varpro_nn.data.npz import open_npz
 from varpro_nn.data.pictures import picture_files, read_picture
-from varpro_nn.data.preparation import prepare
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.errors import DatasetError
 
 _PICTURES_AT_A_TIME = 1000
@@ -38,7 +38,7 @@ class FileImages:
 
 
 def read_images(
-    path: str | os.PathLike[str], image_shape: Sequence[int], *, prepared: float | None = None
+    path: str | os.PathLike[str], image_shape: Sequence[int], *, prepared: Preparation | None = None
 ) -> ImageArray:
     """Read images of a given shape.
 
@@ -52,10 +52,10 @@ def read_images(
         (rows, columns) or (channels, rows, columns). Pictures become grey for one channel and
         red, green, blue for three; see :func:`varpro_nn.data.pictures.read_picture`. Channels of
         an array may come last.
-    prepared : float, optional
-        Scale and place what pictures show, so that it fills this part of the image; see
-        :func:`varpro_nn.data.preparation.prepare`. By default they must have the size of the
-        images, and are taken as they are.
+    prepared : Preparation, optional
+        Make pictures of any size like the training images of a network
+        (``network.preparation``). By default they must have the size of the images, and are taken
+        as they are.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def read_all_images(
     paths: Iterable[str | os.PathLike[str]],
     image_shape: Sequence[int],
     *,
-    prepared: float | None = None,
+    prepared: Preparation | None = None,
     on_fault: Callable[[DatasetError], None],
     on_note: Callable[[str], None],
 ) -> Iterator[FileImages]:
@@ -161,7 +161,7 @@ def _checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-def _read_file(path: Path, shape: tuple[int, ...], prepared: float | None) -> ImageArray:
+def _read_file(path: Path, shape: tuple[int, ...], prepared: Preparation | None) -> ImageArray:
     kind = kind_of_file(path)
     if kind == "other":
         return _read_picture(path, shape, prepared)[np.newaxis]
@@ -190,7 +190,9 @@ def _from_npz(path: Path) -> NDArray[Any]:
         return arrays.read(arrays.names[0])
 
 
-def _read_picture(path: Path, shape: tuple[int, ...], prepared: float | None) -> NDArray[np.uint8]:
+def _read_picture(
+    path: Path, shape: tuple[int, ...], prepared: Preparation | None
+) -> NDArray[np.uint8]:
     channels = 1 if len(shape) == 2 else shape[0]
     if channels not in (1, 3):
         msg = f"{path}: a picture can be read for 1 or 3 channels, got image shape {shape}."
@@ -200,5 +202,5 @@ def _read_picture(path: Path, shape: tuple[int, ...], prepared: float | None) ->
         return read_picture(path, channels, (rows, columns)).reshape(shape)
     planes = read_picture(path, channels)
     if channels == 1:
-        return prepare(planes[0], shape[-2:], prepared).reshape(shape)
-    return prepare(planes, shape, prepared)
+        return prepared.picture(planes[0], shape[-2:]).reshape(shape)
+    return prepared.picture(planes, shape)

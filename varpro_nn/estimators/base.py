@@ -17,6 +17,7 @@ from varpro_nn._settings import settings_of, unknown_among
 from varpro_nn._typing import FloatArray, ImageArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import check_weights
+from varpro_nn.data.intensity_range import IntensityRange
 from varpro_nn.errors import DatasetError
 from varpro_nn.estimators.rows import Layout, Scale
 from varpro_nn.training.config import TrainConfig
@@ -122,12 +123,13 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         some = rows if there.all() else rows[there]
         self._scale = Scale.of(some)
         self._scale.warn_of_extremes(some, np.flatnonzero(there))
+        self._range = IntensityRange.of(some)
         self.image_shape_, self.intensity_ = self._layout.image_shape, self._scale.intensity
         return self._scale.apply(self._layout.images(some))
 
     def _images_of(self, X: Any) -> ImageArray:
         rows = self._rows(X, reset=False)
-        self._scale.check(rows)
+        self._range.check(rows, "X")
         return self._scale.apply(self._layout.images(rows))
 
     # --- settings --------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, LabelArray
+from varpro_nn._warn import warn_user
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.estimators.base import ImageEstimator, undone_on_error, with_settings
-from varpro_nn.estimators.rows import warn_user
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import (
     conformal_threshold,
@@ -225,7 +225,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         codes = self._outputs(X).argmax(axis=1)
         return cast("NDArray[Any]", self.classes_[codes])
@@ -246,7 +246,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         outputs = self._outputs(X)
         return outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs
@@ -267,7 +267,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         outputs = self._outputs(X)
         return probabilities(outputs, self.network_.output_layer, self.network_.temperature)
@@ -287,7 +287,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
@@ -392,7 +392,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
 
     def _outputs(self, X: Any) -> FloatArray:
         check_is_fitted(self, "network_")
-        return self.network_.decision_function(self._images_of(X), n_jobs=self._n_jobs)
+        return self.network_.outputs_of(self._images_of(X), n_jobs=self._n_jobs)
 
 
 def _check_class_weight(class_weight: Any) -> None:

@@ -93,7 +93,7 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         check_is_fitted(self, "units_")
         images = self._images_of(X)

@@ -88,11 +88,10 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
             trained, layer = train_layers(config, training, compute, start=self._start(config))
         A = layer.A * scale
         A[-1] += mean
-        remembered = {"largest_intensity": trained.largest_intensity, "regression": True}
         self.config_, self.W_ = config, trained.W
         self.network_ = Network(
             trained.units, trained.W, A, np.arange(k), images.shape[1:], "ridge",
-            config.output.views, remembered,
+            config.output.views, {"regression": True}, preparation=trained.preparation,
         )  # fmt: skip
         self._set_reports(trained.subnetworks)
         self.loo_error_ = np.nan
@@ -120,10 +119,10 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         check_is_fitted(self, "network_")
-        outputs = self.network_.decision_function(self._images_of(X), n_jobs=self._n_jobs)
+        outputs = self.network_.outputs_of(self._images_of(X), n_jobs=self._n_jobs)
         return outputs[:, 0] if self._one_target else outputs
 
 

@@ -1,8 +1,6 @@
 """Rows of pixels as images: in which order a row holds them, and which intensity counts as 1."""
 
-import inspect
 import operator
-import warnings
 from dataclasses import dataclass, replace
 from math import isqrt, prod
 from typing import Any
@@ -11,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, ImageArray
+from varpro_nn._warn import warn_user
 
-_INSIDE = ("varpro_nn", "sklearn")
-"""Packages whose lines a warning does not name."""
 _MOST_CHANNELS = 4
 """An axis of at most this length may be that of the channels."""
 _SMOOTHER = 0.7
@@ -26,8 +23,6 @@ _RARE = 3.0
 """How far beyond typical ones the largest value may lie and still be the scale."""
 EXTREME = 10.0
 """Values beyond this multiple of the scale are extreme."""
-_MOST_EXTREME = 0.05
-"""If a larger share of all values but zeros is extreme, the scale is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,38 +212,12 @@ class Scale:
         )
         warn_user(msg)
 
-    def check(self, rows: NDArray[Any]) -> None:
-        """Check rows to predict; warn of single extreme values.
-
-        Raises
-        ------
-        ValueError
-            So many values are extreme that the rows have another scale.
-        """
-        some = rows[_largest(rows, axis=1) > EXTREME * self.intensity]
-        n_extreme = np.count_nonzero(np.abs(some) > EXTREME * self.intensity)
-        if n_extreme > _MOST_EXTREME * np.count_nonzero(rows):
-            msg = (
-                f"X must be on the scale of training, where {self.intensity:.4g} counts as 1, got "
-                f"{n_extreme} values beyond {EXTREME * self.intensity:.4g}."
-            )
-            raise ValueError(msg)
-        self.warn_of_extremes(rows, np.arange(len(rows)))
-
     def apply(self, pixels: NDArray[Any]) -> ImageArray:
         """Divide by the intensity; bytes that reach 255 stay bytes, which mean the same."""
         if pixels.dtype == np.uint8 and self.intensity == 255:
             return pixels
         images = pixels.astype(np.float32) / np.float32(self.intensity)
         return np.clip(images, -EXTREME, EXTREME, out=images)
-
-
-def warn_user(message: str) -> None:
-    """Warn at the line that called an estimator, whichever method it called."""
-    frame, level = inspect.currentframe(), 1
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def _shape_of(image_shape: Any) -> tuple[int, ...]:

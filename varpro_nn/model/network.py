@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from varpro_nn._arrays import plain_array
 from varpro_nn._io import archive
-from varpro_nn._typing import FloatArray, LabelArray
-from varpro_nn.data.images import BRIGHT, check_images, largest_intensity
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn.data.images import check_images
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.errors import ModelFileError
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.tables import as_html, as_text
@@ -48,6 +49,8 @@ class Network:
         :func:`probabilities`.
     training : dict
         How it came about (settings, seed, digest of the data): plain values, kept in the file.
+    preparation : Preparation
+        What the training images say about intensities and about pictures of any size.
 
     Raises
     ------
@@ -64,6 +67,7 @@ class Network:
     views: str = "single"
     training: dict[str, Any] = field(default_factory=dict)
     temperature: float | None = None
+    preparation: Preparation = field(default_factory=Preparation)
 
     def __post_init__(self) -> None:
         expected = (len(self.W) * self.units.n_cells + 1, len(self.classes))
@@ -157,30 +161,40 @@ class Network:
         Raises
         ------
         ValueError
-            Images of another shape, not finite, or over ten times brighter than in training.
+            Images of another shape, not finite, or on another scale than the training images.
+
+        Warns
+        -----
+        IntensityWarning
+            Some images are far from the intensities of training, or most are too dark or light.
         """
         checked = check_images(images, image_shape=self.image_shape)
-        allowed = self.training.get("largest_intensity", np.inf)
-        if checked.dtype == np.uint8 and BRIGHT < allowed < np.inf:
-            msg = (
-                f"images must be floating point, up to {allowed:.4g} as in training, got uint8, "
-                "which is divided by 255; train on uint8, or on intensities from 0 to 1."
-            )
-            raise ValueError(msg)
-        largest = largest_intensity(checked)
-        if checked.dtype != np.uint8 and largest > 10 * allowed:
-            msg = (
-                f"images must be intensities as in training, up to {allowed:.4g}, got "
-                f"{largest:.4g}; pixels from 0 to 255 must be uint8."
-            )
-            raise ValueError(msg)
+        self.preparation.check(checked)
+        return self.outputs_of(checked, n_jobs=n_jobs)
+
+    def outputs_of(self, images: ImageArray, *, n_jobs: int = 1) -> FloatArray:
+        """Compute the outputs of images that :meth:`decision_function` would not refuse.
+
+        The estimators check rows on their own scale, before they become images.
+
+        Parameters
+        ----------
+        images : ndarray, shape (n, *image_shape)
+            As :func:`varpro_nn.data.images.check_images` returns them.
+        n_jobs : int
+            Threads, -1 for all cores; no bit of the result depends on it.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, k)
+        """
         views = VIEWS[self.views]
-        blocks = block_slices(len(checked), len(self.A))
-        outputs = np.zeros((len(checked), len(self.classes)))
+        blocks = block_slices(len(images), len(self.A))
+        outputs = np.zeros((len(images), len(self.classes)))
         with thread_pool(n_jobs) as threads:
             for view in views:
                 for rows, Phi in feature_blocks(
-                    self.units, self.W, checked, threads, blocks=blocks, view=view
+                    self.units, self.W, images, threads, blocks=blocks, view=view
                 ):
                     outputs[rows] += (Phi @ self.A[:-1] + self.A[-1]) / len(views)
         return outputs
@@ -305,6 +319,7 @@ class Network:
             "views": self.views,
             "temperature": self.temperature,
             "training": self.training,
+            "preparation": self.preparation.spec(),
         }
         arrays: dict[str, NDArray[Any]] = {"W": self.W, "A": self.A, "classes": self.classes}
         arrays.update({f"units.{name}": array for name, array in learnt.items()})
@@ -356,7 +371,13 @@ class Network:
                 msg = "views='shifts' was removed; train anew with views flip or single."
                 raise ValueError(msg)
             training = _checked_training(header["training"])
-            return cls(units, W, A, classes, shape, layer, views, training, temperature)
+            if "preparation" in header:
+                preparation = Preparation.from_spec(header["preparation"])
+            else:
+                preparation = Preparation.of_older_file(training.get("largest_intensity"))
+            return cls(
+                units, W, A, classes, shape, layer, views, training, temperature, preparation
+            )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             msg = f"{path}: the header and the arrays do not make a network: {error}"
             raise ModelFileError(msg) from error

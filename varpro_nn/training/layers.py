@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.augmentation import check_fitting, distort
-from varpro_nn.data.images import BRIGHT, blocks_of, largest_intensity
+from varpro_nn.data.images import blocks_of
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.blas_limit import single_threaded_blas
@@ -30,6 +31,8 @@ from varpro_nn.units.contract import check_members
 from varpro_nn.units.registry import check_dataclass
 
 _logger = logging.getLogger(__name__)
+_BRIGHT = 10.0
+"""Intensities beyond this are probably bytes that were handed over as floats."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,14 +42,14 @@ class TrainedUnits:
     Attributes
     ----------
     W : ndarray of float32, shape (h, p)
-    largest_intensity : float
-        Of the training images.
+    preparation : Preparation
+        What the training images say about new ones.
     """
 
     units: Units
     W: NDArray[np.float32]
     subnetworks: list[Subnetwork]
-    largest_intensity: float
+    preparation: Preparation
 
 
 def train_units(
@@ -83,15 +86,11 @@ def train_units(
     if start is not None and settings.scheme == "stages":
         msg = f"start needs the scheme independent or untrained, got {settings.scheme}."
         raise ValueError(msg)
-    if (largest := largest_intensity(images)) > BRIGHT:
-        _logger.warning(
-            "intensities reach %.3g; the settings are for 0 to 1, or bytes as uint8: pictures and "
-            "bytes will be refused by this network",
-            largest,
-        )
     if all((block == images[:1]).all() for block in blocks_of(images)):
         msg = "training needs images that differ, got the same pixels in all of them."
         raise DatasetError(msg)
+    preparation = Preparation.learn(images)
+    _warn_of_intensities(preparation)
     seeds = streams(config)
     if units is None:
         with single_threaded_blas():  # the same bits on any number of cores
@@ -104,7 +103,18 @@ def train_units(
     subnetworks = train_by_scheme(plan, training, compute, start=start, store=store)
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     # Fewer units than asked for if a sub-network failed.
-    return TrainedUnits(with_n_units(units, len(W)), W, subnetworks, largest)
+    return TrainedUnits(with_n_units(units, len(W)), W, subnetworks, preparation)
+
+
+def _warn_of_intensities(preparation: Preparation) -> None:
+    reached = preparation.intensities
+    assert reached is not None
+    if max(-reached.low, reached.high) > _BRIGHT:
+        _logger.warning(
+            "intensities reach %.3g; the settings are for 0 to 1, or bytes as uint8: "
+            "pictures and bytes will be refused by this network",
+            max(-reached.low, reached.high),
+        )
 
 
 def train_layers(
@@ -173,10 +183,9 @@ def train_classifier(
         rows = layer.left_out.rows
         codes: Any = labels[rows]
         temperature = fit_temperature(layer.left_out.outputs, codes, training.weights_at(rows))
-    remembered = {**(provenance or {}), "largest_intensity": trained.largest_intensity}
     network = Network(
         trained.units, trained.W, layer.A, classes, training.images.shape[1:], layer.name,
-        config.output.views, remembered, temperature,
+        config.output.views, dict(provenance or {}), temperature, trained.preparation,
     )  # fmt: skip
     return network, trained.subnetworks, layer
 
