@@ -5,7 +5,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from varpro_nn.errors import VarProError
@@ -53,14 +55,29 @@ def parse(
     return args
 
 
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Leave out the place in our code, of which a user of the command line knows nothing."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"warning: {' '.join(str(message).split())}\n"
+    )
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
 def run_command(lines: Callable[[], Iterable[str]]) -> int:
     """Print the lines of ``lines()``, which does the work, and return the exit status.
 
     0: done; 1: a fault of data or run, printed as one line on standard error; 130: interrupted.
+    Warnings are one line each as well.
     """
     try:
-        for line in lines():
-            print(line)
+        with _warnings_in_one_line():
+            for line in lines():
+                print(line)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has closed the pipe (``| head``). Python would report it again at exit.
