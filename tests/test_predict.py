@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 import varpro_nn
 from varpro_nn import Network, configure, load, train_network, whole_image_units
+from varpro_nn._cli import run_command
 from varpro_nn.data.preparation import Preparation
 from varpro_nn.predict import main
 
@@ -269,6 +271,14 @@ def test_pictures_for_a_network_of_signed_intensities_are_refused(tmp_path):
     for more in ((), ("--prepare",)):
         words = ("--model", tmp_path / "model.npz", *more, tmp_path / "picture.png")
         fault(*words, match="divided by 255")
+
+
+def test_a_warning_is_one_line(capsys):
+    before = warnings.formatwarning("far\noutside", UserWarning, "file.py", 3)
+    said = (warnings.formatwarning("far\noutside", UserWarning, "file.py", 3) for _ in range(1))
+    assert run_command(lambda: said) == 0
+    assert capsys.readouterr().out == "warning: far outside\n\n"
+    assert warnings.formatwarning("far\noutside", UserWarning, "file.py", 3) == before
 
 
 # --- faults ------------------------------------------------------------------------------
