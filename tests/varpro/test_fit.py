@@ -384,7 +384,7 @@ def test_automatic_form_follows_the_count_of_operations():
 
     def functional(n, h, k):
         tau = np.zeros((n, k))
-        return VarProFunctional(ExponentialUnits(h), np.arange(n), tau, dtype=np.float64)
+        return VarProFunctional(ExponentialUnits(h), np.arange(n), tau, ridge=1, dtype=np.float64)
 
     assert choose_form(functional(5000, 2, 3)) == "reduced"
     assert choose_form(functional(20, 400, 3)) == "operator"
