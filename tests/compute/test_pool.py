@@ -254,12 +254,21 @@ def test_a_real_pool_that_breaks_down_is_a_fault_of_the_run(tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_workers_end_with_their_driver(tmp_path):
-    """A driver that is killed can tell nobody; its workers must not stay for ever."""
+    """A driver that is killed can tell nobody; its workers must not stay for ever.
+
+    Ctrl-C goes to them too. They hold it back from their first instruction, since Python would
+    print where it met them.
+    """
     script = textwrap.dedent("""
         import os, signal, time
         from varpro_nn.compute.pool import ProcessPool
+
+        def state():
+            return os.getpid(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
         pool = ProcessPool(2)
-        for key, process in pool.run(os.getpid, {0: (), 1: ()}):
+        for key, (process, holds_interrupts_back) in pool.run(state, {0: (), 1: ()}):
+            assert holds_interrupts_back
             print(process, flush=True)
         results = pool.run(time.sleep, {0: (600,), 1: (0,)})
         assert next(results) == (1, None)

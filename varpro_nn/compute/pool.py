@@ -21,10 +21,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
 from contextlib import contextmanager
 from itertools import count
-from multiprocessing import current_process
+from multiprocessing import current_process, resource_tracker
 from typing import Any
 
 from joblib import Parallel, delayed
+from joblib.externals.loky.backend import resource_tracker as loky_resource_tracker
 from joblib.parallel import get_active_backend
 
 from varpro_nn.errors import TrainingError, WorkerDiedError
@@ -157,8 +158,17 @@ class ProcessPool:
             return_as="generator_unordered", pre_dispatch=self._n_workers,
             initializer=_prepare_worker, initargs=(os.getpid(),),
         )  # fmt: skip
-        with _interrupts_held():  # processes begin with the signals that this thread holds back
-            return pool(calls)
+        # Started now, since each lets interrupts through again in the thread that starts it.
+        resource_tracker.ensure_running()
+        loky_resource_tracker.ensure_running()
+        results = None
+        try:
+            with _interrupts_held():  # processes begin with the signals that this thread holds back
+                results = pool(calls)
+        except KeyboardInterrupt:  # held back until now
+            _close(results)
+            raise
+        return results
 
 
 class _Turn:
