@@ -521,7 +521,7 @@ def test_label_sets_need_outputs_that_saw_not_their_image(digits):
     classifier = VarProClassifier(**SMALL, output_layer="softmax", output_penalty=1.0).fit(
         *digits[:2]
     )
-    with pytest.raises(ValueError, match=r"predict_set needs outputs that saw not their image"):
+    with pytest.raises(ValueError, match=r"predict_set needs outputs of images that the output"):
         classifier.predict_set(digits[2])
     assert np.isnan(classifier.loo_error_)
     good = VarProClassifier(**SMALL).fit(*digits[:2])

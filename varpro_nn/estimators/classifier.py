@@ -99,6 +99,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     network_: Network
     config_: TrainConfig
     ridge_layer_: RidgeLayer
+    _left_out: tuple[FloatArray, LabelArray, FloatArray | None] | None
 
     @undone_on_error
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
@@ -146,9 +147,11 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     ) -> Any:
         """Train on the first batch; refit the output layer to this and all batches before.
 
-        The units, the temperature and the threshold of label sets stay as the first batch made
-        them. Needs ``output_layer="ridge"`` and no distorted copies, which is what it sets where
-        they are left to the recipe.
+        The units stay as the first batch made them. From the second batch on, probabilities have no
+        temperature, ``loo_error_`` and ``calibration_error_`` are NaN, and ``predict_set`` is
+        refused: the images that would calibrate the new layer are not kept. Needs
+        ``output_layer="ridge"`` and no distorted copies, which is what it sets where they are left
+        to the recipe.
 
         Parameters
         ----------
@@ -207,7 +210,10 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         self.ridge_layer_.add_images(self._images_of(X), codes)
         output = self.config_.output
         A = self.ridge_layer_.solve(output.penalty, standardise=output.standardise)
-        self.network_ = replace(self.network_, A=A)
+        # What the first batch calibrated predicts no more.
+        self.network_ = replace(self.network_, A=A, temperature=None)
+        self._left_out = None
+        self.loo_error_ = self.calibration_error_ = np.nan
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -299,8 +305,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         images; the final fit uses all images. The guarantee holds as far as the units treat new
         images like training images. It held with tens of thousands of images. Units that overfit
         miss more labels (0.057 with alpha 0.01, of 1,500 digits; ``python -m
-        experiments.field.calibration --data digits``). Outputs are those of the image itself, not
-        averaged over ``views``.
+        experiments.field.calibration --data digits``). Weights of the images count in the
+        threshold: the share refers to images that are distributed as the weighted ones are.
 
         Parameters
         ----------
@@ -321,11 +327,13 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         proba = self.predict_proba(X)
         if self._left_out is None:
             msg = (
-                "predict_set needs outputs that saw not their image: output_penalty must be left "
-                "to the recipe, or output_layer be 'ridge' with n_copies=0."
+                "predict_set needs outputs of images that the output layer did not see: leave "
+                "output_penalty to the recipe, or set output_layer='ridge', n_copies=0 and "
+                "views='single'; after a second partial_fit there are none: call fit."
             )
             raise ValueError(msg)
-        return label_sets(proba, conformal_threshold(*self._left_out, alpha))
+        held_out, codes, weights = self._left_out
+        return label_sets(proba, conformal_threshold(held_out, codes, alpha, weights))
 
     # --- how it is done --------------------------------------------------------------------
 
@@ -376,7 +384,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     def _set_left_out(
         self, layer: OutputLayer, codes: LabelArray, weights: FloatArray | None
     ) -> None:
-        self._left_out: tuple[FloatArray, LabelArray] | None = None
+        self._left_out = None
         self.loo_error_ = self.calibration_error_ = np.nan
         if layer.left_out is None:
             return
@@ -388,7 +396,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         wrong = outputs.argmax(axis=1) != codes[rows]
         self.loo_error_ = float(np.average(wrong, weights=own))
         self.calibration_error_ = expected_calibration_error(proba, codes[rows], own)
-        self._left_out = proba, codes[rows]
+        self._left_out = proba, codes[rows], own
 
     def _outputs(self, X: Any) -> FloatArray:
         check_is_fitted(self, "network_")

@@ -11,8 +11,9 @@ layer       what is minimised over ``A``                            how the pena
 Each adds the penalty times ``1/2 ||A||^2``, for columns scaled to variance 1.
 :mod:`varpro_nn.output.ridge_fit` fits the ridge layer, in its primal or dual form, if an
 eigendecomposition of its columns or images is quick. Otherwise its penalty is also chosen on the
-split. The same holds with distorted copies of the images: an image that is left out alone would
-stay in as its copies.
+split. The same holds with distorted copies of the images (an image that is left out alone would
+stay in as its copies), and where outputs are averaged over views. Held-out outputs are what the
+network would give: averaged over its views.
 
 For the split, one image in six is held out at random, with all its distorted copies. The fits go
 along the grid from the largest penalty to the smallest, and each starts from the one before. Each
@@ -42,6 +43,7 @@ from varpro_nn.output.feature_store import (
     restored,
     standardise_columns,
 )
+from varpro_nn.output.features import VIEWS, block_features, block_slices
 from varpro_nn.output.linear_fits import LinearFits
 from varpro_nn.output.output_layer import LeftOut, OutputLayer
 from varpro_nn.output.penalties import PENALTIES, RIDGES, beyond
@@ -115,14 +117,16 @@ def fit_output_layer(
     n, q = len(training), len(W) * units.n_cells
     # With weights there is only the primal form.
     eigenproblem = min(n, q) if training.weights is None else q
-    # An image that is left out alone would still be there in its copies.
-    meaningful = times == 1 or penalty is not None
+    # An image that is left out alone would still be there in its copies, and the errors are those
+    # of the image itself, where outputs are averaged over views.
+    meaningful = (times == 1 and settings.views == "single") or penalty is not None
     if name == "ridge" and meaningful and eigenproblem <= LARGEST_EIGENPROBLEM:
         layer = fit_ridge(
             units, W, training, compute, ridge=penalty, standardise=settings.standardise,
             keep_sums=keep_sums,
         )  # fmt: skip
-        return layer if times == 1 else replace(layer, left_out=None)
+        alone = times == 1 and settings.views == "single"
+        return layer if alone else replace(layer, left_out=None)
     n_aside = 0 if penalty is not None else max(1, n // times // 6)
     order = _aside_first(n, times, n_aside, rng)
     with feature_store(n, q, compute.scratch) as Phi, thread_pool(compute.n_jobs) as threads:
@@ -135,6 +139,14 @@ def fit_output_layer(
             grid = RIDGES[::-2] if name == "ridge" else PENALTIES
             found = _search(fits, name, grid, order[:n_aside], slice(n_aside * times, None))
             penalty = found.penalty
+            if settings.views != "single":
+                found.left_out = LeftOut(order[:n_aside], np.zeros((n_aside, training.n_targets)))
+                for view in VIEWS[settings.views]:
+                    for rows in block_slices(n_aside, q):
+                        images = view(training.images[order[:n_aside][rows]])
+                        columns = (block_features(units, W, images, threads) - mean) / deviation
+                        outputs = columns @ found.A_of_best[:-1] + found.A_of_best[-1]
+                        found.left_out.outputs[rows] += outputs / len(VIEWS[settings.views])
         A, convex = fits.fit(slice(None), penalty, found.A, tolerance=FINAL_TOLERANCE)
         ridge_layer = None
         if keep_sums:
@@ -186,6 +198,7 @@ class _Search:
     error_rates: list[float] = field(default_factory=list)
     left_out: LeftOut | None = None
     A: FloatArray | None = None
+    A_of_best: FloatArray = field(default_factory=lambda: np.zeros((1, 0)))
 
     @property
     def penalty(self) -> float:
@@ -214,7 +227,7 @@ def _search(
         found.A, _ = fits.fit(kept, penalty, found.A, tolerance=GRID_TOLERANCE)
         loss, rate, outputs = fits.measure(slice(0, len(aside)), found.A)
         if loss < min(found.losses, default=np.inf):
-            found.left_out = LeftOut(aside, outputs)
+            found.left_out, found.A_of_best = LeftOut(aside, outputs), found.A
         found.add(penalty, loss, rate)
         _logger.info(
             "%s, penalty %.3g: loss %.5g, error rate %.5f put aside", name, penalty, loss, rate

@@ -17,7 +17,7 @@ from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.model.tables import as_html, as_text
-from varpro_nn.output.calibration import expected_calibration_error
+from varpro_nn.output.calibration import error_of_right_probabilities, expected_calibration_error
 from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.growth import Growth, growth_of
@@ -90,7 +90,11 @@ class Run:
             spread = m["test_accuracy_standard_error"]
             rows += [
                 ("test accuracy", f"{m['test_accuracy']:.4f} ± {spread:.4f}"),
-                ("calibration error", f"{m['test_calibration_error']:.4f}"),
+                (
+                    "calibration error",
+                    f"{m['test_calibration_error']:.4f} (exactly right probabilities: "
+                    f"{m['test_calibration_error_by_chance']:.4f})",
+                ),
             ]
         seconds = f"{m['training_wall_seconds']:.1f} s, {m['training_cpu_seconds']:.1f} CPU s"
         return [*rows, ("training", seconds)]
@@ -259,6 +263,7 @@ def _measure(network: Network, outputs: FloatArray, test: ImageSet) -> dict[str,
         "test_accuracy": share,
         "test_accuracy_standard_error": standard_error(share, len(test)),
         "test_calibration_error": expected_calibration_error(proba, test.labels),
+        "test_calibration_error_by_chance": error_of_right_probabilities(proba),
     }
 
 
