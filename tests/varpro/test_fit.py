@@ -157,7 +157,7 @@ def test_units_of_the_data_do_not_matter(solver, rng):
     """Small numbers were taken for a small gradient, and the start for the end."""
     seed = rng.bit_generator.seed_seq.entropy
     statuses, rates, costs = [], [], []
-    for targets, abscissae in [(1, 1), (1e-12, 1), (1e-5, 1), (1e12, 1), (1, 1e-12), (1, 1e12)]:
+    for targets, abscissae in [(1, 1), (1e-90, 1), (1e-5, 1), (1e12, 1), (1, 1e-12), (1, 1e12)]:
         functional, w0 = two_exponentials(
             np.random.default_rng(seed), targets=targets, abscissae=abscissae
         )

@@ -247,12 +247,13 @@ class _Problem:
                 r, J = functional.reduced(w, self.jacobian)
             else:
                 r, J = functional.residual(w), functional.jacobian(w, self.jacobian, form)
-            gradient = J.T @ r
-            along, square = float(np.linalg.norm(J @ gradient)), float(gradient @ gradient)
-            recorder.set_gradient(
-                w, gradient, small=square <= self.gtol * along * float(np.linalg.norm(r))
-            )
-            return J * (self.weight_unit / self.residual_unit)
+            # From here on in the units of the solver, where nothing overflows or vanishes.
+            r, J = r / self.residual_unit, J * (self.weight_unit / self.residual_unit)
+            g = J.T @ r
+            along, square = float(np.linalg.norm(J @ g)), float(g @ g)
+            small = square <= self.gtol * along * float(np.linalg.norm(r))
+            recorder.set_gradient(w, g * (self.residual_unit**2 / self.weight_unit), small=small)
+            return J
 
         # The gradient is tested here, at the start and after each accepted step. SciPy's own test
         # of ``trf`` is an absolute one: it has the least number that SciPy takes.
@@ -311,7 +312,8 @@ class _QuasiNewton:
 
     def __init__(self, problem: _Problem) -> None:
         self._problem = problem
-        self._last = self._step_from = math.inf, problem.w0, np.zeros_like(problem.w0)
+        # Cost, x and gradient in the units of the solver, where nothing overflows or vanishes.
+        self._last = self._step_from = math.inf, problem.x0, np.zeros_like(problem.x0)
 
     def cost_and_gradient(self, x: FloatArray) -> tuple[float, FloatArray]:
         """Cost and gradient for a line search along a direction of descent.
@@ -324,25 +326,25 @@ class _QuasiNewton:
         w, unit = x * problem.weight_unit, problem.residual_unit**2
         cost = problem.recorder.cost(w)
         if not math.isfinite(cost):
-            return float(np.nextafter(self._step_from[0] / unit, np.inf)), np.zeros_like(x)
+            return float(np.nextafter(self._step_from[0], np.inf)), np.zeros_like(x)
         gradient = problem.recorder.functional.gradient(w)
-        self._last = cost, w, gradient
+        problem.recorder.set_gradient(w, gradient, small=not gradient.any())
+        self._last = cost / unit, x.copy(), gradient * (problem.weight_unit / unit)
         if math.isinf(self._step_from[0]):
             self._step_from = self._last  # the start
-        problem.recorder.set_gradient(w, gradient, small=not gradient.any())
-        return cost / unit, gradient * (problem.weight_unit / unit)
+        return self._last[0], self._last[2]
 
     def accepted(self, intermediate_result: Any) -> None:
         """After each step: the callback, then whether gradient or cost hardly change any more."""
         problem = self._problem
         problem.accepted(intermediate_result)
-        (before, w_before, g_before), (cost, w, gradient) = self._step_from, self._last
+        (before, x_before, g_before), (cost, x, g) = self._step_from, self._last
         self._step_from = self._last
         if before - cost <= problem.ftol * before:
             raise SearchEnd(2)
-        step = w - w_before
-        curvature = float(step @ (gradient - g_before)) / float(step @ step)
-        if float(gradient @ gradient) <= problem.gtol**2 * 2 * cost * curvature:
+        step = x - x_before
+        curvature = float(step @ (g - g_before)) / float(step @ step)
+        if float(g @ g) <= problem.gtol**2 * 2 * cost * curvature:
             raise SearchEnd(1)
 
 

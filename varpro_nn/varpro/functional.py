@@ -219,8 +219,9 @@ class VarProFunctional(ReducedFunctional):
         sums = row_sums(self.design.blocks(w) if stored is None else stored)
         # The yardstick of the rank is a column of ones, or the longest unit column if that is
         # shorter: the unit of its features must not make all units count as rounding error.
-        longest = np.linalg.norm(sums.factor[:, : self.design.n_unit_columns], axis=0).max()
-        length = min(float(np.linalg.norm(self.design.root)), float(longest) or np.inf)
+        # (The largest entry of R is a norm up to a factor of sqrt(q), and cannot overflow.)
+        longest = float(np.abs(sums.factor[:, : self.design.n_unit_columns]).max())
+        length = min(float(np.linalg.norm(self.design.root)), longest or np.inf)
         solution = least_squares_with_ridge(sums, ridge, self._rank_tolerance, length=length)
         left_out = left_out_sums(self.design.blocks(w) if stored is None else stored, solution)
         total = float(self.design.root @ self.design.root)
