@@ -214,7 +214,7 @@ def test_pictures_are_read_some_at_a_time(network, folder, tmp_path, monkeypatch
 
 
 def test_intensities_unlike_those_of_training_are_a_fault_of_that_file(network, images, tmp_path):
-    remembered = replace(network, training={"largest_intensity": 1.0})
+    remembered = replace(network, preparation=Preparation.learn(images))
     remembered.save(tmp_path / "run" / "model.npz")
     bright = write(tmp_path / "bright.npz", images * 5.0)
     status, out, err = call("--model", tmp_path / "run", bright, write(tmp_path / "i.npz", images))
