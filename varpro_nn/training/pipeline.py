@@ -12,6 +12,7 @@ from varpro_nn._io.atomic import locked
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
@@ -143,7 +144,8 @@ def run(
     Raises
     ------
     DatasetError, TrainingError
-        As :func:`train_network`; or a bootstrap pass without test images.
+        As :func:`train_network`; test images on another scale than the training images; or a
+        bootstrap pass without test images.
     BusyError
         Another process works in ``shard_folder``.
     ModelFileError
@@ -157,6 +159,8 @@ def run(
         raise DatasetError(msg)
     clock = Clock()
     training = TrainingSet.of(dataset, config.n_train)
+    if test is not None:
+        _check_scale(training, test)
     provenance = {"config": asdict(config), "dataset": dataset.name, "digest": training.digest}
     with ExitStack() as stack:
         store: SubnetworkStore = NoStore()
@@ -223,6 +227,15 @@ def run(
         versions=versions(),
     )
     return Run(network, subnetworks, layer, metrics, result, outputs, grown)
+
+
+def _check_scale(training: TrainingSet, test: ImageSet) -> None:
+    """Refuse test images that the network would refuse, before it is trained."""
+    try:
+        Preparation.learn(training.images).check(test.images)
+    except ValueError as error:
+        msg = f"test {error}"
+        raise DatasetError(msg) from error
 
 
 def _of_rank(layer: OutputLayer) -> dict[str, float]:
