@@ -3,6 +3,8 @@
 import importlib
 import os
 import signal
+import socket
+import threading
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -152,6 +154,37 @@ def test_no_scheduler_no_run(monkeypatch):
         cluster.executor("dask", "tcp://127.0.0.1:9"),
     ):
         pass
+
+
+def test_a_scheduler_that_is_stopped_is_a_fault(monkeypatch):
+    """The system accepts connections for it, and nobody speaks."""
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            pytest.raises(ClusterError, match=f"{address}: no Dask scheduler there .no answer"),
+            cluster.executor("dask", address),
+        ):
+            pass
+
+
+def test_a_scheduler_that_ceases_to_answer_is_reported_each_time(monkeypatch, caplog):
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.001)
+    answers = iter([True, False, False, True, False])
+    asked = threading.Event()
+
+    def sync(*_, callback_timeout):
+        if (answer := next(answers, None)) is None:
+            asked.set()
+        elif not answer:
+            raise TimeoutError
+
+    client = SimpleNamespace(sync=sync, scheduler=SimpleNamespace(identity=None))
+    with cluster._watched(client, "tcp://there:1"):
+        assert asked.wait(10)
+    assert [record.getMessage()[:40] for record in caplog.records] == [
+        "--scheduler tcp://there:1: no answer wit"
+    ] * 2
 
 
 def test_a_scheduler_without_workers_is_a_fault(monkeypatch):

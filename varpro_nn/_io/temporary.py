@@ -52,14 +52,18 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
 
 def remove_left(parent: Path | None = None) -> None:
     """Remove the folders whose owners were killed; those of other users stay."""
+    folder = Path(tempfile.gettempdir() if parent is None else parent)
+    found = list(folder.glob(f"{_PREFIX}*"))
+    if not found:
+        return
     from filelock import Timeout  # not at the top: slow to load
 
-    for folder in Path(tempfile.gettempdir() if parent is None else parent).glob(f"{_PREFIX}*"):
+    for left in found:
         with suppress(OSError, Timeout):
-            found = folder.lstat()
-            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
-                with _lock_of(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
+            status = left.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+                with _lock_of(left):
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def _lock_of(folder: Path) -> Any:

@@ -9,9 +9,10 @@ import importlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing import current_process
 from typing import Any
 
@@ -23,6 +24,8 @@ BACKENDS = ("joblib", "dask")
 """Where sub-networks train."""
 CONNECT_SECONDS = 30.0
 """How long to wait for a scheduler, and for its first worker."""
+ANSWER_SECONDS = 30.0
+"""After how long a scheduler that does not answer is reported, in the middle of the work."""
 
 _logger = logging.getLogger(__name__)
 
@@ -96,18 +99,70 @@ def executor(
                 client = stack.enter_context(distributed.Client(local))
                 yield client.get_executor(pure=False)
             return
-        try:
-            client = distributed.Client(scheduler, timeout=CONNECT_SECONDS)
-        except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
-            msg = f"--scheduler {scheduler}: no Dask scheduler there ({error})"
-            raise ClusterError(msg) from error
-        with client:
+        client = _connected(
+            partial(distributed.Client, scheduler, timeout=CONNECT_SECONDS), scheduler
+        )
+        with client, _watched(client, scheduler):
             try:
                 client.wait_for_workers(1, timeout=CONNECT_SECONDS)
             except TimeoutError as error:
                 msg = f"--scheduler {scheduler}: no worker within {CONNECT_SECONDS:.0f} seconds"
                 raise ClusterError(msg) from error
             yield client.get_executor(pure=False)
+
+
+def _connected(connect: Callable[[], Any], scheduler: str) -> Any:
+    """Return what ``connect()`` returns, in time.
+
+    The time limit of Dask is for the connection. It waits for ever for the first words of a process
+    that is stopped, for which the system accepts connections.
+    """
+    done: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(connect())
+        except Exception as error:
+            done.set_exception(error)
+
+    # A daemon: it must not hold up the end of the program.
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return done.result(CONNECT_SECONDS + 1)  # Dask's own error, if there is one, comes first
+    except TimeoutError as error:
+        reason = str(error) or f"no answer within {CONNECT_SECONDS:.0f} seconds; is it stopped?"
+    except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
+        reason = str(error)
+    msg = f"--scheduler {scheduler}: no Dask scheduler there ({reason})"
+    raise ClusterError(msg)
+
+
+@contextmanager
+def _watched(client: Any, scheduler: str) -> Iterator[None]:
+    """Log a warning whenever the scheduler ceases to answer: the work waits for it."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        answers = True
+        while not ended.wait(ANSWER_SECONDS):
+            answered = answers
+            try:
+                client.sync(client.scheduler.identity, callback_timeout=ANSWER_SECONDS)
+                answers = True
+            except Exception as error:  # of whatever kind: it is a report, no more
+                answers = False
+                if answered and not ended.is_set():
+                    _logger.warning(
+                        "--scheduler %s: no answer within %g seconds (%s); still waiting for it. "
+                        "Ctrl-C ends the run, and --resume goes on with it",
+                        scheduler, ANSWER_SECONDS, type(error).__name__,
+                    )  # fmt: skip
+
+    threading.Thread(target=watch, name="varpro_nn-scheduler", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextmanager
