@@ -21,7 +21,7 @@ def plain_array(values: ArrayLike, name: str) -> NDArray[Any]:
     if isinstance(given, list | tuple) and any(isinstance(row, np.ma.MaskedArray) for row in given):
         given = np.ma.array(given)
     if isinstance(given, np.ma.MaskedArray):
-        n_masked = int(np.ma.getmaskarray(given).sum())
+        n_masked = np.count_nonzero(np.ma.getmaskarray(given))
         if n_masked:
             msg = (
                 f"{name} must have no masked values, got {n_masked} of {given.size} masked; fill "
