@@ -1,15 +1,17 @@
 """Fixtures of all tests; its folder is on the path, so ``import reference`` works below it."""
 
+import json
+import os
 import shutil
 import signal
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from varpro_nn import train
 from varpro_nn.compute.pool import ProcessPool
 
 
@@ -59,13 +61,6 @@ def _blas_threads(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs write no report, which takes seconds, but for tests that are marked ``report``."""
-    if request.node.get_closest_marker("report") is None:
-        monkeypatch.setattr(train, "_wants_report", lambda args: False)
-
-
-@pytest.fixture(autouse=True)
 def _workers_stay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reuse worker processes for all tests: the imports of a new worker take a second.
 
@@ -73,6 +68,29 @@ def _workers_stay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """
     if request.node.get_closest_marker("own_workers") is None:
         monkeypatch.setattr(ProcessPool, "close", lambda pool: None)
+
+
+@pytest.fixture
+def in_child() -> Callable[[Callable[[], Any]], Any]:
+    """Call a function in a forked process, and return what it returned; None if it hung."""
+
+    def call(function: Callable[[], Any], seconds: int = 5) -> Any:
+        read, write = os.pipe()
+        with warnings.catch_warnings():
+            # Python 3.12 warns of forks beside other threads: these are what is tested.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            signal.alarm(seconds)
+            os.write(write, json.dumps(function()).encode())
+            os._exit(0)
+        os.close(write)
+        with open(read, encoding="utf-8") as pipe:
+            said = pipe.read()
+        os.waitpid(child, 0)
+        return json.loads(said) if said else None
+
+    return call
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Small networks of every kind, for what must give the same numbers elsewhere."""
 
 import itertools
+from unittest import mock
 
 import numpy as np
 
@@ -94,4 +95,7 @@ def _networks():
         yield name, Network(units, W, A, classes, shape, layer, views, {}, temperature)
 
 
-NETWORKS = dict(_networks())
+# Each process that collects the tests makes the networks: 1,000 windows take it a hundredth of the
+# time of 100,000.
+with mock.patch("varpro_nn.units.whitening.N_WINDOWS", 1000):
+    NETWORKS = dict(_networks())

@@ -66,9 +66,9 @@ def test_images_of_the_wrong_type():
         LABELS + 1,
         LABELS.astype(float),
         LABELS.astype(str),
-        np.eye(3)[LABELS],
+        np.tile(LABELS, (2, 1)).T,
     ],
-    ids=["short", "one more", "long", "negative", "too large", "float", "text", "one hot"],
+    ids=["short", "one more", "long", "negative", "too large", "float", "text", "two columns"],
 )
 def test_labels_that_do_not_match(labels, images):
     with pytest.raises(ValueError, match=r"labels must|same length|images and labels"):
@@ -211,10 +211,9 @@ def test_settings_that_do_not_go_together(changes, match, n_jobs, images):
         train_network(CONFIG.with_options(**changes), images, LABELS, CLASSES, n_jobs=n_jobs)
 
 
-@pytest.mark.parametrize("n_jobs", [0, -2])
-def test_number_of_jobs(n_jobs):
-    with pytest.raises(ValueError, match=f"n_jobs must be -1 .*or at least 1, got {n_jobs}"):
-        run(CONFIG, load("digits"), n_jobs=n_jobs)
+def test_number_of_jobs():
+    with pytest.raises(ValueError, match=r"n_jobs must be -1 .*or at least 1, got 0"):
+        run(CONFIG, load("digits"), n_jobs=0)
 
 
 def test_all_subnetworks_fail(images, monkeypatch):

@@ -67,12 +67,19 @@ def test_glue(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out.strip() == printed
 
 
+def statements(block):
+    return {line.split("#")[0].rstrip() for line in block.splitlines()}
+
+
 @pytest.mark.parametrize("page", ["index.md", "start.md", "choose.md", "export.md", "sklearn.md"])
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
     assert blocks
+    (of_readme,) = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.S)
     for block in blocks:
+        if statements(block) <= statements(of_readme):
+            continue  # test_readme.py runs it
         exec(compile(block, page, "exec"), {"__name__": "page"})
 
 
@@ -93,23 +100,27 @@ def test_accuracies_were_measured(page):
 
 def test_differences_between_processors_were_measured():
     rows = (DOCS.parent / "experiments/results/processors.jsonl").read_text().splitlines()
-    (row,) = [r for r in map(json.loads, rows) if r["key"]["entry"] == "default, mnist"]
-    trained, predicted = row["result"]["trained"].values(), row["result"]["predicted"].values()
-    others = [p for p in predicted if "largest_difference_of_outputs" in p]
-    exported = [p for p in predicted if "largest_difference_of_outputs" not in p]
-    table = [
-        ("to 2", max(t["labels_that_differ"] for t in trained), 2),
-        ("0.32", round(max(t["largest_difference_of_outputs"] for t in trained), 2), 0.32),
-        ("1.4e-6", round(1e6 * max(p["largest_difference_of_outputs"] for p in others), 1), 1.4),
-        ("5.2e-6", round(1e6 * max(e["largest_difference_of_probabilities"] for e in exported), 1),
-         5.2),
-    ]  # fmt: skip
     page = (DOCS / "reproducible.md").read_text()
-    for said, measured, expected in table:
-        assert measured == expected
-        assert said in page
-    assert {p["labels_that_differ"] for p in predicted} == {0}
-    assert {t["test_accuracy"] for t in trained} == {0.9937, 0.9938}
+    for row in map(json.loads, rows):
+        trained = [t for name, t in row["result"]["trained"].items() if name != "Haswell"]
+        predicted = [p for name, p in row["result"]["predicted"].items() if name != "Haswell"]
+        exported = [p for p in predicted if "largest_difference_of_outputs" not in p]
+        labels = sorted(t["labels_that_differ"] for t in trained)
+        accuracy = sorted({t["test_accuracy"] for t in (*trained, predicted[0])})
+        of_one = predicted[0]["test_accuracy"]
+        assert {(p["labels_that_differ"], p["test_accuracy"]) for p in predicted} == {(0, of_one)}
+        outputs = [
+            max(p.get("largest_difference_of_outputs", 0.0) for p in some)
+            for some in (trained, predicted)
+        ]
+        probabilities = max(p["largest_difference_of_probabilities"] for p in exported)
+        for said in (
+            f"| {labels[0]} to {labels[-1]} | {accuracy[0]:.4f} to {accuracy[-1]:.4f} "
+            f"| {outputs[0]:.2g} |",
+            f"| 0 | {of_one:.4f} | {outputs[1]:.1e} |".replace("e-0", "e-"),
+            f"| 0 | {of_one:.4f} | {probabilities:.1e} (of".replace("e-0", "e-"),
+        ):
+            assert said in page
 
 
 def test_the_ledger_tells_what_its_pages_tell():

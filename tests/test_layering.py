@@ -12,6 +12,7 @@ PACKAGE = Path(varpro_nn.__file__).parent
 RANK = {
     "_arrays": 0,
     "_typing": 0,
+    "_warn": 0,
     "_version": 0,
     "errors": 0,
     "_settings": 0,
@@ -40,7 +41,7 @@ DOORS = {
     "scipy.optimize": {"linalg/convex", "output/calibration", "varpro/fit"},
     "joblib": {"compute/pool", "linalg/threads"},
     "distributed": {"compute/cluster"},
-    "filelock": {"_io/atomic"},
+    "filelock": {"_io/atomic", "_io/temporary"},
     "jinja2": {"_io/pages"},
     "pooch": {"data/fetch/sources", "data/loading"},
 }

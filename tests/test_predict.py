@@ -8,15 +8,19 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 
 import varpro_nn
-from varpro_nn import Network, whole_image_units
+from varpro_nn import Network, configure, load, train_network, whole_image_units
+from varpro_nn._cli import run_command
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.predict import main
 
 SHAPE = (4, 5)
@@ -149,13 +153,146 @@ def test_a_reader_that_goes_away_is_no_error(network, images, tmp_path):
     assert err == ""
 
 
+PICTURES = {"a.png": 0, "b.gif": 1, "c.tif": 2, "d.BMP": 3}
+
+
+@pytest.fixture
+def folder(images, tmp_path):
+    """Pictures of four formats."""
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    for name, number in PICTURES.items():
+        Image.fromarray(images[number]).save(tmp_path / "pictures" / name)
+    return tmp_path / "pictures"
+
+
+def test_a_bad_file_is_named_and_the_others_are_labelled(network, images, folder, tmp_path):
+    content = (folder / "a.png").read_bytes()
+    (folder / "aa.png").write_bytes(content[:-40])
+    (folder / "b.txt").write_text("labels")
+    os.mkfifo(folder / "c.png")
+    status, out, err = call("--model", tmp_path / "run", folder)
+    assert status == 1
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["file"] for line in lines] == list(PICTURES)
+    assert [line["path"] for line in lines] == [str(folder / name) for name in PICTURES]
+    assert [line["image"] for line in lines] == [0, 1, 2, 3]
+    assert_array_equal([line["label"] for line in lines], network.predict(images[:4]))
+    note, *faults = err.splitlines()
+    assert note == f"note: {folder}: left out b.txt: no pictures by the endings of their names"
+    assert [fault.split(": ")[:2] for fault in faults] == [
+        ["error", str(folder / name)] for name in ("aa.png", "c.png")
+    ]
+
+
+def test_several_paths(network, images, folder, tmp_path):
+    """Pictures and arrays in any order: each image is labelled as it is by itself."""
+    array = write(tmp_path / "images.npz", images[:3])
+    floats = write(tmp_path / "floats.npz", images[:2] / 255)
+    paths = (folder / "a.png", array, tmp_path / "absent", folder, floats, folder / "d.BMP")
+    status, out, err = call("--model", tmp_path / "run", *paths)
+    assert status == 1
+    assert (
+        err == f"error: {tmp_path / 'absent'}: there is no such file or folder; check the path.\n"
+    )
+    lines = [json.loads(line) for line in out.splitlines()]
+    numbers = [0, *range(3), *range(4), *range(2), 3]
+    assert [line["image"] for line in lines] == list(range(len(numbers)))
+    assert_array_equal([line["label"] for line in lines], network.predict(images)[numbers])
+    values = [list(line["probabilities"].values()) for line in lines]
+    assert_allclose(values, network.predict_proba(images)[numbers], atol=5.1e-7)
+    names = ["a.png", *["images.npz"] * 3, *PICTURES, *["floats.npz"] * 2, "d.BMP"]
+    assert [line["file"] for line in lines] == names
+
+
+def test_pictures_are_read_some_at_a_time(network, folder, tmp_path, monkeypatch):
+    whole = call("--model", tmp_path / "run", folder)
+    assert whole[0] == 0
+    monkeypatch.setattr("varpro_nn.data.unlabelled._PICTURES_AT_A_TIME", 3)
+    assert call("--model", tmp_path / "run", folder) == whole
+
+
+def test_intensities_unlike_those_of_training_are_a_fault_of_that_file(network, images, tmp_path):
+    remembered = replace(network, preparation=Preparation.learn(images))
+    remembered.save(tmp_path / "run" / "model.npz")
+    bright = write(tmp_path / "bright.npz", images * 5.0)
+    status, out, err = call("--model", tmp_path / "run", bright, write(tmp_path / "i.npz", images))
+    assert (status, len(out.splitlines())) == (1, 30)
+    assert err.startswith(f"error: {bright}: images must be")
+
+
+@pytest.mark.parametrize("ink", [True, False], ids=["ink on a ground", "photographs"])
+def test_enlarged_pictures_are_prepared_as_the_training_images_were(ink, tmp_path):
+    """Whatever the data set is called."""
+    if ink:
+        data = load("digits")
+        images = np.round(255 * data.train.images[:300]).astype(np.uint8)
+        labels = data.train.labels[:300]
+    else:
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 10, 300)
+        base = rng.integers(60, 200, (10, 8, 8))
+        images = (base[labels] + rng.integers(-40, 40, (300, 8, 8))).astype(np.uint8)
+    config = configure("bilinear", data="digits", n_units=60, n_subnetworks=1, max_nfev=0)
+    network = train_network(config, images[:200], labels[:200], np.arange(10))[0]
+    network.save(tmp_path / "model.npz")
+    found = {}
+    for factor in (1, 8):
+        folder = tmp_path / f"times{factor}"
+        folder.mkdir()
+        for number, image in enumerate(images[200:]):
+            large = np.kron(image, np.ones((factor, factor), dtype=np.uint8))
+            Image.fromarray(large).save(folder / f"{number:03d}.png")
+        status, out, _ = call("--model", tmp_path / "model.npz", "--prepare", folder)
+        assert status == 0
+        found[factor] = np.array([json.loads(line)["label"] for line in out.splitlines()])
+    expected = network.predict(images[200:])
+    assert np.mean(expected == labels[200:]) > 0.7
+    for factor in (1, 8):
+        assert np.mean(found[factor] == expected) > 0.97
+
+
+def test_a_model_without_a_record_of_its_training_images_says_so(tmp_path):
+    network, images = make((3, 5, 9))
+    network.save(tmp_path / "model.npz")
+    Image.fromarray(np.kron(images[0], np.ones((3, 3), dtype=np.uint8))).save(tmp_path / "3.png")
+    with pytest.warns(UserWarning, match="has no record of what its training images show"):
+        status, out, _ = call("--model", tmp_path / "model.npz", "--prepare", tmp_path / "3.png")
+    assert status == 0
+    assert json.loads(out)["label"] == network.predict(images[:1])[0]
+
+
+def test_pictures_for_a_network_of_signed_intensities_are_refused(tmp_path):
+    network, images = make((3, 5, 9))
+    signed = replace(network, preparation=Preparation.learn(images / 127.5 - 1))
+    signed.save(tmp_path / "model.npz")
+    Image.fromarray(images[0]).save(tmp_path / "picture.png")
+    for more in ((), ("--prepare",)):
+        words = ("--model", tmp_path / "model.npz", *more, tmp_path / "picture.png")
+        fault(*words, match="divided by 255")
+
+
+def test_a_warning_is_one_line(capsys):
+    before = warnings.formatwarning("far\noutside", UserWarning, "file.py", 3)
+    said = (warnings.formatwarning("far\noutside", UserWarning, "file.py", 3) for _ in range(1))
+    assert run_command(lambda: said) == 0
+    assert capsys.readouterr().out == "warning: far outside\n\n"
+    assert warnings.formatwarning("far\noutside", UserWarning, "file.py", 3) == before
+
+
 # --- faults ------------------------------------------------------------------------------
 
 
 def test_images_of_another_size(network, images, tmp_path):
     for file in ("other.npz", "other-idx"):
         path = write(tmp_path / file, images.swapaxes(1, 2).copy())
-        fault("--model", tmp_path / "run", path, match=f"{path}: images must have shape (4, 5)")
+        fault(
+            "--model",
+            tmp_path / "run",
+            path,
+            match=f"{path}: images must have shape (n, 4, 5), got",
+        )
 
 
 def test_images_that_are_not_finite(network, tmp_path):
@@ -217,5 +354,5 @@ def test_interrupted(network, images, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     path = write(tmp_path / "images.npz", images)
-    monkeypatch.setattr("varpro_nn.data.read_images", interrupt)
+    monkeypatch.setattr("varpro_nn.data.read_all_images", interrupt)
     assert call("--model", tmp_path / "run", path) == (130, "", "interrupted\n")

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,11 +27,12 @@ from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import run
 from varpro_nn.training.recipes import DATA, RECIPES
 
-SMALL = (
+WITH_REPORT = (
     *("--recipe", "bilinear"),
     *("--n-units", "20", "--n-subnetworks", "2", "--images-per-subnetwork", "200"),
     *("--max-nfev", "3", "--n-train", "400", "--n-jobs", "1", "--seed", "7"),
 )
+SMALL = (*WITH_REPORT, "--no-report")
 SMALL_CONFIG = configure(
     "bilinear",
     n_units=20,
@@ -84,7 +86,7 @@ def fault(*argv, match=""):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "deep" / "run"
-    return folder, *call("digits", *SMALL, "--bootstrap", "--output", folder)
+    return folder, *call("digits", *WITH_REPORT, "--bootstrap", "--output", folder)
 
 
 @pytest.fixture
@@ -124,6 +126,7 @@ def test_the_run_folder_holds_these_files(done):
         "metrics.json",
         "model-bootstrap.npz",
         "model.npz",
+        "report.html",
     }
     assert not any(name.endswith(".part") for name in contents(done[0]))
 
@@ -218,6 +221,30 @@ def test_a_finished_run_is_not_measured_again(tmp_path, capsys):
     assert capsys.readouterr().out == first
 
 
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_metrics_that_are_damaged_are_not_printed(share, done, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(done[0], folder)
+    text = (folder / "metrics.json").read_text()
+    (folder / "metrics.json").write_text(text[: int(share * len(text))])
+    arguments = ("digits", *SMALL, "--bootstrap", "--resume", "--output", folder)
+    fault(*arguments, match="metrics.json: is damaged")
+    (folder / "metrics.json").unlink()  # as the message says
+    status, out, _ = call(*arguments)
+    assert (status, strict(out)["test_accuracy"]) == (0, strict(text)["test_accuracy"])
+
+
+def test_files_of_the_user_are_never_replaced(tmp_path):
+    for name in ("config.json", "report.html", "glue.npz", "model.npz", "history.jsonl"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "000000.npz").write_text("mine")
+    before = contents(tmp_path)
+    for options in ((), ("--overwrite",), ("--resume",)):
+        fault("digits", *SMALL, "--output", tmp_path, *options, match="no config.json of a run")
+        assert contents(tmp_path) == before
+
+
 def test_a_process_of_its_own(tmp_path):
     """Nothing of BLAS or of the workers strays into the output either."""
     done = subprocess.run(
@@ -303,7 +330,7 @@ def test_the_commands_have_one_door(capsys):
         assert (out, "usage: python -m varpro_nn" in err) == ("", True)
 
 
-FEW = ("--n-train", "300", "--max-nfev", "1", "--n-jobs", "1", "--quiet")
+FEW = ("--n-train", "300", "--max-nfev", "1", "--n-jobs", "1", "--quiet", "--no-report")
 
 
 def test_the_recipe_is_the_one_for_the_kind_of_data(tmp_path):
@@ -318,6 +345,20 @@ def test_the_recipe_is_the_one_for_the_kind_of_data(tmp_path):
         given = {"n_units": 16, "n_train": 300, "max_nfev": 1}
         assert config == asdict(configure("default", data="digits", **given))
         assert config["recipe"] == "default"
+
+
+def test_colour_images_of_ones_own_are_said_not_to_be_mirrored(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 3, 16, 16), dtype=np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels)
+    arguments = (tmp_path / "mine.npz", "--n-units", "2", "--max-nfev", "0", "--n-jobs", "1")
+    said = "images are not mirrored; if left and right do not matter, add --flip --views flip"
+    for number, (more, there) in enumerate((((), True), (("--flip",), False))):
+        folder = tmp_path / str(number)
+        status, _, err = call(*arguments, "--no-report", *more, "--output", folder)
+        assert (status, said in err) == (0, there)
+        distortion = strict((folder / "config.json").read_text())["distortion"]
+        assert distortion["flip"] is not there
 
 
 @pytest.mark.parametrize("option", ["flip", "standardise", "bootstrap"])
@@ -383,6 +424,12 @@ def test_usage_errors_have_status_2(argv, match, tmp_path, monkeypatch):
     assert match in err
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fault_in_the_checks_is_no_usage_error(monkeypatch):
+    monkeypatch.setattr("varpro_nn.train.effective_jobs", lambda n_jobs: int("one"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        call("digits")
 
 
 # --- faults ------------------------------------------------------------------------------
@@ -588,7 +635,10 @@ def test_the_bar_is_on_standard_error_and_quiet_is_quiet(tmp_path):
         assert shown or err == ""
 
 
-@pytest.mark.parametrize(("to", "n_jobs"), [("process", "2"), ("group", "2"), ("group", "1")])
+@pytest.mark.parametrize(
+    ("to", "n_jobs"),
+    [("process", "2"), ("group", "2"), pytest.param("group", "1", marks=pytest.mark.slow)],
+)
 def test_control_c_ends_a_run_within_seconds_and_leaves_nothing(to, n_jobs, tmp_path):
     """A terminal sends the signal to the whole group, ``kill -INT`` to the process alone."""
     process, main_end = on_a_terminal(
@@ -630,24 +680,19 @@ def test_control_c_ends_a_run_within_seconds_and_leaves_nothing(to, n_jobs, tmp_
 # --- the report --------------------------------------------------------------------------
 
 
-@pytest.mark.report
-def test_a_report_is_written_where_it_can_be(tmp_path):
-    pytest.importorskip("matplotlib")
-    status, _, _ = call("digits", *SMALL, "--output", tmp_path / "run")
-    assert status == 0
-    page = (tmp_path / "run" / "report.html").read_text()
-    metrics = strict((tmp_path / "run" / "metrics.json").read_text())
-    assert f"{metrics['n_parameters']:,}" in page
-    assert (
-        call("digits", *SMALL, "--no-report", "--overwrite", "--output", tmp_path / "run")[0] == 0
-    )
+def test_a_report_is_written_where_it_can_be(done, tmp_path):
+    metrics = strict((done[0] / "metrics.json").read_text())
+    assert f"{metrics['n_parameters']:,}" in (done[0] / "report.html").read_text()
+    assert 0 < metrics["growth_wall_seconds"] < metrics["wall_seconds"]
+    shutil.copytree(done[0], tmp_path / "run")
+    status, out, _ = call("digits", *SMALL, "--overwrite", "--output", tmp_path / "run")
+    assert (status, "growth_wall_seconds" in strict(out)) == (0, False)
     assert not (tmp_path / "run" / "report.html").exists()
 
 
-@pytest.mark.report
 def test_without_matplotlib_there_is_no_report_and_a_word_of_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    status, _, err = call("digits", *SMALL, "--output", tmp_path / "run")
+    status, _, err = call("digits", *WITH_REPORT, "--output", tmp_path / "run")
     assert status == 0
     assert "no report.html" in err
     assert "varpro-nn[plot]" in err

@@ -2,7 +2,7 @@
 
 >>> import varpro_nn
 >>> digits = varpro_nn.load("digits")
->>> config = varpro_nn.configure("default", data="digits")
+>>> config = varpro_nn.configure("tiny", data="digits")
 >>> run = varpro_nn.run(config, digits, n_jobs=1)
 >>> run.metrics["test_accuracy"] > 0.9
 True

@@ -19,6 +19,8 @@ from numbers import Integral, Real
 from textwrap import wrap
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 _Group = TypeVar("_Group")
 
 
@@ -98,7 +100,7 @@ class Setting:
         if self.choices and value not in self.choices:
             msg = f"{self.option} must be one of {', '.join(self.choices)}, got {value!r}."
             raise ValueError(msg)
-        kinds: dict[type, type] = {int: Integral, float: Real}
+        kinds: dict[type, Any] = {int: Integral, float: Real, bool: (bool, np.bool_)}
         known = isinstance(value, kinds.get(self.kind, self.kind))
         if not known or (isinstance(value, bool) and self.kind is not bool):
             msg = f"{self.option} must be of type {self.type_name}, got {value!r}."

@@ -2,7 +2,8 @@
 
 A caller's mistake (a wrong argument) is a ``ValueError`` or a ``TypeError``, as in the rest of
 scientific Python. The classes here are for faults outside the caller's code: files, data, runs.
-The command line turns each of them into one line on standard error and exit status 1.
+The command line turns each of them into one line on standard error and exit status 1. A warning
+is a ``UserWarning``: the result is there, and may not be what is wanted.
 """
 
 
@@ -30,9 +31,21 @@ class WorkerDiedError(VarProError):
     """The process that worked on a task was killed, each time that the task was tried."""
 
 
+class ConvergenceWarning(UserWarning):
+    """A fit stopped before its optimum; its result can be used, and is not what was asked for."""
+
+
 class BusyError(VarProError):
     """Another process works on the same run folder."""
 
 
+class SubnetworkWarning(UserWarning):
+    """Some sub-networks failed, and the result is without them."""
+
+
 class ClusterError(VarProError):
     """There is no cluster to train on."""
+
+
+class IntensityWarning(UserWarning):
+    """Images are on another scale than the training images, or one of them is."""

@@ -1,11 +1,10 @@
 """Command line: ``python -m varpro_nn.export --model DIR|FILE --format onnx|c|html``."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from varpro_nn._cli import add_model, make_parser, parse, run_command
+from varpro_nn._cli import add_model, make_parser, parse, run_command, tell
 from varpro_nn.exporters import to_c, to_html, to_onnx
 from varpro_nn.model.network import Network
 
@@ -56,7 +55,7 @@ def _export(args: argparse.Namespace) -> Iterator[str]:
         to_c(network, path, int8=args.int8)
     else:
         to_html(network, path)
-    print(f"{path.stat().st_size:,} bytes", file=sys.stderr)
+    tell(f"{path.stat().st_size:,} bytes")
     yield str(path)
 
 

@@ -1,16 +1,22 @@
-"""Command line: ``python -m varpro_nn.predict --model DIR|FILE IMAGES``.
+"""Command line: ``python -m varpro_nn.predict --model DIR|FILE IMAGES ...``.
 
-Prints one JSON object a line for each image: its number, the label, the probabilities.
+Prints one JSON object a line for each image: its number, its file, the label, the probabilities.
+Files that cannot be read are named on standard error. The others are labelled, and the exit status
+is 1.
 """
 
 import argparse
 import json
+import warnings
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 from varpro_nn import data
-from varpro_nn._cli import add_model, make_parser, parse, run_command
-from varpro_nn.data.preparation import filled_by
+from varpro_nn._cli import add_model, make_parser, parse, print_fault, run_command, tell
+from varpro_nn._typing import ImageArray
+from varpro_nn.errors import DatasetError
+from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.network import Network, probabilities
 
 
@@ -23,43 +29,73 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--prepare", action="store_true",
-        help="scale and centre what pictures show, as MNIST was made: for pictures of any size",
+        help="make pictures of any size like the training images: resized, and where the training "
+        "images show it, inverted, scaled and centred on their ground",
     )  # fmt: skip
     parser.add_argument(
-        "images",
-        help="npz (array x_test, else images, else the only one), npy, IDX (.gz as well) or "
-        "picture file (PNG, JPEG, PGM, PPM, BMP), or a folder of pictures",
-    )
+        "images", nargs="+", metavar="IMAGES",
+        help="npz (array x_test, else images, else the only one), npy, IDX (.gz as well), a "
+        "picture of any format that Pillow reads, or a folder of pictures",
+    )  # fmt: skip
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    args = parse(build_parser(), argv)
-    return run_command(
-        lambda: _lines(Path(args.model), args.images, args.n_jobs, prepared=args.prepare)
-    )
+    parser = build_parser()
+    args = parse(parser, argv)
+    try:
+        effective_jobs(args.n_jobs)
+    except ValueError as error:
+        parser.error(str(error))
+    faults: list[DatasetError] = []
+    status = run_command(lambda: _lines(args, faults))
+    return status or int(bool(faults))
 
 
-def _lines(model: Path, images: str, n_jobs: int, *, prepared: bool) -> Iterator[str]:
-    network = Network.load(model)
-    filled = filled_by(network.training) if prepared else None
-    outputs = network.decision_function(
-        data.read_images(images, network.image_shape, prepared=filled), n_jobs=n_jobs
-    )
+def _lines(args: argparse.Namespace, faults: list[DatasetError]) -> Iterator[str]:
+    """Label all images; the faults of files are printed, and appended to ``faults``."""
+
+    def report(fault: DatasetError) -> None:
+        print_fault(fault)
+        faults.append(fault)
+
+    network = Network.load(Path(args.model))
+    if args.prepare and not network.preparation.learnt:
+        msg = (
+            f"{args.model} has no record of what its training images show; --prepare resizes "
+            "pictures and does no more. Train again to have them scaled and centred like these "
+            "images."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    numbers = count()
+    for part in data.read_all_images(
+        args.images, network.image_shape,
+        prepared=network.preparation if args.prepare else None,
+        on_fault=report, on_note=lambda note: tell(f"note: {note}"),
+    ):  # fmt: skip
+        try:
+            lines = _labelled(network, part.images, args.n_jobs)
+        except ValueError as error:  # intensities unlike those of training
+            more = len(set(part.files)) - 1
+            where = f"{part.files[0]}{f' and {more} more' if more else ''}"
+            report(DatasetError(f"{where}: {error}"))
+            continue
+        for file, line in zip(part.files, lines, strict=True):
+            place = {"image": next(numbers), "file": file.name, "path": str(file)}
+            yield json.dumps({**place, **line})
+
+
+def _labelled(network: Network, images: ImageArray, n_jobs: int) -> list[dict[str, object]]:
+    """Label and probabilities of each image, as JSON values."""
+    outputs = network.decision_function(images, n_jobs=n_jobs)
     names = [str(name) for name in network.classes.tolist()]
     labels = network.classes[outputs.argmax(axis=1)].tolist()
-    source = Path(images)
-    pictures = data.picture_files(source) if source.is_dir() else [source] * len(outputs)
     proba = probabilities(outputs, network.output_layer, network.temperature).round(6).tolist()
-    for number, row in enumerate(proba):
-        line = {
-            "image": number,
-            "file": pictures[number].name,
-            "label": labels[number],
-            "probabilities": dict(zip(names, row, strict=True)),
-        }
-        yield json.dumps(line)
+    return [
+        {"label": label, "probabilities": dict(zip(names, row, strict=True))}
+        for label, row in zip(labels, proba, strict=True)
+    ]
 
 
 if __name__ == "__main__":

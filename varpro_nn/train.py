@@ -6,15 +6,14 @@ also written to the run folder as ``metrics.json``.
 
 import argparse
 import json
-import logging
-import sys
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from varpro_nn import data
-from varpro_nn._cli import make_parser, parse, run_command
+from varpro_nn._cli import is_meant, make_parser, parse, run_command, tell
 from varpro_nn._io.atomic import locked, strict_json
 from varpro_nn._settings import Setting, groups_of, settings_of
 from varpro_nn.compute import cluster
@@ -24,7 +23,7 @@ from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
 from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
 from varpro_nn.training.pipeline import Run
-from varpro_nn.training.recipes import DATA, RECIPES, configure
+from varpro_nn.training.recipes import DATA, NAMED, RECIPES, configure, kind_of_data
 from varpro_nn.training.run_folder import RunFolder, check_sums_can_be_kept, default_path
 
 SETTINGS = {option: s for option, s in settings_of(TrainConfig).items() if option != "recipe"}
@@ -39,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "dataset",
         nargs="?",
-        help=f"{', '.join(data.NAMES)}, a file that ends in .npz, or a folder of .npy files",
+        help=f"{', '.join(data.NAMES)}, a file that ends in .npz, or a folder of .npy or IDX files",
     )
     parser.add_argument(
         "--recipe", choices=tuple(RECIPES), default="default",
@@ -55,7 +54,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     """Add what no number of the result depends on."""
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N",
-        help="worker processes, -1 for all cores (%(default)s); no result depends on it",
+        help="worker processes, -1 for all cores, -2 for all but one (%(default)s); no result "
+        "depends on it",
     )  # fmt: skip
     parser.add_argument(
         "--backend", choices=cluster.BACKENDS, default="joblib",
@@ -91,7 +91,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "answers (written where Matplotlib is installed)",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="more log")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -147,13 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = build_parser()
     args = parse(parser, argv, {_flag(old): instead for old, instead in REMOVED.items()})
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING - 10 * args.verbose)
     if args.list_recipes:
-        for name in RECIPES:
-            for kind in DATA:
-                settings = configure(name, data=kind).options()
-                print(json.dumps({"name": name, "data": kind, **settings}))
-        return 0
+        return run_command(_recipes)
     if args.dataset is None:
         parser.error("the following arguments are required: dataset")
     if (args.resume or args.overwrite) and args.output is None:
@@ -165,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if old in given and new in given:
             parser.error(f"{_flag(old)} is the old name of {_flag(new)}: give the latter alone")
         if old in given:
-            print(f"warning: {_flag(old)} is now named {_flag(new)}", file=sys.stderr)
+            tell(f"warning: {_flag(old)} is now named {_flag(new)}")
             given[new] = given.pop(old)
     overrides = {option: given[option] for option in SETTINGS if option in given}
     try:
@@ -173,14 +167,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_settings(args.dataset, args.recipe, overrides)
         effective_jobs(args.n_jobs)
     except ValueError as error:
+        if not is_meant(error):
+            raise
         parser.error(str(error))
     return run_command(lambda: [_train(args, overrides)])
+
+
+def _recipes() -> Iterator[str]:
+    """Write each recipe for each kind of data as JSON."""
+    for name in RECIPES:
+        for kind in DATA:
+            settings = configure(name, data=kind).options()
+            yield json.dumps({"name": name, "data": kind, **settings})
 
 
 def _check_settings(dataset: str, recipe: str, overrides: dict[str, Any]) -> None:
     """Refuse settings that are wrong for every kind of data that ``dataset`` may turn out to be."""
     faults = []
-    for kind in (dataset,) if dataset in DATA else DATA:
+    for kind in (dataset,) if dataset in NAMED else DATA:
         try:
             configure(recipe, data=kind, **overrides)
         except ValueError as error:
@@ -199,17 +203,20 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     folder.check_free()
     dataset = data.load(args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet)
     config = configure(args.recipe, data=dataset, **overrides)
+    is_colour = kind_of_data(dataset.name, dataset.image_shape) == "colour"
+    if is_colour and "flip" not in overrides and not args.quiet:
+        tell("images are not mirrored; if left and right do not matter, add --flip --views flip")
     if args.keep_glue:
         check_sums_can_be_kept(config)
     report = None
     if _wants_report(args):  # before the work
-        report = partial(write_report, dataset=dataset, n_jobs=args.n_jobs)
+        report = partial(write_report, dataset=dataset)
     metrics = folder.finished(config, dataset, keep_sums=args.keep_glue)
     if metrics is not None:
         return metrics
     with locked(path), cluster.executor(args.backend, args.scheduler, args.n_jobs) as executor:
         if args.resume and not folder.n_kept:
-            print(f"{path}: no sub-networks there to go on with; training begins", file=sys.stderr)
+            tell(f"{path}: no sub-networks there to go on with; training begins")
         try:
             result = folder.train(
                 config, dataset, n_jobs=args.n_jobs, executor=executor, progress=not args.quiet,
@@ -220,7 +227,8 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
             msg = f"add --resume --output {path} to go on with {n_kept} sub-networks"
             raise KeyboardInterrupt(msg if n_kept else "nothing is kept yet") from None
     if not args.quiet:
-        print(_in_words(result), file=sys.stderr)
+        for line in _in_words(result):
+            tell(line)
     return strict_json(result.metrics).decode().strip()
 
 
@@ -234,13 +242,13 @@ def _wants_report(args: argparse.Namespace) -> bool:
         if args.report:
             raise
         if not args.quiet:
-            print(f"no report.html: {error}", file=sys.stderr)
+            tell(f"no report.html: {error}")
         return False
     return True
 
 
-def _in_words(result: Run) -> str:
-    """Say in a line or two what came out."""
+def _in_words(result: Run) -> Iterator[str]:
+    """Say in a few lines what came out."""
     metrics = result.metrics
     said = f"network of {metrics['n_parameters']:,} parameters in {metrics['output']}"
     if "test_accuracy" in metrics:
@@ -248,13 +256,12 @@ def _in_words(result: Run) -> str:
             f"test accuracy {metrics['test_accuracy']:.4f} "
             f"± {metrics['test_accuracy_standard_error']:.4f}; {said}"
         )
-    said += (
-        f"\nlabel images with it: python -m varpro_nn.predict --model {metrics['output']} my.png"
-    )
+    yield said
+    model = shlex.quote(metrics["output"])
+    yield f"label images with it: python -m varpro_nn.predict --model {model} my.png"
     n_missing = sum(subnetwork.n_missing_classes > 0 for subnetwork in result.subnetworks)
     if n_missing:
-        said += f"\n{n_missing} sub-networks drew no image of some class: give them more images"
-    return said
+        yield f"{n_missing} sub-networks drew no image of some class: give them more images"
 
 
 if __name__ == "__main__":

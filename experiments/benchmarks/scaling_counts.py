@@ -20,7 +20,7 @@ import numpy as np
 from varpro_nn.linalg import column_tiles
 from varpro_nn.linalg.ridge import TILE as COLUMNS
 from varpro_nn.output.features import TASK_IMAGES, block_slices
-from varpro_nn.output.ridge_layer import RIDGES
+from varpro_nn.output.penalties import RIDGES
 from varpro_nn.units.patches import DERIVATIVE_IMAGES, IMAGES, TILE
 from varpro_nn.varpro.design_matrix import DERIVATIVE_BYTES
 

@@ -31,7 +31,7 @@ from varpro_nn._typing import ImageArray, LabelArray
 from varpro_nn.data.images import one_hot
 from varpro_nn.linalg import GramAccumulator
 from varpro_nn.output.features import block_features, block_slices
-from varpro_nn.output.ridge_layer import RIDGES
+from varpro_nn.output.penalties import RIDGES
 from varpro_nn.varpro.functional import VarProFunctional
 
 clock = time.process_time

@@ -43,8 +43,8 @@ from varpro_nn import Network, TrainConfig, configure, load
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import ImageSet
 from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import fit_ridge
-from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.training.layers import train_units
 from varpro_nn.training.metrics import accuracy
 

@@ -32,8 +32,15 @@ def measure(recipe: str, dataset: Dataset, args: argparse.Namespace) -> dict[str
     shape = dataset.train.images.shape[1:]
     X, Z = (part.images.reshape(len(part.images), -1) for part in (dataset.train, dataset.test))
     z = dataset.test.labels
+    # All settings: the estimator knows no name of a data set, and would not mirror CIFAR-10.
+    known = VarProClassifier().get_params()
+    settings = {
+        option: value
+        for option, value in configure(recipe, data=dataset).options().items()
+        if option in known
+    }
     classifier = VarProClassifier(
-        recipe=recipe, image_shape=shape, random_state=args.seed, n_jobs=args.n_jobs
+        **settings, image_shape=shape, random_state=args.seed, n_jobs=args.n_jobs
     ).fit(X, dataset.train.labels)
     proba = classifier.predict_proba(Z)
     plain = replace(classifier.network_, temperature=None).predict_proba(dataset.test.images)

@@ -1,6 +1,8 @@
 import contextlib
+import errno
 import fcntl
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,6 +36,29 @@ def test_a_fault_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, ste
     assert files_in(tmp_path) == {"file": b"old"}
 
 
+def test_a_disk_that_is_full_is_said_with_the_name_of_the_file(tmp_path, monkeypatch):
+    """The error of the system has no name."""
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'model.npz'}'"):
+        write_atomically(tmp_path / "model.npz", b"new")
+
+
+def test_a_folder_that_is_not_there_is_said_with_the_name_of_the_file(tmp_path):
+    path = tmp_path / "none" / "model.npz"
+    with pytest.raises(FileNotFoundError, match=re.escape(f"'{path}'")):
+        write_atomically(path, b"new")
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\N{SNOWMAN}" * 85], ids=["letters", "snowmen"])
+def test_the_longest_name_of_the_disk_can_be_written(tmp_path, name):
+    write_atomically(tmp_path / name, b"new")
+    assert files_in(tmp_path) == {name: b"new"}
+
+
 def test_a_folder_has_one_holder_at_a_time(tmp_path):
     with locked(tmp_path):
         with (
@@ -60,13 +85,23 @@ def test_folders_that_stay_empty_are_not_left(tmp_path, fault):
 def test_parts_of_files_that_a_killed_process_left_are_removed(tmp_path):
     """And nothing else: neither other files nor those of a run in a folder below."""
     (tmp_path / "run").mkdir()
-    others = {".mine.part", "run/.model.npz.12.0123abcd.part", "000001.npz", ".a.12.xyz.part"}
-    for name in (*others, ".model.npz.12.0123abcd.part"):
+    others = {
+        *(".mine.part", "run/.varpro_nn.12.0123abcd.part", "000001.npz"),
+        *(".varpro_nn.12.xyz.part", ".mine.12.0123abcd.part", ".lock"),
+    }
+    for name in (*others, ".varpro_nn.12.0123abcd.part"):
         (tmp_path / name).touch()
     with locked(tmp_path):
         pass
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert found == others | {"run"}
+
+
+def test_a_lock_of_the_user_is_left_alone(tmp_path):
+    (tmp_path / ".lock").write_text("mine")
+    with locked(tmp_path):
+        pass
+    assert files_in(tmp_path) == {".lock": b"mine"}
 
 
 def test_a_lock_file_that_was_removed_meanwhile_does_not_count(tmp_path, monkeypatch):
@@ -77,12 +112,12 @@ def test_a_lock_file_that_was_removed_meanwhile_does_not_count(tmp_path, monkeyp
         calls.append(how)
         flock(stream, how)
         if len(calls) == 1:
-            (tmp_path / ".lock").unlink()
+            (tmp_path / ".varpro_nn.lock").unlink()
 
     monkeypatch.setattr(fcntl, "flock", slow)
     with locked(tmp_path):
         assert calls == [fcntl.LOCK_EX | fcntl.LOCK_NB] * 2
-        assert (tmp_path / ".lock").exists()
+        assert (tmp_path / ".varpro_nn.lock").exists()
 
 
 def test_a_folder_that_was_removed_meanwhile_is_busy(tmp_path, monkeypatch):

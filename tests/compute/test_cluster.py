@@ -4,6 +4,7 @@ import importlib
 import os
 import signal
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,6 +100,7 @@ def test_workers_load_the_images_themselves(dataset, two_workers):
         assert_array_equal(a.W, b.W)
 
 
+@pytest.mark.slow  # a worker that Dask starts anew takes seconds; test_pool.py has the logic
 def test_killed_workers_lose_nothing(dataset, two_workers):
     address, client = two_workers
     kept = []
@@ -127,7 +129,8 @@ class Deadly(WholeImageUnits):
         return super().features_and_derivative(W, inputs)
 
 
-@pytest.mark.slow  # Dask starts a worker anew after each death, which takes seconds
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.SubnetworkWarning")
 def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded(dataset):
     """In processes that this package starts itself, where three tries are the limit."""
     units = Deadly("bilinear", (8, 8), 6)
@@ -159,6 +162,15 @@ def test_a_scheduler_without_workers_is_a_fault(monkeypatch):
         ) as empty,
         pytest.raises(ClusterError, match="no worker within"),
         cluster.executor("dask", empty.scheduler_address),
+    ):
+        pass
+
+
+def test_a_daemonic_process_cannot_start_a_cluster(monkeypatch):
+    monkeypatch.setattr(cluster, "current_process", lambda: SimpleNamespace(daemon=True))
+    with (
+        pytest.raises(ClusterError, match=r"daemonic process, .* cannot start workers"),
+        cluster.executor("dask", None, 2),
     ):
         pass
 

@@ -1,6 +1,8 @@
 """References to training sets: small, checked, read once."""
 
+import errno
 import mmap
+import os
 import pickle
 from dataclasses import replace
 
@@ -13,7 +15,6 @@ from varpro_nn.compute.published import (
     Reference,
     StoredData,
     named,
-    remove_left,
     stored,
     training_set_of,
 )
@@ -34,6 +35,19 @@ def _nothing_read():
 def test_a_reference_is_small(training, tmp_path):
     with stored(training, tmp_path) as reference:
         assert len(pickle.dumps(reference)) < 1000 < training.images.nbytes
+
+
+def test_a_disk_too_full_for_the_images_is_said_with_the_folder(training, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    with (
+        pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/"),
+        stored(training, tmp_path),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_stored_images_come_back_mapped(training, tmp_path):
@@ -58,16 +72,6 @@ def test_real_targets_come_back(tmp_path, training):
         found = training_set_of(reference)
         assert_array_equal(found.targets, targets)
         assert not found.is_classified
-
-
-def test_what_a_killed_process_left_is_removed(training, tmp_path):
-    with stored(training, tmp_path):
-        (left,) = tmp_path.iterdir()
-        (tmp_path / "images-of-mine").mkdir()
-        remove_left(tmp_path)  # by another process, after the first was killed
-        assert not left.exists()
-        left.mkdir()
-    assert [path.name for path in tmp_path.iterdir()] == ["images-of-mine"]
 
 
 @pytest.mark.parametrize("n_train", [None, 40])

@@ -81,6 +81,34 @@ def test_label_types(path, labels, classes):
     assert_array_equal(data.classes[data.test.labels], labels[[1, 0, 2]])
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [GOOD["y_train"][:, None], np.array([["a"], ["b"]] * 3), np.eye(3)[[2, 0, 2, 0, 1, 2]]],
+    ids=["column", "column of strings", "one-hot"],
+)
+def test_labels_of_two_axes(path, labels):
+    flat = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
+    save(path, y_train=labels, y_test=labels[[1, 0, 2]])
+    data = load(path)
+    assert_array_equal(data.classes[data.train.labels], flat)
+    assert_array_equal(data.classes[data.test.labels], flat[[1, 0, 2]])
+
+
+def test_channels_may_come_last(path):
+    images = RNG.integers(256, size=(9, 3, 7, 6), dtype=np.uint8)
+    last = np.moveaxis(images, 1, -1)
+    save(path, x_train=last[:6], x_test=last[6:])
+    data = load(path)
+    assert_array_equal(data.train.images, images[:6])
+    assert_array_equal(data.test.images, images[6:])
+
+
+def test_text_is_text(path):
+    save(path, y_train=np.array(["a", "b\ud800"] * 3), x_test=None, y_test=None)
+    with pytest.raises(DatasetError, match=r"y_train must be text, got .* do not exist in entry 1"):
+        load(path)
+
+
 def test_test_strings_may_be_longer(path):
     save(path, y_train=np.array(["a", "b"] * 3), y_test=np.array(["a", "b", "bbb"]))
     with pytest.raises(DatasetError, match="got bbb in y_test only"):
@@ -99,14 +127,17 @@ NAN = np.where(np.arange(6)[:, None, None] == 2, np.nan, X_TRAIN / 255)
         ({"x_test": None}, "both x_test and y_test or neither, got y_test only"),
         ({"x_train": X_TRAIN[:5]}, "x_train and y_train .* got 5 images and 6 labels"),
         ({"y_test": np.array([3])}, "x_test and y_test .* got 3 images and 1 labels"),
-        ({"x_test": X_TEST[:, :3]}, r"same shape, got \(4, 5\) and \(3, 5\)"),
+        ({"x_test": X_TEST[:, :3]}, r"x_test must have shape \(n, 4, 5\), got \(3, 3, 5\)"),
         ({"x_train": X_TRAIN[:, 0]}, r"x_train must be \(n, rows.* got shape \(6, 5\)"),
         ({"x_train": X_TRAIN[:0], "y_train": np.array([], int)}, "x_train must be .* no empty"),
         ({"x_train": X_TRAIN.astype(np.int64)}, "x_train must be uint8 .* got int64"),
         ({"x_train": X_TRAIN.astype(complex)}, "array x_train must hold numbers"),
         ({"x_train": NAN}, "x_train must be finite, got NaN or infinity in 1 of 6 images"),
         ({"x_train": np.where(np.isnan(NAN), np.inf, NAN)}, "x_train must be finite"),
-        ({"y_train": GOOD["y_train"][:, None]}, r"y_train must be 1-D, got shape \(6, 1\)"),
+        (
+            {"y_train": np.tile(GOOD["y_train"], (2, 1)).T},
+            r"y_train must be \(n,\).*shape \(6, 2\)",
+        ),
         ({"y_train": GOOD["y_train"] + 0.5}, "y_train must be integers.* got 7.5"),
         ({"y_train": np.where(GOOD["y_train"] > 3, np.nan, 0)}, "y_train must be .* got nan"),
         ({"y_train": np.array([2**63] * 6, np.uint64)}, r"at most 2\*\*63 - 1, got 92233"),

@@ -1,10 +1,12 @@
 """A data set as a folder: the same run as from memory, without the images in memory."""
 
+import gzip
 import struct
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from tiny_files import idx_bytes
 
 from varpro_nn import configure, load, run
 from varpro_nn.data import Dataset, ImageSet
@@ -105,6 +107,55 @@ def test_copies_need_memory(folder):
         run(configure("tiny", data=dataset, n_copies=1), dataset)
 
 
+IMAGES = np.random.default_rng(0).integers(256, size=(8, 6, 7, 3), dtype=np.uint8)
+LABELS = np.array([3, 1, 3, 1, 1, 3, 1, 1], dtype=np.uint8)
+FIRST = np.moveaxis(IMAGES, -1, 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "expected", "on_disk"),
+    [
+        (np.asfortranarray(FIRST), FIRST, False),
+        (FIRST.astype(np.float16), FIRST.astype(np.float32), True),
+        (FIRST.astype(">f4"), FIRST.astype(np.float32), True),
+        (IMAGES, FIRST, True),
+        (IMAGES.astype(np.float16)[..., :1], FIRST[:, :1].astype(np.float32), True),
+    ],
+    ids=["Fortran", "half", "big-endian", "channels last", "grey last"],
+)
+def test_arrays_of_any_layout(images, expected, on_disk, tmp_path):
+    np.save(tmp_path / "x_train.npy", images)
+    np.save(tmp_path / "y_train.npy", np.asfortranarray(np.eye(4)[LABELS]))
+    train = load(tmp_path).train
+    assert isinstance(train.images, ImagesOnDisk) == on_disk
+    assert_array_equal(train.images[:], expected, strict=True)
+    assert_array_equal(train.images[[5, 0]], expected[[5, 0]], strict=True)
+    assert_array_equal(train.take(slice(2, 5)).images[:], expected[2:5])
+    assert train.digest == ImageSet(expected, train.labels).digest
+    assert_array_equal(load(tmp_path).classes[train.labels], LABELS)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gz"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x_train.idx", "y_train.idx"),
+        ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+        ("train-images.idx3-ubyte", "train-labels.idx1-ubyte"),
+    ],
+    ids=str,
+)
+def test_idx_files_of_images_and_labels(names, pack, tmp_path):
+    for name, array in zip(names, (IMAGES[..., 0], LABELS), strict=True):
+        end = ".gz" if pack is gzip.compress else ""
+        (tmp_path / f"{name}{end}").write_bytes(pack(idx_bytes(array)))
+    dataset = load(tmp_path)
+    assert isinstance(dataset.train.images, ImagesOnDisk) == (pack is bytes)
+    assert_array_equal(dataset.train.images[:], IMAGES[..., 0])
+    assert_array_equal(dataset.classes[dataset.train.labels], LABELS)
+    assert dataset.test is None
+
+
 def rewrite(folder, name, content):
     (folder / name).write_bytes(content)
 
@@ -112,18 +163,14 @@ def rewrite(folder, name, content):
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
-        (lambda f: (f / "x_train.npy").unlink(), r"needs x_train.npy or x_train.idx"),
-        (lambda f: (f / "y_train.npy").unlink(), r"y_train.npy: cannot be read"),
+        (lambda f: (f / "x_train.npy").unlink(), r"needs x_train.npy, x_train.idx or train-images"),
+        (lambda f: (f / "y_train.npy").unlink(), r"needs y_train.npy, y_train.idx or train-labels"),
         (lambda f: rewrite(f, "x_train.npy", b"no"), r"x_train.npy: not a .npy file"),
         (
             lambda f: rewrite(f, "x_train.npy", (f / "x_train.npy").read_bytes()[:-1]),
             r"x_train.npy: should have \d+ bytes for shape",
         ),
-        (lambda f: np.save(f / "x_train.npy", np.zeros((3, 4, 4), int)), "must be uint8, float32"),
-        (
-            lambda f: np.save(f / "x_train.npy", np.asfortranarray(np.zeros((3, 4, 4)))),
-            "in C order",
-        ),
+        (lambda f: np.save(f / "x_train.npy", np.zeros((3, 4, 4), int)), "must be uint8 .* int64"),
         (lambda f: np.save(f / "x_train.npy", np.zeros((3, 4, 4))), "the same length"),
         (lambda f: np.save(f / "x_train.npy", np.full((1500, 8, 8), np.nan)), "x_train must be"),
         (lambda f: np.save(f / "y_train.npy", np.zeros(1500)), "two classes or more"),
@@ -136,9 +183,12 @@ def rewrite(folder, name, content):
             ),
             "characters that do not exist",
         ),
-        (lambda f: np.save(f / "y_train.npy", np.array([{}] * 1500)), "cannot be read"),
+        (
+            lambda f: np.save(f / "y_train.npy", np.array([{}] * 1500)),
+            "must hold numbers, booleans or",
+        ),
         (lambda f: np.save(f / "y_test.npy", np.full(297, "ten")), "ten in y_test only"),
-        (lambda f: np.save(f / "x_test.npy", np.zeros((297, 9, 9))), "the same shape"),
+        (lambda f: np.save(f / "x_test.npy", np.zeros((297, 9, 9))), "x_test must have shape"),
     ],
 )
 @pytest.mark.parametrize("folder", ["npy"], indirect=True)

@@ -20,7 +20,7 @@ def both(request, rng, tmp_path):
     """The same images in memory and in a file, behind a header of 24 bytes."""
     array = rng.integers(0, 255, (40, 2, 3, 5)).astype(request.param)
     (tmp_path / "images").write_bytes(bytes(24) + array.tobytes())
-    return array, ImagesOnDisk(tmp_path / "images", 24, array.shape, array.dtype)
+    return array, ImagesOnDisk(tmp_path / "images", 24, array.shape, array.dtype, array.dtype)
 
 
 @pytest.fixture
@@ -101,7 +101,8 @@ def test_memory_does_not_depend_on_the_number_of_images(tmp_path, monkeypatch):
     peaks = []
     for n in (4000, 40_000):
         rng.integers(0, 255, (n, 28, 28), dtype=np.uint8).tofile(tmp_path / "images")
-        images = ImagesOnDisk(tmp_path / "images", 0, (n, 28, 28), np.dtype(np.uint8))
+        byte = np.dtype(np.uint8)
+        images = ImagesOnDisk(tmp_path / "images", 0, (n, 28, 28), byte, byte)
         labels = np.arange(n) % 10
         tracemalloc.start()
         A = fit_ridge(units, W, TrainingSet(images, labels, 10), Compute()).A

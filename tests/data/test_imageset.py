@@ -42,7 +42,7 @@ def test_arrays_are_read_only_and_the_callers_are_not():
         ([0, -1], "from 0 on, got -1 to 0"),
         (np.array([0, 2**63], dtype=np.uint64), "from 0 on"),
         ([0.0, 1.0], "1-D array of integers, got .* of type float64"),
-        ([[0], [1]], r"1-D array of integers, got shape \(2, 1\)"),
+        ([[0, 2], [1, 1]], r"1-D array of integers, got shape \(2, 2\)"),
         ([False, True], "of type bool"),
     ],
     ids=["longer", "negative", "beyond int64", "float", "2-D", "bool"],
@@ -50,6 +50,13 @@ def test_arrays_are_read_only_and_the_callers_are_not():
 def test_wrong_labels(labels, match):
     with pytest.raises(ValueError, match=match):
         ImageSet(np.zeros((2, 4, 5)), np.asarray(labels))
+
+
+def test_labels_may_be_a_column_or_one_hot():
+    images = np.zeros((3, 4, 5))
+    for labels in ([[2], [0], [2]], np.eye(3)[[2, 0, 2]], np.eye(3, dtype=bool)[[2, 0, 2]]):
+        made = ImageSet(images, np.asarray(labels))
+        assert_array_equal(made.labels, np.array([2, 0, 2]), strict=True)
 
 
 def test_wrong_images():
@@ -86,8 +93,9 @@ def test_take_outside():
         ({"classes": np.arange(3.0)}, "integers or strings"),
         ({"classes": np.array(["a", "b", "c"], dtype=object)}, "integers or strings"),
         ({"classes": np.arange(3)[:, None]}, "1-D"),
+        ({"classes": np.array(["a", "b\udcff", "c"])}, "do not exist in entry 1: .*0xdcff"),
     ],
-    ids=["train label", "test label", "shape", "repeated", "float", "object", "2-D"],
+    ids=["train label", "test label", "shape", "repeated", "float", "object", "2-D", "no text"],
 )
 def test_wrong_dataset(changes, match):
     with pytest.raises(ValueError, match=match):

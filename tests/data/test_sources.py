@@ -238,4 +238,4 @@ def test_client_that_hangs(tmp_path):
 
     code = "import subprocess, sys, time; subprocess.Popen(['sleep', '5']); time.sleep(60)"
     with pytest.raises(SourceError, match=r"not done after 0.5 s"):
-        _run([sys.executable, "-c", code], str(tmp_path), 0.5)
+        _run([sys.executable, "-c", code], tmp_path, 0.5)

@@ -9,15 +9,23 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
+from sklearn.ensemble import BaggingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
-from varpro_nn import VarProClassifier, configure, train_network
+from varpro_nn import (
+    VarProClassifier,
+    VarProFeatures,
+    VarProRegressor,
+    configure,
+    train_network,
+)
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.errors import IntensityWarning
 from varpro_nn.estimators.base import SETTINGS
 from varpro_nn.output.fit import fit_output_layer
 from varpro_nn.output.settings import OutputSettings
@@ -74,6 +82,9 @@ def test_every_setting_is_a_parameter():
     )
     assert set(SETTINGS) < set(configure("default", data="digits").options())
     assert not {"seed", "n_train", "bootstrap", "bootstrap_ridge"} & set(SETTINGS)
+    assert VarProClassifier("tiny").get_params()["recipe"] == "tiny"
+    with pytest.raises(TypeError, match=r"VarProClassifier.__init__\(\) takes from 1 to 2"):
+        VarProClassifier("tiny", (8, 8))
     with pytest.raises(TypeError, match=r"VarProClassifier has no parameters colour"):
         VarProClassifier(colour="red")
     with pytest.raises(ValueError, match=r"patience was removed; stop early with the callback"):
@@ -94,9 +105,15 @@ def test_settings_reach_the_configuration(digits):
     ("settings", "match"),
     [
         ({"recipe": "fast"}, "recipe must be one of"),
+        ({"recipe": ["tiny"]}, "recipe must be one of"),
         ({"n_units": 0}, "n_units must be"),
+        ({"n_units": np.arange(3)}, "n_units must be of type int, got array"),
+        ({"image_shape": "8x8"}, r"image_shape must be a tuple \(rows, columns\).* got '8x8'"),
         ({"image_shape": (7, 9)}, r"image_shape must be .* of 64 pixels in all, got \(7, 9\)"),
         ({"n_jobs": 0}, "n_jobs must be"),
+        ({"class_weight": "balance"}, "class_weight must be a dict .* got 'balance'"),
+        ({"class_weight": [1, 2]}, r"class_weight must be a dict .* got \[1, 2\]"),
+        ({"class_weight": {0: -1}}, r"weights of at least 0, .* got \{0: -1\}"),
     ],
 )
 def test_bad_settings(settings, match, digits):
@@ -108,6 +125,31 @@ def test_no_bit_depends_on_jobs(digits, fitted):
     two = VarProClassifier(**SMALL, n_jobs=2).fit(*digits[:2])
     assert_array_equal(two.network_.W, fitted.network_.W)
     assert_array_equal(two.predict_proba(digits[2]), fitted.predict_proba(digits[2]))
+
+
+# --- another scale than that of training ---------------------------------------------------
+
+
+def test_rows_on_another_scale_are_refused_or_warned_of(digits, fitted):
+    Z = digits[2]
+    for method in (fitted.predict, fitted.predict_proba, fitted.decision_function):
+        with pytest.raises(ValueError, match=r"X must be from 0 to 16 as in training, got"):
+            method(10 * Z)
+    with pytest.warns(
+        IntensityWarning, match=r"X should be from 0 to 16 .* got images from 0 to 0"
+    ):
+        fitted.predict(Z / 255)
+    with pytest.warns(IntensityWarning, match="X should be from 0 to 16"):
+        fitted.predict(Z / 16)
+
+
+def test_one_hot_pixel_does_not_refuse_the_batch(digits, fitted):
+    Z = digits[2].copy()
+    expected = fitted.predict(Z)
+    Z[5, 30] = 65535
+    with pytest.warns(IntensityWarning, match="got 6.554e[+]04 in image 5 .* 1 of 597 images"):
+        found = fitted.predict(Z)
+    assert_array_equal(np.delete(found, 5), np.delete(expected, 5))
 
 
 # --- rows of pixels ----------------------------------------------------------------------
@@ -133,7 +175,8 @@ def test_bytes_and_their_intensities_are_the_same(digits):
 
 def test_shapes_of_images(digits):
     X, y, _, _ = digits
-    short = VarProClassifier(**SMALL).fit(X[:, :50], y)
+    with pytest.warns(UserWarning, match=r"14 zeros fill each up to 8 x 8 pixels"):
+        short = VarProClassifier(**SMALL).fit(X[:, :50], y)
     assert short.image_shape_ == (8, 8)
     assert short.network_.image_shape == (8, 8)
     wide = VarProClassifier(**SMALL, image_shape=(4, 16)).fit(X, y)
@@ -142,6 +185,98 @@ def test_shapes_of_images(digits):
     assert colour.network_.image_shape == (2, 4, 8)
     for classifier in (short, wide, colour):
         assert classifier.loo_error_ < 0.4
+
+
+QUICK = {**SMALL, "max_nfev": 0}
+
+
+def test_arrays_of_images_are_the_same_as_their_rows(digits):
+    X, y, Z, _ = digits
+    rows = VarProClassifier(**QUICK).fit(X, y)
+    images = VarProClassifier(**QUICK).fit(X.reshape(-1, 8, 8), y)
+    assert images.n_features_in_ == 64
+    for again in (Z, Z.reshape(-1, 8, 8), list(Z.reshape(-1, 8, 8)), Z.reshape(-1, 8, 8, 1)):
+        assert_array_equal(images.predict_proba(again), rows.predict_proba(Z))
+    with pytest.raises(ValueError, match=r"Found array with 0 sample"):
+        VarProClassifier(**QUICK).fit(X[:0].reshape(0, 8, 8), y[:0])
+    with pytest.raises(ValueError, match=r"X must have images of \(8, 8\), as in training"):
+        images.predict(Z.reshape(-1, 4, 16))
+    with pytest.raises(ValueError, match=r"X must be rows of one length, or images of one shape"):
+        VarProClassifier(**QUICK).fit([X[0].reshape(8, 8), X[1].reshape(4, 16)], y[:2])
+    colour = np.stack([X, 16 - X, X[:, ::-1]], axis=1).reshape(-1, 3, 8, 8)
+    settings = {**QUICK, "units": "tensor"}
+    first = VarProClassifier(**settings).fit(colour, y)
+    last = VarProClassifier(**settings).fit(np.moveaxis(colour, 1, -1), y)
+    assert first.image_shape_ == last.image_shape_ == (3, 8, 8)
+    assert_array_equal(first.network_.W, last.network_.W)
+    pixels = np.moveaxis(colour, 1, -1).reshape(len(colour), -1)
+    assert_array_equal(last.predict_proba(pixels), first.predict_proba(colour))
+
+
+def test_one_extreme_pixel_does_no_harm(digits):
+    X, y, Z, z = digits
+    hot, hot_to_predict = X.copy(), Z.copy()
+    hot[5, 20] = 65_535
+    hot_to_predict[3, 30] = -9_999
+    settings = {"n_units": 12, "n_subnetworks": 1, "max_nfev": 2, "random_state": 0}
+    with pytest.warns(UserWarning, match="row 5 of X is 65535 at pixel 20"):
+        classifier = VarProClassifier(**settings).fit(hot, y)
+    assert classifier.intensity_ == 16
+    assert classifier.score(Z, z) > 0.95  # 0.3 where that pixel counts as 1
+    with pytest.warns(IntensityWarning, match="from 0 to 16 as in training, got -9999 in image 3"):
+        found = classifier.predict(hot_to_predict)
+    same = np.arange(len(Z)) != 3
+    assert_array_equal(found[same], classifier.predict(Z)[same])
+
+
+def masked(values):
+    return np.ma.masked_array(values, np.arange(np.size(values)).reshape(np.shape(values)) == 3)
+
+
+def test_masked_values_are_refused_everywhere(digits, fitted):
+    X, y, Z, _ = (part[:60] for part in digits)
+    weights, numbers = np.ones(len(X)), y + 0.5
+    classes = np.ma.masked_equal(np.arange(11), 10)
+    regressor = VarProRegressor(**QUICK).fit(X, numbers)
+    features = VarProFeatures(**QUICK).fit(X)
+    calls = {
+        "X": [
+            lambda: VarProClassifier(**QUICK).fit(masked(X), y),
+            lambda: VarProClassifier(**QUICK).fit(list(masked(X)), y),
+            lambda: VarProClassifier(**QUICK).fit(masked(X.reshape(-1, 8, 8)), y),
+            lambda: VarProRegressor(**QUICK).fit(masked(X), numbers),
+            lambda: VarProFeatures(**QUICK).fit(masked(X)),
+            lambda: fitted.predict(masked(Z)),
+            lambda: fitted.predict_set(masked(Z)),
+            lambda: fitted.predict_proba(masked(Z.reshape(-1, 8, 8))),
+            lambda: regressor.predict(masked(Z)),
+            lambda: features.transform(masked(Z)),
+        ],
+        "y": [
+            lambda: VarProClassifier(**QUICK).fit(X, masked(y)),
+            lambda: VarProClassifier(**QUICK).partial_fit(X, masked(y), classes=range(10)),
+            lambda: VarProRegressor(**QUICK).fit(X, masked(numbers)),
+            lambda: VarProFeatures(**QUICK).fit(X, masked(y)),
+            lambda: VarProFeatures(**QUICK).fit(X, masked(numbers)),
+        ],
+        "sample_weight": [
+            lambda: VarProClassifier(**QUICK).fit(X, y, sample_weight=masked(weights)),
+            lambda: VarProRegressor(**QUICK).fit(X, numbers, sample_weight=masked(weights)),
+        ],
+        "classes": [lambda: VarProClassifier(**QUICK).partial_fit(X, y, classes=classes)],
+    }
+    for name, several in calls.items():
+        for call in several:
+            with pytest.raises(ValueError, match=f"{name} must have no masked values, got 1 of"):
+                call()
+    nothing_masked = np.ma.masked_array(Z)
+    assert_array_equal(fitted.predict(nothing_masked), fitted.predict(Z))
+    for call in (
+        lambda: VarProClassifier(**QUICK).fit(X, y, sample_weight=weights + 1j),
+        lambda: VarProClassifier(**QUICK).fit(X.reshape(-1, 8, 8) + 1j, y),
+    ):
+        with pytest.raises(ValueError, match="must be real, got complex128"):
+            call()
 
 
 @pytest.mark.parametrize("dtype", [str, object, float, bool], ids=str)
@@ -235,9 +370,30 @@ def test_weights_below_zero_are_refused(digits):
         VarProClassifier(**SMALL).fit(X, y, sample_weight=np.where(y == 3, -1.0, 1.0))
 
 
+def test_cross_entropy_takes_weights(digits):
+    """Nobody has to know the loss of a recipe."""
+    X, y, Z, z = digits
+    few = {"n_units": 6, "max_nfev": 2, "n_rounds": 1, "images_per_subnetwork": 300}
+    settings = {"recipe": "tiny", "random_state": 0, "n_copies": 0, **few}
+    plain = VarProClassifier(**settings).fit(X, y)
+    assert plain.config_.subnetworks.loss == "cross-entropy"
+    equal = VarProClassifier(**settings).fit(X, y, sample_weight=np.full(len(y), 7.0))
+    assert_array_equal(equal.W_, plain.W_)
+    weights = np.where(y == 3, 50.0, 1.0)
+    by_class = VarProClassifier(**settings, class_weight={3: 50.0}).fit(X, y)
+    by_row = VarProClassifier(**settings).fit(X, y, sample_weight=weights)
+    assert not np.array_equal(by_class.W_, plain.W_)
+    assert_array_equal(by_class.W_, by_row.W_)
+    bags = BaggingClassifier(VarProClassifier(**settings), n_estimators=2, random_state=0)
+    assert bags.fit(X, y).score(Z, z) > 0.8
+
+
 def test_a_fit_that_fails_leaves_the_last_one(digits, fitted):
     X, y, Z, _ = digits
     again = pickle.loads(pickle.dumps(fitted))
+    with pytest.raises(ValueError, match=r"training needs images of two classes"):
+        again.fit(100 * X[:, :36], np.zeros(len(y)))
+    assert_array_equal(again.predict(Z), fitted.predict(Z))
     for wrong in (y[:-1], np.where(y == 3, 77, y)[:-5]):
         with pytest.raises(ValueError, match=r"same length"):
             again.fit(X, wrong)
@@ -276,6 +432,24 @@ def test_partial_fit_keeps_the_units_and_refits_the_layer_on_all(digits):
         classifier.partial_fit(X[:5], y[:5], classes=[0, 1])
 
 
+def test_partial_fit_with_one_class_at_first(digits):
+    """Units learn nothing of it, so they stay random; the output layer sees all batches."""
+    X, y, Z, z = digits
+    ones, others = y == 1, y != 1
+    classifier = VarProClassifier(**SMALL, output_penalty=1.0)
+    with pytest.warns(UserWarning, match="images of 1 alone, .* they stay random"):
+        classifier.partial_fit(X[ones], y[ones], classes=np.arange(10))
+    assert classifier.config_.subnetworks.scheme == "untrained"
+    assert_array_equal(classifier.predict(Z), np.ones(len(Z)))
+    classifier.partial_fit(X[others], y[others])
+    assert classifier.score(Z, z) > 0.8
+    drawn = VarProClassifier(**{**SMALL, "scheme": "untrained"}, output_penalty=1.0)
+    drawn.fit(X[ones], np.arange(ones.sum()) % 2)
+    assert_array_equal(classifier.network_.W, drawn.network_.W)
+    with pytest.raises(ValueError, match="training needs images of two classes"):
+        VarProClassifier(**SMALL).fit(X[ones], y[ones])
+
+
 def test_partial_fit_with_a_layer_that_has_no_sums(digits):
     classifier = VarProClassifier(**SMALL, output_layer="softmax")
     with pytest.raises(ValueError, match=r"output_layer must be 'ridge' here, got 'softmax'"):
@@ -293,6 +467,13 @@ def test_warm_start_goes_on(digits):
         assert later.cost < earlier.cost
     with pytest.raises(ValueError, match=r"warm_start needs the same n_units as before, 30"):
         warm.set_params(n_units=60).fit(X, y)
+    warm.set_params(n_units=30)
+    with pytest.raises(
+        ValueError, match=r"images of the same shape as before, \(8, 8\), got \(4, "
+    ):
+        warm.set_params(image_shape=(4, 16)).fit(X, y)
+    with pytest.raises(ValueError, match=r"warm_start needs the same rank as before, 1, got 2"):
+        warm.set_params(image_shape=None, rank=2).fit(X, y)
 
 
 # --- probabilities and sets --------------------------------------------------------------
@@ -340,7 +521,7 @@ def test_label_sets_need_outputs_that_saw_not_their_image(digits):
     classifier = VarProClassifier(**SMALL, output_layer="softmax", output_penalty=1.0).fit(
         *digits[:2]
     )
-    with pytest.raises(ValueError, match=r"predict_set needs outputs that saw not their image"):
+    with pytest.raises(ValueError, match=r"predict_set needs outputs of images that the output"):
         classifier.predict_set(digits[2])
     assert np.isnan(classifier.loo_error_)
     good = VarProClassifier(**SMALL).fit(*digits[:2])
@@ -397,8 +578,6 @@ def test_tables_with_names(digits):
 
 
 def test_its_features_suit_others(digits):
-    from varpro_nn import VarProFeatures
-
     X, y, Z, z = digits
     settings = {k: v for k, v in SMALL.items() if k != "class_weight"}
     chain = make_pipeline(VarProFeatures(**settings), LogisticRegression(max_iter=500))
@@ -406,6 +585,25 @@ def test_its_features_suit_others(digits):
     features = chain[0]
     assert features.transform(Z).shape == (len(Z), 30)
     assert list(features.get_feature_names_out())[:2] == ["varprofeatures0", "varprofeatures1"]
+    tiny = VarProFeatures("tiny", n_units=6, max_nfev=1, random_state=0)
+    for numbers in (None, y + 0.5):  # the recipe's cross-entropy is for labels
+        assert tiny.fit(X, numbers).config_.subnetworks.loss == "squares"
     untrained = VarProFeatures(**settings).fit(X)
     assert not np.array_equal(untrained.W_, features.W_)
     assert untrained.history_ == []
+
+
+def test_warnings_name_the_line_of_the_caller(digits):
+    X, y = (part[:50] for part in digits[:2])
+    X = X.copy()
+    X[3, 3] = 1e6
+    with pytest.warns(UserWarning, match="row 3 of X is 1e") as of_fit:
+        features = VarProFeatures(**QUICK).fit(X)
+    with pytest.warns(IntensityWarning, match="in image 3") as of_transform:
+        features.transform(X)
+    with pytest.warns(UserWarning, match="row 3 of X is 1e"):
+        classifier = VarProClassifier(**QUICK).fit(X, y)
+    with pytest.warns(IntensityWarning, match="in image 3") as of_set:
+        classifier.predict_set(X)
+    names = [warning.filename for said in (of_fit, of_transform, of_set) for warning in said]
+    assert names == [__file__] * 3

@@ -18,6 +18,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from reference import folded_probabilities
 
 from varpro_nn import Network, whole_image_units
+from varpro_nn.data.intensity_range import IntensityRange
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.exporters.c_source import to_c
 from varpro_nn.exporters.folded import fold
 from varpro_nn.units import WholeImageUnits
@@ -325,6 +327,37 @@ def test_a_program_that_reads_one_image(tmp_path):
             result = subprocess.run([program], input=content, capture_output=True, check=False)
             assert result.returncode == 1, content
             assert result.stderr.startswith(b"no image of ")
+
+
+@needs_gcc
+def test_flat_windows_have_no_contrast_however_little_is_added(tmp_path):
+    networks = [
+        replace(n, units=replace(n.units, contrast=contrast))
+        for n in [NETWORKS["whitened, grey, dense"]]
+        for contrast in (1e-5, 1e-12, 1e-300)
+    ]
+    levels = np.arange(3, 256, 12, dtype=np.uint8)
+    images = np.ascontiguousarray(np.broadcast_to(levels[:, None, None], (len(levels), 9, 9)))
+    for network, made in zip(networks, programs(networks, tmp_path), strict=True):
+        expected = network.predict_proba(np.zeros((1, 9, 9), dtype=np.uint8))
+        found = made.predict(images)[1]
+        assert_allclose(found, np.tile(expected, (len(images), 1)), rtol=0, atol=2e-5)
+
+
+@needs_gcc
+def test_an_image_far_from_the_bytes_of_training_is_said_to_be(tmp_path):
+    reached = IntensityRange(0.0, 0.0, 15 / 255, 16 / 255)
+    network = replace(NETWORKS["windows, grey, dense"], preparation=Preparation(reached))
+    to_c(network, tmp_path / "network.c")
+    assert "from 0 to 16: VARPRO_DARKEST" in (tmp_path / "network.c").read_text().split("*/")[0]
+    program = compiled(tmp_path / "network.c", tmp_path / "program", "-DVARPRO_MAIN")
+    for brightest, said in ((16, b""), (200, b"pixels should be from 0 to 16 as in training")):
+        image = images_of(network.image_shape)[2] // 16
+        image[0, 0] = brightest
+        result = subprocess.run([program], input=image.tobytes(), capture_output=True, check=True)
+        assert result.stderr.startswith(said)
+        assert bool(result.stderr) == bool(said)
+        assert result.stdout
 
 
 def test_the_comment_says_what_is_in_the_file(tmp_path):

@@ -7,6 +7,7 @@ from exports import LINKS, NETWORKS, VIEWS, images_of, rounding
 from numpy.testing import assert_allclose
 from reference import folded_probabilities
 
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.exporters.folded import fold
 from varpro_nn.units import WholeImageUnits
 
@@ -34,6 +35,16 @@ def test_every_link_and_view(layer, temperature, views):
     probabilities = folded_probabilities(fold(network), images)[1]
     assert_allclose(network.predict_proba(images), probabilities, atol=2e-5)
     assert_allclose(probabilities.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("scale", [lambda X: 2 * X - 1, lambda X: 3 * X], ids=["signed", "to 3"])
+def test_a_network_of_other_intensities_is_not_folded_as_if_it_took_bytes(scale):
+    network = NETWORKS["windows, grey, dense"]
+    images = images_of(network.image_shape) / 255
+    assert fold(replace(network, preparation=Preparation.learn(images))).views == network.views
+    other = replace(network, preparation=Preparation.learn(scale(images)))
+    with pytest.raises(ValueError, match="exported programs take bytes; got intensities from"):
+        fold(other)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The graph gives in a runtime what the network gives here."""
 
+import json
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from reference import folded_probabilities
 
 from varpro_nn import Network, __version__, patch_units, whole_image_units
+from varpro_nn.data.intensity_range import IntensityRange
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.errors import VarProError
 from varpro_nn.exporters import onnx_graph
 from varpro_nn.exporters.folded import fold
@@ -128,6 +131,21 @@ def test_the_contrast_of_faint_windows_is_exact(level, contrast, tmp_path):
     assert_allclose(probabilities, expected, rtol=0, atol=6e-6)
 
 
+@pytest.mark.parametrize("contrast", [1e-5, 1e-7, 1e-12, 1e-300])
+def test_flat_windows_have_no_contrast_however_little_is_added(contrast, tmp_path):
+    network = NETWORKS["whitened, colour, tensor"]
+    network = replace(network, units=replace(network.units, contrast=contrast))
+    to_onnx(network, tmp_path / "network.onnx")
+    levels = np.arange(3, 256, 12, dtype=np.uint8)
+    images = np.broadcast_to(levels[:, None, None, None], (len(levels), *network.image_shape))
+    images = np.ascontiguousarray(images)
+    expected = folded_probabilities(fold(network), np.zeros_like(images[:1]))[1]
+    # Only the bias of each unit is left, in single precision.
+    assert_allclose(network.predict_proba(images), np.tile(expected, (22, 1)), rtol=0, atol=2e-5)
+    probabilities = session(tmp_path / "network.onnx").run(OUTPUTS, {"images": images})[1]
+    assert_allclose(probabilities, np.tile(expected, (22, 1)), rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_large_pre_activations(activation, tmp_path):
     network = NETWORKS["windows, grey, tensor"]
@@ -158,6 +176,7 @@ def test_no_positive_output(tmp_path):
     [
         (np.array([7, -1, 2**40, 0]), "tensor(int64)"),
         (np.array([3, 2, 1, 0], dtype=np.uint8), "tensor(int64)"),
+        (np.array([3, 2, 1, 2**64 - 1], dtype=np.uint64), "tensor(uint64)"),
         (np.array(["b", "a", "été", 'a "quoted" <b>']), "tensor(string)"),
     ],
 )
@@ -173,14 +192,16 @@ def test_labels_are_the_classes_themselves(classes, dtype, tmp_path):
     assert_same(found.run, network, images)
 
 
-def test_a_label_beyond_int64_is_refused(tmp_path):
-    network = replace(NETWORKS[SMALL], classes=np.array([0, 1, 2, 2**63], dtype=np.uint64))
-    with pytest.raises(OverflowError):
+def test_a_label_that_has_no_utf8_is_refused(tmp_path):
+    network = replace(NETWORKS[SMALL], classes=np.array(["a", "b", "c\ud800", "d"]))
+    with pytest.raises(ValueError, match=r"classes must be text, got .* in entry 2: .*0xd800"):
         to_onnx(network, tmp_path / "network.onnx")
 
 
 def test_the_file_says_what_it_is_and_holds_filters_once(tmp_path):
+    reached = IntensityRange(0.0, 0.0, 0.1, 0.2)
     network = NETWORKS["whole image, colour, bilinear"]  # five views
+    network = replace(network, preparation=Preparation(reached, learnt=True))
     to_onnx(network, tmp_path / "network.onnx")
     to_onnx(network, str(tmp_path / "again.onnx"))
     content = (tmp_path / "network.onnx").read_bytes()
@@ -190,8 +211,12 @@ def test_the_file_says_what_it_is_and_holds_filters_once(tmp_path):
     assert model.ir_version == 8
     assert (model.producer_name, model.producer_version) == ("varpro_nn", __version__)
     assert "ankle boot" in model.doc_string
+    (entry,) = model.metadata_props
+    assert entry.key == "preparation"
+    assert Preparation.from_spec(json.loads(entry.value)) == network.preparation
     (images,) = model.graph.input
     lengths = [axis.dim_param or axis.dim_value for axis in images.type.tensor_type.shape.dim]
+    assert "from 0 to 51" in images.doc_string
     assert (images.name, lengths) == ("images", ["N", 3, 9, 9])
     assert len(content) < fold(network).filters.nbytes + network.A.nbytes + 6000
 

@@ -24,6 +24,8 @@ from varpro_nn import (
     whole_image_units,
 )
 from varpro_nn.data import read_images
+from varpro_nn.data.intensity_range import IntensityRange
+from varpro_nn.data.preparation import Frame, Preparation
 from varpro_nn.exporters.folded import fold
 from varpro_nn.exporters.page import drawing, policy, to_html
 from varpro_nn.units import WholeImageUnits
@@ -132,7 +134,9 @@ def random_network(shape, classes=("a", "b", "c"), training=None):
 
 
 def test_the_file(tmp_path):
-    network = random_network((28, 28), HOSTILE, {"dataset": "<i>mine", "largest_intensity": 6.0})
+    network = random_network((28, 28), HOSTILE, {"dataset": "<i>mine"})
+    narrow = Preparation(IntensityRange(0.0, 0.0, 15 / 255, 16 / 255))
+    network = replace(network, preparation=narrow)
     paths = [tmp_path / "a.html", tmp_path / "b.html"]
     for path in paths:
         to_html(network, path)
@@ -144,7 +148,7 @@ def test_the_file(tmp_path):
     assert text.count("<script") == text.count("</script>") == 2
     assert "&lt;i&gt;mine" in text
     assert "{{ model }} {%" in text  # a name of a class: what is filled in is not filled in again
-    assert "intensities up to 6;" in text
+    assert "have pixels from 0 to 16 of 255" in text
     assert text.count("<tr>") == len(network.summary().splitlines())
     rules = policy()
     assert rules.startswith("default-src 'none'; ")
@@ -270,8 +274,14 @@ def test_a_digit_drawn_with_the_mouse(tab, digits, tmp_path):
     assert [request.url for request in tab.requests()] == [path.as_uri()]
 
 
-def test_drawings_are_prepared_as_mnist_was(tab, tmp_path):
-    network = random_network((28, 28), training={"dataset": "mnist"})
+def as_mnist(ground=0.0, anchor="mass"):
+    """Ink on a plain ground, 20 of 28 pixels long."""
+    reached = IntensityRange(0.0, 0.0, 1.0, 1.0)
+    return Preparation(reached, ground, Frame(20 / 28, anchor, (0.5, 0.5)))
+
+
+def test_drawings_are_prepared_as_the_training_images_were(tab, tmp_path):
+    network = replace(random_network((28, 28)), preparation=as_mnist())
     to_html(network, tmp_path / "page.html")
     tab.goto((tmp_path / "page.html").as_uri())
     # A blot with a tail, in a corner: most of its mass is at one end.
@@ -313,6 +323,8 @@ def test_keys_draw(tab, digits, tmp_path):
 @pytest.mark.parametrize("shape", [(9, 14), (3, 9, 14)], ids=["grey", "colour"])
 def test_a_picture_of_the_size_is_what_python_reads(tab, shape, tmp_path):
     network = random_network(shape)
+    if len(shape) == 2:
+        network = replace(network, preparation=as_mnist())
     to_html(network, tmp_path / "page.html")
     tab.goto((tmp_path / "page.html").as_uri())
     stroke(tab, [(0.2, 0.3), (0.7, 0.6)])
@@ -351,6 +363,45 @@ def test_a_photograph_of_a_digit(tab, digits, tmp_path):
     assert tab.text_content("[data-show=label]") == "1"
     assert pixels[:, :2].max() == pixels[:, -2:].max() == 0
     assert pixels.max(axis=1).min() > 150
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [
+        Preparation(), as_mnist(), as_mnist(1.0, "box"), replace(as_mnist(), frame=None),
+        replace(as_mnist(), intensities=IntensityRange(0.0, 0.0, 0.4, 1.0)),
+    ],
+    ids=["no ground", "mass", "light, box", "no frame", "not stretched"],
+)  # fmt: skip
+def test_the_page_prepares_a_picture_as_python_does(tab, preparation, tmp_path):
+    network = replace(random_network((14, 14)), preparation=preparation)
+    to_html(network, tmp_path / "page.html")
+    tab.goto((tmp_path / "page.html").as_uri())
+    # The browser's smoothing is not Pillow's: a picture of the canvas's size is not smoothed.
+    side = tab.evaluate("document.querySelector('.varpro-canvas').width")
+    for paper, ink, box in ((210, 40, (30, 190, 90, 130)), (20, 200, (150, 270, 40, 240))):
+        picture = np.full((side, side), paper, dtype=np.uint8)
+        top, bottom, left, right = box
+        picture[top:bottom, left:right] = ink
+        picture[bottom - 20 : bottom, left : right + 30] = ink
+        Image.fromarray(picture).save(tmp_path / "picture.png")
+        take(tab, tmp_path / "picture.png")
+        expected = read_images(tmp_path / "picture.png", (14, 14), prepared=preparation)[0]
+        # Pillow's box counts pixels that it covers partly as a whole or not at all.
+        assert_allclose(shown(tab, network)[0], expected.astype(float), atol=3)
+    visible = tab.locator("[data-set=centre]").is_visible()
+    assert visible == (preparation.ground is not None)
+
+
+def test_a_picture_beyond_the_training_images_is_said_to_be(tab, tmp_path):
+    narrow = Preparation(IntensityRange(0.0, 0.0, 15 / 255, 16 / 255))
+    to_html(replace(random_network((9, 14)), preparation=narrow), tmp_path / "page.html")
+    tab.goto((tmp_path / "page.html").as_uri())
+    for light, said in ((16, "own pixels"), (200, "from 0 to 16 as in training")):
+        picture = np.full((9, 14), light, dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "picture.png")
+        take(tab, tmp_path / "picture.png")
+        assert said in tab.text_content("[data-show=how]")
 
 
 def test_a_colour_picture_is_scaled(tab, tmp_path):

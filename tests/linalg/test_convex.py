@@ -1,5 +1,6 @@
 """Convex fits of the linear layer, against double loops and other solvers."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,18 +11,13 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
+from varpro_nn import configure, load
+from varpro_nn.data.images import intensities
 from varpro_nn.linalg import convex
 from varpro_nn.linalg.convex import LOSSES, ROWS, fit_linear
+from varpro_nn.training.plan import make_units
 
 EVERY_LOSS = pytest.mark.parametrize("loss", LOSSES)
-LEFT = 8.0
-"""What is left to gain at most, as a share of the cost, over the tolerance.
-
-Where the squared gradient is ``tolerance * cost``, that is ``tolerance * cost / (2 mu)`` at most,
-with ``mu`` the least eigenvalue of the Hessian in the preconditioned variables. The preconditioner
-takes the mean curvature of the classes; a rare class curves less. In the problems here ``mu`` is
-0.08 to 0.16, so 6 is enough; most gradients have little in that direction.
-"""
 
 
 def problem(rng, n=120, q=4, k=3, dtype=np.float64):
@@ -46,7 +42,25 @@ def plain_cost(loss, A, Phi, labels, penalty):
 
 
 def exactly(loss, Phi, labels, start, penalty):
-    return fit_linear(loss, Phi, labels, start, penalty, rounds=20, tolerance=1e-24)
+    return fit_linear(loss, Phi, labels, start, penalty, tolerance=1e-24)
+
+
+def vectorised_cost(loss, A, Phi, labels, penalty):
+    outputs = np.asarray(Phi, dtype=np.float64) @ A[:-1] + A[-1]
+    return LOSSES[loss](outputs, labels)[0].sum() + 0.5 * penalty * np.sum(A[:-1] ** 2)
+
+
+@functools.cache
+def patch_features(n):
+    """Columns of variance 1: features of 8 untrained units on windows of digits."""
+    train = load("digits").train
+    config = configure("default", data="digits", n_units=18)
+    rng = np.random.default_rng(0)
+    units = make_units(config, train.images[:n], rng)
+    W = units.init(train.images[:n], rng).astype(np.float32)
+    Phi = units.features(W, intensities(train.images[:n])).reshape(n, -1)
+    Phi -= Phi.mean(axis=0)
+    return Phi / Phi.std(axis=0), train.labels[:n]
 
 
 # --- the losses --------------------------------------------------------------------------
@@ -164,9 +178,50 @@ def test_what_is_left_to_gain_is_as_small_as_the_tolerance(loss, tolerance, rng)
     Phi, labels, start = problem(rng, n=400)
     best = exactly(loss, Phi, labels, start, 1.0).cost
     fitted = fit_linear(loss, Phi, labels, start, 1.0, tolerance=tolerance)
-    # The search ends at the first point where this holds, so it may hold by any margin.
-    assert fitted.gradient_norm**2 <= tolerance * fitted.cost * (1 + 1e-12)
-    assert best * (1 - 1e-12) <= fitted.cost < best * (1 + LEFT * tolerance)
+    assert fitted.converged
+    assert fitted.excess <= tolerance
+    assert best * (1 - 1e-12) <= fitted.cost < best * (1 + tolerance)
+
+
+@EVERY_LOSS
+def test_a_fit_that_was_stopped_says_so(loss, rng):
+    Phi, labels, start = problem(rng, n=400)
+    stopped = fit_linear(loss, Phi, labels, start, 1.0, max_iterations=5)
+    assert not stopped.converged
+    assert stopped.excess > 1e-4
+    outputs = Phi @ stopped.A[:-1] + stopped.A[-1]
+    slope = LOSSES[loss](outputs, labels)[1]
+    gradient = np.vstack([Phi.T @ slope + stopped.A[:-1], slope.sum(axis=0)])
+    assert stopped.gradient_norm == pytest.approx(np.linalg.norm(gradient))
+
+
+@pytest.mark.parametrize("penalty", [0.3, 1e-3])
+def test_on_patch_features_softmax_is_within_1e_4_of_scikit_learn(penalty):
+    """Columns of a Gram matrix of condition 1e7: preconditioned gradients told little."""
+    Phi, labels = patch_features(500)
+    found = fit_linear("softmax", Phi, labels, np.zeros((Phi.shape[1] + 1, 10)), penalty)
+    other = LogisticRegression(C=1 / penalty, solver="newton-cg", tol=1e-6, max_iter=1000)
+    with np.errstate(all="ignore"):
+        other.fit(Phi.astype(np.float64), labels)
+    A = np.vstack([other.coef_.T, other.intercept_])
+    best = vectorised_cost("softmax", A, Phi, labels, penalty)
+    cost = vectorised_cost("softmax", found.A, Phi, labels, penalty)
+    assert cost < best * (1 + 1e-4)
+    assert found.cost == pytest.approx(cost, rel=1e-5)
+    assert found.converged
+
+
+@pytest.mark.parametrize("penalty", [30.0, 1.0])
+def test_on_patch_features_hinge_is_within_1e_4_of_its_optimum(penalty):
+    """The dual problem bounds the optimum from below, whatever the search."""
+    Phi, labels = patch_features(500)
+    start = np.zeros((Phi.shape[1] + 1, 10))
+    found = fit_linear("hinge", Phi, labels, start, penalty)
+    best = fit_linear("hinge", Phi.astype(np.float64), labels, start, penalty, tolerance=1e-12)
+    # f(A) - min f <= |gradient|^2 / (2 lam), the constants being at their optimum.
+    assert best.gradient_norm**2 / (2 * penalty) < 1e-6 * best.cost
+    cost = vectorised_cost("hinge", found.A, Phi, labels, penalty)
+    assert cost < best.cost * (1 + 1e-4)
 
 
 @EVERY_LOSS
@@ -187,12 +242,11 @@ def test_mixed_columns_cost_no_iterations(loss, rng):
     turned = np.linalg.qr(rng.standard_normal((8, 8)))[0]
     mixed = Phi @ turned * 10 ** np.linspace(-1.5, 1, 8) @ turned.T
     plain, other = (
-        fit_linear(loss, rows, labels, start, 1e-9, rounds=5, tolerance=1e-6)
-        for rows in (Phi, mixed)
+        fit_linear(loss, rows, labels, start, 1e-9, tolerance=1e-6) for rows in (Phi, mixed)
     )
     assert other.cost == pytest.approx(plain.cost, rel=1e-5)
     assert abs(other.n_iterations - plain.n_iterations) <= 3
-    assert other.n_iterations < 25
+    assert other.n_iterations < 40
 
 
 def weighted_gram(loss, A, Phi, labels, penalty):
@@ -213,7 +267,7 @@ def weighted_gram(loss, A, Phi, labels, penalty):
 def test_the_preconditioner_is_the_factor_of_the_weighted_gram_matrix(loss, rng):
     Phi, labels, _ = problem(rng)
     start = 0.1 * rng.standard_normal((5, 3))
-    R = fit_linear(loss, Phi, labels, start, 2.0, rounds=1).preconditioner
+    R = fit_linear(loss, Phi, labels, start, 2.0, max_iterations=1).preconditioner
     assert_array_equal(R, np.triu(R))
     gram = weighted_gram(loss, start, Phi, labels, 2.0)
     assert_allclose(R.T @ R, gram, atol=1e-12 * np.trace(gram))
@@ -226,7 +280,7 @@ def test_where_rows_are_many_some_blocks_stand_for_all(loss, rng, monkeypatch):
     Phi, labels, _ = problem(rng, n=118, q=5)
     start = 0.1 * rng.standard_normal((6, 3))
     chosen = np.flatnonzero(np.arange(118) // 10 % 2 == 0)
-    R = fit_linear(loss, Phi, labels, start, 2.0, rounds=1).preconditioner
+    R = fit_linear(loss, Phi, labels, start, 2.0, max_iterations=1).preconditioner
     gram = weighted_gram(loss, start, Phi[chosen], labels[chosen], 0.0) * 118 / len(chosen)
     gram[np.arange(5), np.arange(5)] += 2.0
     assert_allclose(R.T @ R, gram, atol=1e-12 * np.trace(gram))
@@ -248,13 +302,12 @@ def test_a_preconditioner_that_is_given_is_used_in_the_first_round(loss, rng):
     first = fit_linear(loss, Phi, labels, start, 1.0)
     kept = first.preconditioner.copy()
     given = {"preconditioner": first.preconditioner}
-    again = fit_linear(loss, Phi, labels, start, 1.0, rounds=1, **given)
+    again = fit_linear(loss, Phi, labels, start, 1.0, max_iterations=1, **given)
     assert_array_equal(again.preconditioner, kept)
     assert_array_equal(first.preconditioner, kept)  # left as it was
-    # A later round makes its own.
-    far = 2 * rng.standard_normal(start.shape)
-    later = fit_linear(loss, Phi, labels, far, 1.0, rounds=2, max_iterations=1, **given)
-    assert not np.allclose(later.preconditioner, kept)
+    # Later steps make their own.
+    later = fit_linear(loss, Phi, labels, start, 1.0, preconditioner=np.eye(5))
+    assert not np.allclose(later.preconditioner, np.eye(5))
 
 
 @EVERY_LOSS
@@ -263,7 +316,7 @@ def test_the_optimum_does_not_depend_on_the_preconditioner(loss, other, rng):
     Phi, labels, start = problem(rng)
     best = exactly(loss, Phi, labels, start, 1.0)
     R = np.eye(5) if other == "identity" else exactly(loss, Phi, labels, start, 30).preconditioner
-    found = fit_linear(loss, Phi, labels, start, 1.0, rounds=20, tolerance=1e-24, preconditioner=R)
+    found = fit_linear(loss, Phi, labels, start, 1.0, tolerance=1e-24, preconditioner=R)
     assert found.cost == pytest.approx(best.cost, rel=1e-9)
     assert_allclose(found.A, best.A, rtol=1e-4, atol=1e-5)
 
@@ -330,7 +383,7 @@ def test_from_the_optimum_there_is_nowhere_to_go(loss, rng):
     Phi, labels, start = problem(rng)
     best = exactly(loss, Phi, labels, start, 1.0)
     again = fit_linear(loss, Phi, labels, best.A, 1.0)
-    assert again.n_iterations <= 1
+    assert again.n_iterations <= convex._FEWEST + 2  # one step, to find that it gains nothing
     assert again.cost <= best.cost * (1 + 1e-12)
     assert_allclose(again.A, best.A, rtol=1e-4, atol=1e-4)
 
@@ -374,7 +427,7 @@ def test_separable_rows_leave_the_weights_finite(loss, dtype, rng):
     Phi = rng.standard_normal((60, 3)).astype(dtype)
     labels = (Phi[:, 0] > 0).astype(int) + (Phi[:, 0] > 1)
     Phi[:, 0] += labels
-    fitted = fit_linear(loss, Phi, labels, np.zeros((4, 3)), 1e-6, rounds=10)
+    fitted = fit_linear(loss, Phi, labels, np.zeros((4, 3)), 1e-6)
     assert np.isfinite(fitted.A).all()
     assert np.isfinite(fitted.cost)
     outputs = Phi @ fitted.A[:-1] + fitted.A[-1]
@@ -387,9 +440,9 @@ def test_a_start_far_away_is_left(loss, rng):
     Phi, labels, _ = problem(rng)
     start = 1e3 * rng.standard_normal((5, 3))
     best = exactly(loss, Phi, labels, 0 * start, 1.0)
-    fitted = fit_linear(loss, Phi, labels, start, 1.0, rounds=20, max_iterations=60)
+    fitted = fit_linear(loss, Phi, labels, start, 1.0)
     assert plain_cost(loss, start, Phi, labels, 1.0) > 1e3 * best.cost
-    assert fitted.cost < best.cost * (1 + LEFT * 1e-3)
+    assert fitted.cost < best.cost * (1 + 1e-3)
 
 
 @EVERY_LOSS
@@ -399,7 +452,7 @@ def test_rows_that_do_not_curve_at_all_are_no_fault(loss):
     start = np.array([[-1e3, 1e3], [0.0, 0.0]])
     labels = np.array([0, 1] * 5)
     assert not LOSSES[loss](Phi @ start[:1], labels)[2].any()
-    fitted = fit_linear(loss, Phi, labels, start, 1e-3, rounds=5)
+    fitted = fit_linear(loss, Phi, labels, start, 1e-3)
     assert np.isfinite(fitted.A).all()
     assert fitted.cost < 0.1 * plain_cost(loss, start, Phi, labels, 1e-3)
 
@@ -423,11 +476,10 @@ def test_columns_that_depend_on_each_other_are_no_fault(loss, dtype, rng):
     x = rng.standard_normal((500, 1))
     labels = (x[:, 0] + rng.standard_normal(500) > 0).astype(int)
     Phi = (x * rng.standard_normal(300)).astype(dtype)
-    fitted = fit_linear(loss, Phi, labels, np.zeros((301, 2)), 1e-6, rounds=5, tolerance=1e-4)
-    # The search ends at the first point where this holds, so it may hold by any margin.
-    assert fitted.gradient_norm**2 <= 1e-4 * fitted.cost * (1 + 1e-12)
+    fitted = fit_linear(loss, Phi, labels, np.zeros((301, 2)), 1e-6, tolerance=1e-4)
+    assert fitted.converged
     alone = exactly(loss, x, labels, np.zeros((2, 2)), 1e-9)
-    assert fitted.cost < alone.cost * (1 + LEFT * 1e-4)
+    assert fitted.cost < alone.cost * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
@@ -437,9 +489,9 @@ def test_the_constant_is_fitted_beside_columns_of_any_scale(loss, penalty, scale
     """Its curvature is 1e-12 of theirs or of the penalty; what it gains is as much as ever."""
     Phi, labels, start = problem(rng)
     Phi[:, :2] *= scale
-    fitted = fit_linear(loss, Phi, labels, start, penalty, rounds=5, tolerance=1e-5)
-    best = fit_linear(loss, Phi, labels, start, penalty, rounds=20, tolerance=1e-18)
-    assert fitted.cost < best.cost * (1 + LEFT * 1e-5)
+    fitted = fit_linear(loss, Phi, labels, start, penalty, tolerance=1e-5)
+    best = fit_linear(loss, Phi, labels, start, penalty, tolerance=1e-18)
+    assert fitted.cost < best.cost * (1 + 1e-5)
     outputs = Phi @ best.A[:-1] + best.A[-1]
     slope = LOSSES[loss](outputs, labels)[1].sum(axis=0)
     assert np.abs(slope).max() < 1e-6 * len(labels)
@@ -488,7 +540,7 @@ def test_a_row_of_weight_three_is_three_rows(loss, rng):
     times = rng.integers(0, 4, len(Phi))
     repeated = np.repeat(np.arange(len(Phi)), times)
     weighted = fit_linear(
-        loss, Phi, labels, start, 2.0, rounds=20, tolerance=1e-24,
+        loss, Phi, labels, start, 2.0, tolerance=1e-24,
         sample_weight=times.astype(np.float64),
     )  # fmt: skip
     plain = exactly(loss, Phi[repeated], labels[repeated], start, 2.0)

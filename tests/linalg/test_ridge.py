@@ -371,12 +371,67 @@ def test_a_tiny_ridge_leads_to_the_fit_without_one(case, form, dtype, scale, rng
     assert np.isfinite(huge).all()
 
 
-def test_shrinkage_is_cut_where_rounding_outweighs_the_ridge():
+def test_shrinkage_leaves_out_what_is_rounding():
     e = np.array([0.0, 1e-9, 1e-3, 1.0])
-    assert_array_equal(shrinkage(e, 0.5, 1e-6), 1 / (e + 0.5))
-    assert_array_equal(shrinkage(e, 1e-6, 1e-6), [0, 0, *(1 / (e[2:] + 1e-6))])
-    assert_array_equal(shrinkage(e, 0.0, 1e-6, 1e-2), [0, 0, 0, 1])
+    for ridge in (0.0, 1e-6, 0.5):
+        assert_array_equal(shrinkage(e, ridge, 1e-6), [0, 0, *(1 / (e[2:] + ridge))])
     assert_array_equal(shrinkage(np.zeros(2), 0.0, 0.0), [0, 0])
+
+
+def steep(rng, n, q, smallest):
+    """Rows whose squared singular values fall from 1 to ``smallest`` times the largest."""
+    U, s, Vt = np.linalg.svd(rng.standard_normal((n, q)), full_matrices=False)
+    Phi = (U * np.geomspace(1, np.sqrt(smallest), len(s))) @ Vt
+    return (Phi - Phi.mean(axis=0)).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["sums", "rows", "dual"])
+def test_without_a_ridge_it_is_least_squares(form, rng):
+    """Directions that count in the rank have their full share in the fit.
+
+    The least squared singular value is 10 (dual form) or 30 times its rounding error, and below
+    q times that of single precision, relative to the largest.
+    """
+    Phi = steep(rng, 90, 60, 3e-6)
+    tau = np.eye(3)[rng.integers(3, size=90)]
+    exact = np.linalg.lstsq(with_constant(Phi.astype(np.float64)), tau, rcond=None)[0]
+    _, outputs, _ = fitted(form, Phi, tau, 0.0)
+    least = np.square(tau - with_constant(Phi.astype(np.float64)) @ exact).sum()
+    assert np.square(tau - outputs).sum() == pytest.approx(least, rel=1e-3)
+
+
+@pytest.mark.parametrize("form", ["sums", "rows", "dual"])
+def test_rank_shrinkage_and_degrees_of_freedom_agree_on_what_is_rounding(form, rng):
+    """Also for ridges just above rounding error, which counted null directions as fitted."""
+    half = steep(rng, 120, 30, 1e-2)
+    # Copies as another order of summation gives them.
+    copies = half * (1 + 2e-7 * rng.standard_normal(half.shape)).astype(np.float32)
+    Phi, tau = np.hstack([half, copies]), np.eye(3)[rng.integers(3, size=120)]
+    if form == "dual":
+        kernel = KernelAccumulator(len(Phi))
+        kernel.add(Phi.copy())
+        path = kernel.path(tau)
+    else:
+        path = path_of(Phi, tau) if form == "sums" else RowStore(Phi, tau).path()
+    assert path.rank == 30
+    e = np.linalg.svd(half.astype(np.float64), compute_uv=False) ** 2 * 2
+    for ridge in (0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4):
+        assert path.degrees_of_freedom(ridge) == pytest.approx(1 + (e / (e + ridge)).sum(), 1e-5)
+        A, outputs, _ = fitted(form, Phi, tau, ridge)
+        alone, of_half, _ = fitted(form, half, tau, ridge / 2)  # twins share the penalty
+        assert np.linalg.norm(A[:-1]) == pytest.approx(
+            np.linalg.norm(alone[:-1]) / 2**0.5, rel=1e-3
+        )
+        assert_allclose(outputs, of_half, atol=1e-3)
+
+
+def test_generalised_cross_validation_does_not_trust_a_difference_that_is_rounding(rng):
+    """As many directions as rows interpolate any targets; the error of such a fit is not known."""
+    Phi = steep(rng, 40, 60, 1e-2)
+    path = path_of(Phi, np.eye(3)[rng.integers(3, size=40)])
+    scores = [path.generalised_cross_validation(ridge) for ridge in (0.0, 1e-9, 1e-6, 1e-3, 1.0)]
+    assert scores[0] == np.inf
+    assert min(scores) > 0.1  # the targets are noise
 
 
 def test_a_definite_matrix_keeps_its_factor(rng):

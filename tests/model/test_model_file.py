@@ -16,6 +16,8 @@ from numpy.testing import assert_array_equal
 
 from varpro_nn import Network, patch_units, whole_image_units
 from varpro_nn._io import archive
+from varpro_nn.data.intensity_range import IntensityRange
+from varpro_nn.data.preparation import Frame, Preparation
 from varpro_nn.errors import ModelFileError
 from varpro_nn.units import learn_whitening
 
@@ -56,7 +58,7 @@ def assert_same(loaded, network):
         assert (mine is None) == (theirs is None)
         if theirs is not None:
             assert_array_equal(mine, theirs, strict=True)
-    for name in ("image_shape", "output_layer", "views", "training"):
+    for name in ("image_shape", "output_layer", "views", "training", "preparation"):
         assert getattr(loaded, name) == getattr(network, name)
 
 
@@ -162,6 +164,48 @@ def test_the_output_layer_and_the_views_come_back(layer, views, path):
     network = replace(make(), output_layer=layer, views=views)
     network.save(path)
     assert_same(Network.load(path), network)
+
+
+PREPARATION = Preparation(
+    IntensityRange(0.0, 0.0, 0.9, 1.0), 0.0, Frame(20 / 28, "mass", (0.5, 0.51))
+)
+
+
+@pytest.mark.parametrize("preparation", [Preparation(PREPARATION.intensities), PREPARATION])
+def test_the_preparation_comes_back(preparation, path):
+    network = replace(make(), preparation=preparation)
+    network.save(path)
+    assert_same(Network.load(path), network)
+
+
+@pytest.mark.parametrize(
+    ("largest", "takes_bytes", "refused_from"),
+    [(1.0, True, 1.6), (0.2, True, 0.4), (6.0, False, 13.0)],
+)
+def test_a_file_without_a_preparation_knows_the_largest_intensity(
+    largest, takes_bytes, refused_from, path, rng
+):
+    network = replace(make(), training={"largest_intensity": largest})
+    loaded = Network.load(forged(network, path, lambda header: header.pop("preparation")))
+    preparation = loaded.preparation
+    assert (preparation.takes_bytes, preparation.ground) == (takes_bytes, None)
+    images = largest * rng.random((30, 4, 4))
+    assert_array_equal(loaded.predict(0.1 * images), network.predict(0.1 * images))
+    with pytest.raises(ValueError, match=f"to {largest:.4g} as in training"):
+        loaded.predict(images + refused_from)
+
+
+def test_a_file_without_any_intensity(path):
+    loaded = Network.load(forged(make(), path, lambda header: header.pop("preparation")))
+    assert loaded.preparation == Preparation()
+
+
+@pytest.mark.parametrize("largest", ["1", [1.0], {}])
+def test_a_largest_intensity_that_is_no_number_is_refused(largest, path):
+    network = replace(make(), training={"largest_intensity": largest})
+    refused(
+        forged(network, path, lambda header: header.pop("preparation")), "do not make a network"
+    )
 
 
 def test_a_file_of_version_1_is_read(path):
@@ -399,10 +443,21 @@ LIES = {
     "infinite rank": (("units", "rank"), float("inf"), "do not make a network"),
     "gain too large": (("units", "gain"), 10**400, "do not make a network"),
     "no training": (("training",), 7, "do not make a network"),
+    "training as pairs": (("training",), [["seed", 1]], "do not make a network"),
+    "largest intensity as text": (("training", "largest_intensity"), "1", "do not make a network"),
+    "a list of intensities": (("training", "largest_intensity"), [1], "do not make a network"),
+    "fractional image shape": (("image_shape",), [4.5, 4], "do not make a network"),
+    "digits of an image shape": (("image_shape",), "44", "do not make a network"),
     "unknown output layer": (("output_layer",), "perceptron", "output_layer must be one of"),
     "output layer as a list": (("output_layer",), ["ridge"], "do not make a network"),
     "unknown views": (("views",), "upside down", "views one of"),
     "units of another place": (("units", "place"), "windows", "do not make a network"),
+    "no values of a preparation": (("preparation",), {}, "do not make a network"),
+    "preparation as text": (("preparation",), "MNIST", "do not make a network"),
+    "ground without a range": (("preparation", "ground"), 0.5, "ground must be a finite"),
+    "range of three": (("preparation", "intensities"), [0.0, 0.0, 1.0], "do not make a network"),
+    "range of text": (("preparation", "intensities"), ["a", 0.0, 1.0, 1.0], "must be finite"),
+    "frame as a number": (("preparation", "frame"), 3, "do not make a network"),
     "negative threshold": (("units", "threshold"), -1.0, "threshold must be finite and not neg"),
     "threshold that is no number": (("units", "threshold"), "high", "do not make a network"),
 }
@@ -600,6 +655,7 @@ def test_weights_that_are_not_finite_are_refused(name, value, path):
         ("A", np.zeros((5, 3))),
         ("classes", np.arange(4)),
         ("classes", np.arange(3).reshape(1, 3)),
+        ("classes", np.array([1, 2, 1])),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(name, array, path):

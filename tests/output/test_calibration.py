@@ -9,6 +9,7 @@ from varpro_nn.output.calibration import (
     N_BINS,
     calibration_curve,
     conformal_threshold,
+    error_of_right_probabilities,
     expected_calibration_error,
     fit_temperature,
     label_sets,
@@ -114,6 +115,44 @@ def test_sets_miss_as_often_as_was_asked_for(alpha, rng):
         missed += p[n, labels[n]] < threshold
     expected = np.floor(alpha * (n + 1)) / (n + 1)
     assert missed / repeats == pytest.approx(expected, abs=4 * np.sqrt(expected / repeats))
+
+
+def test_weights_put_a_shift_of_the_images_right(rng):
+    """Hard images are one in ten among the held-out ones and one in two among the new ones."""
+    alpha, n = 0.1, 4000
+
+    def draw(share_hard):
+        hard = rng.random(n) < share_hard
+        p = special.softmax(np.where(hard, 0.5, 4.0)[:, None] * rng.standard_normal((n, 5)), axis=1)
+        # Probabilities of hard images are too sure.
+        true = special.softmax(np.log(p) * np.where(hard, 0.2, 1.0)[:, None], axis=1)
+        labels = (true.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+        return p, labels, np.where(hard, 5.0, 0.5 / 0.9)
+
+    p, labels, weights = draw(0.1)
+    new, truth, _ = draw(0.5)
+
+    def missed(threshold):
+        return float((new[np.arange(n), truth] < threshold).mean())
+
+    weighted = conformal_threshold(p, labels, alpha, weights)
+    error = 4 * np.sqrt(alpha / (n * 0.1))  # of the few hard ones
+    assert missed(weighted) == pytest.approx(alpha, abs=error)
+    assert abs(missed(conformal_threshold(p, labels, alpha)) - alpha) > error
+    # Weights of one, on any scale, and a row twice.
+    plain = conformal_threshold(p[:57], labels[:57], 0.2)
+    assert conformal_threshold(p[:57], labels[:57], 0.2, np.full(57, 0.3)) == plain
+
+
+@pytest.mark.parametrize("n", [300, 10_000])
+def test_right_probabilities_have_a_calibration_error_by_chance(n, rng):
+    """As much as labels drawn from the probabilities themselves show."""
+    p = special.softmax(3 * rng.standard_normal((n, 10)), axis=1)
+    labels = [(p.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1) for _ in range(30)]
+    drawn = [expected_calibration_error(p, each) for each in labels]
+    expected = error_of_right_probabilities(p)
+    assert expected == pytest.approx(np.mean(drawn), rel=0.15)
+    assert expected == error_of_right_probabilities(p)
 
 
 def test_few_images_give_every_label():

@@ -1,5 +1,6 @@
 """The output layer: what it is given, how its penalty is chosen, and what it must not see."""
 
+import tempfile
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,10 +18,10 @@ from varpro_nn.linalg import GramAccumulator
 from varpro_nn.linalg.convex import LOSSES, fit_linear
 from varpro_nn.output import feature_store, linear_fits, ridge_fit
 from varpro_nn.output import fit as fit_module
-from varpro_nn.output.fit import PENALTIES, fit_output_layer
+from varpro_nn.output.fit import fit_output_layer
 from varpro_nn.output.output_layer import LAYERS, OutputLayer
+from varpro_nn.output.penalties import PENALTIES, RIDGES
 from varpro_nn.output.ridge_fit import fit_ridge
-from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.output.settings import OutputSettings
 
 K = 3
@@ -60,7 +61,7 @@ def problem(rng, n=240, q=6, k=K):
 
 def fit_columns(
     name, Phi, labels, k=K, *, n_jobs=1, sample_weight=None, factor=1.0, times=1,
-    rng=None, keep_sums=False, standardise=True, penalty=None,
+    rng=None, keep_sums=False, standardise=True, penalty=None, scratch=None,
 ):  # fmt: skip
     """The output layer on given columns, times a factor; each image is there so many times."""
     q = Phi.shape[1]
@@ -69,8 +70,9 @@ def fit_columns(
     settings = OutputSettings(
         layer=name, penalty=penalty, standardise=standardise, n_copies=times - 1
     )
+    compute = Compute(n_jobs, scratch=scratch)
     return fit_output_layer(
-        settings, PixelUnits(q), W, training, Compute(n_jobs), rng=rng, keep_sums=keep_sums
+        settings, PixelUnits(q), W, training, compute, rng=rng, keep_sums=keep_sums
     )
 
 
@@ -105,7 +107,7 @@ class Recorded:
 
 @pytest.mark.parametrize("penalty", [0.1, 10.0])
 def test_softmax_is_logistic_regression_on_scaled_columns(penalty, rng, monkeypatch):
-    monkeypatch.setattr(linear_fits, "fit_linear", Recorded(tolerance=1e-12, rounds=10))
+    monkeypatch.setattr(linear_fits, "fit_linear", Recorded(tolerance=1e-12))
     Phi, labels = problem(rng)
     found = fit_columns("softmax", Phi, labels, penalty=penalty)
     Z, _, _ = scaled(Phi)
@@ -364,6 +366,21 @@ def test_features_in_a_file_change_no_bit(name, rng, monkeypatch):
     monkeypatch.setattr(feature_store, "FEATURE_BYTES", 1)
     assert_same(fit_columns(name, Phi, labels), one)
     assert all(isinstance(given, np.memmap) for given, *_ in recorded.calls[n_calls:])
+
+
+def test_features_in_a_file_are_in_the_folder_of_the_run(rng, monkeypatch, tmp_path):
+    """Temporary files of the system may be in memory."""
+    monkeypatch.setattr(feature_store, "FEATURE_BYTES", 1)
+    by_split(monkeypatch, "split")
+    folders = []
+    file = tempfile.TemporaryFile
+    monkeypatch.setattr(
+        tempfile, "TemporaryFile", lambda dir=None: folders.append(dir) or file(dir=dir)
+    )
+    Phi, labels = problem(rng)
+    fit_columns("ridge", Phi, labels, scratch=tmp_path)
+    assert folders == [tmp_path]
+    assert list(tmp_path.iterdir()) == []
 
 
 @EVERY_LAYER

@@ -10,8 +10,8 @@ from varpro_nn.data.images import one_hot
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.output import features, ridge_fit
+from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import fit_ridge
-from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.output.ridge_sums import ridge_sums
 from varpro_nn.units import patch_units
 

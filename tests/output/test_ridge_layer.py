@@ -12,8 +12,8 @@ from varpro_nn._io import archive
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import ModelFileError
+from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import fit_ridge
-from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.units import learn_whitening
 
 K = 10
@@ -325,6 +325,17 @@ def test_what_cannot_be_is_refused_and_changes_nothing(act, match, digits, rng):
         act(state, images, labels)
     assert_array_equal(state.solve(1.0), before)
     assert state.n_images == 600
+
+
+def test_units_to_drop_are_positions_or_a_mask(digits, rng):
+    units = whole_image_units("bilinear", (8, 8), 3)
+    W = units.init(digits[0], rng)
+    dropped = RidgeLayer(units, W, K).drop_units(np.array([True, False, True]))
+    assert_array_equal(dropped.W, W[1:2])
+    assert_array_equal(RidgeLayer(units, W, K).drop_units([]).W, W)
+    for index in (1.5, [0.0, 1.0], [True, False], 3):
+        with pytest.raises(IndexError, match="index must be positions of the 3 units or a mask"):
+            RidgeLayer(units, W, K).drop_units(index)
 
 
 def test_a_ridge_that_is_no_number_is_refused(digits):

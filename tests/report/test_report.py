@@ -20,12 +20,13 @@ import varpro_nn
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.errors import VarProError
 from varpro_nn.exporters.page import policy
-from varpro_nn.output.ridge_layer import RIDGES
+from varpro_nn.output.penalties import RIDGES
 from varpro_nn.report import figures
 from varpro_nn.report import page as report_page
 from varpro_nn.report.page import write_report
 from varpro_nn.training import growth
 from varpro_nn.training.config import TrainConfig
+from varpro_nn.units import PatchUnits, WholeImageUnits
 
 SECTIONS = [
     "draw", "confusion", "wrongest", "calibration", "cost", "glued", "singular", "units", "run",
@@ -91,11 +92,11 @@ def small_run(data, **settings):
     sizes = {"n_units": 24, "n_subnetworks": 3, "max_nfev": 3}
     settings = {**sizes, "output_layer": "ridge", "n_copies": 0, **settings}
     config = varpro_nn.configure("default", data=data, **settings)
-    return varpro_nn.run(config, data, n_jobs=1)
+    return varpro_nn.run(config, data, n_jobs=1, growth=True)
 
 
-def written(folder, run, data, **options):
-    write_report(folder / "report.html", run, data, **options)
+def written(folder, run, data):
+    write_report(folder / "report.html", run, data)
     return Page(folder / "report.html")
 
 
@@ -154,6 +155,8 @@ def test_numbers_are_those_of_the_run(page, run):
         for clock in ("wall", "cpu")
     ]
     assert times["measurement"] == rest
+    of_growth = [f"{metrics[f'growth_{clock}_seconds']:,.1f} s" for clock in ("wall", "cpu")]
+    assert times["of which what each sub-network adds"] == of_growth
     in_fits = sum(subnetwork.report.cpu_seconds for subnetwork in run.subnetworks)
     assert times["of which sub-networks"][1] == f"{in_fits:,.1f} s"
     summary = [row for row in page.table("run") if len(row) == 2]
@@ -274,16 +277,21 @@ def test_too_many_columns_are_cut(run, digits, monkeypatch, tmp_path, page):
     found = growth.grown(run.network, 8, digits.train, digits.test)
     assert found.sizes == [1, 2]
     assert len(found.path.mean_Phi) == 8 * 9 * 2
-    assert "first 144 of all 216 columns" in written(tmp_path, run, digits).text("glued")
+    cut = written(tmp_path, replace(run, growth=found), digits)
+    assert "first 144 of all 216 columns" in cut.text("glued")
     monkeypatch.setattr(growth, "MOST_COLUMNS", 9)
-    cut = written(tmp_path, run, digits)
+    found = growth.grown(run.network, 8, digits.train, digits.test)
+    cut = written(tmp_path, replace(run, growth=found), digits)
     assert "glued" not in cut.sections
     assert "first 9 of all 216 columns" in cut.text("singular")
 
 
 def test_the_same_run_gives_the_same_bytes(page, run, digits, tmp_path):
-    for n_jobs in (1, 2):
-        assert written(tmp_path, run, digits, n_jobs=n_jobs).source == page.source
+    network, config = run.network, TrainConfig.from_dict(run.network.training["config"])
+    found = growth.growth_of(config, digits, network, run.subnetworks, n_jobs=2)
+    outputs = network.decision_function(digits.test.images, n_jobs=2)
+    again = replace(run, growth=found, test_outputs=outputs)
+    assert written(tmp_path, again, digits).source == page.source
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
@@ -300,6 +308,27 @@ def test_nothing_comes_from_elsewhere(page, run):
             addresses = set(re.findall(r"https?://[^\"' ]+", base64.b64decode(data).decode()))
             assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert len(page.source) < 400_000
+
+
+def test_the_report_fits_nothing_and_labels_no_image(run, digits, monkeypatch, tmp_path):
+    """All that it shows is in the times of the run."""
+    metrics = run.metrics
+    for clock in ("wall", "cpu"):
+        rest = metrics[f"{clock}_seconds"] - metrics[f"training_{clock}_seconds"]
+        assert 0 < metrics[f"growth_{clock}_seconds"] < rest
+
+    def never(*_, **__):
+        pytest.fail("the report computes features")
+
+    for units in (PatchUnits, WholeImageUnits):
+        monkeypatch.setattr(units, "features", never)
+    write_report(tmp_path / "report.html", run, digits)
+
+
+def test_growth_that_was_not_measured_is_left_out(run, digits, tmp_path):
+    page = written(tmp_path, replace(run, growth=None), digits)
+    assert set(SECTIONS) - set(page.sections) == {"glued", "singular"}
+    assert "call varpro_nn.run with growth=True" in page.text("head")
 
 
 def test_no_test_images(digits, tmp_path):
@@ -320,7 +349,7 @@ def test_untrained_units(digits, tmp_path):
 
 def test_whole_image_units_show_their_vectors(digits, tmp_path):
     config = varpro_nn.configure("bilinear", data=digits, n_units=10, max_nfev=2)
-    run = varpro_nn.run(config, digits, n_jobs=1)
+    run = varpro_nn.run(config, digits, n_jobs=1, growth=True)
     page = written(tmp_path, run, digits)
     assert {*page.sections} == {*SECTIONS, "vectors", "head"}
     sizes = np.linalg.norm(run.network.A[:-1], axis=1)

@@ -1,6 +1,7 @@
 import json
 from dataclasses import FrozenInstanceError, asdict
 
+import numpy as np
 import pytest
 
 from varpro_nn.data.augmentation import Augmentation
@@ -104,6 +105,17 @@ def test_booleans(name, value):
         BASE(**{name: value})
     for choice in (True, False):
         assert value_of(BASE(**{name: choice}), name) is choice
+
+
+def test_scalars_of_numpy_are_those_of_python():
+    settings = {"n_units": 500, "max_nfev": 3, "ridge": 0.5, "standardise": False, "flip": True}
+    of_numpy = {name: np.array([value])[0] for name, value in settings.items()}
+    config = BASE(**of_numpy)
+    assert config == BASE(**settings)
+    kinds = [type(value_of(config, name)) for name in settings]
+    assert kinds == [int, int, float, bool, bool]
+    with pytest.raises(ValueError, match="n_units must be of type int, got"):
+        BASE(n_units=np.bool_(True))
 
 
 @pytest.mark.parametrize("name", sorted({*SMALLEST, *POSITIVE}))

@@ -9,9 +9,9 @@ from varpro_nn import TrainConfig, configure, load, run
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.errors import DatasetError
+from varpro_nn.errors import DatasetError, SubnetworkWarning
+from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import fit_ridge
-from varpro_nn.output.ridge_layer import RIDGES
 from varpro_nn.training import layers, pipeline, schemes
 from varpro_nn.training.pseudo_labels import bootstrap
 
@@ -286,7 +286,9 @@ def test_the_others_make_the_network(failing, digits, monkeypatch, done):
         ]
 
     monkeypatch.setattr(schemes, "train_subnetworks", some_fail)
-    result = run(CONFIG, digits, n_jobs=1)
+    said = f"{len(failing)} of 4 sub-networks failed, .*sub-network {failing[0]}: made to fail"
+    with pytest.warns(SubnetworkWarning, match=said):
+        result = run(CONFIG, digits, n_jobs=1)
     assert result.metrics["n_failed_subnetworks"] == len(failing)
     assert result.metrics["n_units"] == 40 - 10 * len(failing)
     left = [s.W for s in done.subnetworks if s.index not in failing]
@@ -298,7 +300,8 @@ def test_the_others_make_the_network(failing, digits, monkeypatch, done):
         return bootstrap(network, images, settings, compute, **options)
 
     monkeypatch.setattr(pipeline, "bootstrap", spy)
-    bootstrapped = run(CONFIG.with_options(bootstrap=True), digits, n_jobs=1)
+    with pytest.warns(SubnetworkWarning):
+        bootstrapped = run(CONFIG.with_options(bootstrap=True), digits, n_jobs=1)
     assert len(bootstrapped.bootstrap.network.W) == 40 - 10 * len(failing)
     assert parts == [4 - len(failing)]
 
@@ -311,8 +314,16 @@ def test_pixels_of_another_scale_are_refused_not_labelled():
         CONFIG.with_options(n_train=None), images, np.arange(60) % 3, np.arange(3)
     )
     assert_array_equal(network.predict(images / 255), network.predict(images))
-    with pytest.raises(ValueError, match=r"up to 1, got 25\d; pixels from 0 to 255 must be uint8"):
+    expected = r"from 0 to 1 as in training, got 2.* pixels from 0 to 255 must be uint8"
+    with pytest.raises(ValueError, match=expected):
         network.predict(images.astype(float))
+
+
+@pytest.mark.parametrize("settings", [{"shift": 8}, {"elastic": 8.0}], ids=str)
+def test_a_displacement_as_large_as_the_images_is_refused(settings, digits):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"{name} must be less than the sides .*, 8 x 8 pixels"):
+        run(CONFIG.with_options(**settings), digits, n_jobs=1)
 
 
 # --- networks of patch units -------------------------------------------------------------

@@ -246,5 +246,5 @@ def test_parts_must_be_equal(parts, network, digits):
 
 
 def test_images_are_checked(network):
-    with pytest.raises(ValueError, match=r"images must have shape \(n, \*\(8, 8\)\)"):
+    with pytest.raises(ValueError, match=r"images must have shape \(n, 8, 8\), got"):
         label(network, np.zeros((5, 8, 9)), CONFIG.subnetworks)

@@ -6,7 +6,7 @@ import pytest
 from varpro_nn import load
 from varpro_nn.training.config import OutputSettings, TrainConfig, UnitSettings
 from varpro_nn.training.plan import make_units, units_in_training
-from varpro_nn.training.recipes import DATA, RECIPES, VARIANTS, configure, kind_of_data
+from varpro_nn.training.recipes import DATA, NAMED, RECIPES, VARIANTS, configure, kind_of_data
 
 SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (3, 32, 32), "digits": (8, 8)}
 
@@ -46,7 +46,7 @@ def test_recipes_of_patch_units_have_the_same_windows_and_output_layer():
     assert losses == ["cross-entropy", "squares", "squares"]
 
 
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", NAMED)
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_says_its_name_and_is_rebuilt_from_its_values(name, data):
     config = configure(name, data=data)
@@ -116,7 +116,7 @@ def test_a_value_out_of_range_is_refused():
 
 
 def test_unknown_kind_of_data():
-    match = "data must be one of mnist, fashion-mnist, cifar10, digits, got 'letters'"
+    match = "data must be one of mnist, fashion-mnist, cifar10, digits, colour, got 'letters'"
     with pytest.raises(ValueError, match=match):
         configure("default", data="letters")
 
@@ -133,7 +133,7 @@ def test_variants_are_of_recipes_and_of_fields_that_there_are():
         assert all(set(changes) <= names for changes in variants.values())
 
 
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", NAMED)
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_variant_differs_in_what_it_says(name, data):
     config, plain = configure(name, data=data).options(), RECIPES[name].options()
@@ -147,7 +147,7 @@ def test_what_is_given_wins_over_the_variant():
     assert configure("default", data="digits", training_stride=2).units.training_stride == 2
 
 
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", NAMED)
 @pytest.mark.parametrize("name", RECIPES)
 def test_units_of_every_recipe_fit_the_images_of_every_kind(name, data, rng):
     config = configure(name, data=data)
@@ -177,7 +177,7 @@ def test_the_tiny_recipe_has_at_most_5000_parameters(data, rng):
         assert total == 3370
 
 
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", NAMED)
 def test_networks_grow_from_tiny_to_accurate(data, rng):
     totals = [
         n_parameters(configure(name, data=data), SHAPES[data], rng)
@@ -188,7 +188,7 @@ def test_networks_grow_from_tiny_to_accurate(data, rng):
 
 
 @pytest.mark.parametrize("units", ["bilinear", "quadratic", "tensor", "dense"])
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", NAMED)
 @pytest.mark.parametrize("name", ["default", "tiny", "accurate"])
 def test_whole_image_units_drop_what_the_recipe_says_of_windows(name, data, units, rng):
     plain, config = configure(name, data=data), configure(name, data=data, units=units)
@@ -202,13 +202,13 @@ def test_whole_image_units_drop_what_the_recipe_says_of_windows(name, data, unit
             configure(name, data=data, units=units, **{field: value})
 
 
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", NAMED)
 def test_patch_units_that_are_asked_for_keep_it(data):
     for name in ("default", "tiny", "accurate"):
         assert configure(name, data=data, units="patch") == configure(name, data=data)
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", NAMED)
 def test_a_data_set_of_a_known_name_is_its_own_kind(name):
     assert kind_of_data(name, SHAPES[name]) == name
     assert kind_of_data(name, (9, 9)) == name  # whatever its images are
@@ -222,17 +222,28 @@ def test_a_data_set_of_a_known_name_is_its_own_kind(name):
         ((16, 15), "digits"),
         ((8, 40), "digits"),
         ((5, 6), "digits"),
-        ((3, 32, 32), "cifar10"),
+        ((3, 32, 32), "colour"),
         ((1, 64, 48), "mnist"),
-        ((2, 64, 48), "cifar10"),
-        ((3, 16, 16), "cifar10"),
+        ((2, 64, 48), "colour"),
+        ((3, 16, 16), "colour"),
         ((3, 8, 8), "digits"),
         ((1, 15, 32), "digits"),
         ((3, 32, 15), "digits"),
     ],
 )
 def test_the_kind_of_other_data_is_by_the_shape_of_the_images(shape, kind):
-    assert kind_of_data("mine.npz", shape) == kind
+    for name in ("mine.npz", "colour"):  # "colour" is no data set, but may be a folder
+        assert kind_of_data(name, shape) == kind
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_colour_images_of_ones_own_are_not_mirrored(name):
+    """Nothing says whether left and right matter in them."""
+    own, cifar10 = (configure(name, data=data).options() for data in ("colour", "cifar10"))
+    assert (own["flip"], own["views"]) == (False, "single")
+    mirrored = {"flip": True, "views": "flip"} if name in VARIANTS["cifar10"] else {}
+    assert cifar10 == {**own, **mirrored}
+    assert set(DATA) - set(NAMED) == {"colour"}
 
 
 # --- numbers of units --------------------------------------------------------------------
@@ -256,7 +267,9 @@ def test_a_number_of_subnetworks_that_is_given_must_divide_the_units():
     ("n_units", "n_subnetworks"), [(2000, 40), (4000, 80), (5200, 104), (300, 6), (40, 1), (1, 1)]
 )
 def test_the_number_of_subnetworks_follows_the_number_of_units(n_units, n_subnetworks):
-    assert configure("paper", n_units=n_units).subnetworks.n_subnetworks == n_subnetworks
+    config = configure("paper", n_units=n_units)
+    assert config.subnetworks.n_subnetworks == n_subnetworks
+    assert configure("paper", n_units=np.int64(n_units)) == config
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -206,12 +206,14 @@ def test_arguments_are_not_changed(digits):
 # --- failures ----------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.SubnetworkWarning")
 def test_a_failed_one_gives_no_columns_to_later_stages(digits, calls):
     found = by_scheme("stages", 2, digits, units=failing([1]), seed=0)
     assert [s.W is None for s in found] == [False, True, False, False]
     assert_array_equal(calls[1][0]["fixed"], found[0].W)
 
 
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.SubnetworkWarning")
 def test_a_later_stage_that_fails_is_left_out(digits):
     found = by_scheme("stages", 2, digits, units=failing([2, 3]), seed=0)
     assert [s.W is None for s in found] == [False, False, True, True]

@@ -1,6 +1,7 @@
 """Sub-networks on disk: kept whole, used again, never mixed with those of another run."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from numpy.testing import assert_array_equal
 from varpro_nn import Network, configure, load, run
 from varpro_nn._io import archive
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.errors import ModelFileError
+from varpro_nn.errors import ModelFileError, VarProError
 from varpro_nn.train import main
 from varpro_nn.training import plan
 from varpro_nn.training.config import SubnetworkSettings
-from varpro_nn.training.shards import Shards
+from varpro_nn.training.shards import Shards, check_removable
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.units import whole_image_units
 
@@ -29,7 +30,7 @@ OPTIONS = [
     "--images-per-subnetwork",
     "120",
 ]
-OPTIONS += ["--max-nfev", "4", "--n-jobs", "1"]
+OPTIONS += ["--max-nfev", "4", "--n-jobs", "1", "--no-report"]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,48 @@ def test_shards_of_another_run_are_refused_by_what_differs(digits, tmp_path):
     Shards(tmp_path, {"seed": 0, "rank": 1}).write(trained(digits)[0])
     with pytest.raises(ModelFileError, match=r"belongs to another run: seed differ"):
         Shards(tmp_path, {"seed": 1, "rank": 1}).read()
+
+
+def test_a_shard_of_other_packages_says_which_and_what_to_do(digits, tmp_path):
+    """A release of joblib or Python changes no weight, one of NumPy may change each."""
+    (shard,) = trained(digits)[:1]
+    ours = plan.identity(CONFIG, TrainingSet.of(digits))
+    assert set(ours["versions"]) == {"varpro_nn", "numpy", "scipy"}
+    with_more = {**ours, "versions": {**ours["versions"], "joblib": "1.4.0", "python": "3.11.2"}}
+    Shards(tmp_path, with_more).write(shard)
+    assert list(Shards(tmp_path, ours).read()) == [0]
+    Shards(tmp_path, {**ours, "versions": {**ours["versions"], "numpy": "2.0.1"}}).write(shard)
+    said = re.escape(
+        f"was trained with numpy 2.0.1, and this is numpy {np.__version__}: the result would not "
+        "be that of an undisturbed run. Install numpy 2.0.1 to go on, add --overwrite to train all "
+        "sub-networks again, or name another folder."
+    )
+    with pytest.raises(ModelFileError, match=said):
+        Shards(tmp_path, ours).read()
+
+
+def test_files_without_the_name_of_a_shard_are_not_touched(digits, tmp_path):
+    shards = Shards(tmp_path, {})
+    shards.write(trained(digits)[1])
+    for name in ("mine.npz", "1.npz", "0000001.npz", "-00001.npz", "00\N{SUPERSCRIPT TWO}000.npz"):
+        (tmp_path / name).write_bytes(b"mine")
+    assert list(shards.read()) == [1]
+    assert check_removable(tmp_path) == [tmp_path / "000001.npz"]
+
+
+def test_what_is_no_shard_or_lies_elsewhere_is_not_removed(digits, tmp_path):
+    folder = tmp_path / "shards"
+    Shards(folder, {}).write(trained(digits)[0])
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(VarProError, match="link: is a link, and sub-networks in another folder"):
+        check_removable(tmp_path / "link")
+    network = folder / "000007.npz"
+    archive.write(network, {"identity": {}}, {"W": np.zeros((2, 3))})
+    with pytest.raises(VarProError, match=r"000007\.npz: is damaged or no sub-network"):
+        check_removable(folder)
+    network.write_bytes(b"PK")
+    with pytest.raises(VarProError, match=r"000007\.npz: is damaged or no sub-network"):
+        check_removable(folder)
 
 
 def test_a_damaged_shard_is_refused(digits, tmp_path):
@@ -219,7 +262,8 @@ def test_schemes_are_resumed_bit_for_bit(digits, tmp_path, lost):
 def test_command_line_resumes_with_another_output_layer(tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = ["digits", "--recipe", "tiny", "--n-units", "6", "--n-train", "300"]
-    arguments += ["--max-nfev", "2", "--n-jobs", "1", "--quiet", "--output", str(folder)]
+    arguments += ["--max-nfev", "2", "--n-jobs", "1", "--quiet", "--no-report"]
+    arguments += ["--output", str(folder)]
     assert main(arguments) == 0
     first = Network.load(folder / "model.npz")
     other = [*arguments, "--resume", "--output-layer", "softmax"]

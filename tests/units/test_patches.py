@@ -238,6 +238,16 @@ def test_contrast_and_brightness_are_taken_out(rng):
     assert np.abs(plain.features(W, 0.3 * images + 0.4) - plain.features(W, images)).max() > 0.01
 
 
+@pytest.mark.parametrize("contrast", [1e-5, 1e-12, 1e-300])
+def test_of_a_flat_window_nothing_is_made(contrast, rng):
+    units = PatchUnits("dense", (8, 7), 3, window=5, grid=1, activation="tanh", contrast=contrast)
+    W = units.init(rng.random((5, 8, 7)), rng).astype(np.float32)
+    grey = np.full((1, 8, 7), 0, dtype=np.uint8) + np.arange(256, dtype=np.uint8)[:, None, None]
+    expected = np.tile(np.tanh(W[:, -1]), (256, 1))
+    assert_allclose(units.features(W, grey), expected, rtol=1e-6)
+    assert_allclose(units.features_and_derivative(W, grey)[0], expected, rtol=1e-6)
+
+
 def test_order_of_columns(rng):
     """By side, row of cells, column of cells, unit: light in one cell moves its columns alone."""
     units = PatchUnits("dense", (6, 6), 2, 2, 2, grid=3, activation="two-sided")

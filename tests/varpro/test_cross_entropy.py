@@ -150,6 +150,50 @@ def test_small_problem_has_the_same_cost_gradient_and_matrix(problem, setting, r
     assert_allclose(functional.reduced_residual(w), f, rtol=1e-14)
 
 
+# --- sample weights ----------------------------------------------------------------------
+
+
+def test_weights_are_repetitions(rng, monkeypatch):
+    """Also of no times; summed in small blocks."""
+    units, _, k = PROBLEMS["cells"]
+    images = inputs_of("cells", rng)
+    n = len(images)
+    times = rng.integers(0, 4, n)
+    labels, fixed = rng.permutation(np.arange(n) % k), rng.standard_normal((n, 2))
+    settings = {"ridge": 0.3, "weight_decay": 0.1, "dtype": np.float64, "tolerance": 1e-22}
+    w = units.init(images, rng).ravel()
+    tau, at = np.eye(k)[labels], np.repeat(np.arange(n), times)
+    repeated = CrossEntropyFunctional(units, images[at], tau[at], fixed=fixed[at], **settings)
+    monkeypatch.setattr("varpro_nn.varpro.design_matrix.DERIVATIVE_BYTES", 1)
+    weighted = CrossEntropyFunctional(
+        units, images, tau, sample_weight=times, fixed=fixed, **settings
+    )
+    assert_allclose(weighted.cost(w), repeated.cost(w), rtol=1e-12)
+    for found, expected in zip(
+        weighted.normal_equations(w), repeated.normal_equations(w), strict=True
+    ):
+        # The inner fits end at rounding errors of their costs: sqrt(eps).
+        assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+    equal = CrossEntropyFunctional(
+        units, images, tau, sample_weight=np.ones(n), fixed=fixed, **settings
+    )
+    assert np.abs(weighted.gradient(w) - equal.gradient(w)).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("weights", "match"),
+    [
+        (np.ones(9), r"sample_weight must have one row for each of 10 inputs"),
+        (np.full(10, np.nan), "sample_weight must be finite"),
+        (np.full(10, -1.0), "sample_weight must not be negative"),
+        (np.zeros(10), "positive for one input at least"),
+    ],
+)
+def test_weights_that_are_none(weights, match, rng):
+    with pytest.raises(ValueError, match=match):
+        make(rng, np.eye(2)[[0, 1] * 5], sample_weight=weights)
+
+
 # --- precision, blocks, memory of the start ----------------------------------------------
 
 
@@ -400,7 +444,7 @@ def test_the_matrix_is_right_however_sure_the_network_is(
     )  # fmt: skip
     A = size * rng.standard_normal((5, k))
     A[3] /= scale
-    fit_of = ConvexFit(A, 1.0, 1, 0.0, np.eye(5))
+    fit_of = ConvexFit(A, 1.0, 1, 0.0, 0.0, True, np.eye(5))
     monkeypatch.setattr("varpro_nn.varpro.cross_entropy.fit_linear", lambda *_, **__: fit_of)
     H, _ = functional.normal_equations(w)
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from varpro_nn._io.atomic import strict_json, write_atomically
 from varpro_nn._io.npy_header import read_npy_header
+from varpro_nn._io.regular_file import open_regular
 from varpro_nn.errors import ModelFileError
 
 FORMAT = "varpro_nn"
@@ -71,20 +73,22 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         With the path and what was expected and found.
     FileNotFoundError
     """
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise _fault(path, f"has {size} bytes, more than the {MAX_BYTES} of any model")
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _read_archive(path, archive, size)
-    except ModelFileError:
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > MAX_BYTES:
+                raise _fault(path, f"has {size} bytes, more than the {MAX_BYTES} of any model")
+            with zipfile.ZipFile(stream) as archive:
+                return _read_archive(path, archive, size)
+    except (ModelFileError, FileNotFoundError):
         raise
     except (
         zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, TypeError,
         NotImplementedError, RuntimeError, OverflowError, RecursionError,
     ) as error:  # fmt: skip
         # What zipfile, json and numpy raise on damaged bytes.
-        raise _fault(path, f"is damaged or is no model file ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise _fault(path, f"is damaged or is no model file ({reason})") from error
 
 
 def _read_archive(

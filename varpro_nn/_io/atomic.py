@@ -3,6 +3,9 @@
 A file is written under a temporary name in its own folder, flushed to the disk and renamed. So a
 file under its final name is complete, whatever interrupts, and two processes that write the same
 file at the same time replace each other's.
+
+Temporary names and the lock begin with ``.varpro_nn``, so that no file of a user is mistaken for
+one of them. They do not grow with the name of the file: it may be the longest that the disk allows.
 """
 
 import json
@@ -17,8 +20,23 @@ from typing import Any
 
 from varpro_nn.errors import BusyError
 
-_UNFINISHED = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.part")
+_UNFINISHED = re.compile(r"\.varpro_nn\.\d+\.[0-9a-f]{8}\.part")
 """Names that :func:`write_atomically` gives to what is not whole yet."""
+_LOCK = ".varpro_nn.lock"
+
+
+@contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Name ``path`` in an OSError of the ``with`` block.
+
+    A disk that is full fails in ``write``, which knows no name; temporary names tell nothing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -27,18 +45,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises
     ------
     OSError
-        The file cannot be written; nothing of it is left, and an older one stays.
+        The file, which the error names, cannot be written; nothing of it is left, and an older one
+        stays.
     """
     # Not mkstemp: its files are readable by their owner alone, and these folders are shared.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        with open(unfinished, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    unfinished = path.with_name(f".varpro_nn.{os.getpid()}.{secrets.token_hex(4)}.part")
+    with errors_named(path):
+        try:
+            with open(unfinished, "xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -59,7 +79,7 @@ def locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout  # not at the top: slow to load
 
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
-    path = folder / ".lock"
+    path = folder / _LOCK
     # Time to look again: the last holder may remove the file between our opening and locking it.
     lock = FileLock(path, timeout=0.1, fallback_to_soft=False)
     try:

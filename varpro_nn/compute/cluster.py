@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
+from multiprocessing import current_process
 from typing import Any
 
 from varpro_nn.compute.pool import TRIES
@@ -50,7 +51,8 @@ def executor(
     Raises
     ------
     ClusterError
-        Dask is not installed, or there is no scheduler at the address or no worker with it.
+        Dask is not installed; there is no scheduler at the address, or no worker with it; or this
+        process may start no others.
     """
     if backend == "joblib":
         yield None
@@ -76,6 +78,12 @@ def executor(
     }
     with dask.config.set(settings):
         if scheduler is None:
+            if current_process().daemon:
+                msg = (
+                    "a daemonic process, such as those of multiprocessing.Pool, cannot start "
+                    "workers: name a --scheduler, or use the backend joblib."
+                )
+                raise ClusterError(msg)
             with ExitStack() as stack:
                 with _interrupts_ignored():  # its processes begin with what this one does
                     local = distributed.LocalCluster(

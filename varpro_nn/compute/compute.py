@@ -2,12 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from varpro_nn.compute.pool import ProcessPool, run_here, run_on_executor
-from varpro_nn.compute.published import Reference, named, remove_left, stored, training_set_of
+from varpro_nn._io.temporary import remove_left
+from varpro_nn.compute.pool import (
+    ProcessPool,
+    can_start_processes,
+    run_here,
+    run_on_executor,
+)
+from varpro_nn.compute.published import Reference, named, stored, training_set_of
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import WorkerDiedError
 from varpro_nn.linalg.threads import effective_jobs
@@ -21,14 +27,15 @@ class Compute:
     Parameters
     ----------
     n_jobs : int
-        Worker processes for whole sub-networks, threads for everything else; -1 for all cores. No
-        bit of a result depends on it.
+        Worker processes for whole sub-networks, threads for everything else; -1 for all cores, -2
+        for all but one. Where no process can be started (in a process of ``multiprocessing.Pool``,
+        or in a thread of joblib), threads for all. No bit of a result depends on it.
     executor : concurrent.futures.Executor, optional
         Runs the tasks instead of worker processes of this machine, on a cluster for example.
     scratch : Path, optional
-        Where images are put for workers; workers of other machines need a folder that they
-        share. By default among the temporary files. No other run may use it at the same time:
-        files that a killed run left there are removed.
+        Where large temporary data are put, such as images for workers; workers of other machines
+        need a folder that they share. By default among the temporary files. What a killed run left
+        there is removed.
     progress : bool
         Show bars on standard error (never off a terminal).
 
@@ -37,7 +44,7 @@ class Compute:
     TypeError
         ``executor`` is not a ``concurrent.futures.Executor``.
     ValueError
-        ``n_jobs`` is neither -1 nor at least 1.
+        ``n_jobs`` is 0.
     """
 
     def __init__(
@@ -54,14 +61,13 @@ class Compute:
         self.n_jobs = effective_jobs(n_jobs)
         self.executor = executor
         self.progress = progress
-        self._scratch = scratch
+        self.scratch = scratch
         self._published: dict[int, tuple[TrainingSet, Reference]] = {}
         self._stack = ExitStack()
         self._pool = ProcessPool(max(2, self.n_jobs))
 
     def __enter__(self) -> "Compute":
-        if self._scratch is not None:
-            remove_left(self._scratch)
+        remove_left(self.scratch)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,9 +84,17 @@ class Compute:
         """Whether a cluster computes on a training set; derived images stay on this machine."""
         return self.on_cluster and not training.derived
 
+    @property
+    def _in_this_process(self) -> bool:
+        """Whether tasks are done here, one after the other."""
+        return not self.on_cluster and (self.n_jobs == 1 or not can_start_processes())
+
     def threads_for(self, n_tasks: int) -> int:
         """Threads that each of ``n_tasks`` tasks may use: what workers there are, shared out."""
-        return 1 if self.on_cluster else max(1, self.n_jobs // max(1, n_tasks))
+        if self.on_cluster:
+            return 1
+        n_at_once = 1 if self._in_this_process else max(1, n_tasks)
+        return max(1, self.n_jobs // n_at_once)
 
     def map(
         self,
@@ -112,7 +126,7 @@ class Compute:
         """
         if not tasks:
             return
-        if not self.on_cluster and self.n_jobs == 1:
+        if self._in_this_process:
             given = {key: (training, *arguments) for key, arguments in tasks.items()}
             yield from run_here(function, given)
             return
@@ -158,12 +172,14 @@ class Compute:
     def bar(
         self, title: str, *, total: int | None = None, initial: int = 0, unit: str = "it"
     ) -> Any:
-        """Make a tqdm progress bar, which is silent without ``progress`` or a terminal."""
+        """Make a tqdm progress bar; a silent one without ``progress`` or a terminal."""
+        if not self.progress:
+            # tqdm would start a thread and take a lock, which a fork would find held for ever.
+            return _SilentBar()
         from tqdm import tqdm  # not at the top: imported where it is used
 
-        # None: silent if standard error is not a terminal.
-        silent = None if self.progress else True
-        return tqdm(desc=title, total=total, initial=initial, unit=unit, disable=silent)
+        # disable=None: silent if standard error is not a terminal.
+        return tqdm(desc=title, total=total, initial=initial, unit=unit, disable=None)
 
     def _publish(self, training: TrainingSet) -> Reference:
         """Put a training set where workers find it, once."""
@@ -175,10 +191,23 @@ class Compute:
             reference = (
                 named(training)
                 if by_name
-                else self._stack.enter_context(stored(training, self._scratch))
+                else self._stack.enter_context(stored(training, self.scratch))
             )
             held = self._published[id(training)] = training, reference
         return held[1]
+
+
+class _SilentBar(AbstractContextManager["_SilentBar"]):
+    """What the work asks of a progress bar, and nothing to see."""
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self) -> None:
+        """Advance by one."""
+
+    def set_postfix(self, **_: str) -> None:
+        """Show something beside the bar."""
 
 
 def _with_training_set(function: Callable[..., Any], reference: Reference, *arguments: Any) -> Any:

@@ -21,9 +21,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
 from contextlib import contextmanager
 from itertools import count
+from multiprocessing import current_process, resource_tracker
 from typing import Any
 
 from joblib import Parallel, delayed
+from joblib.externals.loky.backend import resource_tracker as loky_resource_tracker
+from joblib.parallel import get_active_backend
 
 from varpro_nn.errors import TrainingError, WorkerDiedError
 
@@ -40,6 +43,18 @@ Results = Generator[tuple[Any, Any], None, None]
 
 class _Suspect:
     """In the place of a result: workers died that held this task, among others perhaps."""
+
+
+def can_start_processes() -> bool:
+    """Whether joblib starts processes from here.
+
+    It does not in a daemonic process (those of ``multiprocessing.Pool`` and of the backend
+    "multiprocessing" of joblib), which may have no children, nor in a thread of its own. In a
+    process that was forked while joblib's workers were in use it would wait for these, for ever.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    nested = get_active_backend()[0].nesting_level > 0
+    return not (current_process().daemon or _TURN.is_lost or (nested and not in_main_thread))
 
 
 def run_here(function: Callable[..., Any], tasks: Tasks) -> Results:
@@ -143,16 +158,32 @@ class ProcessPool:
             return_as="generator_unordered", pre_dispatch=self._n_workers,
             initializer=_prepare_worker, initargs=(os.getpid(),),
         )  # fmt: skip
-        with _interrupts_held():  # processes begin with the signals that this thread holds back
-            return pool(calls)
+        # Started now, since each lets interrupts through again in the thread that starts it.
+        resource_tracker.ensure_running()
+        loky_resource_tracker.ensure_running()
+        results = None
+        try:
+            with _interrupts_held():  # processes begin with the signals that this thread holds back
+                results = pool(calls)
+        except KeyboardInterrupt:  # held back until now
+            _close(results)
+            raise
+        return results
 
 
 class _Turn:
     """One thread at a time uses joblib's pool; others wait."""
 
     def __init__(self) -> None:
+        self.is_lost = False
         self._lock = threading.Lock()
         self._holder: int | None = None
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew, without the workers if they were in use: they answer the parent alone."""
+        self.is_lost |= self._lock.locked()
+        self._lock = threading.Lock()
+        self._holder = None
 
     def __enter__(self) -> None:
         if self._holder == threading.get_ident():
@@ -167,6 +198,7 @@ class _Turn:
 
 
 _TURN = _Turn()
+os.register_at_fork(after_in_child=_TURN.after_fork_in_child)
 
 
 def _close(results: Any) -> None:

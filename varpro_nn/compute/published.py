@@ -3,23 +3,22 @@
 A worker reads what the reference names once, checks its digest, and keeps it for its next tasks.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
+from varpro_nn._io.atomic import errors_named
+from varpro_nn._io.temporary import temporary_folder
 from varpro_nn.data.images import blocks_of
 from varpro_nn.data.training_set import NamedData, TrainingSet
 from varpro_nn.errors import DatasetError
 
-_PREFIX = ".varpro_nn-images-"
 _STORED = ("images", "targets", "weights")
 
 
@@ -60,35 +59,32 @@ def stored(training: TrainingSet, parent: Path | None = None) -> Iterator[Refere
         Where the folder is made; by default the system's place for temporary files. Workers on
         other machines need one that they share.
     """
-    # A worker elsewhere may still have the files open: what cannot be removed is left for later.
-    with TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True) as folder:
-        array = training.images
-        # Written, not mapped: a disk that is full is an error then, not a signal.
-        with open(Path(folder) / "images.npy", "wb") as stream:
-            header: dict[str, Any] = {
-                "descr": array.dtype.str, "fortran_order": False, "shape": tuple(array.shape),
-            }  # fmt: skip
-            npy.write_array_header_1_0(stream, header)
-            for block in blocks_of(array):
-                stream.write(np.ascontiguousarray(block).data)
-        np.save(Path(folder) / "targets.npy", training.targets, allow_pickle=False)
-        if training.weights is not None:
-            np.save(Path(folder) / "weights.npy", training.weights, allow_pickle=False)
+    with temporary_folder(parent) as folder:
+        with errors_named(folder):
+            _write_arrays(training, folder)
         # Absolute: a worker may run in another folder.
-        where = str(Path(folder).absolute())
-        yield Reference(StoredData(where, training.n_targets), training.digest)
+        yield Reference(StoredData(str(folder.absolute()), training.n_targets), training.digest)
+
+
+def _write_arrays(training: TrainingSet, folder: Path) -> None:
+    array = training.images
+    # Written, not mapped: a disk that is full is an error then, not a signal.
+    with open(folder / "images.npy", "wb") as stream:
+        header: dict[str, Any] = {
+            "descr": array.dtype.str, "fortran_order": False, "shape": tuple(array.shape),
+        }  # fmt: skip
+        npy.write_array_header_1_0(stream, header)
+        for block in blocks_of(array):
+            stream.write(np.ascontiguousarray(block).data)
+    np.save(folder / "targets.npy", training.targets, allow_pickle=False)
+    if training.weights is not None:
+        np.save(folder / "weights.npy", training.weights, allow_pickle=False)
 
 
 def named(training: TrainingSet) -> Reference:
     """Refer to a training set by the name under which every worker can load it."""
     assert training.origin is not None  # the caller has checked
     return Reference(training.origin, training.digest)
-
-
-def remove_left(parent: Path) -> None:
-    """Remove what :func:`stored` left of a process that was killed; the caller holds ``parent``."""
-    for left in parent.glob(f"{_PREFIX}*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 @lru_cache(maxsize=1)

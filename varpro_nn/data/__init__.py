@@ -4,7 +4,7 @@ from varpro_nn.data.cifar import read_cifar_binary
 from varpro_nn.data.idx import read_idx
 from varpro_nn.data.imageset import Dataset, ImageSet
 from varpro_nn.data.loading import NAMES, check_name, load
-from varpro_nn.data.pictures import picture_files, read_images
+from varpro_nn.data.unlabelled import read_all_images, read_images
 
 __all__ = [
     "NAMES",
@@ -12,7 +12,7 @@ __all__ = [
     "ImageSet",
     "check_name",
     "load",
-    "picture_files",
+    "read_all_images",
     "read_cifar_binary",
     "read_idx",
     "read_images",

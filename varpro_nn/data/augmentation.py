@@ -6,6 +6,7 @@ the value of the nearest pixel.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -50,6 +51,19 @@ class Augmentation:
 
 
 NO_DISTORTION = Augmentation()
+
+
+def check_fitting(augmentation: Augmentation, image_shape: Sequence[int]) -> None:
+    """Raise ValueError for displacements that move an image out of its own frame."""
+    height, width = image_shape[-2:]
+    for name in ("shift", "elastic"):
+        amount = getattr(augmentation, name)
+        if amount >= min(height, width):
+            msg = (
+                f"{name} must be less than the sides of the images, {height} x {width} pixels, "
+                f"got {amount}."
+            )
+            raise ValueError(msg)
 
 
 def distort(images: ImageArray, augmentation: Augmentation, rng: np.random.Generator) -> ImageArray:

@@ -1,52 +1,75 @@
 """What an array of images is, and the one way from pixels to intensities, labels to targets.
 
-Images are ``(n, rows, columns)`` or ``(n, channels, rows, columns)``. Pixels of type ``uint8``
-stand for 0 to 255 and become intensities in [0, 1]; floating-point pixels are intensities
-already and are taken as they are. Images stay ``uint8`` in memory and are converted block by
-block: 60,000 images of MNIST are 47 MB, not 188.
+Images are ``(n, rows, columns)`` or ``(n, channels, rows, columns)``. Channels may come last; they
+are moved. Pixels of type ``uint8`` stand for 0 to 255 and become intensities in [0, 1];
+floating-point pixels are intensities already and are taken as they are; booleans are 0 and 1.
+Images stay ``uint8`` in memory and are converted block by block: 60,000 images of MNIST are 47 MB,
+not 188.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray, TargetArray
 from varpro_nn.data.images_on_disk import ImagesOnDisk
+from varpro_nn.data.labels import label_row
+
+_MOST_CHANNELS = 4
+"""Grey with or without transparency, or colour with or without it."""
 
 
-def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
+def check_images(
+    images: ArrayLike, name: str = "images", image_shape: Sequence[int] | None = None
+) -> ImageArray:
     """Return ``images`` as an array that the package can work with; ``name`` is for messages.
 
-    The array is ``uint8``, ``float32`` or ``float64``, copied only if necessary. Images on disk are
-    checked and stay on disk.
+    The array is ``uint8``, ``float32`` or ``float64`` in the order (n, rows, columns) or
+    (n, channels, rows, columns), copied only if necessary. Images on disk are checked and stay on
+    disk.
+
+    Parameters
+    ----------
+    images : array_like, shape (n, rows, columns), (n, channels, rows, columns) or \
+            (n, rows, columns, channels)
+        Without ``image_shape``, up to 4 channels in the last axis are found by the shape: the
+        second axis is longer than 4.
+    image_shape : sequence of int, optional
+        Shape that each image must have. It decides between channels first and last, and whether a
+        single channel has an axis.
 
     Raises
     ------
     ValueError
-        Wrong number of dimensions, no image, a type other than the two, NaN or infinity.
+        Another shape, no image, a type other than the two, masked values, NaN or infinity.
+
+    Warns
+    -----
+    UserWarning
+        The axis of the channels is longer than that of the columns, so they may come last.
     """
     on_disk = isinstance(images, ImagesOnDisk)
-    array: Any = images if on_disk else np.asarray(images)
+    array: Any = images if on_disk else plain_array(images, name)
     if array.ndim not in (3, 4) or 0 in array.shape:
         msg = (
             f"{name} must be (n, rows, columns) or (n, channels, rows, columns) with no empty "
             f"axis, got shape {array.shape}."
         )
         raise ValueError(msg)
-    if array.ndim == 4 and array.shape[3] in (1, 3, 4) and array.shape[1] not in (1, 3, 4):
-        msg = (
-            f"{name} must have their channels first, (n, channels, rows, columns), got shape "
-            f"{array.shape}; numpy.moveaxis(images, -1, 1) moves them."
-        )
-        raise ValueError(msg)
+    array = _in_order(array, name, None if image_shape is None else tuple(image_shape))
     if array.dtype == np.uint8:
         return array
+    if array.dtype == np.bool_:
+        return array.astype(np.float32)
     if not np.issubdtype(array.dtype, np.floating):
         msg = (
             f"{name} must be uint8 (0 to 255) or floating point (intensities in [0, 1]), "
-            f"got {array.dtype}."
+            f"got {array.dtype}; call .astype(numpy.uint8) on pixels from 0 to 255, or divide "
+            "them by the largest value of their type."
         )
         raise ValueError(msg)
     if array.dtype not in (np.float32, np.float64):
@@ -56,6 +79,48 @@ def check_images(images: ArrayLike, name: str = "images") -> ImageArray:
         _check_values(block, name, first, len(array))
         first += len(block)
     return cast(ImageArray, array)
+
+
+def _in_order(array: Any, name: str, expected: tuple[int, ...] | None) -> Any:
+    """Bring the axes of images to the order of ``expected``, else to channels first."""
+    found = tuple(array.shape[1:])
+    moved = (found[-1], *found[:-1])  # if the last axis has the channels
+    if expected is None:
+        if len(found) == 2 or found[0] <= _MOST_CHANNELS:
+            return array
+        if found[2] <= _MOST_CHANNELS:
+            return _channels_first(array)
+        if found[2] < found[0]:
+            msg = (
+                f"{name} of shape {array.shape} are taken as {found[0]} channels of {found[1]} x "
+                f"{found[2]} pixels; if the channels come last, call numpy.moveaxis({name}, -1, 1)."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=4)
+        return array
+    if found == expected:
+        return array
+    if _without_grey_axis(found) == _without_grey_axis(expected):
+        return array.reshape(len(array), *expected)
+    if len(found) == 3 and moved == expected:
+        return _channels_first(array)
+    if len(found) == 3 and _without_grey_axis(moved) == _without_grey_axis(expected):
+        return array.reshape(len(array), *expected)
+    also = ""
+    if len(expected) == 3:
+        also = f" or (n, {', '.join(map(str, (*expected[1:], expected[0])))})"
+    msg = f"{name} must have shape (n, {', '.join(map(str, expected))}){also}, got {array.shape}."
+    raise ValueError(msg)
+
+
+def _channels_first(array: Any) -> Any:
+    if isinstance(array, ImagesOnDisk):
+        return array.with_channels_first()
+    # A copy in C order: the sums of products depend on the order in memory.
+    return np.ascontiguousarray(np.moveaxis(array, -1, 1))
+
+
+def _without_grey_axis(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
 
 
 def _check_values(array: ImageArray, name: str, first: int, n: int) -> None:
@@ -83,17 +148,6 @@ def blocks_of(images: ImageArray) -> Iterator[ImageArray]:
         yield images
 
 
-BRIGHT = 10.0
-"""Intensities beyond this are no such: bytes that were handed over as floats, say."""
-
-
-def largest_intensity(images: ImageArray) -> float:
-    """Largest absolute value of the intensities of floating-point images; 1 for ``uint8``."""
-    if images.dtype == np.uint8:
-        return 1.0
-    return max(float(np.abs(block).max()) for block in blocks_of(images))
-
-
 def intensities(images: ImageArray, dtype: DTypeLike = np.float32) -> RealArray:
     """Convert pixels to intensities: ``uint8`` divided by 255, floats unchanged.
 
@@ -110,13 +164,16 @@ def intensities(images: ImageArray, dtype: DTypeLike = np.float32) -> RealArray:
 def check_labels(labels: ArrayLike, n_images: int, n_classes: int) -> LabelArray:
     """Return ``labels`` as class numbers, one for each image.
 
+    Labels may be (n,), (n, 1), or one-hot (n, k); see
+    :func:`varpro_nn.data.labels.label_row`.
+
     Raises
     ------
     ValueError
         Another length or number of dimensions, a type that is not integer, or a number outside
         0 to n_classes - 1.
     """
-    array = np.asarray(labels)
+    array = label_row(labels)
     if array.shape != (n_images,):
         msg = f"labels must be 1-D with one for each of {n_images} images, got shape {array.shape}."
         raise ValueError(msg)
@@ -137,7 +194,7 @@ def check_targets(labels: ArrayLike, n_images: int, n_targets: int) -> TargetArr
     ValueError
         What is neither: real targets are floating point, finite, and have two dimensions.
     """
-    array = np.asarray(labels)
+    array = plain_array(labels, "targets")
     if array.dtype.kind != "f":
         return check_labels(array, n_images, n_targets)
     if array.shape != (n_images, n_targets) or not np.isfinite(array).all():
@@ -155,7 +212,7 @@ def check_weights(sample_weight: ArrayLike | None, n_images: int) -> FloatArray 
     """
     if sample_weight is None:
         return None
-    array = np.asarray(sample_weight, dtype=np.float64)
+    array = plain_array(sample_weight, "sample_weight").astype(np.float64, copy=False)
     if array.shape != (n_images,) or not (np.isfinite(array).all() and (array >= 0).all()):
         msg = (
             f"sample_weight must be finite, not negative, and ({n_images},), got shape "

@@ -19,20 +19,28 @@ BLOCK_BYTES = 2**24
 
 @dataclass(frozen=True, slots=True)
 class ImagesOnDisk:
-    """An array in a file, C order, little-endian or of one byte; read by slices and positions.
+    """An array in a file in C order; read by slices and positions.
 
     Attributes
     ----------
     offset : int
         Position of the first image in the file, in bytes.
     shape : tuple of int
-        (n, rows, columns) or (n, channels, rows, columns).
+        (n, rows, columns) or (n, channels, rows, columns), as they are read.
+    dtype : numpy.dtype
+        Type as it is read.
+    stored : numpy.dtype
+        Type in the file.
+    channels_last : bool
+        Whether the file has (n, rows, columns, channels), several channels.
     """
 
     path: Path
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    stored: np.dtype[Any]
+    channels_last: bool = False
 
     @property
     def ndim(self) -> int:
@@ -41,8 +49,21 @@ class ImagesOnDisk:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of one image."""
-        return math.prod(self.shape[1:]) * self.dtype.itemsize
+        """Bytes of one image in the file."""
+        return math.prod(self.shape[1:]) * self.stored.itemsize
+
+    def astype(self, dtype: Any) -> "ImagesOnDisk":
+        """Images that are converted as they are read."""
+        return replace(self, dtype=np.dtype(dtype))
+
+    def with_channels_first(self) -> "ImagesOnDisk":
+        """Images of (n, rows, columns, channels) that are read with their channels first."""
+        n, rows, columns, channels = self.shape
+        return replace(self, shape=(n, channels, rows, columns), channels_last=channels > 1)
+
+    def reshape(self, *shape: int) -> "ImagesOnDisk":
+        """Images whose axis of a single channel is added or removed."""
+        return replace(self, shape=shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -102,8 +123,11 @@ class ImagesOnDisk:
     def _read(self, start: int, count: int) -> NDArray[Any]:
         n_values = count * math.prod(self.shape[1:])
         offset = self.offset + start * self.image_bytes
-        flat = np.fromfile(self.path, dtype=self.dtype, count=n_values, offset=offset)
+        flat = np.fromfile(self.path, dtype=self.stored, count=n_values, offset=offset)
         if len(flat) != n_values:
             msg = f"{self.path}: the file ends within image {start + count - 1}"
             raise OSError(msg)
-        return flat.reshape(count, *self.shape[1:])
+        if self.channels_last:
+            channels, rows, columns = self.shape[1:]
+            flat = np.moveaxis(flat.reshape(count, rows, columns, channels), -1, 1)
+        return flat.reshape(count, *self.shape[1:]).astype(self.dtype, order="C", copy=False)

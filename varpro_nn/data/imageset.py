@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
 from varpro_nn.data.images import check_images, check_weights
 from varpro_nn.data.images_on_disk import ImagesOnDisk
+from varpro_nn.data.labels import check_text, label_row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,9 +26,10 @@ class ImageSet:
     ----------
     images : ndarray, shape (n, rows, columns) or (n, channels, rows, columns)
         ``uint8`` (0 to 255) or floating point (intensities), as in `varpro_nn.data.images`; or
-        :class:`~varpro_nn.data.images_on_disk.ImagesOnDisk`.
+        :class:`~varpro_nn.data.images_on_disk.ImagesOnDisk`. Channels that come last are moved.
     labels : ndarray of int64, shape (n,)
-        Class numbers from 0 on: positions in ``Dataset.classes``.
+        Class numbers from 0 on: positions in ``Dataset.classes``. A column (n, 1) and one-hot
+        rows (n, k) are taken too.
     weights : ndarray of float64, shape (n,), optional
         Weights of the images in sums of squares and losses. None: all weigh 1.
 
@@ -42,7 +45,7 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images = check_images(self.images)
-        labels: Any = np.asarray(self.labels)
+        labels: Any = label_row(self.labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             msg = (
                 "labels must be a 1-D array of integers, "
@@ -125,7 +128,7 @@ class Dataset:
     origin: "Origin | None" = None
 
     def __post_init__(self) -> None:
-        classes = np.asarray(self.classes)
+        classes = plain_array(self.classes, "classes")
         if classes.ndim != 1 or classes.dtype.kind not in "iuU":
             msg = (
                 "classes must be a 1-D array of integers or strings, "
@@ -135,6 +138,7 @@ class Dataset:
         if len(np.unique(classes)) != len(classes):
             msg = f"classes must be distinct, got {classes.tolist()}."
             raise ValueError(msg)
+        check_text(classes, "classes")
         for subset, images in (("train", self.train), ("test", self.test)):
             if images is not None and int(images.labels.max()) >= len(classes):
                 msg = (

@@ -1,7 +1,6 @@
 """From arrays of images and labels, as users have them, to a data set."""
 
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from varpro_nn._typing import LabelArray
 from varpro_nn.data.images import check_images
 from varpro_nn.data.imageset import Dataset, ImageSet
+from varpro_nn.data.labels import label_row
 from varpro_nn.errors import DatasetError
 
 _FIRST_INEXACT = 2**53
@@ -19,7 +19,8 @@ _FIRST_INEXACT = 2**53
 def dataset_of(where: str, arrays: Mapping[str, Any]) -> Dataset:
     """Make a data set of ``x_train`` and ``y_train``, and ``x_test`` and ``y_test`` if given.
 
-    ``where`` is the name of the data set. Error messages start with it.
+    ``where`` is the name of the data set. Error messages start with it. Labels are integers,
+    booleans, strings, or floats without a fraction: (n,), a column (n, 1), or one-hot rows (n, k).
 
     Raises
     ------
@@ -32,7 +33,7 @@ def dataset_of(where: str, arrays: Mapping[str, Any]) -> Dataset:
         msg = f"{where}: must contain both x_test and y_test or neither, got {present[0]} only."
         raise DatasetError(msg)
     x_train, y_train = _subset(where, arrays, "train")
-    x_test, y_test = _subset(where, arrays, "test") if present else (None, None)
+    x_test, y_test = _subset(where, arrays, "test", x_train.shape[1:]) if present else (None, None)
     classes, codes = np.unique(y_train, return_inverse=True)
     if len(classes) < 2:
         msg = f"{where}: y_train must have two classes or more, got {classes.tolist()} only."
@@ -48,14 +49,16 @@ def dataset_of(where: str, arrays: Mapping[str, Any]) -> Dataset:
         raise DatasetError(msg) from error
 
 
-def _subset(where: str, arrays: Mapping[str, Any], subset: str) -> tuple[Any, NDArray[Any]]:
-    """Check images and labels of "train" or "test"."""
+def _subset(
+    where: str, arrays: Mapping[str, Any], subset: str, shape: Sequence[int] | None = None
+) -> tuple[Any, NDArray[Any]]:
+    """Check images, of a certain shape if it is given, and labels of "train" or "test"."""
     try:
-        images = check_images(arrays[f"x_{subset}"], f"x_{subset}")
+        images = check_images(arrays[f"x_{subset}"], f"x_{subset}", shape)
+        labels = _checked_labels(label_row(arrays[f"y_{subset}"], f"y_{subset}"), f"y_{subset}")
     except ValueError as error:
         msg = f"{where}: {error}"
         raise DatasetError(msg) from error
-    labels = _checked_labels(where, f"y_{subset}", arrays[f"y_{subset}"])
     if len(images) != len(labels):
         msg = (
             f"{where}: x_{subset} and y_{subset} must have the same length, "
@@ -65,15 +68,15 @@ def _subset(where: str, arrays: Mapping[str, Any], subset: str) -> tuple[Any, ND
     return images, labels
 
 
-def _checked_labels(where: str, name: str, labels: NDArray[Any]) -> NDArray[Any]:
+def _checked_labels(labels: NDArray[Any], name: str) -> NDArray[Any]:
     """Return labels as int64 or as strings."""
     if labels.ndim != 1:
-        msg = f"{where}: {name} must be 1-D, got shape {labels.shape}."
-        raise DatasetError(msg)
+        msg = (
+            f"{name} must be (n,), a column (n, 1), or one-hot rows of zeros and a one (n, k), "
+            f"got shape {labels.shape}."
+        )
+        raise ValueError(msg)
     if labels.dtype.kind == "U":
-        if labels.view(np.uint32).max(initial=0) > sys.maxunicode:
-            msg = f"{where}: {name} must be text, got characters that do not exist."
-            raise DatasetError(msg)
         return labels
     if labels.dtype.kind == "f":
         labels = labels.astype(np.float64)
@@ -83,8 +86,8 @@ def _checked_labels(where: str, name: str, labels: NDArray[Any]) -> NDArray[Any]
         bad = labels > np.iinfo(np.int64).max
         expected = "at most 2**63 - 1"
     if bad.any():
-        msg = f"{where}: {name} must be {expected}, got {labels[np.argmax(bad)]}."
-        raise DatasetError(msg)
+        msg = f"{name} must be {expected}, got {labels[np.argmax(bad)]}."
+        raise ValueError(msg)
     return labels.astype(np.int64)
 
 

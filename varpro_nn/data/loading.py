@@ -42,10 +42,11 @@ def load(
         ``"mnist"`` and ``"fashion-mnist"``: 60,000 and 10,000 images of 28 x 28 pixels.
         ``"cifar10"``: 50,000 and 10,000 images of 3 x 32 x 32. ``"digits"``: 8 x 8 pixels, out
         of scikit-learn, never downloaded; the first 1,500 images are for training, the last
-        297 for testing. Or the path of a file that ends in ``.npz``: ``x_train`` (images),
-        ``y_train`` (labels: integers, booleans or strings, of any values) and, if it has a test
-        set, ``x_test`` and ``y_test``. Or a folder of such arrays as ``.npy`` files, whose training
-        images stay on disk: see :mod:`varpro_nn.data.folder`.
+        297 for testing. Or the path of a file that ends in ``.npz``: ``x_train`` (images, channels
+        first or last), ``y_train`` (labels: integers, booleans or strings of any values, (n,) or
+        (n, 1); or one-hot, (n, k)) and, if it has a test set, ``x_test`` and ``y_test``. Or a
+        folder of such arrays as ``.npy`` or IDX files, whose training images stay on disk: see
+        :mod:`varpro_nn.data.folder`.
     data_dir : str or path, optional
         Where the data files are, or go. Default: the environment variable ``VARPRO_NN_DATA``,
         if it is set.

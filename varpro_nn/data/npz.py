@@ -9,13 +9,14 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._io.npy_header import read_npy_header
+from varpro_nn._io.regular_file import open_regular
 from varpro_nn.data.imageset import Dataset
 from varpro_nn.data.labelled import dataset_of, listed
 from varpro_nn.errors import DatasetError
@@ -111,23 +112,24 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[NpzArrays]:
         The file cannot be opened or is not a zip file.
     """
     where = os.fspath(path)
-    try:
-        archive = zipfile.ZipFile(where)
-    except OSError as error:
-        msg = f"{where}: cannot be read: {error.strerror or error}"
-        raise DatasetError(msg) from error
-    except (ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        msg = f"{where}: must be a .npz file (a zip file of arrays): {error}"
-        raise DatasetError(msg) from error
-    with archive:
+    with ExitStack() as opened:
+        try:
+            stream = opened.enter_context(open_regular(where))
+            archive = opened.enter_context(zipfile.ZipFile(stream))
+        except OSError as error:
+            msg = f"{where}: cannot be read: {error.strerror or error}"
+            raise DatasetError(msg) from error
+        except (ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+            msg = f"{where}: must be a .npz file (a zip file of arrays): {error}"
+            raise DatasetError(msg) from error
         yield NpzArrays(where, archive)
 
 
 def read_dataset_npz(path: str | os.PathLike[str]) -> Dataset:
     """Read a data set from ``x_train`` and ``y_train``; ``x_test`` and ``y_test`` may be missing.
 
-    Labels are integers, booleans, strings, or floats without a fraction; other arrays are not
-    read.
+    Other arrays are not read. :func:`~varpro_nn.data.labelled.dataset_of` says what images and
+    labels may be.
 
     Raises
     ------

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeAlias
 
+from varpro_nn._io.regular_file import open_regular
 from varpro_nn.errors import DatasetError
 
 FileOrBytes: TypeAlias = str | os.PathLike[str] | bytes
@@ -49,7 +50,7 @@ def open_packed(file: FileOrBytes) -> Iterator[Readable]:
         for what is read inside the ``with`` block.
     """
     try:
-        with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as plain:
+        with io.BytesIO(file) if isinstance(file, bytes) else open_regular(file) as plain:
             magic = plain.read(len(_GZIP_MAGIC))
             plain.seek(0)
             if magic == _GZIP_MAGIC:

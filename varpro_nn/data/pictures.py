@@ -1,177 +1,223 @@
-"""Images without labels, to be classified: ``.npz``, ``.npy``, IDX and picture files, or a folder.
+"""Picture files, read with Pillow as they are seen: upright, opaque, 8 bits a channel.
 
-Pictures (PNG, JPEG, PGM, PPM, BMP) are read with Pillow, imported where one is.
+Pillow is imported where one is read.
 """
 
-import os
-import zlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from varpro_nn._typing import ImageArray
-from varpro_nn.data.folder import images_in
-from varpro_nn.data.idx import read_idx
-from varpro_nn.data.images import check_images
-from varpro_nn.data.npz import open_npz
-from varpro_nn.data.preparation import prepare
+from varpro_nn._io.regular_file import open_regular
 from varpro_nn.errors import DatasetError
 
-_MAGIC_OF_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"P5", b"P6", b"BM")
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm", ".ppm", ".bmp")
-_FORMATS = ("PNG", "JPEG", "PPM", "BMP")
+if TYPE_CHECKING:
+    from PIL import Image
+
 _MAX_PIXELS = 2**26
 """No picture is larger: 64 million pixels."""
-_NPY_MAGIC = b"\x93N"
-_ZIP_MAGIC = b"PK"
+_LEFT_OUT = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow knows but does not decode itself; for EPS it starts another program."""
+_ORIENTATION = 0x0112
+"""Tag of EXIF."""
+_DEEP = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "F": 1}
+"""Modes of more than 8 bits, and the value of white."""
+_SCALED_TO_16_BITS = ("PNG", "PPM")
+"""Formats whose 16-bit pictures have 32-bit numbers in Pillow."""
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """Pictures of a folder in the order of their names, hidden ones left out.
-
-    Raises
-    ------
-    DatasetError
-        There is none.
-    """
-    files = sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
-    )
-    if not files:
-        msg = f"{folder}: must contain PNG or other pictures, got a folder without any."
-        raise DatasetError(msg)
-    return files
-
-
-def read_images(
-    path: str | os.PathLike[str], image_shape: Sequence[int], *, prepared: float | None = None
-) -> ImageArray:
-    """Read images of a given shape.
-
-    Parameters
-    ----------
-    path : str or path
-        A ``.npz`` file (array ``x_test``, else ``images``, else its only array); an IDX file,
-        gzipped or not; a ``.npy`` array; a PNG, JPEG, PGM, PPM or BMP file; or a folder, whose
-        pictures are read in the order of their names. What a file is, its first bytes say, not
-        its name.
-    image_shape : sequence of int
-        (rows, columns) or (channels, rows, columns). Pictures become gray for one channel and
-        red, green, blue for three.
-    prepared : float, optional
-        Scale and place what pictures show, so that it fills this part of the image; see
-        :func:`varpro_nn.data.preparation.prepare`. By default they must have the size of the
-        images, and are taken as they are.
+def picture_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Find the pictures of a folder, by the endings of their names.
 
     Returns
     -------
-    ndarray, shape (n, *image_shape)
-        ``uint8``, or what the file has.
+    pictures, others : list of Path
+        In the order of their names; hidden files are in neither.
+    """
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        msg = f"{folder}: cannot be read: {error.strerror or error}"
+        raise DatasetError(msg) from error
+    pictures = [entry for entry in entries if entry.suffix.lower() in _endings()]
+    others = [entry for entry in entries if entry.suffix.lower() not in _endings()]
+    return pictures, others
+
+
+def read_picture(
+    path: Path, channels: int, size: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
+    """Read a picture.
+
+    It is turned as its EXIF orientation says. 16 bits are scaled to 8; of several channels Pillow
+    keeps the upper 8. Where it is transparent, a white ground is seen; a black one if all that is
+    opaque is light. Of several frames or pages the first is read. Colour profiles are not applied.
+
+    Parameters
+    ----------
+    channels : {1, 3}
+        Grey, or red, green and blue.
+    size : (rows, columns), optional
+        That the picture must have.
+
+    Returns
+    -------
+    ndarray of uint8, shape (channels, rows, columns)
 
     Raises
     ------
-    ValueError
-        ``image_shape`` is not two or three positive numbers.
     DatasetError
-        The file cannot be read, holds no images, or images of another shape; a picture with
-        16 bits a channel, with transparent pixels, or of absurd size.
+        Pillow cannot read it; another size; absurdly large; numbers whose white is not known (32
+        bits, or floating point beyond 0 to 1).
+
+    Warns
+    -----
+    UserWarning
+        A TIFF file has more than one page.
     """
-    shape = tuple(image_shape)
-    if len(shape) not in (2, 3) or min(shape) < 1:
-        msg = f"image_shape must be (rows, columns) or (channels, rows, columns), got {shape}."
-        raise ValueError(msg)
-    where = Path(path).expanduser()
-    try:
-        if not where.exists():
-            msg = f"{where}: there is no such file or folder; check the path."
-            raise DatasetError(msg)
-        if where.is_dir():
-            return np.stack([_read_picture(f, shape, prepared) for f in picture_files(where)])
-        with open(where, "rb") as stream:
-            magic = stream.read(4)
-    except OSError as error:
-        msg = f"{where}: cannot be read: {error.strerror or error}"
-        raise DatasetError(msg) from error
-    if magic.startswith(_MAGIC_OF_PICTURES):
-        return _read_picture(where, shape, prepared)[np.newaxis]
-    if magic[:2] == _NPY_MAGIC:
-        images: NDArray[Any] = images_in(where)[:]
-    else:
-        images = _from_npz(where) if magic[:2] == _ZIP_MAGIC else read_idx(where)
-    return _with_shape(where, images, shape)
+    pixels, n_pages = _read(path, channels, size)
+    if n_pages > 1:
+        msg = f"{path}: read the first of {n_pages} pages; save the others as files of their own."
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    return pixels
 
 
-def _from_npz(path: Path) -> NDArray[Any]:
-    with open_npz(path) as arrays:
-        for name in ("x_test", "images"):
-            if name in arrays.names:
-                return arrays.read(name)
-        if len(arrays.names) != 1:
+def _read(path: Path, channels: int, size: tuple[int, int] | None) -> tuple[NDArray[np.uint8], int]:
+    """Read the pixels, and count the pages."""
+    with _opened(path) as image:
+        # Before any pixel is decoded: the size that a file claims may be absurd.
+        claimed = image.height, image.width
+        if claimed[0] * claimed[1] > _MAX_PIXELS:
             msg = (
-                f"{path}: must contain x_test, images, or one array only, "
-                f"got {', '.join(arrays.names) or 'no array'}."
+                f"{path}: must have {_MAX_PIXELS} pixels at most, got {claimed[0]} x {claimed[1]}."
             )
             raise DatasetError(msg)
-        return arrays.read(arrays.names[0])
+        if size is not None and sorted(claimed) != sorted(size):
+            raise _wrong_size(path, size, claimed)
+        # Frames of other formats are an animation, or previews of one picture.
+        n_pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+        upright = _upright(image)
+        if size is not None and (upright.height, upright.width) != size:
+            raise _wrong_size(path, size, (upright.height, upright.width))
+        return _channels_of(_opaque(_eight_bits(path, upright)), channels), n_pages
 
 
-def _with_shape(path: Path, images: NDArray[Any], shape: tuple[int, ...]) -> ImageArray:
-    """Check images of a file; a single channel may or may not have its axis."""
+def _wrong_size(path: Path, size: tuple[int, int], found: tuple[int, int]) -> DatasetError:
+    return DatasetError(
+        f"{path}: images must have shape {size}, got {found}. predict --prepare scales pictures of "
+        "another size."
+    )
+
+
+def _channels_of(image: "Image.Image", channels: int) -> NDArray[np.uint8]:
+    if channels == 1:
+        return np.asarray(image.convert("L"), dtype=np.uint8)[np.newaxis]
+    return np.ascontiguousarray(np.moveaxis(np.asarray(image.convert("RGB")), -1, 0))
+
+
+@contextmanager
+def _opened(path: Path) -> "Iterator[Image.Image]":
+    """Open a picture; what Pillow raises then becomes a DatasetError, for it may be anything."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        checked = check_images(images)
-    except ValueError as error:
-        msg = f"{path}: {error}"
+        # Pillow warns of damage to metadata and of sizes that are refused here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with (
+                open_regular(path) as stream,
+                Image.open(stream, formats=_formats()) as image,
+            ):
+                yield image
+    except DatasetError:
+        raise
+    except UnidentifiedImageError as error:
+        msg = (
+            f"{path}: cannot be read as a picture: it is damaged, or of a format that Pillow "
+            "does not know; expected a picture, or an .npz, .npy or IDX file."
+        )
         raise DatasetError(msg) from error
-    if _without_gray_axis(checked.shape[1:]) != _without_gray_axis(shape):
-        raise DatasetError(_wrong_shape(path, checked.shape[1:], shape))
-    return checked.reshape(-1, *shape)
+    except Exception as error:
+        msg = f"{path}: cannot be read as a picture: {_reason(error)}"
+        raise DatasetError(msg) from error
 
 
-def _without_gray_axis(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def _wrong_shape(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    return f"{path}: images must have shape {expected}, got {found}."
+@cache
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _LEFT_OUT)
 
 
-def _read_picture(path: Path, shape: tuple[int, ...], prepared: float | None) -> NDArray[np.uint8]:
-    channels = 1 if len(shape) == 2 else shape[0]
-    if channels not in (1, 3):
-        msg = f"{path}: a picture can be read for 1 or 3 channels, got image shape {shape}."
+@cache
+def _endings() -> frozenset[str]:
+    """Collect the endings of the names of pictures."""
+    from PIL import Image
+
+    known = set(_formats())
+    return frozenset(e for e, name in Image.registered_extensions().items() if name in known)
+
+
+def _orientation(image: "Image.Image") -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # metadata may be damaged in any way, and the pixels sound
+        return 1
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    from PIL import ImageOps
+
+    image.load()
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def _eight_bits(path: Path, image: "Image.Image") -> "Image.Image":
+    """Scale more than 8 bits a channel to 8; Pillow has such pictures of one channel alone."""
+    from PIL import Image
+
+    white = _DEEP.get(image.mode)
+    if image.mode == "I" and image.format in _SCALED_TO_16_BITS:
+        white = 65535
+    if white is None:
+        if image.mode != "I":
+            return image
+        msg = f"{path}: must have up to 16 bits a channel, got 32; no number in it means white."
         raise DatasetError(msg)
-    from PIL import Image  # not at the top: imported where it is used
+    pixels = np.asarray(image, dtype=np.float32)  # has 16 bits exactly
+    if not (pixels.min() >= 0 and pixels.max() <= white):
+        msg = f"{path}: must have pixels from 0 to {white}, got {pixels.min()} to {pixels.max()}."
+        raise DatasetError(msg)
+    scaled = Image.fromarray(np.round(pixels * (255 / white)).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return scaled
+    alpha = Image.fromarray(np.where(pixels == transparent, 0, 255).astype(np.uint8))
+    return Image.merge("LA", (scaled, alpha))
 
-    damage = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            # Before any pixel is decoded: the size that a file claims may be absurd.
-            size = image.height, image.width
-            if prepared is None and size != shape[-2:]:
-                wrong = _wrong_shape(path, (*shape[:-2], *size), shape)
-                msg = f"{wrong} predict --prepare scales pictures of another size."
-                raise DatasetError(msg)
-            if image.height * image.width > _MAX_PIXELS:
-                msg = f"{path}: must have {_MAX_PIXELS} pixels at most, got {size}."
-                raise DatasetError(msg)
-            if image.mode.startswith(("I", "F")):
-                msg = f"{path}: must have 8 bits a channel, got 16 (Pillow mode {image.mode})."
-                raise DatasetError(msg)
-            # Pixels under full transparency have any colour: black, often, so all would be black.
-            if np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
-                msg = f"{path}: must be opaque, got transparent pixels."
-                raise DatasetError(msg)
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
-    except damage as error:
-        msg = f"{path}: cannot be read as a picture: {error}"
-        raise DatasetError(msg) from error
-    planes = pixels if channels == 1 else np.moveaxis(pixels, -1, 0)
-    if prepared is None:
-        return planes.reshape(shape)
-    of_planes = shape[-2:] if channels == 1 else shape
-    return prepare(planes, of_planes, prepared).reshape(shape)
+
+def _opaque(image: "Image.Image") -> "Image.Image":
+    """Lay a picture on a ground, where it is transparent."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image
+    # Pixels under full transparency have any colour: black, often, and so may the opaque ones.
+    seen = image.convert("RGBA")
+    alpha: Any = np.asarray(seen.getchannel("A"))
+    if alpha.min() == 255:
+        return image if image.mode == "P" else seen.convert("RGB")
+    shown = np.asarray(seen.convert("RGB").convert("L"))[alpha >= 128]
+    light = shown.size > 0 and shown.min() >= 128
+    ground = Image.new("RGBA", seen.size, "black" if light else "white")
+    return Image.alpha_composite(ground, seen).convert("RGB")

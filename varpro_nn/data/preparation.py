@@ -1,88 +1,432 @@
-"""Pictures of any size made into images like those a network was trained on."""
+"""What is done to a picture before a network sees it, as its training images were made.
+
+Measured on the training images, and kept with the network:
+
+- *Intensities*: the range that they reach (:mod:`varpro_nn.data.intensity_range`).
+- *Ground*: grey images may show something on a plain ground of one intensity: ink on paper. A
+  picture on the opposite ground is then inverted.
+- *Frame*: what is shown may fill the same part of each image, from edge to edge of its bounding
+  box, and lie at the same place: the middle of the box, or the centre of mass. MNIST has boxes of
+  20 of 28 pixels and the centre of mass in the middle. What a picture shows is then scaled and
+  moved.
+
+A picture of other training images is resized, no more. ``exporters/templates/draw.js`` does the
+same in a browser.
+"""
 
 from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass, replace
+from math import floor, isfinite, prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_FILLED = {"digits": 1.0, "fashion-mnist": 1.0}
-"""Part of the image's sides that things fill, by data set; of others, MNIST's."""
-_FILLED_IN_MNIST = 20 / 28
-_FAINT = 24
-"""Ink below this is none, and a picture whose ink all is, empty."""
+from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.data.images import intensities
+from varpro_nn.data.intensity_range import IntensityRange
+
+ANCHORS = ("mass", "box")
+_SAMPLE = 500
+"""Training images on which ground and frame are measured."""
+_FAINT = 0.1
+"""Ink of less than this part of the contrast is none."""
+_MOST = 0.95
+"""Share of training images that must agree."""
+_PLAIN = 0.5
+"""Share of the pixels of a border that make it plain, if they are alike."""
+_AWAY = 1.0
+"""Pixels that the anchor may be away from the centre of the frame."""
+_OFF = 0.5
+"""Pixels that the longer side may differ from the frame, if a picture is not scaled to it."""
+_BYTES_REACH = 0.05
+"""Intensities may go beyond 0 and 1 by this (interpolation does), and still be bytes / 255."""
 
 
-def filled_by(training: Mapping[str, Any]) -> float:
-    """Part of the image that things fill, by what a network remembers of its training."""
-    name = training.get("dataset")
-    return _FILLED.get(name, _FILLED_IN_MNIST) if isinstance(name, str) else _FILLED_IN_MNIST
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How something shown on a plain ground fills the images.
 
-
-def prepare(
-    pixels: NDArray[np.uint8], shape: tuple[int, ...], filled: float = _FILLED_IN_MNIST
-) -> NDArray[np.uint8]:
-    """Scale and place what a picture shows.
-
-    Grey pictures as MNIST was made: light on dark (inverted if their border is light), what most
-    of the border is becomes black and the brightest pixel white, the bounding box is scaled by
-    area averaging to the part of the image that things fill, and the centre of mass comes to the
-    middle. The largest middle part of a coloured picture that has the image's proportions is
-    scaled to the image. As ``templates/draw.js`` does.
-
-    Parameters
+    Attributes
     ----------
-    pixels : ndarray of uint8, shape (rows, columns) or (3, rows, columns)
-        Of any size.
-    shape : tuple of int
-        That of the image, with as many axes.
     filled : float
-        Part of the image's sides that the bounding box fills.
-
-    Returns
-    -------
-    ndarray of uint8, shape ``shape``
-        Black, if a grey picture shows nothing.
+        The longer side of the bounding box, as part of the image's side in that direction.
+    anchor : {"mass", "box"}
+        What lies at ``centre``: the centre of mass, or the middle of the bounding box.
+    centre : tuple of float
+        Place in parts of rows and of columns, (0.5, 0.5) being the middle.
     """
-    rows, columns = shape[-2:]
-    if pixels.ndim == 3:
-        height, width = pixels.shape[1:]
-        scale = min(height / rows, width / columns)
-        h, w = rows * scale, columns * scale
-        box = ((width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2)
-        return np.stack([_resized(channel, box, rows, columns) for channel in pixels])
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    light = np.median(border) > 127
-    ink = (255 - pixels if light else pixels).astype(np.float32)
-    level = float(np.median(255 - border if light else border))
-    image = np.zeros((rows, columns), dtype=np.uint8)
-    span = float(ink.max()) - level
-    if span < _FAINT:
-        return image
-    ink = np.maximum(ink - level, 0) * np.float32(255 / span)
-    there = ink >= _FAINT
-    down, across = np.flatnonzero(there.any(axis=1)), np.flatnonzero(there.any(axis=0))
-    top, left, bottom, right = down[0], across[0], down[-1] + 1, across[-1] + 1
-    box = (float(left), float(top), float(right), float(bottom))
-    factor = filled * min(rows / (bottom - top), columns / (right - left))
-    h = int(np.clip(round((bottom - top) * factor), 1, rows))
-    w = int(np.clip(round((right - left) * factor), 1, columns))
-    small = _resized(ink, box, h, w).astype(np.float64)
-    mass = small.sum()
-    y = (small.sum(axis=1) @ (np.arange(h) + 0.5)) / mass
-    x = (small.sum(axis=0) @ (np.arange(w) + 0.5)) / mass
-    first_row = int(np.clip(round(rows / 2 - y), 0, rows - h))
-    first_column = int(np.clip(round(columns / 2 - x), 0, columns - w))
+
+    filled: float
+    anchor: str
+    centre: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        numbers = (self.filled, *self.centre)
+        sound = len(numbers) == 3 and all(isinstance(n, float) and 0 < n <= 1 for n in numbers)
+        if not sound or self.anchor not in ANCHORS:
+            msg = (
+                "filled and centre must be parts of the image and anchor one of "
+                f"{', '.join(ANCHORS)}, got {self}."
+            )
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What the training images of a network say about pictures; see the module.
+
+    Attributes
+    ----------
+    intensities : IntensityRange or None
+        That of the training images, bytes divided by 255. None: not known.
+    ground : float or None
+        Intensity around what is shown. None: there is no plain ground, or it is not known.
+    frame : Frame or None
+        None: what is shown may be of any size and anywhere.
+    learnt : bool
+        Whether ground and frame were looked for. Older model files have no record of them.
+    """
+
+    intensities: IntensityRange | None = None
+    ground: float | None = None
+    frame: Frame | None = None
+    learnt: bool = False
+
+    def __post_init__(self) -> None:
+        known = self.intensities is not None
+        sound = self.ground is None or (isinstance(self.ground, float) and isfinite(self.ground))
+        if not sound or (self.ground is not None and not known):
+            msg = f"ground must be a finite intensity beside their range, got {self.ground}."
+            raise ValueError(msg)
+        if self.frame is not None and self.ground is None:
+            msg = "frame needs a ground."
+            raise ValueError(msg)
+
+    # --- how it comes about ----------------------------------------------------------------
+
+    @classmethod
+    def learn(cls, images: Any) -> "Preparation":
+        """Measure training images.
+
+        Parameters
+        ----------
+        images : ndarray or ImagesOnDisk, shape (n, rows, columns) or (n, channels, rows, columns)
+            ``uint8`` or floating point, checked.
+        """
+        reached = IntensityRange.of(images)
+        if images.dtype == np.uint8:
+            reached = reached.scaled(1 / 255)
+        bare = cls(reached, learnt=True)
+        if not bare.takes_bytes or not reached.span or prod(images.shape[1:-2]) != 1:
+            return bare
+        chosen = np.linspace(0, len(images) - 1, min(len(images), _SAMPLE)).astype(np.int64)
+        planes: Any = intensities(images[chosen], np.float64).reshape(-1, *images.shape[-2:])
+        ground = _ground_of(planes, reached)
+        if ground is None:
+            return bare
+        plain = replace(bare, ground=ground)
+        frame = _frame_of(plain._ink(planes))
+        return replace(plain, frame=frame)
+
+    @classmethod
+    def of_older_file(cls, largest: Any) -> "Preparation":
+        """Return what a model file without a preparation tells: the largest absolute intensity.
+
+        Raises
+        ------
+        TypeError
+        """
+        if largest is None or not 0 < largest < np.inf:
+            return cls()
+        high = float(largest)
+        # No more is known than that: nothing is too dark. Intensities up to 1 were bytes, mostly.
+        low = 0.0 if high <= 1 else -high
+        return cls(IntensityRange(low, high, low, high))
+
+    def spec(self) -> dict[str, Any]:
+        """Return plain values, for a model file."""
+        return {
+            "intensities": None if self.intensities is None else list(astuple(self.intensities)),
+            "ground": self.ground,
+            "frame": None if self.frame is None else asdict(self.frame),
+            "learnt": self.learnt,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> "Preparation":
+        """Make what :meth:`spec` describes.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Plain values that describe nothing.
+        """
+        reached, frame = spec["intensities"], spec["frame"]
+        return cls(
+            None if reached is None else IntensityRange(*reached),
+            spec["ground"],
+            None
+            if frame is None
+            else Frame(frame["filled"], frame["anchor"], tuple(frame["centre"])),
+            bool(spec["learnt"]),
+        )
+
+    # --- what it says about arrays ---------------------------------------------------------
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether the training images were bytes divided by 255, as far as is known."""
+        if self.intensities is None:
+            return True
+        low, high = self.intensities.low, self.intensities.high
+        return low >= -_BYTES_REACH and high <= 1 + _BYTES_REACH
+
+    def check(self, images: Any) -> None:
+        """Compare intensities of images with those of training.
+
+        Parameters
+        ----------
+        images : ndarray or ImagesOnDisk, shape (n, ...)
+            ``uint8`` or floating point, checked.
+
+        Raises
+        ------
+        ValueError
+            Bytes for a network that was trained on other intensities; or as
+            :meth:`IntensityRange.check`.
+
+        Warns
+        -----
+        IntensityWarning
+            As :meth:`IntensityRange.check`.
+        """
+        reached = self.intensities
+        if reached is None:
+            return
+        if images.dtype == np.uint8:
+            if not self.takes_bytes:
+                msg = (
+                    f"images must be floating point, from {reached.low:.4g} to "
+                    f"{reached.high:.4g} as in training, got uint8, which is divided by 255; scale "
+                    "the images as the training images were, or train on uint8."
+                )
+                raise ValueError(msg)
+            reached = reached.scaled(255)
+        remedy = "pixels from 0 to 255 must be uint8, others on the scale of training."
+        reached.check(images, remedy=remedy if self.takes_bytes else None)
+
+    # --- what it does to a picture ---------------------------------------------------------
+
+    def picture(self, pixels: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Make an image like those of training.
+
+        Parameters
+        ----------
+        pixels : ndarray of uint8, shape (rows, columns) or (3, rows, columns)
+            Of any size.
+        shape : tuple of int
+            That of the image, with as many axes.
+
+        Returns
+        -------
+        ndarray of uint8, shape ``shape``
+            Without a ground: the largest middle part that has the image's proportions, resized.
+            With one: what is shown, on the ground of the training images; all ground, if nothing
+            is shown.
+
+        Raises
+        ------
+        ValueError
+            The network was not trained on bytes.
+        """
+        if not self.takes_bytes:
+            msg = (
+                "pictures are bytes, and this network was trained on other intensities than bytes "
+                "divided by 255; give arrays on the scale of training."
+            )
+            raise ValueError(msg)
+        rows, columns = shape[-2:]
+        planes = pixels.reshape(-1, *pixels.shape[-2:]).astype(np.float32)
+        if self.ground is None or len(planes) != 1:
+            box = _middle(planes.shape[-2:], rows / columns)
+            resized = np.stack([_resized(plane, box, rows, columns) for plane in planes])
+            return _as_bytes(resized / 255).reshape(shape)
+        ink = self._ink(planes / 255)[0]
+        if self.frame is None or _stands(ink, self.frame, rows, columns):
+            placed = _whole(ink, rows, columns)
+        else:
+            placed = _framed(ink, self.frame, rows, columns)
+        return _as_bytes(self.ground + placed * (self.full_ink - self.ground)).reshape(shape)
+
+    @property
+    def full_ink(self) -> float:
+        """With a ground: the end of the range that is farther from it."""
+        assert self.intensities is not None
+        assert self.ground is not None
+        low, high = self.intensities.low, self.intensities.high
+        return high if self.ground < (low + high) / 2 else low
+
+    @property
+    def stretches(self) -> bool:
+        """With a ground: whether nearly all training images have a pixel of full ink."""
+        assert self.intensities is not None
+        assert self.ground is not None
+        reached = self.intensities.bright if self.full_ink > self.ground else self.intensities.dark
+        return abs(self.full_ink - reached) <= _FAINT * self.intensities.span
+
+    def _ink(self, planes: RealArray) -> FloatArray:
+        """Turn intensities (n, rows, columns) into ink: 0 for the ground, 1 for full ink.
+
+        What most of the border is counts as ground. If that is on the other side of the middle
+        than the ground of training, the picture is inverted.
+        """
+        assert self.ground is not None
+        level = np.median(_borders(planes), axis=1)[:, None, None]
+        ink = np.where(level < 0.5, planes - level, level - planes).astype(np.float64)
+        contrast, whole = ink.max(axis=(1, 2), keepdims=True), abs(self.full_ink - self.ground)
+        unit = contrast if self.stretches else whole
+        ink = np.divide(ink, unit, out=np.zeros(ink.shape), where=contrast >= _FAINT * whole)
+        return np.clip(ink, 0.0, 1.0)
+
+
+def _borders(planes: RealArray) -> RealArray:
+    """Pixels at the edges of planes (n, rows, columns), each once."""
+    edges = planes[:, 0], planes[:, -1], planes[:, 1:-1, 0], planes[:, 1:-1, -1]
+    return np.concatenate(edges, axis=1)
+
+
+def _ground_of(planes: FloatArray, reached: IntensityRange) -> float | None:
+    """Intensity of the ground of nearly all images, if they have one."""
+    borders = _borders(planes)
+    levels = np.median(borders, axis=1)
+    alike = np.abs(borders - levels[:, None]) <= _FAINT * reached.span
+    if np.mean(alike.mean(axis=1) >= _PLAIN) < _MOST:
+        return None
+    ground = float(np.median(levels))
+    near = np.abs(levels - ground) <= _FAINT * reached.span
+    at_an_end = min(ground - reached.low, reached.high - ground) <= _FAINT * reached.span
+    return ground if near.mean() >= _MOST and at_an_end else None
+
+
+def _frame_of(inks: FloatArray) -> Frame | None:
+    """Find how ink (n, rows, columns) fills the images, if it fills nearly all of them alike."""
+    shown = inks[inks.any(axis=(1, 2))]
+    if not len(shown):
+        return None
+    boxes, sides = _boxes(shown), np.array(shown.shape[1:])
+    lengths = (boxes[:, 2:] - boxes[:, :2]) / sides
+    filled = float(np.median(lengths.max(axis=1)))
+    if np.mean(np.abs(lengths.max(axis=1) - filled) <= 1 / sides.min()) < _MOST:
+        return None
+    places = {
+        "mass": _masses(shown) / sides,
+        "box": (boxes[:, 2:] + boxes[:, :2]) / 2 / sides,
+    }
+    centres = {anchor: np.median(places[anchor], axis=0) for anchor in ANCHORS}
+    away = {a: np.abs(places[a] - centres[a]).max(axis=1) * sides.min() for a in ANCHORS}
+    # Placing to whole pixels leaves half of one.
+    anchor = min(ANCHORS, key=lambda name: float(np.quantile(away[name], _MOST)))
+    if np.quantile(away[anchor], _MOST) > _AWAY:
+        return None
+    y, x = centres[anchor]
+    return Frame(filled, anchor, (float(y), float(x)))
+
+
+def _boxes(inks: FloatArray) -> NDArray[np.int64]:
+    """Bounding boxes (n, 4) of what is more than faint: top, left, bottom, right."""
+    there = inks >= _FAINT * inks.max(axis=(1, 2), keepdims=True)
+    starts, ends = [], []
+    for some in (there.any(axis=2), there.any(axis=1)):
+        starts.append(some.argmax(axis=1))
+        ends.append(some.shape[1] - some[:, ::-1].argmax(axis=1))
+    return np.stack([*starts, *ends], axis=1)
+
+
+def _masses(inks: FloatArray) -> FloatArray:
+    """Centres of mass (n, 2), in rows and columns from the upper left corner."""
+    down, across = inks.sum(axis=2), inks.sum(axis=1)
+    moments = [part @ (np.arange(part.shape[1]) + 0.5) for part in (down, across)]
+    return np.stack(moments, axis=1) / down.sum(axis=1, keepdims=True)
+
+
+def _middle(size: tuple[int, ...], ratio: float) -> tuple[float, float, float, float]:
+    """Largest box (left, top, right, bottom) in the middle, ``ratio`` times as high as wide."""
+    height, width = size
+    h, w = min(height, width * ratio), min(width, height / ratio)
+    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
+
+
+def _whole(ink: FloatArray, rows: int, columns: int) -> FloatArray:
+    """Scale all ink to the image, in its middle."""
+    height, width = ink.shape
+    factor = min(rows / height, columns / width)
+    return _placed(ink, (0, 0, height, width), factor, "box", (0.5, 0.5), (rows, columns))
+
+
+def _stands(ink: FloatArray, frame: Frame, rows: int, columns: int) -> bool:
+    """Whether ink is framed already, but for a pixel: then it is not moved or scaled once more."""
+    if not ink.any():
+        return True
+    height, width = ink.shape
+    factor = min(rows / height, columns / width)
+    top, left, bottom, right = _boxes(ink[None])[0]
+    box = (top + bottom) / 2, (left + right) / 2
+    y, x = _masses(ink[None])[0] if frame.anchor == "mass" else box
+    longer = factor * max((bottom - top) / rows, (right - left) / columns)
+    away_y = rows * (0.5 - frame.centre[0]) + factor * (y - height / 2)
+    away_x = columns * (0.5 - frame.centre[1]) + factor * (x - width / 2)
+    off = abs(longer - frame.filled) * min(rows, columns)
+    return bool(off <= _OFF and max(abs(away_y), abs(away_x)) <= _AWAY)
+
+
+def _framed(ink: FloatArray, frame: Frame, rows: int, columns: int) -> FloatArray:
+    """Scale the bounding box of the ink to the frame, and move it."""
+    top, left, bottom, right = box = tuple(_boxes(ink[None])[0].tolist())
+    factor = frame.filled * min(rows / (bottom - top), columns / (right - left))
+    return _placed(ink, box, factor, frame.anchor, frame.centre, (rows, columns))
+
+
+def _placed(
+    ink: FloatArray,
+    box: tuple[int, int, int, int],
+    factor: float,
+    anchor: str,
+    centre: tuple[float, float],
+    shape: tuple[int, int],
+) -> FloatArray:
+    """Scale a box (top, left, bottom, right) of ink, and put its anchor at the centre."""
+    rows, columns = shape
+    top, left, bottom, right = box
+    h = int(np.clip(_nearest((bottom - top) * factor), 1, rows))
+    w = int(np.clip(_nearest((right - left) * factor), 1, columns))
+    small = _resized(ink, (left, top, right, bottom), h, w)
+    by_mass = anchor == "mass" and small.any()
+    y, x = _masses(small[None])[0] if by_mass else (h / 2, w / 2)
+    first_row = int(np.clip(_nearest(centre[0] * rows - y), 0, rows - h))
+    first_column = int(np.clip(_nearest(centre[1] * columns - x), 0, columns - w))
+    image = np.zeros(shape)
     image[first_row : first_row + h, first_column : first_column + w] = small
     return image
 
 
+def _nearest(value: float) -> int:
+    """Round halves up, as JavaScript does."""
+    return floor(value + 0.5)
+
+
 def _resized(
-    plane: NDArray[np.generic], box: tuple[float, float, float, float], rows: int, columns: int
-) -> NDArray[np.uint8]:
-    """Average over the areas of a part of a plane (left, top, right, bottom)."""
+    plane: RealArray, box: tuple[float, float, float, float], rows: int, columns: int
+) -> FloatArray:
+    """Resize a part of a plane (left, top, right, bottom): means over areas, or interpolation."""
     from PIL import Image  # not at the top: imported where it is used
 
+    left, top, right, bottom = box
+    smaller = rows <= bottom - top and columns <= right - left
     image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
-    resized = image.resize((columns, rows), Image.Resampling.BOX, box=box)
-    return np.round(np.asarray(resized)).clip(0, 255).astype(np.uint8)
+    how = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
+    return np.asarray(image.resize((columns, rows), how, box=box), dtype=np.float64)
+
+
+def _as_bytes(values: FloatArray) -> NDArray[np.uint8]:
+    return np.round(255 * values).clip(0, 255).astype(np.uint8)

@@ -22,6 +22,7 @@ from varpro_nn.data.images import (
 )
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.imageset import Dataset, read_only, sha256_of
+from varpro_nn.data.labels import label_row
 from varpro_nn.data.loading import load
 
 
@@ -106,8 +107,8 @@ class TrainingSet:
     ) -> "TrainingSet":
         """Make a training set of arrays from a user; the labels must be class numbers."""
         given: Any = images, weights
-        array = np.asarray(labels)
-        return cls(given[0], check_labels(array, array.size, n_classes), n_classes, given[1])
+        row = label_row(labels)
+        return cls(given[0], check_labels(row, row.size, n_classes), n_classes, given[1])
 
     def __len__(self) -> int:
         return len(self.targets)

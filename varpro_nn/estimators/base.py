@@ -1,11 +1,10 @@
 """What the estimators share: parameters and rows of pixels as images."""
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from math import isqrt, prod
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +12,20 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._settings import settings_of, unknown_among
 from varpro_nn._typing import FloatArray, ImageArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import check_weights
+from varpro_nn.data.intensity_range import IntensityRange
 from varpro_nn.errors import DatasetError
+from varpro_nn.estimators.rows import Layout, Scale
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.recipes import configure, current_names, kind_of_data
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.varpro.history import FitReport
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 AS_RECIPE = "recipe"
 """Value of a setting that is left to the recipe."""
@@ -32,6 +36,10 @@ SETTINGS = tuple(
 )
 """Settings that are parameters of an estimator, by their flat names."""
 _SMALLEST_FOR_WINDOWS = 8
+_SHAPES_WEIGHTS = (
+    "kind", "scalarisation", "rank", "window", "contrast", "whitening", "n_components",
+)  # fmt: skip
+"""Settings of units on which it depends what their weights mean."""
 _OWN: dict[str, Any] = {
     "recipe": "auto", "image_shape": None, "n_jobs": None, "random_state": None,
     "warm_start": False,
@@ -46,25 +54,44 @@ def with_settings(**more: Any) -> Callable[[type], type]:
     """
     defaults = {**_OWN, **more, **dict.fromkeys(SETTINGS, AS_RECIPE)}
     kinds = inspect.Parameter
+    either = kinds.POSITIONAL_OR_KEYWORD
     parameters = [
-        kinds(name, kinds.KEYWORD_ONLY, default=value) for name, value in defaults.items()
+        kinds(name, either if name == "recipe" else kinds.KEYWORD_ONLY, default=value)
+        for name, value in defaults.items()
     ]
-    own = kinds("self", kinds.POSITIONAL_OR_KEYWORD)
 
     def decorate(cls: type) -> type:
-        def __init__(self: Any, **given: Any) -> None:  # noqa: N807
+        def __init__(self: Any, recipe: str = _OWN["recipe"], **given: Any) -> None:  # noqa: N807
             given = current_names(given)
             if unknown := unknown_among(given, defaults):
                 msg = f"{cls.__name__} has no parameters {unknown}"
                 raise TypeError(msg)
-            for name, value in {**defaults, **given}.items():
+            for name, value in {**defaults, "recipe": recipe, **given}.items():
                 setattr(self, name, value)
 
+        __init__.__qualname__ = f"{cls.__name__}.__init__"
+        own = kinds("self", either)
         __init__.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
         cls.__init__ = __init__  # type: ignore[misc]
         return cls
 
     return decorate
+
+
+def undone_on_error(method: _Method) -> _Method:
+    """Let a method leave the estimator as it was if it raises: fitted as before, or not."""
+
+    @wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return cast("_Method", wrapper)
 
 
 class ImageEstimator(BaseEstimator):  # type: ignore[misc]
@@ -73,57 +100,37 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
     # --- rows of pixels as images ----------------------------------------------------------
 
     def _rows(self, X: Any, *, reset: bool) -> NDArray[Any]:
-        """Check rows of pixels; bytes stay bytes."""
-        array = np.asarray(X) if hasattr(X, "dtype") else None
-        dtype: Any = np.uint8 if array is not None and array.dtype == np.uint8 else np.float32
+        """Check rows of pixels, or make them of images; bytes stay bytes."""
+        if not hasattr(X, "shape"):
+            X = _array_of(X)
+        if is_images := len(X.shape) > 2:
+            X = plain_array(X, "X")
+            if reset:
+                self._layout = Layout.of_images(X.shape, self.image_shape)
+            X = self._layout.flat(X)
+        dtype: Any = np.uint8 if getattr(X, "dtype", None) == np.uint8 else np.float32
         # Training needs at least two images.
-        return validate_data(self, X, reset=reset, dtype=dtype, ensure_min_samples=1 + reset)
+        rows = validate_data(self, X, reset=reset, dtype=dtype, ensure_min_samples=1 + reset)
+        plain_array(X, "X")  # the mask of a masked array
+        if reset and not is_images:
+            self._layout = Layout.of_rows(rows.shape[1], self.image_shape)
+            if self.image_shape is not None:
+                self._layout.warn_if_another_fits(rows)
+        return cast("NDArray[Any]", rows)
 
-    def _set_images(self, rows: NDArray[Any]) -> None:
-        """Decide on the shape of images and on the intensity that counts as 1."""
-        d = rows.shape[1]
-        if self.image_shape is None:
-            side = isqrt(d - 1) + 1
-            third = isqrt(d // 3)
-            if side**2 != d and 3 * third**2 == d and third > 2:
-                msg = f"rows of {d} numbers are filled up to {side} x {side} images; for colour "
-                msg += f"images give image_shape=(3, {third}, {third})."
-                warnings.warn(msg, UserWarning, stacklevel=3)
-            self.image_shape_: tuple[int, ...] = (side, side)
-        else:
-            try:
-                self.image_shape_ = tuple(int(length) for length in self.image_shape)
-            except TypeError:
-                self.image_shape_ = ()
-            if len(self.image_shape_) not in (2, 3) or prod(self.image_shape_) != d:
-                msg = (
-                    "image_shape must be (rows, columns) or (channels, rows, columns) of "
-                    f"{d} pixels in all, got {self.image_shape}."
-                )
-                raise ValueError(msg)
-        largest = float(np.abs(rows).max())
-        self.intensity_ = largest if largest > 0 else 1.0
-
-    def _images(self, rows: NDArray[Any]) -> ImageArray:
-        """Rows as images; those that are too short for a square are filled up with zeros."""
-        n, d = rows.shape
-        missing = prod(self.image_shape_) - d
-        if missing:
-            rows = np.concatenate([rows, np.zeros((n, missing), dtype=rows.dtype)], axis=1)
-        images = rows.reshape(n, *self.image_shape_)
-        if rows.dtype == np.uint8 and self.intensity_ == 255:
-            return images
-        return images.astype(np.float32) / np.float32(self.intensity_)
+    def _training_images(self, rows: NDArray[Any], there: NDArray[np.bool_]) -> ImageArray:
+        """Make images of the rows that are ``there``, and keep what predicting needs to know."""
+        some = rows if there.all() else rows[there]
+        self._scale = Scale.of(some)
+        self._scale.warn_of_extremes(some, np.flatnonzero(there))
+        self._range = IntensityRange.of(some)
+        self.image_shape_, self.intensity_ = self._layout.image_shape, self._scale.intensity
+        return self._scale.apply(self._layout.images(some))
 
     def _images_of(self, X: Any) -> ImageArray:
         rows = self._rows(X, reset=False)
-        if (largest := float(np.abs(rows).max())) > 10 * self.intensity_:
-            msg = (
-                f"X must be on the scale of training, which reached {self.intensity_:.4g}, "
-                f"got {largest:.4g}."
-            )
-            raise ValueError(msg)
-        return self._images(rows)
+        self._range.check(rows, "X")
+        return self._scale.apply(self._layout.images(rows))
 
     # --- settings --------------------------------------------------------------------------
 
@@ -134,7 +141,8 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
             small = min(self.image_shape_[-2:]) < _SMALLEST_FOR_WINDOWS
             recipe = "bilinear" if small else "default"
         given = {name: getattr(self, name) for name in SETTINGS}
-        overrides = {**fixed, **{n: v for n, v in given.items() if v != AS_RECIPE}}
+        own = {n: v for n, v in given.items() if not _is_left(v)}
+        overrides = {**fixed, **own}
         wrong = [n for n, v in fixed.items() if overrides[n] != v]
         if wrong:
             name = wrong[0]
@@ -143,7 +151,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         if recipe == "bilinear" and self.recipe == "auto":
             # As many units as so few numbers can use.
             overrides.setdefault("n_units", max(10, min(2000, n_rows // 2) // 10 * 10))
-        if self.warm_start and given["scheme"] == AS_RECIPE:
+        if self.warm_start and "scheme" not in own:
             # Others train sub-networks beside columns that were not there the last time.
             overrides = {"n_stages": 1, **overrides, "scheme": "independent"}
         seed = check_random_state(self.random_state).randint(2**31 - 1)
@@ -173,7 +181,20 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         W = getattr(self, "W_", None)
         if not self.warm_start or W is None:
             return None
-        h = config.units_per_subnetwork
+        h, units = config.units_per_subnetwork, config.units
+        before: Any = self.units_ if hasattr(self, "units_") else self.network_.units
+        if before.image_shape != self.image_shape_:
+            msg = (
+                f"warm_start needs images of the same shape as before, {before.image_shape}, "
+                f"got {self.image_shape_}."
+            )
+            raise ValueError(msg)
+        for name in _SHAPES_WEIGHTS:
+            old, new = getattr(self.config_.units, name), getattr(units, name)
+            if old != new:
+                option = "units" if name == "kind" else name
+                msg = f"warm_start needs the same {option} as before, {old!r}, got {new!r}."
+                raise ValueError(msg)
         if len(W) != config.units.n_units:
             msg = (
                 f"warm_start needs the same n_units as before, {len(W)}, "
@@ -183,18 +204,19 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         return W.reshape(config.subnetworks.n_subnetworks, h, -1).astype(np.float64)
 
     def _weights(
-        self, sample_weight: Any, rows: NDArray[Any]
+        self, sample_weight: Any, n_rows: int
     ) -> tuple[FloatArray | None, NDArray[np.bool_]]:
         """Weights of mean 1 of the rows that have any, and which these are.
 
         Penalties are for rows of weight about 1: weights on any scale mean the same.
         """
         if sample_weight is None:
-            return None, np.ones(len(rows), dtype=bool)
+            return None, np.ones(n_rows, dtype=bool)
         weights = check_array(
-            sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
-        )
-        check_weights(weights, len(rows))
+            plain_array(sample_weight, "sample_weight"),
+            ensure_2d=False, dtype=np.float64, input_name="sample_weight",
+        )  # fmt: skip
+        check_weights(weights, n_rows)
         there = weights > 0
         return weights[there] / weights[there].mean(), there
 
@@ -203,3 +225,18 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
     def _set_reports(self, subnetworks: list[Subnetwork]) -> None:
         self.history_: list[FitReport] = [s.report for s in subnetworks if s.report is not None]
         self.n_iter_ = max([1, *(report.n_evaluations for report in self.history_)])
+
+
+def _is_left(value: Any) -> bool:
+    """Whether a setting is left to the recipe; an array, which no setting may be, is not."""
+    return isinstance(value, str) and value == AS_RECIPE
+
+
+def _array_of(X: Any) -> NDArray[Any]:
+    try:
+        return plain_array(X, "X")
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        msg = "X must be rows of one length, or images of one shape, got several."
+        raise ValueError(msg) from error

@@ -1,6 +1,5 @@
 """A scikit-learn classifier of images."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -12,9 +11,11 @@ from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, LabelArray
+from varpro_nn._warn import warn_user
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.estimators.base import ImageEstimator, with_settings
+from varpro_nn.estimators.base import ImageEstimator, undone_on_error, with_settings
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import (
     conformal_threshold,
@@ -37,8 +38,10 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Name of a recipe, as for :func:`varpro_nn.configure`; its settings go by the kind of images.
         ``"auto"``: ``"default"``, or ``"bilinear"`` for images of less than 8 pixels a side.
     image_shape : tuple of int, default=None
-        (rows, columns) or (channels, rows, columns) of the images that rows of ``X`` hold. None:
-        the smallest square that holds a row, filled up with zeros.
+        Order of the pixels in a row of ``X``: (rows, columns), (channels, rows, columns) or, with
+        at most four channels, (rows, columns, channels). None: the smallest square that holds a
+        row, filled up with zeros. Where ``X`` is images, it is needed only if the channels may be
+        first or last.
     n_jobs : int, default=None
         Worker processes, then threads; -1 for all cores. No bit of the result depends on it.
     random_state : int, RandomState or None, default=None
@@ -62,8 +65,11 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     config_ : varpro_nn.TrainConfig
         The settings that were used.
     image_shape_ : tuple of int
+        (rows, columns) or (channels, rows, columns).
     intensity_ : float
-        What counts as intensity 1: the largest absolute value in ``X``.
+        What counts as intensity 1: the largest absolute value in ``X``, constant columns left out.
+        If it is more than three times what 90 % of the images keep to, the latter. Values beyond
+        ten times ``intensity_`` count as ten times, with a warning.
     history_ : list of varpro_nn.FitReport
         How the cost of each sub-network fell.
     n_iter_ : int
@@ -93,14 +99,17 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     network_: Network
     config_: TrainConfig
     ridge_layer_: RidgeLayer
+    _left_out: tuple[FloatArray, LabelArray, FloatArray | None] | None
 
+    @undone_on_error
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
-        """Train on rows of pixels ``X`` (n, d) and labels ``y`` (n,).
+        """Train on images ``X`` and labels ``y`` (n,).
 
         Parameters
         ----------
-        X : array_like, shape (n, d)
-            Intensities on any scale; the largest in training counts as 1.
+        X : array_like, shape (n, d), (n, rows, columns), (n, channels, rows, columns) or \
+                (n, rows, columns, channels)
+            Rows of pixels, or images. Intensities on any scale; the largest counts as 1.
         y : array_like, shape (n,)
         sample_weight : array_like, shape (n,), optional
             Weights of the rows in sums of squares or losses, on any scale. (Sub-networks draw
@@ -114,7 +123,14 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Fewer than two classes, images that are all alike, or settings that do not fit.
+            Fewer than two classes, images that are all alike, masked values, or settings that do
+            not fit. The estimator is then as it was before.
+
+        Warns
+        -----
+        UserWarning
+            Rows that are filled up to squares, an ``image_shape`` that seems to be wrong, or
+            values far beyond the others.
         """
         y = _check_y(self, y)
         classes, codes = np.unique(y, return_inverse=True)
@@ -122,6 +138,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         self.__dict__.pop("ridge_layer_", None)
         return self
 
+    @undone_on_error
     def partial_fit(
         self,
         X: ArrayLike,
@@ -130,9 +147,11 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     ) -> Any:
         """Train on the first batch; refit the output layer to this and all batches before.
 
-        The units, the temperature and the threshold of label sets stay as the first batch made
-        them. Needs ``output_layer="ridge"`` and no distorted copies, which is what it sets where
-        they are left to the recipe.
+        The units stay as the first batch made them. From the second batch on, probabilities have no
+        temperature, ``loo_error_`` and ``calibration_error_`` are NaN, and ``predict_set`` is
+        refused: the images that would calibrate the new layer are not kept. Needs
+        ``output_layer="ridge"`` and no distorted copies, which is what it sets where they are left
+        to the recipe.
 
         Parameters
         ----------
@@ -151,6 +170,11 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         ------
         ValueError
             No classes in the first call, or labels that are not among them.
+
+        Warns
+        -----
+        UserWarning
+            All images of the first batch are of one class: its units stay random.
         """
         first = not hasattr(self, "ridge_layer_")
         if self.class_weight is not None:
@@ -163,12 +187,12 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             if classes is None:
                 msg = "classes must be given in the first call of partial_fit, got None."
                 raise ValueError(msg)
-            known = np.unique(np.asarray(classes))
+            known = np.unique(plain_array(classes, "classes"))
             if hasattr(self, "network_"):
                 msg = (
                     "partial_fit begins anew with its first batch: fit kept no sums of its images."
                 )
-                warnings.warn(msg, UserWarning, stacklevel=4)
+                warn_user(msg)
         elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
             msg = f"classes must be those of the first call, {self.classes_}, got {classes}."
             raise ValueError(msg)
@@ -186,7 +210,10 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         self.ridge_layer_.add_images(self._images_of(X), codes)
         output = self.config_.output
         A = self.ridge_layer_.solve(output.penalty, standardise=output.standardise)
-        self.network_ = replace(self.network_, A=A)
+        # What the first batch calibrated predicts no more.
+        self.network_ = replace(self.network_, A=A, temperature=None)
+        self._left_out = None
+        self.loo_error_ = self.calibration_error_ = np.nan
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -195,7 +222,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like, shape (n, d)
-            Rows of pixels, on the scale of training.
+            Rows of pixels or images, as for :meth:`fit`, on the scale of training.
 
         Returns
         -------
@@ -204,7 +231,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         codes = self._outputs(X).argmax(axis=1)
         return cast("NDArray[Any]", self.classes_[codes])
@@ -215,7 +242,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like, shape (n, d)
-            Rows of pixels, on the scale of training.
+            Rows of pixels or images, as for :meth:`fit`, on the scale of training.
 
         Returns
         -------
@@ -225,7 +252,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         outputs = self._outputs(X)
         return outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs
@@ -236,7 +263,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like, shape (n, d)
-            Rows of pixels, on the scale of training.
+            Rows of pixels or images, as for :meth:`fit`, on the scale of training.
 
         Returns
         -------
@@ -246,7 +273,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         outputs = self._outputs(X)
         return probabilities(outputs, self.network_.output_layer, self.network_.temperature)
@@ -257,7 +284,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like, shape (n, d)
-            Rows of pixels, on the scale of training.
+            Rows of pixels or images, as for :meth:`fit`, on the scale of training.
 
         Returns
         -------
@@ -266,7 +293,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
@@ -278,8 +305,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         images; the final fit uses all images. The guarantee holds as far as the units treat new
         images like training images. It held with tens of thousands of images. Units that overfit
         miss more labels (0.057 with alpha 0.01, of 1,500 digits; ``python -m
-        experiments.field.calibration --data digits``). Outputs are those of the image itself, not
-        averaged over ``views``.
+        experiments.field.calibration --data digits``). Weights of the images count in the
+        threshold: the share refers to images that are distributed as the weighted ones are.
 
         Parameters
         ----------
@@ -300,11 +327,13 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         proba = self.predict_proba(X)
         if self._left_out is None:
             msg = (
-                "predict_set needs outputs that saw not their image: output_penalty must be left "
-                "to the recipe, or output_layer be 'ridge' with n_copies=0."
+                "predict_set needs outputs of images that the output layer did not see: leave "
+                "output_penalty to the recipe, or set output_layer='ridge', n_copies=0 and "
+                "views='single'; after a second partial_fit there are none: call fit."
             )
             raise ValueError(msg)
-        return label_sets(proba, conformal_threshold(*self._left_out, alpha))
+        held_out, codes, weights = self._left_out
+        return label_sets(proba, conformal_threshold(held_out, codes, alpha, weights))
 
     # --- how it is done --------------------------------------------------------------------
 
@@ -322,19 +351,24 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         if len(rows) != len(codes):
             msg = f"X and y must have the same length, got {len(rows)} and {len(codes)}."
             raise ValueError(msg)
-        weights, there = self._weights(sample_weight, rows)
-        rows, codes = rows[there], codes[there]
+        weights, there = self._weights(sample_weight, len(rows))
         if self.class_weight is not None:
-            of_class = compute_sample_weight(self.class_weight, classes[codes])
-            weights, there = self._weights(
-                of_class if weights is None else weights * of_class, rows
-            )
-            rows, codes = rows[there], codes[there]
-        self._set_images(rows)
-        images = self._images(rows)
-        config = self._config(len(rows), fixed)
+            _check_class_weight(self.class_weight)
+            of_class = compute_sample_weight(self.class_weight, classes[codes[there]])
+            of_rows = np.zeros(len(rows))
+            of_rows[there] = of_class if weights is None else weights * of_class
+            weights, there = self._weights(of_rows, len(rows))
+        images, codes = self._training_images(rows, there), codes[there]
+        config = self._config(len(images), fixed)
         names = classes if classes.dtype.kind in "iuU" else classes.astype(str)
         start = self._start(config)
+        if keep_sums and len(np.unique(codes)) == 1:
+            msg = (
+                f"the first batch has images of {classes[codes[0]]} alone, of which units learn "
+                "nothing: they stay random. Begin with a batch of several classes."
+            )
+            warn_user(msg)
+            config = config.with_options(scheme="untrained", n_stages=1)
 
         with self._compute() as compute:
             training = TrainingSet(images, codes, len(names), weights)
@@ -350,7 +384,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     def _set_left_out(
         self, layer: OutputLayer, codes: LabelArray, weights: FloatArray | None
     ) -> None:
-        self._left_out: tuple[FloatArray, LabelArray] | None = None
+        self._left_out = None
         self.loo_error_ = self.calibration_error_ = np.nan
         if layer.left_out is None:
             return
@@ -362,11 +396,24 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         wrong = outputs.argmax(axis=1) != codes[rows]
         self.loo_error_ = float(np.average(wrong, weights=own))
         self.calibration_error_ = expected_calibration_error(proba, codes[rows], own)
-        self._left_out = proba, codes[rows]
+        self._left_out = proba, codes[rows], own
 
     def _outputs(self, X: Any) -> FloatArray:
         check_is_fitted(self, "network_")
-        return self.network_.decision_function(self._images_of(X), n_jobs=self._n_jobs)
+        return self.network_.outputs_of(self._images_of(X), n_jobs=self._n_jobs)
+
+
+def _check_class_weight(class_weight: Any) -> None:
+    is_mapping = isinstance(class_weight, Mapping)
+    if is_mapping and all(weight >= 0 for weight in class_weight.values()):
+        return
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        return
+    msg = (
+        "class_weight must be a dict of labels to weights of at least 0, 'balanced' or None, "
+        f"got {class_weight!r}."
+    )
+    raise ValueError(msg)
 
 
 def _check_y(estimator: Any, y: Any) -> NDArray[Any]:
@@ -376,4 +423,5 @@ def _check_y(estimator: Any, y: Any) -> NDArray[Any]:
         raise ValueError(msg)
     column = column_or_1d(y, warn=True)
     check_classification_targets(column)
+    plain_array(y, "y")  # the mask of a masked array
     return cast("NDArray[Any]", column)

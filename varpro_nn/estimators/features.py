@@ -8,9 +8,10 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import RealArray, TargetArray
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.estimators.base import ImageEstimator, with_settings
+from varpro_nn.estimators.base import ImageEstimator, undone_on_error, with_settings
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.features import feature_blocks
 from varpro_nn.training.layers import train_units
@@ -41,12 +42,14 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
+    @undone_on_error
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
         """Train units on rows of pixels ``X`` (n, d) and labels or numbers ``y``.
 
         Parameters
         ----------
         X : array_like, shape (n, d)
+            Rows of pixels or images, as for :meth:`VarProClassifier.fit`.
         y : array_like, shape (n,) or (n, t), optional
             Labels, or real numbers. None: the units stay as they are drawn.
 
@@ -61,10 +64,9 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
             Images that are all alike, or settings that do not fit.
         """
         rows = self._rows(X, reset=True)
-        self._set_images(rows)
-        images = self._images(rows)
-        config = self._config(len(rows), {})
+        images = self._training_images(rows, np.ones(len(rows), dtype=bool))
         targets, k = _targets(y, len(rows))
+        config = self._config(len(rows), {} if targets.ndim == 1 else {"loss": "squares"})
         if y is None:
             config = config.with_options(scheme="untrained", n_stages=1)
 
@@ -82,7 +84,7 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         Parameters
         ----------
         X : array_like, shape (n, d)
-            Rows of pixels, on the scale of training.
+            Rows of pixels or images, as for :meth:`VarProClassifier.fit`, on the scale of training.
 
         Returns
         -------
@@ -91,7 +93,7 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         check_is_fitted(self, "units_")
         images = self._images_of(X)
@@ -108,7 +110,9 @@ def _targets(y: Any, n: int) -> tuple[TargetArray, int]:
     if len(array) != n:
         msg = f"X and y must have the same length, got {n} and {len(array)}."
         raise ValueError(msg)
-    if type_of_target(array, input_name="y") in ("binary", "multiclass"):
+    kind = type_of_target(array, input_name="y")
+    plain_array(y, "y")  # the mask of a masked array
+    if kind in ("binary", "multiclass"):
         classes, codes = np.unique(array, return_inverse=True)
         return codes, len(classes)
     values = array.astype(np.float64).reshape(n, -1)

@@ -8,9 +8,10 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.estimators.base import ImageEstimator, with_settings
+from varpro_nn.estimators.base import ImageEstimator, undone_on_error, with_settings
 from varpro_nn.model.network import Network
 from varpro_nn.training.layers import train_layers
 
@@ -45,12 +46,14 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         tags.target_tags.multi_output = True
         return tags
 
+    @undone_on_error
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
         """Train on rows of pixels ``X`` (n, d) and numbers ``y`` (n,) or (n, t).
 
         Parameters
         ----------
         X : array_like, shape (n, d)
+            Rows of pixels or images, as for :meth:`VarProClassifier.fit`.
         y : array_like, shape (n,) or (n, t)
         sample_weight : array_like, shape (n,), optional
 
@@ -71,11 +74,9 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
             raise ValueError(msg)
         self._one_target = values.ndim == 1
         targets = values.reshape(len(values), -1)
-        weights, there = self._weights(sample_weight, rows)
-        rows, targets = rows[there], targets[there]
-        self._set_images(rows)
-        images = self._images(rows)
-        config = self._config(len(rows), _FIXED)
+        weights, there = self._weights(sample_weight, len(rows))
+        images, targets = self._training_images(rows, there), targets[there]
+        config = self._config(len(images), _FIXED)
         # Penalties are for targets of about 1, as those of classes are.
         mean = np.average(targets, axis=0, weights=weights)
         scale = np.sqrt(np.average(np.square(targets - mean), axis=0, weights=weights))
@@ -87,11 +88,10 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
             trained, layer = train_layers(config, training, compute, start=self._start(config))
         A = layer.A * scale
         A[-1] += mean
-        remembered = {"largest_intensity": trained.largest_intensity, "regression": True}
         self.config_, self.W_ = config, trained.W
         self.network_ = Network(
             trained.units, trained.W, A, np.arange(k), images.shape[1:], "ridge",
-            config.output.views, remembered,
+            config.output.views, {"regression": True}, preparation=trained.preparation,
         )  # fmt: skip
         self._set_reports(trained.subnetworks)
         self.loo_error_ = np.nan
@@ -109,7 +109,7 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like, shape (n, d)
-            Rows of pixels, on the scale of training.
+            Rows of pixels or images, as for :meth:`VarProClassifier.fit`, on the scale of training.
 
         Returns
         -------
@@ -119,10 +119,10 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows of another length, or intensities over ten times those of training.
+            Rows of another length, or on another scale than the rows of training.
         """
         check_is_fitted(self, "network_")
-        outputs = self.network_.decision_function(self._images_of(X), n_jobs=self._n_jobs)
+        outputs = self.network_.outputs_of(self._images_of(X), n_jobs=self._n_jobs)
         return outputs[:, 0] if self._one_target else outputs
 
 
@@ -132,6 +132,7 @@ def _numbers(estimator: Any, y: Any) -> NDArray[Any]:
         msg = f"This {name} requires y to be passed, but the target y is None."
         raise ValueError(msg)
     checked = check_array(y, ensure_2d=False, dtype="numeric", input_name="y", estimator=estimator)
+    plain_array(y, "y")  # the mask of a masked array
     if checked.ndim == 2 and checked.shape[1] == 1:
         checked = column_or_1d(checked, warn=True)
     return cast("NDArray[Any]", checked.astype(np.float64))

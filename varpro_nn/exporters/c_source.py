@@ -80,7 +80,7 @@ def _source(folded: FoldedNetwork, *, int8: bool) -> str:
         weight="int8_t" if int8 else "float",
         precision="8-bit integers with scales, used in single precision" if int8
         else "single precision",
-        contrast=_number(np.float32(folded.contrast or 0)),
+        contrast=_number(max(np.float32(folded.contrast or 0), np.finfo(np.float32).tiny)),
         threshold=_number(np.float32(folded.threshold)),
         temperature=repr(float(folded.temperature)),
     )  # fmt: skip
@@ -98,6 +98,8 @@ def _sizes(folded: FoldedNetwork, *, int8: bool) -> dict[str, Any]:
         "rows": rows,
         "columns": columns,
         "n_pixels": channels * rows * columns,
+        "darkest": folded.byte_range[0],
+        "lightest": folded.byte_range[1],
         "n_classes": k,
         "n_views": len(VIEWS[folded.views]),
         "n_sides": folded.n_sides,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray
-from varpro_nn.data.images import BRIGHT
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.model.network import Network
 from varpro_nn.units import PatchUnits, WholeImageUnits
 from varpro_nn.units.activations import sides
@@ -55,6 +55,8 @@ class FoldedNetwork:
         rest scaled to sum 1 (all equal, if none is positive).
     temperature : float
     classes : ndarray, shape (k,)
+    preparation : Preparation
+        What is to be done to a picture before it is an image of the network.
     """
 
     image_shape: tuple[int, int, int]
@@ -72,6 +74,16 @@ class FoldedNetwork:
     link: str
     temperature: float
     classes: NDArray[Any]
+    preparation: Preparation
+
+    @property
+    def byte_range(self) -> tuple[int, int]:
+        """Smallest and largest byte of the training images; all bytes, if that is not known."""
+        reached = self.preparation.intensities
+        if reached is None:
+            return 0, 255
+        low, high = np.clip([255 * reached.low, 255 * reached.high], 0, 255)
+        return round(low), round(high)
 
     @property
     def n_sides(self) -> int:
@@ -93,7 +105,7 @@ def fold(network: Network) -> FoldedNetwork:
         Its units are a class of your own, its images have other than two or three axes, or it
         does regression.
     ValueError
-        It was trained on intensities far from 0 to 1.
+        It was trained on other intensities than bytes divided by 255.
     """
     units = network.units
     # A subclass may compute something else.
@@ -104,9 +116,13 @@ def fold(network: Network) -> FoldedNetwork:
         )
         raise TypeError(msg)
     assert isinstance(units, WholeImageUnits | PatchUnits)
-    largest = network.training.get("largest_intensity", 1.0)
-    if BRIGHT < largest < np.inf:
-        msg = f"network must be one for bytes or intensities from 0 to 1, got up to {largest:.4g}."
+    if not network.preparation.takes_bytes:
+        reached = network.preparation.intensities
+        assert reached is not None
+        msg = (
+            "network must be trained on bytes or intensities from 0 to 1, for exported programs "
+            f"take bytes; got intensities from {reached.low:.4g} to {reached.high:.4g}."
+        )
         raise ValueError(msg)
     if network.training.get("regression"):
         msg = "network must be a classifier: one that gives numbers cannot be exported."
@@ -137,4 +153,5 @@ def fold(network: Network) -> FoldedNetwork:
         link="clip" if clipped else "softmax",
         temperature=1.0 if network.temperature is None else network.temperature,
         classes=network.classes,
+        preparation=network.preparation,
     )

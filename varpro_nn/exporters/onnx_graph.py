@@ -9,6 +9,7 @@ a convolution times a factor of the place, which follows from the sums of the wi
 of their squares.
 """
 
+import json
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 from varpro_nn._io.atomic import write_atomically
 from varpro_nn._typing import FloatArray
 from varpro_nn._version import __version__
+from varpro_nn.data.labels import check_text
 from varpro_nn.errors import VarProError
 from varpro_nn.exporters.folded import FoldedNetwork, fold
 from varpro_nn.model.network import Network
+from varpro_nn.units.patches import FAINT_CONTRAST
 
 OPSET = 17
 IR_VERSION = 8
@@ -37,8 +40,12 @@ def to_onnx(network: Network, path: str | Path) -> None:
 
     The graph takes ``images``, ``uint8`` of shape (n, *image_shape) for any n, and gives
 
-    - ``label``: (n,), the classes themselves: ``int64`` or strings;
+    - ``label``: (n,), the classes themselves: ``int64``, strings, or ``uint64`` where a label is
+      beyond ``int64``;
     - ``probabilities``: (n, k), ``float32``, in the order of ``network.classes``.
+
+    The entry ``preparation`` of its metadata is ``network.preparation.spec()`` as JSON: the
+    intensities of training, and what is to be done to a picture of another size.
 
     It needs the package ``onnx`` to be written, and none of Python to be read.
 
@@ -121,14 +128,15 @@ def _model(onnx: Any, folded: FoldedNetwork, image_shape: tuple[int, ...]) -> An
     def described(name: str, element: int, shape: tuple[int, ...], text: str) -> Any:
         return helper.make_tensor_value_info(name, element, ["N", *shape], doc_string=text)
 
-    text = folded.classes.dtype.kind == "U"
-    label = types.STRING if text else types.INT64
+    label = helper.np_dtype_to_tensor_dtype(graph.arrays["classes"].dtype)
     k = len(folded.classes)
-    return helper.make_model(
+    darkest, lightest = folded.byte_range
+    pixels = f"Images; the pixels of training are from {darkest} to {lightest}."
+    model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "varpro_nn",
-            [described("images", types.UINT8, image_shape, "Images, pixels 0 to 255.")],
+            [described("images", types.UINT8, image_shape, pixels)],
             [
                 described("label", label, (), "The class of the largest output."),
                 described("probabilities", types.FLOAT, (k,), "Probabilities of the classes."),
@@ -142,6 +150,8 @@ def _model(onnx: Any, folded: FoldedNetwork, image_shape: tuple[int, ...]) -> An
         doc_string="Image classifier trained by variable projection. "
         f"Classes: {', '.join(map(str, folded.classes))}.",
     )
+    helper.set_model_props(model, {"preparation": json.dumps(folded.preparation.spec())})
+    return model
 
 
 def _whole(folded: FoldedNetwork) -> bool:
@@ -217,7 +227,12 @@ def _factor(graph: _Graph, folded: FoldedNetwork, images: str, options: dict[str
     variance = graph.add("Div", spread, graph.array("n_pixels_squared", d * d, np.float64))
     contrast = graph.array("contrast", folded.contrast * 255**2, np.float64)
     root = graph.add("Sqrt", graph.add("Add", variance, contrast))
-    return graph.add("Cast", graph.add("Reciprocal", root), to=graph.onnx.TensorProto.FLOAT)
+    factor = graph.add("Reciprocal", root)
+    if folded.contrast < FAINT_CONTRAST:
+        # Filters of mean 0 leave rounding of a flat window, which is not to be made large.
+        zero = graph.array("number_0", 0, np.float64)
+        factor = graph.add("Where", graph.add("Greater", spread, zero), factor, zero)
+    return graph.add("Cast", factor, to=graph.onnx.TensorProto.FLOAT)
 
 
 def _activated(graph: _Graph, folded: FoldedNetwork, z: str, bias: ArrayLike) -> list[str]:
@@ -264,6 +279,7 @@ def _link(graph: _Graph, folded: FoldedNetwork, outputs: str) -> None:
 
 def _classes(graph: _Graph, classes: NDArray[Any]) -> str:
     if classes.dtype.kind == "U":
+        check_text(classes, "classes")  # ONNX keeps them as UTF-8
         return graph.array("classes", classes.tolist(), object)
-    # By way of Python's numbers: one that int64 cannot hold raises.
-    return graph.array("classes", classes.tolist(), np.int64)
+    beyond = classes.dtype.kind == "u" and classes.max() > np.iinfo(np.int64).max
+    return graph.array("classes", classes, np.uint64 if beyond else np.int64)

@@ -1,23 +1,21 @@
 """A web page to draw on, that answers at every stroke: one file, nothing from elsewhere.
 
 The network is folded (:mod:`varpro_nn.exporters.folded`) and computed by plain JavaScript in the
-page,
-``templates/predict.js``. What is drawn or dropped on it (``templates/draw.js``) becomes an image
-as follows; the page says so too, and shows the image.
+page, ``templates/predict.js``. What is drawn or dropped on it (``templates/draw.js``) becomes an
+image as follows; the page says so too, and shows the image.
 
 A picture file of the size of the images is taken pixel by pixel, as :mod:`varpro_nn.predict` takes
-a picture: grey by Pillow's weights, nothing inverted, scaled or moved. Pictures of other sizes are
-scaled, as with ``--prepare`` there: grey ones whole, and inverted if their border is light; the
-middle of coloured ones fills the image. What is transparent, which Python refuses, lies on white.
-Drawings, and grey pictures of other sizes, are then prepared as MNIST was: the bounding box is
-scaled by area averaging to the part of the image that things fill in the training images, and the
-centre of mass moved to the middle. A box on the page turns that off.
+a picture: grey by Pillow's weights, nothing inverted, scaled or moved. Drawings and pictures of
+other sizes are made like the training images, by the network's
+:class:`~varpro_nn.data.preparation.Preparation`, as with ``--prepare`` there. A box on the page
+turns that off. What is transparent lies on white.
 """
 
 import base64
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from varpro_nn._io.pages import fill, read_template, write_page
-from varpro_nn.data.preparation import filled_by
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.exporters.folded import FoldedNetwork, fold
 from varpro_nn.model.network import Network
 
@@ -34,6 +32,8 @@ _GREY = "Draw it with mouse, pen or finger; or drop, paste or choose a picture."
 _COLOUR = "Drop, paste or choose a picture; or draw with mouse, pen or finger."
 _MAX_NAMED = 12
 """So many classes are named in the heading."""
+_NARROW = 0.5
+"""A range of intensities that users would not expect of their pictures."""
 
 
 def drawing(network: Network) -> str:
@@ -60,7 +60,7 @@ def drawing(network: Network) -> str:
         "draw.html",
         style=_style(),
         script=_script(),
-        model={**plain_values(folded), "filled": filled_by(network.training)},
+        model={**plain_values(folded), "preparation": _for_script(folded.preparation)},
         classes=_named(folded.classes),
         how=_GREY if folded.image_shape[0] == 1 else _COLOUR,
     )
@@ -94,7 +94,7 @@ def to_html(network: Network, path: str | Path) -> None:
         n_classes=len(network.classes),
         drawing=drawing(network),
         summary=[re.split(" {2,}", line, maxsplit=1) for line in network.summary().splitlines()],
-        largest=_odd_intensity(network),
+        narrow=_narrow_range(network),
     )
     write_page(path, page)
 
@@ -154,6 +154,18 @@ def plain_values(folded: FoldedNetwork) -> dict[str, Any]:
     }
 
 
+def _for_script(preparation: Preparation) -> dict[str, Any]:
+    """Plain values for ``templates/draw.js``."""
+    reached, frame, ground = preparation.intensities, preparation.frame, preparation.ground
+    return {
+        "range": [0.0, 1.0] if reached is None else [reached.low, reached.high],
+        "ground": ground,
+        "full_ink": None if ground is None else preparation.full_ink,
+        "stretches": ground is not None and preparation.stretches,
+        "frame": None if frame is None else asdict(frame),
+    }
+
+
 def _base64(array: ArrayLike) -> str:
     return base64.b64encode(np.asarray(array, dtype="<f4").tobytes()).decode()
 
@@ -170,7 +182,9 @@ def _named(classes: Any) -> str:
     return f"{', '.join(names[:_MAX_NAMED])} and {len(names) - _MAX_NAMED} more"
 
 
-def _odd_intensity(network: Network) -> float | None:
-    """Return the largest intensity of the training images, unless pixels from 0 to 1 fit it."""
-    largest = network.training.get("largest_intensity", 1.0)
-    return None if not isinstance(largest, int | float) or 0.5 <= largest <= 2 else largest
+def _narrow_range(network: Network) -> tuple[int, int] | None:
+    """Pixels that the training images reach, if that is less than half of what bytes can."""
+    reached = network.preparation.intensities
+    if reached is None or reached.span > _NARROW:
+        return None
+    return round(255 * reached.low), round(255 * reached.high)

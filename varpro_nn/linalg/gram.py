@@ -15,6 +15,7 @@ from varpro_nn.linalg.ridge import (
     RidgePath,
     add_gram,
     column_tiles,
+    eigenvalue_rounding,
     product_over_rows,
     run_tiles,
     spread,
@@ -230,10 +231,7 @@ class GramAccumulator:
             gram.T, lower=True, overwrite_a=True, check_finite=False, driver="evd"
         )
         eps = float(np.finfo(self._shift.dtype).eps)
-        # Errors of the entries are about eps times a diagonal entry, of random signs; those of the
-        # eigenvalues a few units of the last digit of the largest.
-        rounding = eps * float(self._peaks @ scale**2) / np.sqrt(len(V))
-        rounding += 10 * float(np.finfo(np.float64).eps) * max(eigenvalues[-1], 0.0)
+        rounding = eigenvalue_rounding(self._peaks * scale**2, eigenvalues[-1], eps)
         null_space = V[:, eigenvalues <= rounding]
         V *= scale[:, None]
         moments = self._moments - np.outer(self._sum_Phi, mean_tau)
@@ -245,7 +243,7 @@ class GramAccumulator:
             mean_tau=mean_tau,
             squares_tau=self._squares_tau - float(self._sum_tau @ mean_tau),
             sum_weights=self._sum_weights,
-            noise=len(V) * eps,
+            precision=eps,
             rounding=rounding,
             null_space=null_space,
         )

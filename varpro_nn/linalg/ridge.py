@@ -174,11 +174,11 @@ class RidgePath:
     squares_tau : float
         Weighted sum of squares of the centred targets.
     sum_weights : float
-    noise : float
-        Bound of the rounding error of the eigenvalues, relative to the largest. It is far above
-        their typical error.
+    precision : float
+        Relative rounding error of the products that the sums were made of.
     rounding : float
-        Typical rounding error of the eigenvalues. Eigenvalues up to this value are rounding error.
+        Rounding error of the eigenvalues. Directions with eigenvalues up to this value have no
+        share in the fit, in the rank and in the degrees of freedom, whatever the ridge.
     null_space : ndarray, shape (q, number of eigenvalues - rank)
         Eigenvectors of these eigenvalues, for columns of unit variance if they were standardised.
     """
@@ -190,7 +190,7 @@ class RidgePath:
     mean_tau: FloatArray
     squares_tau: float
     sum_weights: float
-    noise: float
+    precision: float
     rounding: float
     null_space: FloatArray
 
@@ -198,6 +198,15 @@ class RidgePath:
     def rank(self) -> int:
         """Number of directions whose eigenvalues are above rounding error."""
         return len(self.eigenvalues) - self.null_space.shape[1]
+
+    @property
+    def bounds_of_ridges(self) -> tuple[float, float]:
+        """The ridges between which the fit changes: rounding error, and ten times all eigenvalues.
+
+        A smaller ridge changes no direction that is above rounding; a larger one leaves less than a
+        tenth of any linear weight.
+        """
+        return self.rounding, 10 * float(self.eigenvalues.sum())
 
     def redundant_groups(self, groups: NDArray[np.int_]) -> list[int]:
         """Find redundant groups of columns, all of which could be removed together.
@@ -256,17 +265,19 @@ class RidgePath:
         explained = (2 * shrunk - self.eigenvalues * shrunk**2) @ np.square(
             self.projected_moments
         ).sum(axis=1)
-        left = 1 - self.degrees_of_freedom(ridge) / self.sum_weights
-        if left <= self.noise:
+        left = self.sum_weights - self.degrees_of_freedom(ridge)
+        # e / (e + lam) changes by lam rounding / (e + lam)^2, and by the last digit.
+        error = ridge * self.rounding * float(shrunk @ shrunk)
+        error += float(np.finfo(np.float64).eps) * max(self.sum_weights, len(shrunk))
+        if left <= error:
             return np.inf
-        return float(max(self.squares_tau - explained, 0.0) / self.sum_weights / left**2)
+        # What is below the rounding error of the difference could be anything up to it. As zero, it
+        # would make a fit that interpolates look perfect.
+        residual = max(self.squares_tau - explained, self.precision * self.squares_tau)
+        return float(residual * self.sum_weights / left**2)
 
     def _shrinkage(self, ridge: float) -> FloatArray:
-        # With a ridge below rounding error, a direction of rounding error gets weight 0: it would
-        # get errors divided by the ridge. Without a ridge, only the bound is safe.
-        largest = float(self.eigenvalues.max(initial=0.0))
-        least = self.noise * largest if ridge == 0 else 0.0
-        return shrinkage(self.eigenvalues, ridge, self.rounding, least)
+        return shrinkage(self.eigenvalues, ridge, self.rounding)
 
     def leave_one_out(
         self,
@@ -328,10 +339,28 @@ class RidgePath:
         return LeaveOneOut(squared / self.sum_weights, wrong / self.sum_weights, rows, outputs)
 
 
-def shrinkage(
-    eigenvalues: FloatArray, ridge: float, rounding: float, least: float = 0.0
-) -> FloatArray:
-    """Compute ``1 / (e + lam)``; 0 for directions of rounding error, unless the ridge is larger.
+def eigenvalue_rounding(diagonal: FloatArray, largest: float, precision: float) -> float:
+    """Estimate the rounding error of the eigenvalues of a Gram matrix (q, q).
+
+    The errors of its entries are about ``precision sqrt(G_ii G_jj)``, of random signs; the norm of
+    such a matrix is about ``precision sum(G_ii) / sqrt(q)``. The eigenvalues, found in double
+    precision, add a few units of the last digit of the largest.
+
+    Parameters
+    ----------
+    diagonal : ndarray, shape (q,)
+        The largest that each ``G_ii`` ever was.
+    largest : float
+        Largest eigenvalue.
+    precision : float
+        Relative rounding error of the products.
+    """
+    rounding = precision * float(diagonal.sum()) / np.sqrt(len(diagonal))
+    return float(rounding + 10 * float(np.finfo(np.float64).eps) * max(largest, 0.0))
+
+
+def shrinkage(eigenvalues: FloatArray, ridge: float, rounding: float) -> FloatArray:
+    """Compute ``1 / (e + lam)``; 0 for directions of rounding error.
 
     Parameters
     ----------
@@ -341,18 +370,16 @@ def shrinkage(
         ``lam``.
     rounding : float
         Rounding error of the eigenvalues of a Gram matrix. In a direction whose eigenvalue is no
-        larger, the moments ``V'Phi'tau`` are at most about ``sqrt(rounding) |tau|``, errors
-        included. A ridge above ``rounding`` keeps the linear weights there below
-        ``|tau| / sqrt(rounding)``, as in a direction just above rounding error. A smaller ridge
-        would give no bound.
-    least : float
-        Eigenvalues up to this value count as rounding error too.
+        larger, the moments ``V'Phi'tau`` are errors as well: a small ridge would divide them by
+        itself, and any ridge would count them as degrees of freedom. In a direction just above, the
+        moments are at least about as large as their errors, which keeps the linear weights below
+        ``|tau| / sqrt(rounding)``.
 
     Returns
     -------
     ndarray, shape (any,)
     """
-    excited = eigenvalues > max(rounding, least) if ridge <= rounding else eigenvalues >= 0
+    excited = eigenvalues > rounding
     return np.divide(1.0, eigenvalues + ridge, out=np.zeros_like(eigenvalues), where=excited)
 
 

@@ -154,7 +154,7 @@ class RowStore:
             mean_tau=mean_tau,
             squares_tau=float(np.square(tau).sum()),
             sum_weights=self.sum_weights,
-            noise=self.n_columns * eps,
+            precision=float(np.finfo(np.float64).eps),
             rounding=rounding**2,
             null_space=V[:, sigma <= rounding],
         )

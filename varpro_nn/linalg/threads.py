@@ -1,59 +1,44 @@
 """Threads that share the work of this process, with one thread of BLAS in each of them."""
 
-import threading
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import scipy.linalg  # noqa: F401  # loads its BLAS, so that it too is limited to one thread
-from joblib import cpu_count
-from threadpoolctl import threadpool_limits
+import joblib
+
+from varpro_nn.linalg.blas_limit import limit_thread, single_threaded_blas
 
 T = TypeVar("T")
 
 IN_FLIGHT_BYTES = 2**29
 """Bytes that the results of :func:`in_order` may take together before they are used."""
 
-_lock = threading.Lock()
-_limits: list[threadpool_limits] = []
-_n_users = 0
-
 
 def effective_jobs(n_jobs: int) -> int:
-    """Resolve a number of workers: ``-1`` stands for all cores that this process may use.
+    """Resolve a number of workers as joblib does: -1 is all cores, -2 all but one, and so on.
+
+    Returns
+    -------
+    int
+        One at least, however few cores this process may use.
 
     Raises
     ------
-    ValueError
-        If ``n_jobs`` is neither -1 nor at least 1.
+    TypeError, ValueError
+        ``n_jobs`` is no integer, or it is 0.
     """
-    if n_jobs != -1 and n_jobs < 1:
-        msg = f"n_jobs must be -1 (all cores) or at least 1, got {n_jobs}."
-        raise ValueError(msg)
-    return int(cpu_count()) if n_jobs == -1 else n_jobs
-
-
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Hold BLAS to one thread.
-
-    The limit is one of the whole process. Several threads may be inside at a time: the first in
-    sets it, the last out restores what was before.
-    """
-    global _n_users
-    with _lock:
-        if _n_users == 0:
-            _limits.append(threadpool_limits(1, user_api="blas"))
-        _n_users += 1
     try:
-        yield
-    finally:
-        with _lock:
-            _n_users -= 1
-            if _n_users == 0:
-                _limits.pop().restore_original_limits()
+        number = operator.index(n_jobs)
+    except TypeError:
+        msg = f"n_jobs must be an integer, got {n_jobs!r}."
+        raise TypeError(msg) from None
+    if number == 0:
+        msg = "n_jobs must be -1 (all cores), -2 (all but one) and so on, or at least 1, got 0."
+        raise ValueError(msg)
+    return number if number > 0 else max(1, int(joblib.cpu_count()) + 1 + number)
 
 
 class Threads(ThreadPoolExecutor):
@@ -65,7 +50,7 @@ class Threads(ThreadPoolExecutor):
     """
 
     def __init__(self, n_threads: int) -> None:
-        super().__init__(n_threads)
+        super().__init__(n_threads, initializer=limit_thread)
         self.n_threads = n_threads
 
 

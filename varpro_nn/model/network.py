@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._io import archive
-from varpro_nn._typing import FloatArray, LabelArray
-from varpro_nn.data.images import BRIGHT, check_images, largest_intensity
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray
+from varpro_nn.data.images import check_images
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.errors import ModelFileError
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.tables import as_html, as_text
@@ -46,6 +49,8 @@ class Network:
         :func:`probabilities`.
     training : dict
         How it came about (settings, seed, digest of the data): plain values, kept in the file.
+    preparation : Preparation
+        What the training images say about intensities and about pictures of any size.
 
     Raises
     ------
@@ -62,6 +67,7 @@ class Network:
     views: str = "single"
     training: dict[str, Any] = field(default_factory=dict)
     temperature: float | None = None
+    preparation: Preparation = field(default_factory=Preparation)
 
     def __post_init__(self) -> None:
         expected = (len(self.W) * self.units.n_cells + 1, len(self.classes))
@@ -70,6 +76,9 @@ class Network:
             raise ValueError(msg)
         if self.classes.ndim != 1 or self.classes.dtype.kind not in "iuU":
             msg = f"classes must be a row of integers or strings, got {self.classes!r}."
+            raise ValueError(msg)
+        if len(np.unique(self.classes)) != len(self.classes):
+            msg = f"classes must be distinct, got {self.classes.tolist()}."
             raise ValueError(msg)
         if self.W.ndim != 2 or self.W.shape[1] != self.units.n_weights or self.A.shape != expected:
             msg = (
@@ -119,9 +128,9 @@ class Network:
         TypeError
             Another number of units, of a class of your own that is no dataclass.
         """
-        rows = np.asarray(W, dtype=np.float32)
+        rows = plain_array(W, "W").astype(np.float32, copy=False)
         units = with_n_units(self.units, len(rows))
-        return replace(self, units=units, W=rows, A=np.asarray(A, dtype=np.float64))
+        return replace(self, units=units, W=rows, A=plain_array(A, "A").astype(np.float64))
 
     @property
     def n_parameters(self) -> int:
@@ -140,7 +149,8 @@ class Network:
         Parameters
         ----------
         images : array_like, shape (n, *image_shape)
-            ``uint8`` (0 to 255, divided by 255), or the intensities themselves as floats.
+            ``uint8`` (0 to 255, divided by 255), or the intensities themselves as floats. Channels
+            may come last; a single channel may or may not have its axis.
         n_jobs : int
             Threads, -1 for all cores; no bit of the result depends on it.
 
@@ -151,33 +161,40 @@ class Network:
         Raises
         ------
         ValueError
-            Images of another shape, not finite, or over ten times brighter than in training.
+            Images of another shape, not finite, or on another scale than the training images.
+
+        Warns
+        -----
+        IntensityWarning
+            Some images are far from the intensities of training, or most are too dark or light.
         """
-        checked = check_images(images)
-        if checked.shape[1:] != self.image_shape:
-            msg = f"images must have shape (n, *{self.image_shape}), got {checked.shape}."
-            raise ValueError(msg)
-        allowed = self.training.get("largest_intensity", np.inf)
-        if checked.dtype == np.uint8 and BRIGHT < allowed < np.inf:
-            msg = (
-                f"images must be floating point, up to {allowed:.4g} as in training, got uint8, "
-                "which is divided by 255; train on uint8, or on intensities from 0 to 1."
-            )
-            raise ValueError(msg)
-        largest = largest_intensity(checked)
-        if checked.dtype != np.uint8 and largest > 10 * allowed:
-            msg = (
-                f"images must be intensities as in training, up to {allowed:.4g}, got "
-                f"{largest:.4g}; pixels from 0 to 255 must be uint8."
-            )
-            raise ValueError(msg)
+        checked = check_images(images, image_shape=self.image_shape)
+        self.preparation.check(checked)
+        return self.outputs_of(checked, n_jobs=n_jobs)
+
+    def outputs_of(self, images: ImageArray, *, n_jobs: int = 1) -> FloatArray:
+        """Compute the outputs of images that :meth:`decision_function` would not refuse.
+
+        The estimators check rows on their own scale, before they become images.
+
+        Parameters
+        ----------
+        images : ndarray, shape (n, *image_shape)
+            As :func:`varpro_nn.data.images.check_images` returns them.
+        n_jobs : int
+            Threads, -1 for all cores; no bit of the result depends on it.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, k)
+        """
         views = VIEWS[self.views]
-        blocks = block_slices(len(checked), len(self.A))
-        outputs = np.zeros((len(checked), len(self.classes)))
+        blocks = block_slices(len(images), len(self.A))
+        outputs = np.zeros((len(images), len(self.classes)))
         with thread_pool(n_jobs) as threads:
             for view in views:
                 for rows, Phi in feature_blocks(
-                    self.units, self.W, checked, threads, blocks=blocks, view=view
+                    self.units, self.W, images, threads, blocks=blocks, view=view
                 ):
                     outputs[rows] += (Phi @ self.A[:-1] + self.A[-1]) / len(views)
         return outputs
@@ -302,6 +319,7 @@ class Network:
             "views": self.views,
             "temperature": self.temperature,
             "training": self.training,
+            "preparation": self.preparation.spec(),
         }
         arrays: dict[str, NDArray[Any]] = {"W": self.W, "A": self.A, "classes": self.classes}
         arrays.update({f"units.{name}": array for name, array in learnt.items()})
@@ -345,18 +363,36 @@ class Network:
                 {**header["units"], "n_units": len(W)},
                 {name.removeprefix("units."): a for name, a in learnt.items()},
             )
-            shape = tuple(int(length) for length in header["image_shape"])
+            shape = tuple(index(length) for length in header["image_shape"])
             # Version 1 of the format had one output layer and one view, version 2 no temperature.
             layer, views = header.get("output_layer", "ridge"), header.get("views", "single")
             temperature = header.get("temperature")
             if views == "shifts":
                 msg = "views='shifts' was removed; train anew with views flip or single."
                 raise ValueError(msg)
-            training = dict(header["training"])
-            return cls(units, W, A, classes, shape, layer, views, training, temperature)
+            training = _checked_training(header["training"])
+            if "preparation" in header:
+                preparation = Preparation.from_spec(header["preparation"])
+            else:
+                preparation = Preparation.of_older_file(training.get("largest_intensity"))
+            return cls(
+                units, W, A, classes, shape, layer, views, training, temperature, preparation
+            )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             msg = f"{path}: the header and the arrays do not make a network: {error}"
             raise ModelFileError(msg) from error
+
+
+def _checked_training(training: Any) -> dict[str, Any]:
+    """Check what :class:`Network` itself reads of ``training``."""
+    if not isinstance(training, dict):
+        msg = f"training must be an object, got {training!r:.200}."
+        raise TypeError(msg)
+    largest = training.get("largest_intensity", 1.0)
+    if not isinstance(largest, int | float) or not 0 <= largest < np.inf:
+        msg = f"largest_intensity must be a finite number from 0 on, got {largest!r:.200}."
+        raise ValueError(msg)
+    return training
 
 
 def probabilities(

@@ -9,6 +9,8 @@ References
 J. Platt, Probabilistic outputs for support vector machines (1999).
 C. Guo, G. Pleiss, Y. Sun and K. Weinberger, On calibration of modern neural networks, ICML (2017).
 V. Vovk, A. Gammerman and G. Shafer, Algorithmic learning in a random world (2005).
+R. Tibshirani, R. Barber, E. Candes and A. Ramdas, Conformal prediction under covariate shift,
+NeurIPS (2019).
 """
 
 import numpy as np
@@ -19,6 +21,7 @@ from varpro_nn._typing import FloatArray, LabelArray, RealArray
 
 N_BINS = 15
 """Bins of the expected calibration error."""
+_DRAWS = 200
 _RANGE = 1e4
 """A temperature lies within this factor of the spread of the outputs, either way."""
 
@@ -90,13 +93,44 @@ def calibration_curve(
     return total / total.sum(), sum_confidence / total, n_correct / total
 
 
-def conformal_threshold(probabilities: FloatArray, labels: LabelArray, alpha: float) -> float:
+def error_of_right_probabilities(
+    probabilities: FloatArray, sample_weight: FloatArray | None = None
+) -> float:
+    """Expect the calibration error of probabilities that are exactly right, on as many images.
+
+    The mean gap of a bin is not zero by chance alone, so the calibration error of few images is
+    mostly this. It is the mean over draws, each of which gives every image its likeliest label with
+    its confidence; the draws are always the same.
+    """
+    confidence = probabilities.max(axis=1)
+    likeliest = probabilities.argmax(axis=1)
+    rng = np.random.default_rng(0)
+    errors = [
+        expected_calibration_error(
+            probabilities, np.where(rng.random(len(confidence)) < confidence, likeliest, -1),
+            sample_weight,
+        )
+        for _ in range(_DRAWS)
+    ]  # fmt: skip
+    return float(np.mean(errors))
+
+
+def conformal_threshold(
+    probabilities: FloatArray,
+    labels: LabelArray,
+    alpha: float,
+    sample_weight: FloatArray | None = None,
+) -> float:
     """Find the threshold of conformal prediction sets, which miss the label with rate ``alpha``.
 
     A set has the labels whose probability is at least the threshold. ``probabilities`` (n, k) are
     those of held-out images. The set of a new image contains its label with probability at least
     ``1 - alpha``, if the image comes from the same distribution and its probabilities from the same
     computation. With too few images the threshold is 0, and each set has all labels.
+
+    With weights ``v_i`` (in proportion to how much likelier an image is among the new ones), at
+    most a share ``alpha`` of ``sum(v) + mean(v)`` lies below the threshold: the new image counts
+    with a mean weight (Tibshirani et al., 2019). Equal weights change nothing.
 
     Raises
     ------
@@ -106,9 +140,13 @@ def conformal_threshold(probabilities: FloatArray, labels: LabelArray, alpha: fl
     if not 0 < alpha < 1:
         msg = f"alpha must be between 0 and 1, got {alpha}."
         raise ValueError(msg)
-    own = np.sort(probabilities[np.arange(len(labels)), labels])
+    own = probabilities[np.arange(len(labels)), labels]
+    order = np.argsort(own)
+    own = own[order]
+    weights = np.ones(len(own)) if sample_weight is None else sample_weight[order]
     # The rank of a new one among n + 1 is uniform: at most that many may lie below it.
-    missed = int(np.floor(alpha * (len(own) + 1)))
+    allowed = alpha * (weights.sum() + weights.mean())
+    missed = int(np.count_nonzero(np.cumsum(weights) <= allowed * (1 + 1e-12)))
     return float(own[missed - 1]) if missed >= 1 else 0.0
 
 

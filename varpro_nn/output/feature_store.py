@@ -1,13 +1,17 @@
 """Features of all images, in memory or in a file, for fits that pass over them often."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from varpro_nn._io.atomic import errors_named
 from varpro_nn._typing import FloatArray, ImageArray, IndexArray, RealArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.linalg import spread
@@ -17,19 +21,49 @@ from varpro_nn.units import Units
 
 FEATURE_BYTES = 2**31
 """Larger features go to a temporary file, of which the system keeps in memory what fits."""
+_ZEROS = bytes(2**20)
 
 
 @contextmanager
-def feature_store(n: int, q: int) -> Iterator[RealArray]:
-    """Give an array (n, q) in memory, or in a temporary file that goes with the ``with`` block."""
+def feature_store(n: int, q: int, folder: Path | None = None) -> Iterator[RealArray]:
+    """Give an array (n, q) in memory, or in a temporary file that goes with the ``with`` block.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where the file is. By default among the temporary files, which may themselves be in memory.
+
+    Raises
+    ------
+    OSError
+        The disk of the folder, which the error names, has no room for the file.
+    """
     n_bytes = 4 * n * q
     if n_bytes <= FEATURE_BYTES:
         yield np.empty((n, q), dtype=np.float32)
         return
-    with tempfile.TemporaryFile(prefix="varpro_nn-") as file:
-        # Now, not at some page in the middle of the work, is the time to find the disk full.
+    folder = Path(tempfile.gettempdir()) if folder is None else folder
+    with tempfile.TemporaryFile(dir=folder) as file:
+        with errors_named(folder):
+            # Now, not at some page in the middle of the work, is the time to find the disk full.
+            _allocate(file, n_bytes)
+        yield np.memmap(file, dtype=np.float32, mode="r+", shape=(n, q))
+
+
+def _allocate(file: IO[bytes], n_bytes: int) -> None:
+    """Take ``n_bytes`` of the disk for an empty file."""
+    try:
         os.posix_fallocate(file.fileno(), 0, n_bytes)
-        yield np.memmap(file, dtype=np.float32, mode="w+", shape=(n, q))
+    except AttributeError:  # macOS
+        pass
+    except OSError as error:  # file systems that cannot say so
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+    else:
+        return
+    for start in range(0, n_bytes, len(_ZEROS)):
+        file.write(_ZEROS[: n_bytes - start])
+    file.flush()
 
 
 def fill_features(

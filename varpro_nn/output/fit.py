@@ -11,18 +11,21 @@ layer       what is minimised over ``A``                            how the pena
 Each adds the penalty times ``1/2 ||A||^2``, for columns scaled to variance 1.
 :mod:`varpro_nn.output.ridge_fit` fits the ridge layer, in its primal or dual form, if an
 eigendecomposition of its columns or images is quick. Otherwise its penalty is also chosen on the
-split. The same holds with distorted copies of the images: an image that is left out alone would
-stay in as its copies.
+split. The same holds with distorted copies of the images (an image that is left out alone would
+stay in as its copies), and where outputs are averaged over views. Held-out outputs are what the
+network would give: averaged over its views.
 
 For the split, one image in six is held out at random, with all its distorted copies. The fits go
 along the grid from the largest penalty to the smallest, and each starts from the one before. Each
 is fitted on the other images and measured on the held-out ones by its mean loss (error rates are
-too coarse to compare penalties). The search ends after a penalty that is worse. The final fit uses
+too coarse to compare penalties). The search ends after a penalty that is worse. It goes on past
+either end of the grid while the best penalty lies there. The final fit uses
 all images, and no other label is involved. The *units* were trained on the held-out images too, so
 the accuracy on them is too high: it serves to choose a penalty, not to estimate the accuracy.
 """
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,6 +34,7 @@ import numpy as np
 from varpro_nn._typing import FloatArray, IndexArray, RealArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.errors import ConvergenceWarning
 from varpro_nn.linalg import RowStore
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.feature_store import (
@@ -39,15 +43,19 @@ from varpro_nn.output.feature_store import (
     restored,
     standardise_columns,
 )
+from varpro_nn.output.features import VIEWS, block_features, block_slices
 from varpro_nn.output.linear_fits import LinearFits
 from varpro_nn.output.output_layer import LeftOut, OutputLayer
+from varpro_nn.output.penalties import PENALTIES, RIDGES, beyond
 from varpro_nn.output.ridge_fit import check_kept, fit_ridge
-from varpro_nn.output.ridge_layer import RIDGES, RidgeLayer
+from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.output.settings import OutputSettings
 from varpro_nn.units import Units
 
-PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
-"""The grid of penalties of the convex layers, for columns of variance 1."""
+GRID_TOLERANCE = 1e-3
+"""Of the convex fits along the grid; see :func:`varpro_nn.linalg.convex.fit_linear`."""
+FINAL_TOLERANCE = 1e-4
+"""Of the convex fit of all images."""
 LARGEST_EIGENPROBLEM = 6000
 """Columns, or images, up to which the ridge layer chooses its penalty by leave-one-out error."""
 GRAM_BYTES = 2**33
@@ -109,18 +117,19 @@ def fit_output_layer(
     n, q = len(training), len(W) * units.n_cells
     # With weights there is only the primal form.
     eigenproblem = min(n, q) if training.weights is None else q
-    # An image that is left out alone would still be there in its copies.
-    meaningful = times == 1 or penalty is not None
+    # An image that is left out alone would still be there in its copies, and the errors are those
+    # of the image itself, where outputs are averaged over views.
+    meaningful = (times == 1 and settings.views == "single") or penalty is not None
     if name == "ridge" and meaningful and eigenproblem <= LARGEST_EIGENPROBLEM:
-        ridge = RIDGES if penalty is None else penalty
         layer = fit_ridge(
-            units, W, training, compute, ridge=ridge, standardise=settings.standardise,
+            units, W, training, compute, ridge=penalty, standardise=settings.standardise,
             keep_sums=keep_sums,
         )  # fmt: skip
-        return layer if times == 1 else replace(layer, left_out=None)
+        alone = times == 1 and settings.views == "single"
+        return layer if alone else replace(layer, left_out=None)
     n_aside = 0 if penalty is not None else max(1, n // times // 6)
     order = _aside_first(n, times, n_aside, rng)
-    with feature_store(n, q) as Phi, thread_pool(compute.n_jobs) as threads:
+    with feature_store(n, q, compute.scratch) as Phi, thread_pool(compute.n_jobs) as threads:
         fill_features(Phi, units, W, training.images, order, threads, compute)
         mean, deviation = standardise_columns(Phi, scale=settings.standardise or name != "ridge")
         ordered = training.weights_at(order)
@@ -129,8 +138,16 @@ def fit_output_layer(
         if penalty is None:
             grid = RIDGES[::-2] if name == "ridge" else PENALTIES
             found = _search(fits, name, grid, order[:n_aside], slice(n_aside * times, None))
-            penalty = found.penalties[int(np.argmin(found.losses))]
-        A, n_iterations = fits.fit(slice(None), penalty, found.A, tolerance=1e-3)
+            penalty = found.penalty
+            if settings.views != "single":
+                found.left_out = LeftOut(order[:n_aside], np.zeros((n_aside, training.n_targets)))
+                for view in VIEWS[settings.views]:
+                    for rows in block_slices(n_aside, q):
+                        images = view(training.images[order[:n_aside][rows]])
+                        columns = (block_features(units, W, images, threads) - mean) / deviation
+                        outputs = columns @ found.A_of_best[:-1] + found.A_of_best[-1]
+                        found.left_out.outputs[rows] += outputs / len(VIEWS[settings.views])
+        A, convex = fits.fit(slice(None), penalty, found.A, tolerance=FINAL_TOLERANCE)
         ridge_layer = None
         if keep_sums:
             kept = (
@@ -139,11 +156,21 @@ def fit_output_layer(
                 else RowStore(restored(Phi, mean, deviation, order, W.dtype), training.tau())
             )
             ridge_layer = RidgeLayer.of(units, W, kept, n_jobs=compute.n_jobs)
+    if convex is not None and not convex.converged:
+        msg = (
+            f"the {name} layer is not at its optimum: after {convex.n_iterations} passes the cost "
+            f"is about {100 * convex.excess:.2g} % above it; try a larger output_penalty than "
+            f"{penalty:.3g}."
+        )
+        warnings.warn(msg, ConvergenceWarning, stacklevel=2)
     A[:-1] /= deviation[:, None]
     A[-1] -= mean @ A[:-1]
     return OutputLayer(
         A, name, float(penalty), "split" if n_aside else "given", tuple(found.penalties),
-        tuple(found.losses), tuple(found.error_rates), n_iterations,
+        tuple(found.losses), tuple(found.error_rates),
+        n_iterations=0 if convex is None else convex.n_iterations,
+        excess=None if convex is None else convex.excess,
+        gradient_norm=None if convex is None else convex.gradient_norm,
         left_out=found.left_out, ridge_layer=ridge_layer,
     )  # fmt: skip
 
@@ -164,13 +191,26 @@ def _aside_first(
 
 @dataclass(slots=True)
 class _Search:
-    """What was found along the grid of penalties."""
+    """What was found along the grid of penalties, from the largest to the smallest."""
 
     penalties: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     error_rates: list[float] = field(default_factory=list)
     left_out: LeftOut | None = None
     A: FloatArray | None = None
+    A_of_best: FloatArray = field(default_factory=lambda: np.zeros((1, 0)))
+
+    @property
+    def penalty(self) -> float:
+        """The penalty of the least loss."""
+        return self.penalties[int(np.argmin(self.losses))]
+
+    def add(self, penalty: float, loss: float, error_rate: float) -> None:
+        """Take in what a penalty leads to."""
+        at = sum(other > penalty for other in self.penalties)
+        self.penalties.insert(at, penalty)
+        self.losses.insert(at, loss)
+        self.error_rates.insert(at, error_rate)
 
 
 def _search(
@@ -180,18 +220,18 @@ def _search(
 
     The held-out images are the first rows; ``aside`` has their positions.
     """
-    found = _Search()
-    for penalty in grid:
-        found.A, _ = fits.fit(kept, penalty, found.A, tolerance=1e-2)
+    found, bounds = _Search(), fits.bounds_of_penalties(kept)
+    ahead = tuple(grid)
+    while ahead:
+        penalty, *rest = ahead
+        found.A, _ = fits.fit(kept, penalty, found.A, tolerance=GRID_TOLERANCE)
         loss, rate, outputs = fits.measure(slice(0, len(aside)), found.A)
         if loss < min(found.losses, default=np.inf):
-            found.left_out = LeftOut(aside, outputs)
-        found.penalties.append(penalty)
-        found.losses.append(loss)
-        found.error_rates.append(rate)
+            found.left_out, found.A_of_best = LeftOut(aside, outputs), found.A
+        found.add(penalty, loss, rate)
         _logger.info(
             "%s, penalty %.3g: loss %.5g, error rate %.5f put aside", name, penalty, loss, rate
         )
-        if loss > min(found.losses):
-            break
+        worse = loss > min(found.losses)
+        ahead = beyond(found.penalties, found.penalty, bounds) if worse or not rest else tuple(rest)
     return found

@@ -8,9 +8,12 @@ import scipy
 from varpro_nn._typing import FloatArray, RealArray, TargetArray
 from varpro_nn.data.images import targets_of
 from varpro_nn.linalg import GramAccumulator, add_gram, definite_factor, product_over_rows
-from varpro_nn.linalg.convex import LOSSES, ROWS_FOR_GRAM, fit_linear
+from varpro_nn.linalg.convex import LOSSES, ROWS_FOR_GRAM, ConvexFit, fit_linear
 from varpro_nn.linalg.threads import Threads
 from varpro_nn.output.features import block_slices
+
+FOR_TRACE = 1000
+"""Rows from which the size of the columns is estimated."""
 
 
 class LinearFits:
@@ -48,10 +51,10 @@ class LinearFits:
 
     def fit(
         self, rows: slice, penalty: float, start: FloatArray | None, *, tolerance: float
-    ) -> tuple[FloatArray, int]:
-        """Linear weights (q + 1, k) and the iterations it took."""
+    ) -> tuple[FloatArray, ConvexFit | None]:
+        """Linear weights (q + 1, k); and the fit that they come from, unless it is a solve."""
         if self._name == "ridge":
-            return self._ridge(rows, penalty), 0
+            return self._ridge(rows, penalty), None
         Phi = self._Phi[rows]
         if start is None:
             # Some rows are enough to start from. Outputs of least squares lie in [0, 1], those of
@@ -61,11 +64,22 @@ class LinearFits:
             start = 4 * self._ridge(some, 1e-3 * (some.stop - some.start))
         fitted = fit_linear(
             self._name, Phi, self._targets[rows], start, penalty, tolerance=tolerance,
-            max_iterations=40, rounds=3, preconditioner=self._preconditioner,
-            threads=self._threads, sample_weight=self._weights_of(rows),
+            preconditioner=self._preconditioner, threads=self._threads,
+            sample_weight=self._weights_of(rows),
         )  # fmt: skip
         self._preconditioner = fitted.preconditioner
-        return fitted.A, fitted.n_iterations
+        return fitted.A, fitted
+
+    def bounds_of_penalties(self, rows: slice) -> tuple[float, float]:
+        """Give the penalties between which a fit changes: see ``RidgePath.bounds_of_ridges``.
+
+        The trace of the Gram matrix is estimated from the first rows.
+        """
+        Phi = self._Phi[rows]
+        n, q = Phi.shape
+        trace = n * q * float(np.square(Phi[:FOR_TRACE], dtype=np.float64).mean())
+        eps = float(np.finfo(Phi.dtype).eps)
+        return eps * trace / np.sqrt(q), 10 * trace
 
     def _ridge(self, rows: slice, penalty: float) -> FloatArray:
         if self._rows != rows:

@@ -51,6 +51,11 @@ class OutputLayer:
         exact for the given units. A single penalty that was given has an entry too.
     n_iterations : int
         Of the convex solver in the final fit; 0 for a linear solve.
+    excess : float or None
+        Estimate of how far the cost of the final fit was above its minimum before the last step, as
+        a share of it. None for a linear solve, like the next.
+    gradient_norm : float or None
+        Norm of the gradient of that cost, by the linear weights of columns of variance 1.
     rank : int or None
         Directions of the columns that are above rounding: h * m (dual form: n) at most. None
         where no eigendecomposition was made, like the next two.
@@ -74,6 +79,8 @@ class OutputLayer:
     losses: tuple[float, ...]
     error_rates: tuple[float, ...]
     n_iterations: int
+    excess: float | None = None
+    gradient_norm: float | None = None
     rank: int | None = None
     degrees_of_freedom: float | None = None
     redundant_units: tuple[int, ...] | None = None

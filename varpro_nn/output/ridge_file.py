@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._io import archive
 from varpro_nn._typing import RealArray
 from varpro_nn.errors import ModelFileError
@@ -70,7 +71,7 @@ def read_ridge_layer(path: Path) -> tuple[Units, RealArray, Kept]:
 
 def unit_weights(W: ArrayLike, n_weights: int) -> RealArray:
     """Check weights of units, (h, n_weights), and copy them."""
-    array = np.array(W)
+    array = plain_array(W, "W").copy()
     fitting = array.ndim == 2 and array.shape[1] == n_weights and len(array) > 0
     if not fitting or array.dtype not in (np.float32, np.float64):
         msg = (

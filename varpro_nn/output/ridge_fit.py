@@ -16,9 +16,9 @@ is chosen, and no label of another set is involved.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,8 +30,9 @@ from varpro_nn.linalg.ridge import LeaveOneOut
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.features import block_features, feature_blocks
 from varpro_nn.output.output_layer import LeftOut, OutputLayer
+from varpro_nn.output.penalties import RIDGES, beyond
 from varpro_nn.output.ridge_file import Kept
-from varpro_nn.output.ridge_layer import RIDGES, RidgeLayer
+from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.output.ridge_sums import ridge_sums
 from varpro_nn.units import Units
 
@@ -42,6 +43,11 @@ MOST_LEFT_OUT = 20_000
 LEFT_OUT_BYTES = 2**27
 """Bytes that these outputs may take for all ridges together."""
 
+_RIDGES_OF_A_PASS = 4
+"""Ridges past the end of the grid that one more pass over the images tries: two decades."""
+_TIED = 1e-12
+"""Error rates that differ by less are equal: a share of the weights, summed in another order."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -51,7 +57,7 @@ def fit_ridge(
     training: TrainingSet,
     compute: Compute,
     *,
-    ridge: float | Sequence[float] = RIDGES,
+    ridge: float | Sequence[float] | None = None,
     standardise: bool = False,
     form: Literal["primal", "dual"] | None = None,
     keep_sums: bool = False,
@@ -65,9 +71,11 @@ def fit_ridge(
     compute : Compute
         Its threads, or the workers of its cluster, share the sums. The result is bit for bit the
         same for any number of them.
-    ridge : float or sequence of float
+    ridge : float or sequence of float, optional
         ``lam``, or the grid to choose it from by the leave-one-out error rate, the squared
-        error breaking ties (of real targets by that alone).
+        error breaking ties (of real targets by that alone). By default
+        :data:`varpro_nn.output.penalties.RIDGES`, and as many more as it takes for the best to lie
+        between others; each two decades of them take one more pass.
     standardise : bool
         Let the ridge act on columns scaled to variance 1.
     form : {"primal", "dual"}, optional
@@ -93,7 +101,7 @@ def fit_ridge(
         A ridge is negative or not finite; sample weights with the dual form; or ``keep_sums``
         with real targets or sample weights.
     """
-    ridges = np.atleast_1d(np.asarray(ridge, dtype=np.float64))
+    ridges = np.atleast_1d(np.asarray(RIDGES if ridge is None else ridge, dtype=np.float64))
     if ridges.size == 0 or not np.isfinite(ridges).all() or ridges.min() < 0:
         msg = f"ridge must be finite and not negative, got {ridge}."
         raise ValueError(msg)
@@ -102,7 +110,7 @@ def fit_ridge(
     if form is None:
         wide = len(W) * units.n_cells > len(training) and training.weights is None
         form = "dual" if wide else "primal"
-    fit = _Fit(units, W, training, compute, ridges, standardise, keep_sums)
+    fit = _Fit(units, W, training, compute, ridges, ridge is None, standardise, keep_sums)
     return fit.dual() if form == "dual" else fit.primal()
 
 
@@ -120,14 +128,59 @@ def check_kept(training: TrainingSet, name: str = "ridge", n_copies: int = 0) ->
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Search:
+    """Leave-one-out errors of ridges, and the best of them."""
+
+    ridges: FloatArray
+    errors: LeaveOneOut
+    is_classified: bool
+
+    @property
+    def best(self) -> int:
+        """Position of the ridge with the lowest error rate; the squared error breaks ties.
+
+        Rates that differ by the rounding error of a sum of weights are ties.
+        """
+        rates, squares = self.errors.error_rate, self.errors.mean_squared_error
+        if not self.is_classified:
+            return int(np.argmin(squares))
+        tied = rates <= rates.min() + _TIED
+        return int(np.argmin(np.where(tied, squares, np.inf)))
+
+    @property
+    def ridge(self) -> float:
+        """The best ridge."""
+        return float(self.ridges[self.best])
+
+    def extended(self, ridges: FloatArray, errors: LeaveOneOut) -> "_Search":
+        """Add ridges and their errors."""
+        both = np.concatenate([self.ridges, ridges])
+        order = np.argsort(both)
+        mine = self.errors
+
+        def merged(name: str, axis: int = 0) -> Any:
+            parts = [getattr(each, name) for each in (mine, errors)]
+            return np.take(np.concatenate(parts, axis=axis), order, axis=axis)
+
+        together = LeaveOneOut(
+            merged("mean_squared_error"), merged("error_rate"), mine.rows, merged("outputs", 1)
+        )
+        return _Search(both[order], together, self.is_classified)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Fit:
-    """The arguments of a fit, and its primal and dual forms."""
+    """The arguments of a fit, and its primal and dual forms.
+
+    ``goes_on``: whether the grid of ridges is continued past its ends.
+    """
 
     units: Units
     W: RealArray
     training: TrainingSet
     compute: Compute
     ridges: FloatArray
+    goes_on: bool
     standardise: bool
     keep_sums: bool
 
@@ -152,12 +205,16 @@ class _Fit:
                 MOST_LEFT_OUT,
                 max(1, LEFT_OUT_BYTES // (4 * len(self.ridges) * training.n_targets)),
             )
-            errors = path.leave_one_out(blocks(), self.ridges, threads, every=-(-n // n_kept))
-        A = path.solve(self.ridges[self._best(errors)])
+
+            def errors_of(ridges: FloatArray) -> LeaveOneOut:
+                return path.leave_one_out(blocks(), ridges, threads, every=-(-n // n_kept))
+
+            search = self._search(errors_of, path)
+        A = path.solve(search.ridge)
         of_unit = np.tile(np.arange(len(W)), units.n_cells)
         # With fewer images than columns, n columns span all others.
         redundant = path.redundant_groups(of_unit) if n > q else []
-        return self._fitted(A, path, errors, redundant, layer)
+        return self._fitted(A, path, search, redundant, layer)
 
     def dual(self) -> OutputLayer:
         units, W, training = self.units, self.W, self.training
@@ -191,8 +248,8 @@ class _Fit:
             for Phi in blocks():
                 kernel.add(Phi, threads)
             path = kernel.path(training.tau())
-            errors = path.leave_one_out(self.ridges, threads)
-            by_blocks = path.weights(blocks(), float(self.ridges[self._best(errors)]), threads)
+            search = self._search(lambda ridges: path.leave_one_out(ridges, threads), path)
+            by_blocks = path.weights(blocks(), search.ridge, threads)
         A = np.empty((m * h + 1, training.n_targets))
         A[-1] = by_blocks[-1]
         by_unit = A[:-1].reshape(m, h, -1)
@@ -204,28 +261,35 @@ class _Fit:
         layer = None
         if rows is not None:
             layer = self._kept(RowStore(rows.reshape(n, m * h), training.tau()))
-        return self._fitted(A, path, errors, [], layer)
+        return self._fitted(A, path, search, [], layer)
 
     def _kept(self, sums: Kept) -> RidgeLayer:
         return RidgeLayer.of(self.units, self.W, sums, n_jobs=self.compute.n_jobs)
 
-    def _best(self, errors: LeaveOneOut) -> int:
-        """Position of the ridge with the lowest error rate; the squared error breaks ties."""
-        rates = errors.error_rate
-        if not self.training.is_classified:
-            rates = np.zeros_like(errors.mean_squared_error)
-        return int(np.lexsort((errors.mean_squared_error, rates))[0])
+    def _search(
+        self, errors_of: Callable[[FloatArray], LeaveOneOut], path: RidgePath | DualPath
+    ) -> "_Search":
+        """Choose from the grid, and past its ends if the best lies there."""
+        search = _Search(self.ridges, errors_of(self.ridges), self.training.is_classified)
+        while self.goes_on:
+            more = beyond(search.ridges.tolist(), search.ridge, path.bounds_of_ridges)
+            if not more:
+                break
+            ridges = np.array(more[:_RIDGES_OF_A_PASS])
+            search = search.extended(ridges, errors_of(ridges))
+        return search
 
     def _fitted(
         self,
         A: FloatArray,
         path: RidgePath | DualPath,
-        errors: LeaveOneOut,
+        search: "_Search",
         redundant_units: Sequence[int],
         layer: RidgeLayer | None,
     ) -> OutputLayer:
-        best, trace = self._best(errors), (errors.mean_squared_error, errors.error_rate)
-        for ridge, mse, rate in zip(self.ridges, *trace, strict=True):
+        errors = search.errors
+        trace = search.ridges, errors.mean_squared_error, errors.error_rate
+        for ridge, mse, rate in zip(*trace, strict=True):
             _logger.info(
                 "ridge layer, penalty %.3g: left-out squared error %.5g, rate %.5f",
                 ridge, mse, rate,
@@ -233,15 +297,15 @@ class _Fit:
         return OutputLayer(
             A=A,
             name="ridge",
-            penalty=float(self.ridges[best]),
+            penalty=search.ridge,
             chosen_by="leave-one-out" if len(self.ridges) > 1 else "given",
-            penalties=tuple(self.ridges.tolist()),
+            penalties=tuple(search.ridges.tolist()),
             losses=tuple(errors.mean_squared_error.tolist()),
             error_rates=tuple(errors.error_rate.tolist()),
             n_iterations=0,
             rank=path.rank,
-            degrees_of_freedom=path.degrees_of_freedom(float(self.ridges[best])),
+            degrees_of_freedom=path.degrees_of_freedom(search.ridge),
             redundant_units=tuple(redundant_units),
-            left_out=LeftOut(errors.rows, errors.outputs[:, best]),
+            left_out=LeftOut(errors.rows, errors.outputs[:, search.best]),
             ridge_layer=layer,
         )

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, ImageArray, IndexArray, RealArray, TargetArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.linalg import GramAccumulator, RidgePath, RowStore, product_over_rows
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.features import block_features, feature_blocks
+from varpro_nn.output.penalties import RIDGES, beyond
 from varpro_nn.output.ridge_file import (
     Kept,
     form_of,
@@ -32,9 +34,6 @@ from varpro_nn.output.ridge_file import (
 )
 from varpro_nn.output.ridge_sums import ridge_sums
 from varpro_nn.units import Units, with_n_units
-
-RIDGES = tuple(float(10.0**e) for e in np.arange(-2.0, 5.01, 0.5))
-"""The grid that a ridge is chosen from."""
 
 
 class RidgeLayer:
@@ -227,8 +226,8 @@ class RidgeLayer:
 
         Parameters
         ----------
-        index : array_like of int
-            Positions in ``W``.
+        index : array_like of int or bool
+            Positions in ``W``, or a mask (h,).
 
         Returns
         -------
@@ -243,10 +242,11 @@ class RidgeLayer:
             No unit would be left.
         """
         kept = np.ones(len(self.W), dtype=bool)
+        dropped = plain_array(index, "index")
         try:
-            kept[np.asarray(index, dtype=np.int64)] = False
+            kept[dropped if dropped.size else []] = False
         except IndexError as error:
-            msg = f"index must be positions of the {len(self.W)} units, got {index!r}."
+            msg = f"index must be positions of the {len(self.W)} units or a mask, got {index!r}."
             raise IndexError(msg) from error
         if not kept.any():
             msg = f"one unit at least must be left of the {len(self.W)}."
@@ -267,8 +267,8 @@ class RidgeLayer:
         Parameters
         ----------
         ridge : float, optional
-            ``lam``. By default the one of :data:`RIDGES` whose generalised cross-validation is
-            least; leave-one-out errors would need a pass over the images.
+            ``lam``. By default the one whose generalised cross-validation is least, of a grid that
+            goes on past its ends; leave-one-out errors would need a pass over the images.
         standardise : bool
             Let the ridge act on columns scaled to variance 1.
 
@@ -289,8 +289,7 @@ class RidgeLayer:
             raise TypeError(msg)
         path = self.path(standardise=standardise)
         if ridge is None:
-            scores = [path.generalised_cross_validation(value) for value in RIDGES]
-            ridge = RIDGES[int(np.argmin(scores))]
+            ridge = _least_cross_validation(path)
         if not 0 <= ridge < np.inf:
             msg = f"ridge must be finite and not negative, got {ridge}."
             raise ValueError(msg)
@@ -378,3 +377,14 @@ class RidgeLayer:
     def _find(self, kept: RowStore, training: TrainingSet) -> IndexArray:
         """Positions of images among the rows that are kept."""
         return kept.find(self._features(self.W, training.images), training.tau())
+
+
+def _least_cross_validation(path: RidgePath) -> float:
+    """Choose the ridge whose generalised cross-validation is least."""
+    scores = {ridge: path.generalised_cross_validation(ridge) for ridge in RIDGES}
+    while True:
+        best = min(scores, key=scores.__getitem__)
+        more = beyond(list(scores), best, path.bounds_of_ridges)
+        if not more:
+            return best
+        scores[more[0]] = path.generalised_cross_validation(more[0])

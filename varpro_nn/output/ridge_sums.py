@@ -14,7 +14,8 @@ from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import TrainingError, WorkerDiedError
 from varpro_nn.linalg import GramAccumulator
-from varpro_nn.linalg.threads import Threads, single_threaded_blas, thread_pool
+from varpro_nn.linalg.blas_limit import single_threaded_blas
+from varpro_nn.linalg.threads import Threads, thread_pool
 from varpro_nn.output.features import block_features, block_slices, feature_blocks
 from varpro_nn.units import Units
 

@@ -18,18 +18,18 @@ from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import calibration_curve
 from varpro_nn.report import figures
 from varpro_nn.training.config import TrainConfig
-from varpro_nn.training.growth import Growth, growth_of
+from varpro_nn.training.growth import Growth
 from varpro_nn.training.pipeline import Run
 from varpro_nn.units import PatchUnits
 
 MOST_WRONG, MOST_FILTERS, MOST_VECTORS = 40, 64, 6
 
 
-def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 1) -> None:
+def write_report(path: str | Path, run: Run, dataset: Dataset) -> None:
     """Write a page with the settings and results of a run on ``dataset``, atomically.
 
-    The same run gives the same bytes, with any number of threads (``n_jobs``). Test labels are used
-    only to measure.
+    It fits nothing and labels no image: all figures are those of the run. The same run gives the
+    same bytes. Test labels are used only to measure.
 
     Raises
     ------
@@ -50,7 +50,10 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
     if training is None:
         notes.append("The units are random and untrained: there are no cost curves.")
     test = dataset.test
-    growth = growth_of(run, dataset, n_jobs=n_jobs)
+    if run.growth is None:
+        notes.append(
+            "What each sub-network adds was not measured: call varpro_nn.run with growth=True."
+        )
     if test is None:
         notes.append(
             "The data set has no test images. Left out for that: accuracy on new images, the "
@@ -70,8 +73,8 @@ def write_report(path: str | Path, run: Run, dataset: Dataset, *, n_jobs: int = 
         settings=TrainConfig.from_dict(network.training["config"]).options().items(),
         drawing=canvas,
         training=training,
-        glue=_of_glue(run, growth),
-        test=None if test is None else _of_test(network, test, n_jobs),
+        glue=None if run.growth is None else _of_glue(run, run.growth),
+        test=None if test is None else _of_test(run, test),
         units=_of_units(network),
         said=_said,
     )
@@ -120,8 +123,9 @@ def _of_glue(run: Run, growth: Growth) -> dict[str, Any]:
     }
 
 
-def _of_test(network: Network, test: ImageSet, n_jobs: int) -> dict[str, Any]:
-    outputs = network.decision_function(test.images, n_jobs=n_jobs)
+def _of_test(run: Run, test: ImageSet) -> dict[str, Any]:
+    network, outputs = run.network, run.test_outputs
+    assert outputs is not None  # the run has measured the network on these images
     proba = probabilities(outputs, network.output_layer, network.temperature)
     given, k = outputs.argmax(axis=1), len(network.classes)
     names = network.classes.astype(str).tolist()

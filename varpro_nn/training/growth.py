@@ -1,8 +1,11 @@
 """What each sub-network adds: ridge layers on the first sub-networks of a run, and on random units.
 
-The report shows them as a curve. They read the test set after training and choose no setting.
+The report shows them as a curve. They read the test set after training and choose no setting. Both
+are fitted on the same random part of the training images, so that they compare; the sums that
+training made for its output layer are of other images, and of trained units alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +18,8 @@ from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.network import Network
 from varpro_nn.output.features import feature_blocks
 from varpro_nn.output.ridge_layer import RidgeLayer
-from varpro_nn.training.pipeline import Run
+from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.subnetwork import Subnetwork
 
 MOST_IMAGES = 10_000
 """Training images that ridge layers are fitted on."""
@@ -49,13 +53,24 @@ class Growth:
     n_images: int
 
 
-def growth_of(run: Run, dataset: Dataset, *, n_jobs: int = 1) -> Growth:
-    """Measure accuracy by number of sub-networks, and with random units if the run is trained."""
-    rng = np.random.default_rng(run.metrics["seed"])
-    chosen = np.sort(rng.permutation(run.metrics["n_train"])[:MOST_IMAGES])
-    random = None if run.metrics["scheme"] == "untrained" else rng
-    each = next(len(s.W) for s in run.subnetworks if s.W is not None)
-    return grown(run.network, each, dataset.train.take(chosen), dataset.test, random, n_jobs=n_jobs)
+def growth_of(
+    config: TrainConfig,
+    dataset: Dataset,
+    network: Network,
+    subnetworks: Sequence[Subnetwork],
+    *,
+    n_jobs: int = 1,
+) -> Growth:
+    """Measure accuracy by number of sub-networks, and with random units if they are trained."""
+    rng = np.random.default_rng(config.seed)
+    n_train = len(dataset.train) if config.n_train is None else config.n_train
+    chosen = np.sort(rng.permutation(min(n_train, len(dataset.train)))[:MOST_IMAGES])
+    trained = any(s.report is not None for s in subnetworks)
+    each = next(len(s.W) for s in subnetworks if s.W is not None)
+    return grown(
+        network, each, dataset.train.take(chosen), dataset.test, rng if trained else None,
+        n_jobs=n_jobs,
+    )  # fmt: skip
 
 
 def grown(

@@ -10,11 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
-from varpro_nn.data.augmentation import distort
-from varpro_nn.data.images import BRIGHT, blocks_of, largest_intensity
+from varpro_nn.data.augmentation import check_fitting, distort
+from varpro_nn.data.images import blocks_of
+from varpro_nn.data.preparation import Preparation
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
-from varpro_nn.linalg.threads import single_threaded_blas
+from varpro_nn.linalg.blas_limit import single_threaded_blas
 from varpro_nn.model.network import Network
 from varpro_nn.output.calibration import fit_temperature
 from varpro_nn.output.fit import check_size, fit_output_layer
@@ -30,6 +31,8 @@ from varpro_nn.units.contract import check_members
 from varpro_nn.units.registry import check_dataclass
 
 _logger = logging.getLogger(__name__)
+_BRIGHT = 10.0
+"""Intensities beyond this are probably bytes that were handed over as floats."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,14 +42,14 @@ class TrainedUnits:
     Attributes
     ----------
     W : ndarray of float32, shape (h, p)
-    largest_intensity : float
-        Of the training images.
+    preparation : Preparation
+        What the training images say about new ones.
     """
 
     units: Units
     W: NDArray[np.float32]
     subnetworks: list[Subnetwork]
-    largest_intensity: float
+    preparation: Preparation
 
 
 def train_units(
@@ -70,33 +73,29 @@ def train_units(
         If all sub-networks failed, or the executor broke down.
     ValueError
         Settings that the images or the targets do not allow (quadratic units for a rectangle;
-        cross-entropy with weights or real targets, say).
+        cross-entropy with real targets, say).
     """
     images = training.images
     settings = config.subnetworks
     if config.output.n_copies and training.on_disk:
         msg = f"n_copies must be 0 for images on disk, got {config.output.n_copies}."
         raise ValueError(msg)
-    plain = training.is_classified and training.weights is None
-    if settings.loss != "squares" and not plain:
-        msg = f"loss must be squares with sample weights or real targets, got {settings.loss}."
+    if settings.loss != "squares" and not training.is_classified:
+        msg = f"loss must be squares with real targets, got {settings.loss}."
         raise ValueError(msg)
     if start is not None and settings.scheme == "stages":
         msg = f"start needs the scheme independent or untrained, got {settings.scheme}."
         raise ValueError(msg)
-    if (largest := largest_intensity(images)) > BRIGHT:
-        _logger.warning(
-            "intensities reach %.3g; the settings are for 0 to 1, or bytes as uint8: pictures and "
-            "bytes will be refused by this network",
-            largest,
-        )
     if all((block == images[:1]).all() for block in blocks_of(images)):
         msg = "training needs images that differ, got the same pixels in all of them."
         raise DatasetError(msg)
+    preparation = Preparation.learn(images)
+    _warn_of_intensities(preparation)
     seeds = streams(config)
     if units is None:
         with single_threaded_blas():  # the same bits on any number of cores
             units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
+    check_fitting(config.distortion, images.shape)
     check_size(units.n_units * units.n_cells)
     plan = SubnetworkPlan(
         units_in_training(config, units), settings, config.distortion, seeds["training"]
@@ -104,7 +103,18 @@ def train_units(
     subnetworks = train_by_scheme(plan, training, compute, start=start, store=store)
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     # Fewer units than asked for if a sub-network failed.
-    return TrainedUnits(with_n_units(units, len(W)), W, subnetworks, largest)
+    return TrainedUnits(with_n_units(units, len(W)), W, subnetworks, preparation)
+
+
+def _warn_of_intensities(preparation: Preparation) -> None:
+    reached = preparation.intensities
+    assert reached is not None
+    if max(-reached.low, reached.high) > _BRIGHT:
+        _logger.warning(
+            "intensities reach %.3g; the settings are for 0 to 1, or bytes as uint8: "
+            "pictures and bytes will be refused by this network",
+            max(-reached.low, reached.high),
+        )
 
 
 def train_layers(
@@ -154,12 +164,15 @@ def train_classifier(
     Raises
     ------
     DatasetError
-        One class alone, or images that are all the same.
+        Images that are all the same; or of one class, unless the units stay untrained and sums are
+        kept.
     TrainingError, ValueError
         As :func:`train_units`.
     """
     labels = training.targets
-    if len(np.unique(labels)) < 2:
+    # To kept sums, images of other classes can be added later.
+    more_to_come = keep_sums and config.subnetworks.scheme == "untrained"
+    if len(np.unique(labels)) < 2 and not more_to_come:
         msg = f"training needs images of two classes at least, got {len(np.unique(labels))}."
         raise DatasetError(msg)
     trained, layer = train_layers(
@@ -170,10 +183,9 @@ def train_classifier(
         rows = layer.left_out.rows
         codes: Any = labels[rows]
         temperature = fit_temperature(layer.left_out.outputs, codes, training.weights_at(rows))
-    remembered = {**(provenance or {}), "largest_intensity": trained.largest_intensity}
     network = Network(
         trained.units, trained.W, layer.A, classes, training.images.shape[1:], layer.name,
-        config.output.views, remembered, temperature,
+        config.output.views, dict(provenance or {}), temperature, trained.preparation,
     )  # fmt: skip
     return network, trained.subnetworks, layer
 

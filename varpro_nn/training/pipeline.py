@@ -1,4 +1,4 @@
-"""The one order of the steps: sub-networks, output layer, measurement, bootstrap."""
+"""The one order of the steps: sub-networks, output layer, measurement, growth, bootstrap."""
 
 from concurrent.futures import Executor
 from contextlib import ExitStack
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from varpro_nn._io.atomic import locked
+from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
@@ -16,9 +17,10 @@ from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.model.tables import as_html, as_text
-from varpro_nn.output.calibration import expected_calibration_error
+from varpro_nn.output.calibration import error_of_right_probabilities, expected_calibration_error
 from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.growth import Growth, growth_of
 from varpro_nn.training.layers import train_classifier
 from varpro_nn.training.metrics import accuracy, standard_error
 from varpro_nn.training.plan import identity, streams
@@ -41,6 +43,10 @@ class Run:
     metrics : dict
         Plain values; see ``docs/metrics.md`` for what each stands for.
     bootstrap : BootstrapResult or None
+    test_outputs : ndarray, shape (n_test, k), or None
+        Outputs of the network for the test images.
+    growth : Growth or None
+        What each sub-network adds, if asked for.
     """
 
     network: Network
@@ -48,6 +54,8 @@ class Run:
     output_layer: OutputLayer
     metrics: dict[str, Any]
     bootstrap: BootstrapResult | None
+    test_outputs: FloatArray | None = None
+    growth: Growth | None = None
 
     def summary(self) -> str:
         """Make a table of the results of the run; the network has a separate table.
@@ -82,7 +90,11 @@ class Run:
             spread = m["test_accuracy_standard_error"]
             rows += [
                 ("test accuracy", f"{m['test_accuracy']:.4f} ± {spread:.4f}"),
-                ("calibration error", f"{m['test_calibration_error']:.4f}"),
+                (
+                    "calibration error",
+                    f"{m['test_calibration_error']:.4f} (exactly right probabilities: "
+                    f"{m['test_calibration_error_by_chance']:.4f})",
+                ),
             ]
         seconds = f"{m['training_wall_seconds']:.1f} s, {m['training_cpu_seconds']:.1f} CPU s"
         return [*rows, ("training", seconds)]
@@ -97,6 +109,7 @@ def run(
     progress: bool = False,
     shard_folder: Path | None = None,
     keep_sums: bool = False,
+    growth: bool = False,
 ) -> Run:
     """Train on the training set of ``dataset``, then measure on its test set, once.
 
@@ -119,6 +132,9 @@ def run(
     keep_sums : bool
         Keep the sums of a ridge layer without distorted copies, as ``output_layer.ridge_layer``
         of the run: images and units can be added to it and removed.
+    growth : bool
+        Measure what each sub-network adds, too. This fits ridge layers to the first sub-networks,
+        and to random units. The report shows the accuracies.
 
     Returns
     -------
@@ -167,14 +183,17 @@ def run(
     labels: Any = training.targets
     train_codes = network.predict_codes(training.images, n_jobs=n_jobs)
     metrics["train_accuracy"] = accuracy(train_codes, labels)
+    outputs = None
     if test is not None:
-        metrics.update(_measure(network, test, n_jobs))
+        outputs = network.decision_function(test.images, n_jobs=n_jobs)
+        metrics.update(_measure(network, outputs, test))
     metrics.update(
         output_layer=layer.name,
         output_penalty=layer.penalty,
         output_penalty_chosen_by=layer.chosen_by,
         **_of_choice(config, layer),
         **_of_rank(layer),
+        **_of_convergence(layer),
         scheme=config.subnetworks.scheme if config.subnetworks.max_nfev else "untrained",
         views=config.output.views,
         temperature=network.temperature,
@@ -184,9 +203,16 @@ def run(
         training_wall_seconds=trained_after[0],
         training_cpu_seconds=trained_after[1],
     )
+    grown = None
+    if growth:
+        before = clock.read()
+        grown = growth_of(config, dataset, network, subnetworks, n_jobs=n_jobs)
+        taken = [now - then for now, then in zip(clock.read(), before, strict=True)]
+        metrics.update(growth_wall_seconds=taken[0], growth_cpu_seconds=taken[1])
     result = None
     if config.bootstrap.enabled and test is not None:
-        result, metrics["bootstrap"] = _bootstrap(config, network, test, n_jobs, progress)
+        result, figures = _bootstrap(config, network, test, n_jobs, progress)
+        metrics["bootstrap"] = {"true_accuracy_before": metrics["test_accuracy"], **figures}
     wall, cpu = clock.read()
     metrics.update(
         wall_seconds=wall,
@@ -196,7 +222,7 @@ def run(
         seed=config.seed,
         versions=versions(),
     )
-    return Run(network, subnetworks, layer, metrics, result)
+    return Run(network, subnetworks, layer, metrics, result, outputs, grown)
 
 
 def _of_rank(layer: OutputLayer) -> dict[str, float]:
@@ -210,6 +236,16 @@ def _of_rank(layer: OutputLayer) -> dict[str, float]:
     }
 
 
+def _of_convergence(layer: OutputLayer) -> dict[str, float]:
+    """Say how far a convex layer is from its optimum."""
+    if layer.excess is None or layer.gradient_norm is None:
+        return {}
+    return {
+        "output_layer_excess": layer.excess,
+        "output_layer_gradient_norm": layer.gradient_norm,
+    }
+
+
 def _of_choice(config: TrainConfig, layer: OutputLayer) -> dict[str, float]:
     """Name the share of training images by which the penalty was chosen."""
     if layer.chosen_by == "split":
@@ -220,25 +256,24 @@ def _of_choice(config: TrainConfig, layer: OutputLayer) -> dict[str, float]:
     return {"linear_layer_loo_accuracy": 1 - layer.error_rate}
 
 
-def _measure(network: Network, test: ImageSet, n_jobs: int) -> dict[str, Any]:
-    outputs = network.decision_function(test.images, n_jobs=n_jobs)
+def _measure(network: Network, outputs: FloatArray, test: ImageSet) -> dict[str, Any]:
     share = accuracy(outputs.argmax(axis=1), test.labels)
     proba = probabilities(outputs, network.output_layer, network.temperature)
     return {
         "test_accuracy": share,
         "test_accuracy_standard_error": standard_error(share, len(test)),
         "test_calibration_error": expected_calibration_error(proba, test.labels),
+        "test_calibration_error_by_chance": error_of_right_probabilities(proba),
     }
 
 
 def _bootstrap(
     config: TrainConfig, network: Network, test: ImageSet, n_jobs: int, progress: bool
 ) -> tuple[BootstrapResult, dict[str, Any]]:
-    """Run the pass on the test images; their labels are used only for the two true accuracies."""
+    """Run the pass on the test images; their labels are used only for the true accuracy."""
     # Without failed sub-networks, which have no units.
     n_subnetworks = len(network.W) // config.units_per_subnetwork
     settings = replace(config.subnetworks, n_subnetworks=n_subnetworks, n_stages=1)
-    before = network.predict_codes(test.images, n_jobs=n_jobs)
     with Compute(n_jobs, progress=progress) as compute:
         result = bootstrap(
             network, test.images, settings, compute,
@@ -248,7 +283,6 @@ def _bootstrap(
     after = result.network.predict_codes(test.images, n_jobs=n_jobs)
     return result, {
         "agreement_with_guesses": result.agreement_with_guesses,
-        "true_accuracy_before": accuracy(before, test.labels),
         "true_accuracy_after": accuracy(after, test.labels),
         "n_ambiguous": int(np.count_nonzero(result.guesses.ambiguous)),
         "rule": config.bootstrap.rule,

@@ -22,11 +22,15 @@ from varpro_nn.units import (
 
 
 def identity(config: TrainConfig, training: TrainingSet) -> dict[str, Any]:
-    """All that the weights of a sub-network depend on."""
+    """All that the weights of a sub-network depend on.
+
+    joblib carries tasks and Python calls NumPy and SciPy: neither changes a bit of the weights.
+    """
     later = ("recipe", "output", "bootstrap")
     described = settings_of(TrainConfig)
     settings = {o: v for o, v in config.options().items() if described[o].path[0] not in later}
-    return {**settings, "data": training.digest, "versions": versions()}
+    weights_versions = {n: versions()[n] for n in ("varpro_nn", "numpy", "scipy")}
+    return {**settings, "data": training.digest, "versions": weights_versions}
 
 
 def streams(config: TrainConfig) -> dict[str, np.random.SeedSequence]:

@@ -127,7 +127,7 @@ def bootstrap(
     ValueError
         If the units cannot be cut into that many equal parts.
     """
-    checked = check_images(images)
+    checked = check_images(images, image_shape=network.image_shape)
     h, p = network.W.shape
     n = settings.n_subnetworks
     if h % n:

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from numbers import Integral
 from typing import Any
 
 from varpro_nn._settings import check_known, settings_of
@@ -63,13 +64,29 @@ _ACCURATE = _DEFAULT.with_options(
     n_copies=4,
 )
 
-# Natural colour images: windows are whitened, filters start from windows, and what an image shows
-# is in its mirror image too.
+# Natural colour images: windows are whitened, and filters start from windows.
 _COLOUR: dict[str, Any] = {
     "window": 5, "grid": 3, "activation": "two-sided", "threshold": 0.5, "contrast": 0.01,
     "whitening": 0.1, "n_components": 30, "draw": "windows", "gain": 1.0, **_SHIFTS_ALONE,
-    "shift": 2, "flip": True, "output_layer": "softmax", "views": "flip",
+    "shift": 2, "output_layer": "softmax",
 }  # fmt: skip
+_OF_COLOUR: dict[str, dict[str, Any]] = {
+    "default": {
+        **_COLOUR, "n_units": 192, "n_subnetworks": 12, "scheme": "independent",
+        "n_stages": 1, "images_per_subnetwork": 5000, "n_copies": 1,
+    },
+    # At most 5,000 parameters for 32 x 32 images, of which the whitening takes 1,575.
+    "tiny": {
+        **_COLOUR, "n_units": 33, "n_subnetworks": 1, "grid": 2, "n_components": 20,
+        "loss": "squares", "ridge": 1.0, "weight_decay": 0.1,
+    },
+    "accurate": {
+        **_COLOUR, "n_units": 768, "n_subnetworks": 48, "images_per_subnetwork": 5000,
+        "n_copies": 2, "n_components": 45,
+    },
+}  # fmt: skip
+# What these images show is in their mirror images too.
+_MIRRORED: dict[str, Any] = {"flip": True, "views": "flip"}
 _CLOTHES: dict[str, Any] = {**_SHIFTS_ALONE, "flip": True}
 _SMALL_IMAGES: dict[str, Any] = {
     "window": 3, "grid": 3, "training_stride": None, "images_per_subnetwork": 1000,
@@ -107,36 +124,26 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "views": "flip",
         },
     },
-    "cifar10": {
-        "default": {
-            **_COLOUR, "n_units": 192, "n_subnetworks": 12, "scheme": "independent",
-            "n_stages": 1, "images_per_subnetwork": 5000, "n_copies": 1,
-        },
-        # At most 5,000 parameters, of which the whitening takes 1,575.
-        "tiny": {
-            **_COLOUR, "n_units": 33, "n_subnetworks": 1, "grid": 2, "n_components": 20,
-            "loss": "squares", "ridge": 1.0, "weight_decay": 0.1,
-        },
-        "accurate": {
-            **_COLOUR, "n_units": 768, "n_subnetworks": 48, "images_per_subnetwork": 5000,
-            "n_copies": 2, "n_components": 45,
-        },
-    },
+    "cifar10": {name: {**settings, **_MIRRORED} for name, settings in _OF_COLOUR.items()},
+    "colour": _OF_COLOUR,
     "digits": {name: {**_SMALL_IMAGES} for name in _OF_PATCHES},
 }  # fmt: skip
 """What is different in a recipe for another kind of data."""
 
-DATA = ("mnist", *VARIANTS)
-"""The kinds of data that recipes know."""
+NAMED = ("mnist", "fashion-mnist", "cifar10", "digits")
+"""The data sets that are a kind of their own."""
+DATA = (*NAMED, "colour")
+"""The kinds of data that recipes know. ``"colour"`` is ``"cifar10"`` without mirror images: where
+left and right matter they do harm, and the shape of images does not say it."""
 
 
 def kind_of_data(name: str, image_shape: Sequence[int]) -> str:
     """Which kind of data a data set is, by its name or else by the shape of its images."""
-    if name in DATA:
+    if name in NAMED:
         return name
     if min(image_shape[-2:]) < 16:
         return "digits"
-    return "cifar10" if len(image_shape) == 3 and image_shape[0] > 1 else "mnist"
+    return "colour" if len(image_shape) == 3 and image_shape[0] > 1 else "mnist"
 
 
 def configure(
@@ -148,9 +155,11 @@ def configure(
     ----------
     recipe : str
         A key of ``RECIPES``.
-    data : {"mnist", "fashion-mnist", "cifar10", "digits"} or Dataset
+    data : {"mnist", "fashion-mnist", "cifar10", "digits", "colour"} or Dataset
         The kind of data: recipes differ with it. That of a data set of your own goes by the
-        shape of its images; see :func:`kind_of_data`.
+        shape of its images: less than 16 pixels a side, ``"digits"``; else several channels,
+        ``"colour"``; else ``"mnist"``. Your own images are not mirrored unless you ask for it by
+        ``flip=True`` (in training) and ``views="flip"`` (outputs averaged over both).
     **overrides
         Settings by their flat names, those of the command line: the keys of
         ``TrainConfig().options()``. Where ``n_units`` is given without ``n_subnetworks``, the
@@ -166,7 +175,7 @@ def configure(
     ValueError
         An unknown recipe, kind of data or setting, or a value out of range.
     """
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         msg = f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}."
         raise ValueError(msg)
     overrides = current_names(overrides)
@@ -184,14 +193,14 @@ def configure(
         base |= {o: s.default for o, s in _SETTINGS.items() if "units" in s.needs}
     settings = {**base, **overrides}
     n_units = overrides.get("n_units")
-    if "n_subnetworks" not in overrides and isinstance(n_units, int) and n_units >= 1:
+    if "n_subnetworks" not in overrides and isinstance(n_units, Integral) and int(n_units) >= 1:
         size = base["n_units"] // base["n_subnetworks"]
-        settings["n_subnetworks"] = _n_subnetworks(n_units, size)
+        settings["n_subnetworks"] = _n_subnetworks(int(n_units), size)
     if "n_stages" not in overrides:
         n, n_stages = settings["n_subnetworks"], base["n_stages"]
         if settings["scheme"] != "stages":
             settings["n_stages"] = 1
-        elif isinstance(n, int) and 1 <= n < n_stages:
+        elif isinstance(n, Integral) and 1 <= int(n) < n_stages:
             settings["n_stages"] = n
     if "n_copies" not in overrides and not any(settings[f.name] for f in fields(Augmentation)):
         settings["n_copies"] = 0

@@ -2,12 +2,15 @@
 
 import importlib.metadata
 import platform
+import re
 import resource
 import sys
 import time
 from pathlib import Path
 
 from varpro_nn._version import __version__
+
+_STATUS = Path("/proc/self/status")
 
 
 class Clock:
@@ -31,13 +34,24 @@ def peak_memory_mib() -> float:
     """Largest resident memory that any single process of the run had so far."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, children)
-    # Linux hands ru_maxrss on to what a process starts: there it may be that of the parent.
-    own = next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
+    own = _peak_of_linux()
+    if own is None:
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     return max(own, children)
+
+
+def _peak_of_linux() -> float | None:
+    """Return the peak of this process in MiB, or None where ``/proc`` does not tell it.
+
+    Linux hands ``ru_maxrss`` on to what a process starts, where it may be that of the parent. Some
+    systems have a ``/proc`` without this line (gVisor, WSL 1).
+    """
+    try:
+        status = _STATUS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+    return None if found is None else int(found[1]) / 2**10
 
 
 def versions() -> dict[str, str]:

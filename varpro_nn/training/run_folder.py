@@ -1,5 +1,11 @@
-"""The folder of a run on the command line: what is in it, and when it may be touched."""
+"""The folder of a run on the command line: what is in it, and when it may be touched.
 
+A run writes and removes the files of :data:`FILES` and its shards, nothing else. Where one of these
+files is already there, the folder must be recognised as a run: its ``config.json``, the first file
+that a run writes at its end, has the settings of a run. Files of a user are never replaced.
+"""
+
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +21,15 @@ from varpro_nn.errors import VarProError
 from varpro_nn.model.network import Network
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import Run, run
+from varpro_nn.training.shards import check_removable, shard_files
+
+FILES = (
+    *("config.json", "history.jsonl", "model.npz", "model-bootstrap.npz"),
+    *("glue.npz", "report.html", "metrics.json"),
+)
+"""The files of a run folder in the order in which they are written; ``shards/`` is the rest."""
+_MOST_BYTES = 2**20
+"""No ``config.json`` or ``metrics.json`` of a run is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +56,7 @@ class RunFolder:
     @property
     def n_kept(self) -> int:
         """Number of finished sub-networks that are kept."""
-        return len(list(self.shards.glob("*.npz")))
+        return len(shard_files(self.shards))
 
     def check_writable(self) -> None:
         """Raise VarProError, before the work, if the folder cannot be written."""
@@ -56,17 +71,25 @@ class RunFolder:
             raise VarProError(msg)
 
     def check_free(self) -> None:
-        """Raise VarProError if the folder holds a run that is neither resumed nor overwritten."""
-        if self.resume or self.overwrite:
+        """Raise VarProError if the folder holds something that the run must not replace.
+
+        That is a run that is neither resumed nor overwritten, or a file that is not of a run and
+        has the name of one that is.
+        """
+        there = [name for name in FILES if os.path.lexists(self.path / name)]
+        if there and not _has_settings(self.path / "config.json"):
+            msg = (
+                f"{self.path}: holds {', '.join(there)}, but no config.json of a run of varpro_nn, "
+                "so these files are left alone; name another folder, or move them away"
+            )
+            raise VarProError(msg)
+        if self.overwrite and not self.resume:
+            check_removable(self.shards)
+        if self.resume or self.overwrite or not (there or self.n_kept):
             return
-        there = {"metrics.json": "a finished run", "shards/*.npz": "an unfinished run"}
-        for name, state in there.items():
-            if any(self.path.glob(name)):
-                msg = (
-                    f"{self.path}: holds {state}; add --resume or --overwrite, or name another "
-                    "folder"
-                )
-                raise VarProError(msg)
+        state = "a finished run" if "metrics.json" in there else "an unfinished run"
+        msg = f"{self.path}: holds {state}; add --resume or --overwrite, or name another folder"
+        raise VarProError(msg)
 
     def finished(self, config: TrainConfig, dataset: Dataset, *, keep_sums: bool) -> str | None:
         """Return the metrics of the run to resume if it is finished, else None.
@@ -74,15 +97,23 @@ class RunFolder:
         Raises
         ------
         VarProError
-            It is a run of other settings or data, or of another version.
+            It is a run of other settings or data, or of another version, or its metrics are
+            damaged.
         """
-        metrics = self.path / "metrics.json"
-        if not self.resume or self.overwrite or not metrics.exists():
+        path = self.path / "metrics.json"
+        if not self.resume or self.overwrite or not path.exists():
             return None
         self._check_same(config, dataset)
         if keep_sums and not (self.path / "glue.npz").exists():
             return None
-        return metrics.read_text(encoding="utf-8").strip()
+        metrics = _json_object(path)
+        if "n_parameters" not in metrics:
+            msg = (
+                f"{path}: is damaged: expected one JSON object with the figures of a run; remove "
+                "the file, and --resume measures again"
+            )
+            raise VarProError(msg)
+        return strict_json(metrics).decode().strip()
 
     def _check_same(self, config: TrainConfig, dataset: Dataset) -> None:
         theirs = Network.load(self.path / "model.npz").training
@@ -134,12 +165,12 @@ class RunFolder:
         self.check_free()  # once more: another process may have had it meanwhile
         if self.overwrite and not self.resume:
             # The rest of an earlier run stays until there is something to put in its place.
-            for path in self.shards.glob("*.npz"):
+            for path in check_removable(self.shards):
                 path.unlink()
         result = run(
             config, dataset,
             n_jobs=n_jobs, executor=executor, progress=progress, shard_folder=self.shards,
-            keep_sums=keep_sums,
+            keep_sums=keep_sums, growth=report is not None,
         )  # fmt: skip
         result = replace(result, metrics={**result.metrics, "output": str(self.path)})
         self._write(config, result, report)
@@ -173,8 +204,26 @@ class RunFolder:
 def default_path(name: str, recipe: str) -> Path:
     """Name a run folder by the time, the process, the data and the recipe."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    # A name has up to 255 bytes.
+    stem = os.fsencode(Path(name).stem)[:180].decode(errors="ignore")
     # With the number of the process: jobs that start together keep apart.
-    return Path("runs") / f"{stamp}-{os.getpid()}-{Path(name).stem}-{recipe}"
+    return Path("runs") / f"{stamp}-{os.getpid()}-{stem}-{recipe}"
+
+
+def _has_settings(path: Path) -> bool:
+    """Whether a file has the settings of a run, of this version or another."""
+    return {"recipe", "seed", "units", "subnetworks", "output"} <= set(_json_object(path))
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """Read a small file of one JSON object; {} if it is anything else."""
+    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def check_sums_can_be_kept(config: TrainConfig) -> None:

@@ -1,10 +1,12 @@
 """Sub-networks on disk: each is one small file, written when its training ends.
 
 What a run has finished survives whatever ends it. A shard says which settings, data and seed it
-belongs to; shards of another run are refused, never mixed in.
+belongs to; shards of another run are refused, never mixed in. Only files with the name of a shard
+are read, and only files with the content of one are removed.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +15,12 @@ from typing import Any
 import numpy as np
 
 from varpro_nn._io import archive
-from varpro_nn.errors import ModelFileError
+from varpro_nn.errors import ModelFileError, VarProError
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.varpro.history import FitReport, Record
+
+_KIND = "subnetwork"
+_INDEX = re.compile(r"[0-9]{6}|[1-9][0-9]{6,}")
 
 
 class Shards:
@@ -47,7 +52,7 @@ class Shards:
             report = asdict(subnetwork.report)
             report.pop("w")  # it is the array W
         header = {
-            "kind": "subnetwork",
+            "kind": _KIND,
             "identity": self._identity,
             "index": subnetwork.index,
             "error": subnetwork.error,
@@ -66,19 +71,9 @@ class Shards:
             A shard is damaged or belongs to other settings, data or another seed.
         """
         found = {}
-        for path in sorted(self.folder.glob("*.npz")):
+        for path in shard_files(self.folder):
             header, arrays = archive.read(path)
-            if header.get("identity") != self._identity:
-                theirs = header.get("identity")
-                if not isinstance(theirs, dict) or set(theirs) != set(self._identity):
-                    msg = (
-                        f"{path}: this sub-network was trained by another version of varpro_nn; "
-                        "remove the folder, or add --overwrite."
-                    )
-                    raise ModelFileError(msg)
-                names = _differing(theirs, self._identity)
-                msg = f"{path}: this sub-network belongs to another run: {names} differ."
-                raise ModelFileError(msg)
+            self._check_identity(path, header.get("identity"))
             try:
                 subnetwork = _subnetwork(header, arrays)
             except (KeyError, TypeError, ValueError) as error:
@@ -86,6 +81,78 @@ class Shards:
                 raise ModelFileError(msg) from error
             found[subnetwork.index] = subnetwork
         return found
+
+    def _check_identity(self, path: Path, theirs: Any) -> None:
+        """Raise ModelFileError for a shard of other settings, data, seed or versions."""
+        ours = self._identity
+        if not isinstance(theirs, dict) or set(theirs) != set(ours):
+            msg = (
+                f"{path}: this sub-network was trained by another version of varpro_nn; "
+                "add --overwrite to train all of them again, or name another folder."
+            )
+            raise ModelFileError(msg)
+        differing = sorted(name for name in ours if theirs[name] != ours[name])
+        settings = [name for name in differing if name != "versions"]
+        if settings:
+            msg = (
+                f"{path}: this sub-network belongs to another run: {', '.join(settings)} differ; "
+                "use the settings and data of that run, add --overwrite to train all sub-networks "
+                "again, or name another folder."
+            )
+            raise ModelFileError(msg)
+        if not differing:
+            return
+        # Packages that the weights no longer depend on may be named in a shard.
+        then = theirs["versions"] if isinstance(theirs["versions"], dict) else {}
+        changed = {name: now for name, now in ours["versions"].items() if then.get(name) != now}
+        if changed:
+            old, new = (
+                ", ".join(f"{name} {versions.get(name)}" for name in changed)
+                for versions in (then, changed)
+            )
+            msg = (
+                f"{path}: this sub-network was trained with {old}, and this is {new}: the result "
+                f"would not be that of an undisturbed run. Install {old} to go on, add --overwrite "
+                "to train all sub-networks again, or name another folder."
+            )
+            raise ModelFileError(msg)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """List the files that have the name of a shard, in the order of their index."""
+    return sorted(
+        (path for path in folder.glob("*.npz") if _INDEX.fullmatch(path.stem)),
+        key=lambda path: int(path.stem),
+    )
+
+
+def check_removable(folder: Path) -> list[Path]:
+    """List the shards in ``folder``, which may all be removed.
+
+    Raises
+    ------
+    VarProError
+        The folder is a link, or a file with the name of a shard is none.
+    """
+    paths = shard_files(folder)
+    if paths and folder.is_symlink():
+        msg = (
+            f"{folder}: is a link, and sub-networks in another folder are not removed; remove the "
+            "link, or name another run folder"
+        )
+        raise VarProError(msg)
+    for path in paths:
+        try:
+            ours = archive.read(path)[0].get("kind") == _KIND
+        except (ModelFileError, OSError):
+            ours = False
+        if not ours:
+            msg = (
+                f"{path}: is damaged or no sub-network of varpro_nn, and so it is not removed; "
+                "move it away, or name another run folder"
+            )
+            raise VarProError(msg)
+    return paths
 
 
 def _subnetwork(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> Subnetwork:
@@ -103,8 +170,3 @@ def _subnetwork(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> Subnetw
 def _with_nan(values: Mapping[str, Any]) -> dict[str, Any]:
     """Undo what strict JSON does to numbers that are not finite."""
     return {name: math.nan if value is None else value for name, value in values.items()}
-
-
-def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    names = {name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name)}
-    return ", ".join(sorted(names))

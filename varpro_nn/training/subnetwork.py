@@ -155,8 +155,8 @@ def _functional(
     if columns is not None:
         check_finite(columns)
     make: Any = FUNCTIONALS[settings.loss]  # both take these arguments
-    weighted = {} if drawn.weights is None else {"sample_weight": drawn.weights}
     return make(
         units, drawn.images, drawn.tau(), threads=threads,
-        ridge=settings.ridge, weight_decay=settings.weight_decay, fixed=columns, **weighted,
+        ridge=settings.ridge, weight_decay=settings.weight_decay, fixed=columns,
+        sample_weight=drawn.weights,
     )  # fmt: skip

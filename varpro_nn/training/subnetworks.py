@@ -5,6 +5,7 @@ of BLAS, so its weights are bitwise the same whichever worker trains it and in w
 """
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.errors import TrainingError, WorkerDiedError
+from varpro_nn.errors import SubnetworkWarning, TrainingError, WorkerDiedError
 from varpro_nn.training.subnetwork import Subnetwork, SubnetworkPlan, train_one
 
 _logger = logging.getLogger(__name__)
@@ -104,10 +105,19 @@ def train_subnetworks(
 
 
 def check_some_trained(results: Sequence[Subnetwork]) -> None:
-    """Raise if all of them failed."""
-    if all(subnetwork.W is None for subnetwork in results):
+    """Raise if all of them failed, and warn if some did."""
+    failed = [subnetwork for subnetwork in results if subnetwork.W is None]
+    if failed and len(failed) == len(results):
         msg = f"all {len(results)} sub-networks failed; the first: {results[0].error}"
         raise TrainingError(msg)
+    if failed:
+        first = failed[0]
+        msg = (
+            f"{len(failed)} of {len(results)} sub-networks failed, and the result is without them; "
+            f"the first, sub-network {first.index}: {first.error.rstrip('.')}. A larger ridge "
+            "helps against numerical failures, fewer jobs against a lack of memory."
+        )
+        warnings.warn(msg, SubnetworkWarning, stacklevel=2)
 
 
 def _log(subnetwork: Subnetwork, n_finished: int, n_subnetworks: int) -> None:

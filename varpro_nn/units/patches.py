@@ -35,6 +35,8 @@ IMAGES = 32
 """Images of one block of features: what is worked on stays in cache."""
 TILE = 64
 """Units of one product."""
+FAINT_CONTRAST = 1e-4
+"""From this on single precision leaves less than 1e-5 of a flat window, whose contrast is 0."""
 DERIVATIVE_IMAGES = 32
 """Images of one block of derivatives."""
 
@@ -295,6 +297,9 @@ class PatchUnits:
 
 def _normalise(P: RealArray, contrast: float) -> None:
     """Take mean and contrast out of windows ``P`` (pixels, N), in place."""
+    if contrast < FAINT_CONTRAST:
+        # The mean of equal numbers is rounded: of what is left a flat window would be made.
+        P -= P[0].copy()
     P -= P.mean(axis=0)
     variance = np.einsum("dn,dn->n", P, P) / len(P)  # one pass, nothing of the size of P
-    P /= np.sqrt(variance + contrast)
+    P /= np.sqrt(variance + max(contrast, np.finfo(P.dtype).tiny))

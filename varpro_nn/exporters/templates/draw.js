@@ -8,6 +8,12 @@ const model = JSON.parse(find(".varpro-model").textContent);
 const network = varproNetwork(model);
 const [channels, rows, columns] = model.image_shape;
 const grey = channels === 1;
+// What the training images say about pictures; see data/preparation.py. Intensities are 0 to 1.
+const { range, ground, full_ink: fullInk, stretches, frame } = model.preparation;
+const hasGround = ground !== null;
+const greyOf = (intensity) => `rgb(${Array(3).fill(Math.round(255 * intensity)).join(" ")})`;
+const groundColour = grey ? greyOf(hasGround ? ground : 0) : "#fff";
+const inkColour = greyOf(hasGround ? fullInk : 1);
 
 // Each pixel of the image is a square of so many of the canvas: scaling down is a mean of them,
 // and a picture of the image's size goes through unchanged.
@@ -28,6 +34,8 @@ const file = find("[type=file]");
 const show = (name, text) => { find(`[data-show=${name}]`).textContent = text; };
 const bars = network.classes.map(bar);
 
+centre.closest("label").hidden = !hasGround;
+centre.checked = hasGround;
 let prefersCentred = centre.checked;
 const items = []; // strokes, pictures and clearings, the last one last
 let drawn = null; // the stroke under the pointer or the pen of the keys
@@ -41,10 +49,10 @@ root.classList.toggle("varpro-is-grey", grey);
 // MNIST's lines are two or three pixels of 28 wide, those of smaller images at least one.
 stroke.value = 100 * Math.max(0.08, 1.2 / Math.max(rows, columns));
 show("size", `${columns} × ${rows} pixels${grey ? ", grey" : ""}`);
-show("centre", model.filled < 1
-  ? `Prepare as MNIST was: scaled to ${Math.round(model.filled * rows)} of ${rows} pixels, ` +
-    "centre of mass in the middle"
-  : "Prepare as the training images: scaled to fill the image");
+show("centre", "Prepare like the training images: " + (frame === null
+  ? "the same ground, whole contrast"
+  : `scaled to ${Math.round(frame.filled * rows)} of ${rows} pixels, centred by ` +
+    (frame.anchor === "mass" ? "mass" : "its bounding box")));
 
 function bar(name) {
   const item = document.createElement("li");
@@ -70,7 +78,7 @@ function current() {
 const pictureOf = (shown) => shown.find((item) => item.kind === "picture");
 
 function paint() {
-  paper.fillStyle = grey ? "#000" : "#fff";
+  paper.fillStyle = groundColour;
   paper.fillRect(0, 0, width, height);
   for (const item of current()) (item.kind === "picture" ? paintPicture : paintStroke)(item);
 }
@@ -110,9 +118,9 @@ async function take(picture) {
   const exact = bitmap.width === columns && bitmap.height === rows;
   const [small, context] = blank(32, 32, "#fff");
   context.drawImage(bitmap, 0, 0, small.width, small.height);
-  const border = Math.round(mean(borderValues(planes(context, 32, 32, true)[0], 32, 32)));
-  // Grey ones whole, on the colour of their border; coloured ones fill the image.
-  const scale = (grey ? Math.min : Math.max)(width / bitmap.width, height / bitmap.height);
+  const border = Math.round(median(borderValues(planes(context, 32, 32, true)[0], 32, 32)));
+  // With a ground: whole, on the colour of their border. Others fill the image.
+  const scale = (hasGround ? Math.min : Math.max)(width / bitmap.width, height / bitmap.height);
   const [w, h] = [bitmap.width * scale, bitmap.height * scale];
   const around = exact ? "#fff" : `rgb(${border} ${border} ${border})`;
   const [scaled, whole] = blank(width, height, around);
@@ -121,7 +129,7 @@ async function take(picture) {
   bitmap.close(); // a photograph is large, and may stay for long
   items.push({ kind: "clear" }, { kind: "picture", picture: scaled, exact });
   centre.checked = !exact && prefersCentred;
-  invert.checked = !exact && border > 127;
+  invert.checked = !exact && hasGround && (border > 127) !== (ground > fullInk);
   update();
 }
 
@@ -137,7 +145,10 @@ function blank(w, h, fill) {
   return [result, context];
 }
 
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+function median(values) {
+  const inOrder = values.slice().sort(); // of numbers, for arrays of a type
+  return (inOrder[(inOrder.length - 1) >> 1] + inOrder[inOrder.length >> 1]) / 2;
+}
 
 function borderValues(values, w, h) {
   return values.filter((_, i) => i < w || i >= w * (h - 1) || i % w === 0 || i % w === w - 1);
@@ -193,8 +204,9 @@ function average(value, n, m, put) {
 function prepare() {
   const values = planes(paper, width, height, grey);
   const pixels = new Uint8Array(channels * rows * columns);
-  if (grey && centre.checked) {
-    pixels.set(centred(values[0]).map(Math.round));
+  if (hasGround && centre.checked) {
+    pixels.set(prepared(values[0]).map((share) =>
+      Math.round(255 * (ground + share * (fullInk - ground)))));
   } else {
     values.forEach((plane, channel) => pixels.set(
       areaAverage(plane, width, [0, 0, width, height], columns, rows).map(Math.round),
@@ -203,40 +215,70 @@ function prepare() {
   return pixels;
 }
 
-/** As MNIST was made: the bounding box scaled to fit, its centre of mass moved to the middle. */
-function centred(plane) {
+// The same parts of the contrast as in data/preparation.py.
+const FAINT = 0.1;
+
+/** What a plane shows, as ink from 0 to 1, placed as in the training images. */
+function prepared(plane) {
+  // The paper of a photograph is not black: what most of the border is becomes the ground.
+  const level = median(borderValues(plane, width, height));
+  const sign = fullInk > ground ? 1 : -1;
+  const contrast = plane.reduce((most, value) => Math.max(most, sign * (value - level)), 0);
+  const whole = 255 * Math.abs(fullInk - ground);
+  if (contrast < FAINT * whole) return new Float64Array(rows * columns);
+  const unit = stretches ? contrast : whole;
+  const ink = Float64Array.from(plane,
+    (value) => Math.min(Math.max(sign * (value - level) / unit, 0), 1));
+  return frame === null || stands(ink)
+    ? areaAverage(ink, width, [0, 0, width, height], columns, rows) : framed(ink);
+}
+
+/** Whether ink is framed already, but for a pixel: then it is not moved or scaled once more. */
+function stands(ink) {
+  const factor = columns / width;
+  const box = boundingBox(ink, width, height);
+  const [x, y] = frame.anchor === "mass"
+    ? centreOfMass(ink, width) : [box[0] + box[2] / 2, box[1] + box[3] / 2];
+  const longer = factor * Math.max(box[3] / rows, box[2] / columns);
+  return Math.abs(longer - frame.filled) * Math.min(rows, columns) <= 0.5 &&
+    Math.abs(factor * y - frame.centre[0] * rows) <= 1 &&
+    Math.abs(factor * x - frame.centre[1] * columns) <= 1;
+}
+
+/** Scale the bounding box of the ink to the frame, and move it. */
+function framed(ink) {
   const result = new Float64Array(rows * columns);
-  // The paper of a photograph is no black: what most of the border is becomes 0.
-  const border = borderValues(plane, width, height).sort();
-  const level = border[border.length >> 1];
-  const largest = plane.reduce((most, value) => Math.max(most, value), 0);
-  if (largest - level < 16) return result;
-  const scale = 255 / (largest - level);
-  const ink = plane.map((value) => Math.max(0, value - level) * scale);
-  const box = boundingBox(ink);
-  const factor = model.filled * Math.min(columns / box[2], rows / box[3]);
+  const box = boundingBox(ink, width, height);
+  const factor = frame.filled * Math.min(columns / box[2], rows / box[3]);
   const w = Math.max(1, Math.min(columns, Math.round(box[2] * factor)));
   const h = Math.max(1, Math.min(rows, Math.round(box[3] * factor)));
   const small = areaAverage(ink, width, box, w, h);
-  let [mass, x, y] = [0, 0, 0];
-  small.forEach((value, i) => {
-    mass += value;
-    x += value * (i % w + 0.5);
-    y += value * (Math.floor(i / w) + 0.5);
-  });
-  const left = Math.min(Math.max(Math.round(columns / 2 - x / mass), 0), columns - w);
-  const top = Math.min(Math.max(Math.round(rows / 2 - y / mass), 0), rows - h);
+  const [x, y] = frame.anchor === "mass" ? centreOfMass(small, w) : [w / 2, h / 2];
+  const left = Math.min(Math.max(Math.round(frame.centre[1] * columns - x), 0), columns - w);
+  const top = Math.min(Math.max(Math.round(frame.centre[0] * rows - y), 0), rows - h);
   small.forEach((value, i) => {
     result[(top + Math.floor(i / w)) * columns + left + i % w] = value;
   });
   return result;
 }
 
-function boundingBox(ink) {
-  let [left, right, top, bottom] = [width, -1, height, -1];
+function centreOfMass(plane, across) {
+  let [mass, x, y] = [0, 0, 0];
+  plane.forEach((value, i) => {
+    mass += value;
+    x += value * (i % across + 0.5);
+    y += value * (Math.floor(i / across) + 0.5);
+  });
+  return [x / mass, y / mass];
+}
+
+/** Box (x, y, w, h) around what is more than faint. */
+function boundingBox(ink, across, down) {
+  const least = FAINT * ink.reduce((most, value) => Math.max(most, value), 0);
+  let [left, right, top, bottom] = [across, -1, down, -1];
   ink.forEach((value, i) => {
-    if (value < 24) return;
-    const [x, y] = [i % width, Math.floor(i / width)];
+    if (value < least) return;
+    const [x, y] = [i % across, Math.floor(i / across)];
     [left, right] = [Math.min(left, x), Math.max(right, x)];
     [top, bottom] = [Math.min(top, y), Math.max(bottom, y)];
   });
@@ -264,12 +306,19 @@ function update() {
   milliseconds = answered - start;
   showPixels(pixels);
   showShares(shares);
-  show("how", how(picture));
+  show("how", how(picture, pixels));
   Object.assign(window.varpro, { pixels, probabilities: shares, milliseconds });
 }
 
-function how(picture) {
-  if (grey && centre.checked) return "scaled and centred";
+function how(picture, pixels) {
+  const [low, high] = range.map((intensity) => 255 * intensity);
+  const reach = (high - low) / 2;
+  if (pixels.some((value) => value < low - reach || value > high + reach)) {
+    return `pixels should be from ${Math.round(low)} to ${Math.round(high)} as in training`;
+  }
+  if (hasGround && centre.checked) {
+    return frame === null ? "on the ground of training" : "scaled and centred";
+  }
   if (picture && picture.exact) return "the picture's own pixels";
   return "the canvas, scaled down";
 }
@@ -336,7 +385,7 @@ function place(event) {
 
 function begin(point) {
   const size = stroke.value / 100 * Math.max(width, height);
-  drawn = { kind: "stroke", points: [point], colour: grey ? "#fff" : colour.value, size };
+  drawn = { kind: "stroke", points: [point], colour: grey ? inkColour : colour.value, size };
   items.push(drawn);
   soon();
 }

@@ -6,7 +6,8 @@
  *     int varpro_predict(const uint8_t *pixels, float *probabilities);
  *     extern const char *const varpro_labels[];
  *
- * pixels: $n_pixels bytes, 0 to 255, in the order (channels, rows, columns) = $image_shape.
+ * pixels: $n_pixels bytes in the order (channels, rows, columns) = $image_shape. Those of the training
+ * images are from $darkest to $lightest: VARPRO_DARKEST to VARPRO_LIGHTEST.
  * probabilities: room for $n_classes numbers.
  * Returns the number of the most probable class, a position in varpro_labels.
  *
@@ -29,7 +30,9 @@ enum {
     VARPRO_N_CHANNELS = $channels,
     VARPRO_N_ROWS = $rows,
     VARPRO_N_COLUMNS = $columns,
-    VARPRO_N_PIXELS = $n_pixels
+    VARPRO_N_PIXELS = $n_pixels,
+    VARPRO_DARKEST = $darkest,
+    VARPRO_LIGHTEST = $lightest
 };
 
 int varpro_predict(const uint8_t *pixels, float *probabilities);
@@ -123,9 +126,13 @@ static void take_window(const uint8_t *image, int top, int left, float *P)
 /* Take mean and contrast out of each column of P. */
 static void normalise(float *P)
 {
-    float mean[PLACES] = {0}, variance[PLACES] = {0}, deviation[PLACES];
+    float mean[PLACES] = {0}, variance[PLACES] = {0}, deviation[PLACES], first[PLACES];
+    for (int i = 0; i < PLACES; i++) {
+        first[i] = P[i];
+    }
     for (int p = 0; p < WINDOW_PIXELS; p++) {
         for (int i = 0; i < PLACES; i++) {
+            P[p * PLACES + i] -= first[i]; /* all of a flat window is 0, without rounding */
             mean[i] += P[p * PLACES + i];
         }
     }
@@ -352,6 +359,14 @@ int main(void)
         int plane = VARPRO_N_ROWS * VARPRO_N_COLUMNS;
         int from = raw ? i : i % plane * VARPRO_N_CHANNELS + i / plane;
         pixels[i] = input[at + (size_t)from];
+    }
+    int reach = (VARPRO_LIGHTEST - VARPRO_DARKEST) / 2, beyond = 0;
+    for (int i = 0; i < VARPRO_N_PIXELS; i++) {
+        beyond += pixels[i] < VARPRO_DARKEST - reach || pixels[i] > VARPRO_LIGHTEST + reach;
+    }
+    if (beyond > 0) {
+        fprintf(stderr, "pixels should be from %d to %d as in training, got %d far outside\n",
+                VARPRO_DARKEST, VARPRO_LIGHTEST, beyond);
     }
     int label = varpro_predict(pixels, probabilities);
     printf("%s %.6f\n", varpro_labels[label], (double)probabilities[label]);

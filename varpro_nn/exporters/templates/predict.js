@@ -70,8 +70,9 @@ function varproNetwork(model) {
   }
 
   function normalise() {
+    const first = P[0];
     let mean = 0;
-    for (let p = 0; p < n; p++) mean += P[p];
+    for (let p = 0; p < n; p++) mean += P[p] -= first; // a flat window is 0, without rounding
     mean /= n;
     let variance = 0;
     for (let p = 0; p < n; p++) variance += (P[p] - mean) * (P[p] - mean);

@@ -1,0 +1,60 @@
+"""Labels as users have them, one for each image."""
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from varpro_nn._arrays import plain_array
+
+_SURROGATES = 0xD800, 0xDFFF
+
+
+def label_row(labels: ArrayLike, name: str = "labels") -> NDArray[Any]:
+    """Return labels as a 1-D array; ``name`` is for messages.
+
+    A column (n, 1) becomes (n,). One-hot rows (n, k) become numbers from 0 to k - 1. Other shapes
+    are for the caller to refuse.
+
+    Raises
+    ------
+    ValueError
+        Masked or complex labels; text with characters that do not exist.
+    """
+    array = plain_array(labels, name)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    elif _is_one_hot(array):
+        array = array.argmax(axis=1)
+    check_text(array, name)
+    return array
+
+
+def check_text(array: NDArray[Any], name: str) -> None:
+    """Refuse text that has no UTF-8: half of a surrogate pair, or numbers beyond Unicode.
+
+    Raises
+    ------
+    ValueError
+    """
+    if array.dtype.kind != "U" or not array.size or not array.dtype.itemsize:
+        return
+    # Native byte order, so that the view reads code points.
+    native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    codes = native.reshape(-1).view(np.uint32).reshape(array.size, -1)
+    first, last = _SURROGATES
+    bad = (codes > sys.maxunicode) | ((codes >= first) & (codes <= last))
+    if bad.any():
+        at = int(np.argmax(bad.any(axis=1)))
+        msg = (
+            f"{name} must be text, got characters that do not exist in entry {at}: "
+            f"{', '.join(f'{code:#x}' for code in codes[at][bad[at]])}."
+        )
+        raise ValueError(msg)
+
+
+def _is_one_hot(array: NDArray[Any]) -> bool:
+    if array.ndim != 2 or array.shape[1] < 2 or not len(array) or array.dtype.kind not in "biuf":
+        return False
+    return bool(((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all())
