@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from varpro_nn import VarProFunctional, fit, patch_units, whole_image_units
+from varpro_nn import RidgeLayer, VarProFunctional, fit, patch_units, whole_image_units
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.subnetwork import SubnetworkPlan, train_one
@@ -107,6 +107,14 @@ def test_missing_members_and_classes_are_named():
         evaluate(NoDerivative())
     with pytest.raises(TypeError, match="units must be an object, got the class Decays; call it"):
         evaluate(Decays)
+
+
+def test_what_breaks_the_contract_is_named_by_the_output_layer_too():
+    units, images = Decays(of_features=lambda Phi: Phi.T), np.ones((12, 1, 3))
+    with pytest.raises(
+        ValueError, match=r"Decays.features must return \(n, h \* m\), here \(12, 2\)"
+    ):
+        RidgeLayer(units, np.ones((2, 1)), 2).add_images(images, np.arange(12) % 2)
 
 
 @pytest.mark.parametrize("of_init", [np.zeros((1, 2)), [[1.0], [2.0]]], ids=["shape", "list"])

@@ -98,7 +98,7 @@ def test_gradient_agrees_with_finite_differences(problem, setting, rng):
 
 
 def test_gradient_is_as_exact_as_the_inner_fit(rng):
-    """To some times the root of the tolerance, of which 300 draws took at most 25."""
+    """To about the root of the tolerance, of which 200 draws took at most 0.46."""
     images, tau = rng.random((300, 5, 4)), np.eye(4)[rng.integers(4, size=300)]
     units = whole_image_units("bilinear", (5, 4), 6)
     w = units.init(images, rng).ravel()
@@ -112,7 +112,7 @@ def test_gradient_is_as_exact_as_the_inner_fit(rng):
     exact = gradient(1e-14)
     for tolerance in (1e-5, 1e-7, 1e-9):
         error = np.linalg.norm(gradient(tolerance) - exact)
-        assert error < 60 * np.sqrt(tolerance) * np.linalg.norm(exact)
+        assert error < 2 * np.sqrt(tolerance) * np.linalg.norm(exact)
 
 
 @EVERY_CASE

@@ -16,6 +16,7 @@ from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg import column_tiles, run_tiles
 from varpro_nn.linalg.threads import Threads
 from varpro_nn.units import Units
+from varpro_nn.units.contract import check_features
 
 BLOCK_BYTES = 2**24
 """Bytes of ``Phi`` that one block of images may take."""
@@ -62,6 +63,8 @@ def block_features(
     ------
     NonFiniteError
         Features are NaN or infinite.
+    TypeError, ValueError
+        Features are not what the contract of units says.
     """
     X = intensities(images, W.dtype)  # once for all tiles
     h, m = len(W), units.n_cells
@@ -69,7 +72,10 @@ def block_features(
 
     def one_task(task: tuple[slice, slice]) -> None:
         rows, tile = task
-        Phi[rows, :, tile] = units.features(W[tile], X[rows]).reshape(len(X[rows]), m, -1)
+        some, these = X[rows], W[tile]
+        part = units.features(these, some)
+        check_features(units, part, len(some), len(these))
+        Phi[rows, :, tile] = part.reshape(len(some), m, -1)
 
     of_tasks = [slice(start, start + TASK_IMAGES) for start in range(0, len(X), TASK_IMAGES)]
     run_tiles(threads, one_task, [(rows, tile) for rows in of_tasks for tile in column_tiles(h)])

@@ -86,8 +86,8 @@ class CrossEntropyFunctional(ReducedFunctional):
     to the same ``w`` agree to ``tolerance``, not to the last bit.
 
     The gradient is exact at the minimising ``A``. The inner fit ends near it: the relative error of
-    the cost is at most about ``tolerance``, that of the gradient of the order of its root. That is
-    enough for steps with a Gauss-Newton matrix, an approximation itself.
+    the cost is at most about ``tolerance``, that of the gradient at most about its root, 0.3 % by
+    default.
     """
 
     def __init__(
