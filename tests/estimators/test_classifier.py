@@ -414,7 +414,14 @@ def test_partial_fit_keeps_the_units_and_refits_the_layer_on_all(digits):
         classifier.partial_fit(X[:400], y[:400])
     classifier.partial_fit(X[:400], y[:400], classes=np.arange(10))
     W, first = classifier.network_.W, classifier.score(Z, z)
+    assert classifier.network_.temperature is not None
+    assert np.isfinite([classifier.loo_error_, classifier.calibration_error_]).all()
     classifier.partial_fit(X[400:800], y[400:800]).partial_fit(X[800:], y[800:])
+    # What was calibrated on the first batch said nothing of the layer of all.
+    assert classifier.network_.temperature is None
+    assert np.isnan([classifier.loo_error_, classifier.calibration_error_]).all()
+    with pytest.raises(ValueError, match=r"after a second partial_fit there are none: call fit"):
+        classifier.predict_set(Z)
     assert_array_equal(classifier.network_.W, W)
     assert classifier.ridge_layer_.n_images == 1200
     assert classifier.score(Z, z) > first
@@ -515,6 +522,20 @@ def test_label_sets_cover(alpha, digits):
     assert covered >= 1 - alpha - 3 * np.sqrt(alpha * (1 - alpha) / len(z)) - 0.02
     if alpha == 0.02:
         assert sets.sum(axis=1).mean() > classifier.predict_set(Z, 0.3).sum(axis=1).mean()
+
+
+def test_label_sets_use_the_weights(digits):
+    """Eights and nines count 20 times."""
+    X, y, Z, _ = digits
+    weights = np.where(y >= 8, 20.0, 1.0)
+    classifier = VarProClassifier(**SMALL, scheme="untrained").fit(X, y, sample_weight=weights)
+    weighted = classifier.predict_set(Z, alpha=0.1)
+    proba, codes, of_rows = classifier._left_out
+    assert set(np.round(of_rows / of_rows.min(), 6)) == {1.0, 20.0}
+    own = proba[np.arange(len(codes)), codes]
+    threshold = classifier.predict_proba(Z)[weighted].min()
+    share = np.average(own < threshold, weights=of_rows)
+    assert share == pytest.approx(0.1, abs=0.03)
 
 
 def test_label_sets_need_outputs_that_saw_not_their_image(digits):

@@ -13,7 +13,7 @@ from varpro_nn import load, whole_image_units
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import one_hot
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.errors import NonFiniteError
+from varpro_nn.errors import ConvergenceWarning, NonFiniteError
 from varpro_nn.linalg import GramAccumulator
 from varpro_nn.linalg.convex import LOSSES, fit_linear
 from varpro_nn.output import feature_store, linear_fits, ridge_fit
@@ -188,6 +188,43 @@ def test_the_ridge_layer_is_the_one_with_leave_one_out_errors(rng):
         assert found.error_rates == other.error_rates
         assert found.error_rate == min(other.error_rates)
         assert found.chosen_by == "leave-one-out"
+
+
+def test_a_fit_that_stops_early_warns_with_the_remedy(rng, monkeypatch):
+    monkeypatch.setattr(linear_fits, "fit_linear", Recorded(max_iterations=4))
+    Phi, labels = problem(rng)
+    with pytest.warns(ConvergenceWarning, match=r"hinge layer is not at its optimum.*larger outp"):
+        found = fit_columns("hinge", Phi, labels, penalty=1.0)
+    assert found.excess > 1e-4
+    monkeypatch.undo()
+    found = fit_columns("hinge", Phi, labels, penalty=1.0)
+    assert found.excess <= fit_module.FINAL_TOLERANCE
+    assert 0 < found.gradient_norm < 1
+    ridge = fit_columns("ridge", Phi, labels, penalty=1.0)
+    assert (ridge.excess, ridge.gradient_norm) == (None, None)
+
+
+@EVERY_LAYER
+def test_held_out_outputs_are_averaged_over_the_views(name, rng):
+    """As the network averages them: the mirror image has the columns in the other order."""
+    Phi, labels = problem(rng, n=90)
+    W = np.eye(6, dtype=np.float32)
+    settings = OutputSettings(layer=name, views="flip", standardise=True)
+    training = TrainingSet(Phi[:, None], labels, K)
+    found = fit_output_layer(settings, PixelUnits(6), W, training, Compute(), rng=rng)
+    assert found.chosen_by == "split"
+    rows = found.left_out.rows
+    kept = np.setdiff1d(np.arange(90), rows)
+    mean, deviation = (f(Phi.astype(np.float64), axis=0) for f in (np.mean, np.std))
+    Z = ((Phi - mean) / deviation).astype(np.float32)
+    fits = linear_fits.LinearFits(name, Z[kept], labels[kept], K, None, None)
+    A, _ = fits.fit(slice(None), found.penalty, None, tolerance=1e-10)
+    both = np.stack([Phi[rows], Phi[rows][:, ::-1]])
+    expected = (((both - mean) / deviation) @ A[:-1] + A[-1]).mean(axis=0)
+    spread = expected.std()
+    assert_allclose(found.left_out.outputs, expected, atol=0.05 * spread)
+    single = ((Phi[rows] - mean) / deviation) @ A[:-1] + A[-1]
+    assert np.abs(single - expected).max() > spread
 
 
 # --- the choice --------------------------------------------------------------------------
