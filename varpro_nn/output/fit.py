@@ -20,8 +20,8 @@ along the grid from the largest penalty to the smallest, and each starts from th
 is fitted on the other images and measured on the held-out ones by its mean loss (error rates are
 too coarse to compare penalties). The search ends after a penalty that is worse. It goes on past
 either end of the grid while the best penalty lies there, by at least 1 % for each step. The final
-fit uses all images, and no other label is involved. The *units* were trained on the held-out images too, so
-the accuracy on them is too high: it serves to choose a penalty, not to estimate the accuracy.
+fit uses all images, and no other label is involved. The *units* were trained on the held-out images
+too, so the accuracy on them is too high: it serves to choose a penalty, not to estimate the accuracy.
 """
 
 import logging
