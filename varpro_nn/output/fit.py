@@ -21,7 +21,8 @@ is fitted on the other images and measured on the held-out ones by its mean loss
 too coarse to compare penalties). The search ends after a penalty that is worse. It goes on past
 either end of the grid while the best penalty lies there, by at least 1 % for each step. The final
 fit uses all images, and no other label is involved. The *units* were trained on the held-out images
-too, so the accuracy on them is too high: it serves to choose a penalty, not to estimate the accuracy.
+too, so the accuracy on them is too high. It serves to choose a penalty, not to estimate the
+accuracy.
 """
 
 import logging
