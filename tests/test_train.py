@@ -540,7 +540,10 @@ def rewritten(tiny, **changes):
         ({"x_train": np.zeros((80, 5, 6))}, "images that differ"),
         ({"y_train": None}, "must contain an array y_train"),
         ({"y_test": None}, "both x_test and y_test or neither"),
-        ({"x_test": np.zeros((80, 6, 5), np.uint8)}, "same shape"),
+        (
+            {"x_test": np.zeros((80, 6, 5), np.uint8)},
+            r"x_test must have shape \(n, 5, 6\), got \(80, 6, 5\)",
+        ),
         ({"y_test": np.full(80, "middle")}, "every label of y_test must occur in y_train"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

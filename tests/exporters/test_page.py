@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exports import NETWORKS, images_of
+from exports import NETWORKS, images_of, rounding
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from reference import folded_probabilities
@@ -108,7 +108,9 @@ def test_javascript_gives_the_numbers_of_python():
         exact = folded_probabilities(fold(network), images)[1]
         assert_allclose(found, exact, atol=1e-6, rtol=0)
         expected = network.predict_proba(images)
-        atol = 1e-5 if images.dtype == np.uint8 else 2e-5  # brighter than any bytes
+        # What single precision changes in Python; floats are brighter than any bytes.
+        brighter = 1 if images.dtype == np.uint8 else 2
+        atol = brighter * max(1e-5, float(np.max(rounding(network, images)[1])))
         assert_allclose(found, expected, atol=atol, rtol=0)
         first, second = np.sort(expected, axis=1)[:, :-3:-1].T
         clear = first - second > 2 * atol
