@@ -542,7 +542,7 @@ def rewritten(tiny, **changes):
         ({"y_test": None}, "both x_test and y_test or neither"),
         (
             {"x_test": np.zeros((80, 6, 5), np.uint8)},
-            r"x_test must have shape \(n, 5, 6\), got \(80, 6, 5\)",
+            "x_test must have shape (n, 5, 6), got (80, 6, 5)",
         ),
         ({"y_test": np.full(80, "middle")}, "every label of y_test must occur in y_train"),
     ],
