@@ -546,3 +546,14 @@ def test_a_row_of_weight_three_is_three_rows(loss, rng):
     plain = exactly(loss, Phi[repeated], labels[repeated], start, 2.0)
     assert weighted.cost == pytest.approx(plain.cost, rel=1e-9)
     assert_allclose(weighted.A, plain.A, rtol=1e-4, atol=1e-5 * np.abs(plain.A).max())
+
+
+@pytest.mark.parametrize("penalty", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_single_class_is_fitted_in_a_few_steps(loss, penalty, rng):
+    """The constant column grows for ever: softmax lowers its cost to nothing."""
+    Phi, labels = rng.standard_normal((40, 6)), np.zeros(40, dtype=np.int64)
+    fitted = fit_linear(loss, Phi, labels, np.zeros((7, 3)), penalty, tolerance=1e-5)
+    assert fitted.converged
+    assert fitted.cost < 40 * 1e-12
+    assert fitted.n_iterations < 100

@@ -122,7 +122,8 @@ class ConvexFit:
     gradient_norm : float
         Norm of the gradient of the cost by ``A``.
     excess : float
-        Estimate of how far the cost was above its minimum before the last step, as a share of it.
+        Estimate of how far the cost was above its minimum before the last step, as a share of it;
+        0 for a cost of less than 2e-16 a row.
     converged : bool
         Whether ``excess`` is at most the tolerance, or the rounding error of the products.
     preconditioner : ndarray, shape (q + 1, q + 1)
@@ -195,7 +196,7 @@ def fit_linear(
             R, since = problem.preconditioner(point), 0.0
         step, gain, count = _newton_step(problem, point, R, max_iterations - n_iterations)
         since += count
-        excess = min(gain, point.cost) / point.cost if point.cost > 0 else 0.0
+        excess = min(gain, point.cost) / point.cost if point.cost > problem.least_cost else 0.0
         # Where all that is left is rounding error, the estimate stops falling.
         over = excess <= tolerance or (excess <= rounding and excess > 0.25 * least)
         least = min(least, excess)
@@ -313,6 +314,8 @@ class _Problem:
         self._loss, self._curvature = LOSSES[loss], _CURVATURES[loss]
         self._Phi, self._labels = Phi, labels
         self._weights = np.ones(n) if sample_weight is None else sample_weight
+        # Outputs that grow without end, as those of a single class do, lower the cost for ever.
+        self.least_cost = float(np.finfo(np.float64).eps * self._weights.sum())
         self._threads = threads
         self._slices = [slice(i, min(i + ROWS, n)) for i in range(0, n, ROWS)]
         self._penalty = np.full((q + 1, 1), penalty)
