@@ -100,6 +100,9 @@ TABLES: dict[str, Table] = {
         "benchmarks.features", quick=("--n-images", "64", "--n-units", "3"), keeps=False
     ),
     "calibration": Table("field.calibration"),
+    "calibration_cifar10": Table(
+        "field.calibration", ("--data", "cifar10", "--recipes", "default"), None
+    ),
     "processors": Table("reliability.processors"),
 }
 """The tables by name; the README has the scripts on killed processes and speed of whole runs."""

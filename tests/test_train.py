@@ -167,7 +167,8 @@ def test_the_history_is_strict_json_line_by_line(done):
     layer = last["output_layer"]
     trace = {"penalties", "losses", "error_rates"}
     diagnosis = {"rank", "degrees_of_freedom", "redundant_units"}
-    assert set(layer) == {"name", "penalty", "chosen_by", "n_iterations"} | trace | diagnosis
+    convergence = {"n_iterations", "excess", "gradient_norm"}
+    assert set(layer) == {"name", "penalty", "chosen_by"} | convergence | trace | diagnosis
     assert layer["rank"] <= 20
     assert (layer["name"], layer["chosen_by"]) == ("ridge", "leave-one-out")
     assert layer["penalty"] in layer["penalties"]
@@ -377,12 +378,16 @@ def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
     layer = strict(lines[-1])["output_layer"]
     assert (layer["name"], layer["chosen_by"]) == ("hinge", "split")
     assert layer["n_iterations"] > 0
+    assert 0 <= layer["excess"] <= 2e-4
     metrics = strict((tmp_path / "run" / "metrics.json").read_text())
     assert layer["penalty"] == metrics["output_penalty"]
     assert layer["penalties"] == sorted(layer["penalties"], reverse=True)
-    best = layer["losses"].index(min(layer["losses"]))
-    assert layer["penalties"][best] == layer["penalty"]
+    best = layer["penalties"].index(layer["penalty"])
+    assert layer["losses"][best] <= min(layer["losses"]) / 0.99
     assert 1 - layer["error_rates"][best] == metrics["split_accuracy"]
+    assert metrics["output_layer_excess"] == layer["excess"]
+    assert metrics["output_layer_gradient_norm"] == layer["gradient_norm"] > 0
+    assert 0 < metrics["test_calibration_error_by_chance"] < 0.1
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,20 @@ def test_the_split_search_ends_between_two_that_are_worse(best):
     assert at[best] == 1.0
 
 
+def test_past_the_end_a_penalty_must_be_worthwhile():
+    """A loss that falls towards a limit, as of images that can be separated."""
+
+    class Falling(Scored):
+        def measure(self, rows, A):
+            return 1 + self.tried[-1] ** 0.5 / 10, 0.1, np.full((3, 2), self.tried[-1])
+
+    fits = Falling(None)
+    found = fit_module._search(fits, "hinge", PENALTIES, np.arange(3), slice(3, None))
+    assert fits.tried == [*PENALTIES, 0.1, 0.03, 0.01]
+    assert found.penalty == 0.03  # 0.01 lowers the loss by less than 1 %
+    assert_allclose(found.left_out.outputs, 0.03)
+
+
 def test_a_tie_that_the_last_bit_decides_is_a_tie():
     """Sums of the same weights in two orders."""
     rates = np.array([0.2, 0.1 + 1e-16, 0.1, 0.3])

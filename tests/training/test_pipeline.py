@@ -361,8 +361,8 @@ def test_metrics_of_patch_units(patches, digits):
     assert metrics["output_penalty"] == layer.penalty
     assert metrics["output_penalty_chosen_by"] == layer.chosen_by == "split"
     assert len(layer.penalties) == len(layer.losses) == len(layer.error_rates) > 1
-    best = int(np.argmin(layer.losses))
-    assert layer.penalties[best] == layer.penalty
+    best = layer.penalties.index(layer.penalty)
+    assert layer.losses[best] <= min(layer.losses) / 0.99
     assert metrics["split_accuracy"] == 1 - layer.error_rates[best]
     assert layer.n_iterations > 0
 

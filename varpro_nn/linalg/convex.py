@@ -145,7 +145,7 @@ def fit_linear(
     start: FloatArray,
     penalty: float,
     *,
-    max_iterations: int = 1000,
+    max_iterations: int = 3000,
     tolerance: float = 1e-4,
     preconditioner: FloatArray | None = None,
     threads: Threads | None = None,

@@ -19,9 +19,10 @@ For the split, one image in six is held out at random, with all its distorted co
 along the grid from the largest penalty to the smallest, and each starts from the one before. Each
 is fitted on the other images and measured on the held-out ones by its mean loss (error rates are
 too coarse to compare penalties). The search ends after a penalty that is worse. It goes on past
-either end of the grid while the best penalty lies there. The final fit uses
-all images, and no other label is involved. The *units* were trained on the held-out images too, so
-the accuracy on them is too high: it serves to choose a penalty, not to estimate the accuracy.
+either end of the grid while the best penalty lies there, by at least 1 % for each step. The final
+fit uses all images, and no other label is involved. The *units* were trained on the held-out images
+too, so the accuracy on them is too high. It serves to choose a penalty, not to estimate the
+accuracy.
 """
 
 import logging
@@ -56,6 +57,12 @@ GRID_TOLERANCE = 3e-3
 """Of the convex fits along the grid; see :func:`varpro_nn.linalg.convex.fit_linear`."""
 FINAL_TOLERANCE = 2e-4
 """Of the convex fit of all images; its last step leaves less than 1e-4 (measured)."""
+WORTHWHILE = 0.99
+"""Past the end of the grid, a penalty must lower the held-out loss to this share of the least.
+
+Images that the features separate have a loss that falls towards a limit as the penalty goes to
+zero, ever more slowly, while the fits become ever harder.
+"""
 LARGEST_EIGENPROBLEM = 6000
 """Columns, or images, up to which the ridge layer chooses its penalty by leave-one-out error."""
 GRAM_BYTES = 2**33
@@ -198,12 +205,8 @@ class _Search:
     error_rates: list[float] = field(default_factory=list)
     left_out: LeftOut | None = None
     A: FloatArray | None = None
+    penalty: float = np.nan
     A_of_best: FloatArray = field(default_factory=lambda: np.zeros((1, 0)))
-
-    @property
-    def penalty(self) -> float:
-        """The penalty of the least loss."""
-        return self.penalties[int(np.argmin(self.losses))]
 
     def add(self, penalty: float, loss: float, error_rate: float) -> None:
         """Take in what a penalty leads to."""
@@ -226,12 +229,17 @@ def _search(
         penalty, *rest = ahead
         found.A, _ = fits.fit(kept, penalty, found.A, tolerance=GRID_TOLERANCE)
         loss, rate, outputs = fits.measure(slice(0, len(aside)), found.A)
-        if loss < min(found.losses, default=np.inf):
-            found.left_out, found.A_of_best = LeftOut(aside, outputs), found.A
+        least = min(found.losses, default=np.inf)
+        better = loss < least * (1.0 if penalty in grid else WORTHWHILE) or not found.losses
+        if better:
+            found.penalty, found.A_of_best = penalty, found.A
+            found.left_out = LeftOut(aside, outputs)
         found.add(penalty, loss, rate)
         _logger.info(
             "%s, penalty %.3g: loss %.5g, error rate %.5f put aside", name, penalty, loss, rate
         )
-        worse = loss > min(found.losses)
-        ahead = beyond(found.penalties, found.penalty, bounds) if worse or not rest else tuple(rest)
+        if penalty in grid and loss <= least and rest:
+            ahead = tuple(rest)
+        else:
+            ahead = beyond(found.penalties, found.penalty, bounds)
     return found

@@ -71,15 +71,17 @@ class LinearFits:
         return fitted.A, fitted
 
     def bounds_of_penalties(self, rows: slice) -> tuple[float, float]:
-        """Give the penalties between which a fit changes: see ``RidgePath.bounds_of_ridges``.
+        """Give the penalties between which a fit changes.
 
-        The trace of the Gram matrix is estimated from the first rows.
+        For a ridge as ``RidgePath.bounds_of_ridges``. The convex layers solve with products of the
+        rows, whose errors are those of one column. The trace of the Gram matrix is estimated from
+        the first rows.
         """
         Phi = self._Phi[rows]
         n, q = Phi.shape
         trace = n * q * float(np.square(Phi[:FOR_TRACE], dtype=np.float64).mean())
         eps = float(np.finfo(Phi.dtype).eps)
-        return eps * trace / np.sqrt(q), 10 * trace
+        return eps * trace / (np.sqrt(q) if self._name == "ridge" else q), 10 * trace
 
     def _ridge(self, rows: slice, penalty: float) -> FloatArray:
         if self._rows != rows:
