@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from varpro_nn._arrays import plain_array
+from varpro_nn._arrays import plain_array, row_weights
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray, TargetArray
 from varpro_nn._warn import warn_user
 from varpro_nn.data.images_on_disk import ImagesOnDisk
@@ -210,19 +210,7 @@ def check_weights(sample_weight: ArrayLike | None, n_images: int) -> FloatArray 
     ------
     ValueError
     """
-    if sample_weight is None:
-        return None
-    array = plain_array(sample_weight, "sample_weight").astype(np.float64, copy=False)
-    if array.shape != (n_images,) or not (np.isfinite(array).all() and (array >= 0).all()):
-        msg = (
-            f"sample_weight must be finite, not negative, and ({n_images},), got shape "
-            f"{array.shape}."
-        )
-        raise ValueError(msg)
-    if not array.any():
-        msg = "sample_weight must be positive for one image at least, got zeros."
-        raise ValueError(msg)
-    return array
+    return None if sample_weight is None else row_weights(sample_weight, n_images)
 
 
 def targets_of(targets: TargetArray, n_targets: int) -> FloatArray:
