@@ -86,6 +86,13 @@ def test_the_log_shows_no_control_characters():
     assert _cli._Formatter().format(record) == "\\x1b[2Jone\ntwo"
 
 
+def test_warnings_of_the_log_look_like_all_others():
+    record = logging.makeLogRecord(
+        {"levelno": logging.WARNING, "levelname": "WARNING", "msg": "%s", "args": ("one\ntwo",)}
+    )
+    assert _cli._Formatter(logging.BASIC_FORMAT).format(record) == "warning: one two"
+
+
 NAME = "a\x1b]0;mine\x07b\x9b31m\u202e\ud800.npz"
 SHOWN = r"a\x1b]0;mine\x07b\x9b31m\u202e\ud800.npz"
 

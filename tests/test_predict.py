@@ -222,6 +222,13 @@ def test_intensities_unlike_those_of_training_are_a_fault_of_that_file(network, 
     assert err.startswith(f"error: {bright}: images must be")
 
 
+def test_a_fault_in_the_code_is_none_of_the_images(network, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(Network, "decision_function", lambda *_, **__: int("no number"))
+    path = write(tmp_path / "images.npz", images)
+    match = "unexpected: probably a fault of varpro_nn"
+    fault("--model", tmp_path / "run", path, match=match)
+
+
 @pytest.mark.parametrize("ink", [True, False], ids=["ink on a ground", "photographs"])
 def test_enlarged_pictures_are_prepared_as_the_training_images_were(ink, tmp_path):
     """Whatever the data set is called."""

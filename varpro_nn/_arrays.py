@@ -36,3 +36,27 @@ def plain_array(values: ArrayLike, name: str) -> NDArray[Any]:
         )
         raise ValueError(msg)
     return array
+
+
+def row_weights(sample_weight: ArrayLike, n: int) -> NDArray[np.float64]:
+    """Return the weights of ``n`` rows, (n,), in double precision.
+
+    Raises
+    ------
+    ValueError
+        Another shape, values that are negative or not finite, or zeros alone.
+    """
+    weights = plain_array(sample_weight, "sample_weight").astype(np.float64, copy=False)
+    if weights.shape != (n,):
+        msg = f"sample_weight must be ({n},), one number for each row, got shape {weights.shape}."
+        raise ValueError(msg)
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if bad.size:
+        msg = (
+            f"sample_weight must be finite and not negative, got {weights[bad[0]]} in row {bad[0]}."
+        )
+        raise ValueError(msg)
+    if not weights.any():
+        msg = "sample_weight must be positive for one row at least, got zeros."
+        raise ValueError(msg)
+    return weights

@@ -186,7 +186,11 @@ def _warnings_in_a_line() -> Iterator[None]:
 
 
 class _Formatter(logging.Formatter):
+    """The log, whose warnings look like those of :mod:`warnings`."""
+
     def format(self, record: logging.LogRecord) -> str:
+        if record.levelno == logging.WARNING and not record.exc_info:
+            return f"warning: {_printable(' '.join(record.getMessage().split()))}"
         return "\n".join(map(_printable, super().format(record).split("\n")))
 
 

@@ -7,14 +7,14 @@ is 1.
 
 import argparse
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
 from varpro_nn import data
-from varpro_nn._cli import add_model, make_parser, parse, print_fault, run_command, tell
+from varpro_nn._cli import add_model, is_meant, make_parser, parse, print_fault, run_command, tell
 from varpro_nn._typing import ImageArray
+from varpro_nn._warn import warn_user
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.network import Network, probabilities
@@ -67,7 +67,7 @@ def _lines(args: argparse.Namespace, faults: list[DatasetError]) -> Iterator[str
             "pictures and does no more. Train again to have them scaled and centred like these "
             "images."
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn_user(msg)
     numbers = count()
     for part in data.read_all_images(
         args.images, network.image_shape,
@@ -77,6 +77,8 @@ def _lines(args: argparse.Namespace, faults: list[DatasetError]) -> Iterator[str
         try:
             lines = _labelled(network, part.images, args.n_jobs)
         except ValueError as error:  # intensities unlike those of training
+            if not is_meant(error):
+                raise
             more = len(set(part.files)) - 1
             where = f"{part.files[0]}{f' and {more} more' if more else ''}"
             report(DatasetError(f"{where}: {error}"))

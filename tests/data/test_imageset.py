@@ -143,3 +143,9 @@ def test_pickles():
     dataset = make_dataset()
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy.digest == dataset.digest
+
+
+def test_a_warning_names_the_line_that_made_the_set():
+    with pytest.warns(UserWarning, match="taken as 20 channels") as said:
+        ImageSet(np.zeros((2, 20, 16, 12)), np.array([0, 1]))
+    assert [warning.filename for warning in said] == [__file__]

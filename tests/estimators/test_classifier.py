@@ -366,7 +366,7 @@ def test_weights_mean_the_same_on_any_scale(layer, digits):
 
 def test_weights_below_zero_are_refused(digits):
     X, y, _, _ = digits
-    with pytest.raises(ValueError, match=r"sample_weight must be finite, not negative"):
+    with pytest.raises(ValueError, match=r"sample_weight must be finite and not negative"):
         VarProClassifier(**SMALL).fit(X, y, sample_weight=np.where(y == 3, -1.0, 1.0))
 
 

@@ -183,10 +183,10 @@ def test_weights_are_repetitions(rng, monkeypatch):
 @pytest.mark.parametrize(
     ("weights", "match"),
     [
-        (np.ones(9), r"sample_weight must have one row for each of 10 inputs"),
+        (np.ones(9), r"sample_weight must be \(10,\)"),
         (np.full(10, np.nan), "sample_weight must be finite"),
-        (np.full(10, -1.0), "sample_weight must not be negative"),
-        (np.zeros(10), "positive for one input at least"),
+        (np.full(10, -1.0), "sample_weight must be finite and not negative, got -1.0 in row 0"),
+        (np.zeros(10), "positive for one row at least"),
     ],
 )
 def test_weights_that_are_none(weights, match, rng):

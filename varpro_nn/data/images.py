@@ -7,20 +7,20 @@ Images stay ``uint8`` in memory and are converted block by block: 60,000 images 
 not 188.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from varpro_nn._arrays import plain_array
+from varpro_nn._arrays import plain_array, row_weights
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray, TargetArray
+from varpro_nn._warn import warn_user
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.labels import label_row
 
-_MOST_CHANNELS = 4
-"""Grey with or without transparency, or colour with or without it."""
+MOST_CHANNELS = 4
+"""An axis this long may be that of channels: grey or colour, with or without transparency."""
 
 
 def check_images(
@@ -86,16 +86,16 @@ def _in_order(array: Any, name: str, expected: tuple[int, ...] | None) -> Any:
     found = tuple(array.shape[1:])
     moved = (found[-1], *found[:-1])  # if the last axis has the channels
     if expected is None:
-        if len(found) == 2 or found[0] <= _MOST_CHANNELS:
+        if len(found) == 2 or found[0] <= MOST_CHANNELS:
             return array
-        if found[2] <= _MOST_CHANNELS:
+        if found[2] <= MOST_CHANNELS:
             return _channels_first(array)
         if found[2] < found[0]:
             msg = (
                 f"{name} of shape {array.shape} are taken as {found[0]} channels of {found[1]} x "
                 f"{found[2]} pixels; if the channels come last, call numpy.moveaxis({name}, -1, 1)."
             )
-            warnings.warn(msg, UserWarning, stacklevel=4)
+            warn_user(msg)
         return array
     if found == expected:
         return array
@@ -210,19 +210,7 @@ def check_weights(sample_weight: ArrayLike | None, n_images: int) -> FloatArray 
     ------
     ValueError
     """
-    if sample_weight is None:
-        return None
-    array = plain_array(sample_weight, "sample_weight").astype(np.float64, copy=False)
-    if array.shape != (n_images,) or not (np.isfinite(array).all() and (array >= 0).all()):
-        msg = (
-            f"sample_weight must be finite, not negative, and ({n_images},), got shape "
-            f"{array.shape}."
-        )
-        raise ValueError(msg)
-    if not array.any():
-        msg = "sample_weight must be positive for one image at least, got zeros."
-        raise ValueError(msg)
-    return array
+    return None if sample_weight is None else row_weights(sample_weight, n_images)
 
 
 def targets_of(targets: TargetArray, n_targets: int) -> FloatArray:

@@ -9,7 +9,6 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray
 from varpro_nn._warn import warn_user
@@ -95,14 +94,6 @@ class IntensityRange:
         """Return the range of the same images times ``factor`` > 0."""
         return IntensityRange(*(factor * value for value in astuple(self)))
 
-    def beyond(self, images: Any, margin: float = 0.0) -> NDArray[np.bool_]:
-        """Find images with a pixel outside the range by more than ``margin`` spans, (n,)."""
-        return self._beyond(*_extremes(images), margin)
-
-    def _beyond(self, minima: FloatArray, maxima: FloatArray, margin: float) -> NDArray[np.bool_]:
-        reach = margin * self.span
-        return (minima < self.low - reach) | (maxima > self.high + reach)
-
     def check(self, images: Any, name: str = "images", *, remedy: str | None = None) -> None:
         """Compare images with the range of the training images, which this is.
 
@@ -131,7 +122,8 @@ class IntensityRange:
         remedy = remedy or f"scale {name} as in training."
         minima, maxima = _extremes(images)
         expected = f"from {self.low:.4g} to {self.high:.4g} as in training"
-        beyond = self._beyond(minima, maxima, _BEYOND)
+        reach = _BEYOND * self.span
+        beyond = (minima < self.low - reach) | (maxima > self.high + reach)
         if beyond.any():
             at = int(np.flatnonzero(beyond)[0])
             got = maxima[at] if maxima[at] > self.high else minima[at]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._io.regular_file import open_regular
+from varpro_nn._warn import warn_user
 from varpro_nn.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def read_picture(
     pixels, n_pages = _read(path, channels, size)
     if n_pages > 1:
         msg = f"{path}: read the first of {n_pages} pages; save the others as files of their own."
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn_user(msg)
     return pixels
 
 

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, ImageArray
 from varpro_nn._warn import warn_user
+from varpro_nn.data.images import MOST_CHANNELS
 
-_MOST_CHANNELS = 4
-"""An axis of at most this length may be that of the channels."""
 _SMOOTHER = 0.7
 """Share of the differences between rows of pixels, below which another order fits better."""
 _FEW = 100
@@ -64,7 +63,7 @@ class Layout:
                 f"columns, channels) of {n_pixels} pixels in all, got {image_shape!r}."
             )
             raise ValueError(msg)
-        last = len(shape) == 3 and shape[2] <= _MOST_CHANNELS < shape[0]
+        last = len(shape) == 3 and shape[2] <= MOST_CHANNELS < shape[0]
         return cls(_channels_first(shape) if last else shape, last, n_pixels)
 
     @classmethod
@@ -87,7 +86,7 @@ class Layout:
         given = None if image_shape is None else _shape_of(image_shape)
         if given is not None:
             if given == of_one:
-                last = len(of_one) == 3 and of_one[2] <= _MOST_CHANNELS < of_one[0]
+                last = len(of_one) == 3 and of_one[2] <= MOST_CHANNELS < of_one[0]
             elif len(of_one) == 3 and given == _channels_first(of_one):
                 last = True
             else:
@@ -99,7 +98,7 @@ class Layout:
         elif len(of_one) == 2:
             last = False
         else:
-            first, last = of_one[0] <= _MOST_CHANNELS, of_one[2] <= _MOST_CHANNELS
+            first, last = of_one[0] <= MOST_CHANNELS, of_one[2] <= MOST_CHANNELS
             if first == last:
                 msg = (
                     f"X of shape {shape} may have its channels first or last: give "

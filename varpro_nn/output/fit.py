@@ -26,13 +26,13 @@ accuracy.
 """
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from varpro_nn._typing import FloatArray, IndexArray, RealArray
+from varpro_nn._warn import warn_user
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import ConvergenceWarning
@@ -169,7 +169,7 @@ def fit_output_layer(
             f"is about {100 * convex.excess:.2g} % above it; try a larger output_penalty than "
             f"{penalty:.3g}."
         )
-        warnings.warn(msg, ConvergenceWarning, stacklevel=2)
+        warn_user(msg, ConvergenceWarning)
     A[:-1] /= deviation[:, None]
     A[-1] -= mean @ A[:-1]
     return OutputLayer(

@@ -1,13 +1,13 @@
 """Named settings: recipes, and what they are for each kind of data."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral
 from typing import Any
 
 from varpro_nn._settings import check_known, settings_of
+from varpro_nn._warn import warn_user
 from varpro_nn.data import Dataset
 from varpro_nn.data.augmentation import Augmentation
 from varpro_nn.data.images_on_disk import ImagesOnDisk
@@ -224,7 +224,7 @@ def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
             if new in found:
                 msg = f"{old} is the old name of {new}: give {new} alone."
                 raise ValueError(msg)
-            warnings.warn(f"{old} is now named {new}.", FutureWarning, stacklevel=3)
+            warn_user(f"{old} is now named {new}.", FutureWarning)
             found[new] = found.pop(old)
     return found
 

@@ -5,13 +5,13 @@ of BLAS, so its weights are bitwise the same whichever worker trains it and in w
 """
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from varpro_nn._typing import FloatArray
+from varpro_nn._warn import warn_user
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import SubnetworkWarning, TrainingError, WorkerDiedError
@@ -117,7 +117,7 @@ def check_some_trained(results: Sequence[Subnetwork]) -> None:
             f"the first, sub-network {first.index}: {first.error.rstrip('.')}. A larger ridge "
             "helps against numerical failures, fewer jobs against a lack of memory."
         )
-        warnings.warn(msg, SubnetworkWarning, stacklevel=2)
+        warn_user(msg, SubnetworkWarning)
 
 
 def _log(subnetwork: Subnetwork, n_finished: int, n_subnetworks: int) -> None:

@@ -36,12 +36,13 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, DTypeLike
 
+from varpro_nn._arrays import row_weights
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.linalg import product_over_rows, schur_complement
 from varpro_nn.linalg.convex import fit_linear
 from varpro_nn.linalg.threads import Threads, in_order
 from varpro_nn.units import Units
-from varpro_nn.varpro.design_matrix import Design, checked_weights
+from varpro_nn.varpro.design_matrix import Design
 from varpro_nn.varpro.jacobian import by_classes
 from varpro_nn.varpro.reduced import Evaluation, ReducedFunctional, check_penalties
 
@@ -116,9 +117,7 @@ class CrossEntropyFunctional(ReducedFunctional):
         self.dtype, self.tau = self.design.dtype, self.design.tau
         # Not in the design, whose rows would then be weighted: the outputs are those of the rows
         # themselves.
-        self._weights = (
-            None if sample_weight is None else checked_weights(sample_weight, len(self.tau))
-        )
+        self._weights = None if sample_weight is None else row_weights(sample_weight, len(self.tau))
         one_hot = ((self.tau == 0) | (self.tau == 1)).all() and (self.tau.sum(axis=1) == 1).all()
         if self.tau.shape[1] < 2 or not one_hot:
             msg = "tau must be one-hot with two classes at least: a 1 in each row, else 0."

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from varpro_nn._arrays import plain_array
+from varpro_nn._arrays import plain_array, row_weights
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.units import Units
@@ -98,7 +98,7 @@ class Design:
         )
         _check_rows("tau", self.tau, 2, n)
         _check_rows("fixed", self._fixed, 2, n)
-        weights = checked_weights(np.ones(n) if sample_weight is None else sample_weight, n)
+        weights = row_weights(np.ones(n) if sample_weight is None else sample_weight, n)
         if block_size is not None and block_size < 1:
             msg = f"block_size must be at least 1, got {block_size}."
             raise ValueError(msg)
@@ -173,22 +173,6 @@ class Design:
             msg = "the features are NaN or infinite at these weights."
             raise NonFiniteError(msg)
         return Block(Phi, root[:, None] * self.tau[rows], root)
-
-
-def checked_weights(sample_weight: ArrayLike, n: int) -> FloatArray:
-    """Return sample weights (n,) in double precision.
-
-    Raises
-    ------
-    ValueError
-        Another shape, values that are negative or not finite, or zeros alone.
-    """
-    weights = plain_array(sample_weight, "sample_weight").astype(np.float64, copy=False)
-    _check_rows("sample_weight", weights, 1, n)
-    if n == 0 or weights.min() < 0 or weights.max() == 0:
-        msg = "sample_weight must not be negative, and positive for one input at least."
-        raise ValueError(msg)
-    return weights
 
 
 def _check_rows(name: str, array: FloatArray, ndim: int, n: int) -> None:

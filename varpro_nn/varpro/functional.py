@@ -23,7 +23,6 @@ V. Pereyra, Neural networks for image classification using quadratic scalarizati
 projections for fast training (2019), sections 2 and 3.
 """
 
-import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -32,6 +31,7 @@ import scipy
 from numpy.typing import ArrayLike, DTypeLike
 
 from varpro_nn._typing import FloatArray
+from varpro_nn._warn import warn_user
 from varpro_nn.linalg import LinearSolution, StreamingQR, least_squares_with_ridge, left_out_errors
 from varpro_nn.linalg.qr import RANK_TOLERANCE
 from varpro_nn.linalg.threads import Threads, in_order
@@ -131,7 +131,7 @@ class VarProFunctional(ReducedFunctional):
                 f"{q} columns fit any targets of {n} inputs, whatever the unit weights: set ridge, "
                 "or take fewer units or more inputs."
             )
-            warnings.warn(msg, UserWarning, stacklevel=2)
+            warn_user(msg)
         self._rank_tolerance = rank_tolerance_for(q, self.dtype)
 
     @property
