@@ -36,10 +36,10 @@ def make_parser(command: str, description: str, faults: str) -> argparse.Argumen
         prog=f"python -m varpro_nn.{command}",
         allow_abbrev=False,
         description=description,
-        epilog=f"Exit status: 0 done; 1 a fault of {faults}; 2 usage; 130 interrupted.",
+        epilog=f"Exit status: 0 success; 1 an error in {faults}; 2 wrong usage; 130 interrupted.",
     )
     parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="more log, and where an error arose"
+        "-v", "--verbose", action="count", default=0, help="log more, and show where an error arose"
     )
     return parser
 
@@ -132,7 +132,7 @@ def print_fault(error: Exception) -> None:
     said = str(error) or type(error).__name__
     if not is_meant(error):
         said = (
-            f"{type(error).__name__}: {said} (unexpected: probably a fault of varpro_nn; "
+            f"{type(error).__name__}: {said} (unexpected: probably a bug in varpro_nn; "
             "-v shows where it arose)"
         )
     tell(f"error: {' '.join(said.split())}")

@@ -444,7 +444,7 @@ def test_partial_fit_with_one_class_at_first(digits):
     X, y, Z, z = digits
     ones, others = y == 1, y != 1
     classifier = VarProClassifier(**SMALL, output_penalty=1.0)
-    with pytest.warns(UserWarning, match="images of 1 alone, .* they stay random"):
+    with pytest.warns(UserWarning, match="only the class 1, .* stay random"):
         classifier.partial_fit(X[ones], y[ones], classes=np.arange(10))
     assert classifier.config_.subnetworks.scheme == "untrained"
     assert_array_equal(classifier.predict(Z), np.ones(len(Z)))
@@ -542,7 +542,7 @@ def test_label_sets_need_outputs_that_saw_not_their_image(digits):
     classifier = VarProClassifier(**SMALL, output_layer="softmax", output_penalty=1.0).fit(
         *digits[:2]
     )
-    with pytest.raises(ValueError, match=r"predict_set needs outputs of images that the output"):
+    with pytest.raises(ValueError, match=r"predict_set needs held-out outputs: leave output"):
         classifier.predict_set(digits[2])
     assert np.isnan(classifier.loo_error_)
     good = VarProClassifier(**SMALL).fit(*digits[:2])

@@ -154,7 +154,7 @@ def _watched(client: Any, scheduler: str) -> Iterator[None]:
                 if answered and not ended.is_set():
                     _logger.warning(
                         "--scheduler %s: no answer within %g seconds (%s); still waiting for it. "
-                        "Ctrl-C ends the run, and --resume goes on with it",
+                        "Ctrl-C stops the run, and --resume continues it",
                         scheduler, ANSWER_SECONDS, type(error).__name__,
                     )  # fmt: skip
 

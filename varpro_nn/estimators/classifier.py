@@ -174,7 +174,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Warns
         -----
         UserWarning
-            All images of the first batch are of one class: its units stay random.
+            All images of the first batch are of one class: the units stay random.
         """
         first = not hasattr(self, "ridge_layer_")
         if self.class_weight is not None:
@@ -327,9 +327,9 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         proba = self.predict_proba(X)
         if self._left_out is None:
             msg = (
-                "predict_set needs outputs of images that the output layer did not see: leave "
-                "output_penalty to the recipe, or set output_layer='ridge', n_copies=0 and "
-                "views='single'; after a second partial_fit there are none: call fit."
+                "predict_set needs held-out outputs: leave output_penalty to the recipe, or set "
+                "output_layer='ridge', n_copies=0 and views='single'. After a second partial_fit "
+                "there are none: call fit."
             )
             raise ValueError(msg)
         held_out, codes, weights = self._left_out
@@ -364,8 +364,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         start = self._start(config)
         if keep_sums and len(np.unique(codes)) == 1:
             msg = (
-                f"the first batch has images of {classes[codes[0]]} alone, of which units learn "
-                "nothing: they stay random. Begin with a batch of several classes."
+                f"the first batch has only the class {classes[codes[0]]}, so the units learn "
+                "nothing and stay random. Begin with a batch of several classes."
             )
             warn_user(msg)
             config = config.with_options(scheme="untrained", n_stages=1)

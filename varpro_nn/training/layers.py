@@ -111,8 +111,8 @@ def _warn_of_intensities(preparation: Preparation) -> None:
     assert reached is not None
     if max(-reached.low, reached.high) > _BRIGHT:
         _logger.warning(
-            "intensities reach %.3g; the settings are for 0 to 1, or bytes as uint8: "
-            "pictures and bytes will be refused by this network",
+            "intensities reach %.3g, but the settings are for 0 to 1; this network will refuse "
+            "pictures and bytes. Give pixels from 0 to 255 as uint8",
             max(-reached.low, reached.high),
         )
 
