@@ -139,7 +139,9 @@ def test_what_cannot_be_saved_is_named():
 
     with pytest.raises(TypeError, match="must be a dataclass with a field n_units, got Plain; wri"):
         register_units(Plain)
-    with pytest.raises(TypeError, match=r"Ripples.axes must be an array, a number, text, .*, got set"):
+    with pytest.raises(
+        TypeError, match=r"Ripples.axes must be an array, a number, text, .*, got set"
+    ):
         spec_of(replace(ripples(), axes={1, 2}))
 
 

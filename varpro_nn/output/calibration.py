@@ -128,7 +128,7 @@ def conformal_threshold(
     ``1 - alpha``, if the image comes from the same distribution and its probabilities from the same
     computation. With too few images the threshold is 0, and each set has all labels.
 
-    With weights ``v_i`` (in proportion to how much likelier an image is among the new ones), at
+    With weights ``v_i`` (proportional to the ratio of the densities of new and held-out images), at
     most a share ``alpha`` of ``sum(v) + mean(v)`` lies below the threshold: the new image counts
     with a mean weight (Tibshirani et al., 2019). Equal weights change nothing.
 

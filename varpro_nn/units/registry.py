@@ -59,7 +59,7 @@ def register_units(cls: C) -> C:
 
 
 def check_dataclass(units: Any) -> None:
-    """Refuse units, or a class of them, whose number cannot be changed by ``replace``.
+    """Check that the number of units of an object or class can be changed by ``replace``.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def describe(units: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
 
 def array_fields(units: Any) -> dict[str, NDArray[Any]]:
-    """Fields of units that are arrays; none of units that are no dataclass."""
+    """Return the array fields of units, or nothing if they are not a dataclass."""
     if not is_dataclass(units):
         return {}
     values = {entry.name: getattr(units, entry.name) for entry in fields(units) if entry.init}
@@ -147,7 +147,7 @@ def remake(spec: Mapping[str, Any], arrays: Mapping[str, Any]) -> Units:
 
 
 def _plain(value: Any, name: str) -> Any:
-    """Make a value of JSON; tuples become lists."""
+    """Convert a value to JSON; tuples become lists."""
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, np.bool_):
