@@ -43,35 +43,36 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         row, filled up with zeros. Where ``X`` is images, it is needed only if the channels may be
         first or last.
     n_jobs : int, default=None
-        Worker processes, then threads; -1 for all cores. No bit of the result depends on it.
+        Worker processes, then threads; -1 for all cores, -2 for all but one. The result does not
+        depend on it, bit for bit.
     random_state : int, RandomState or None, default=None
     warm_start : bool, default=False
-        Go on from the unit weights of the last fit. The scheme is then ``independent``.
+        Start from the unit weights of the last fit. The scheme is then ``independent``.
     class_weight : dict, "balanced" or None, default=None
     **settings
-        Settings of units, sub-networks, distortion and output layer by the flat names of
-        :func:`varpro_nn.configure`: ``n_units``, ``max_nfev``, ``output_layer``, ... By default
-        ``"recipe"``: what the recipe says.
+        Settings of units, sub-networks, data augmentation and output layer, with the names of
+        :func:`varpro_nn.configure`: ``n_units``, ``max_nfev``, ``output_layer``, ... The default
+        ``"recipe"`` takes the value from the recipe.
 
     Attributes
     ----------
     classes_ : ndarray, shape (k,)
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Where ``X`` had names.
+        If ``X`` had names.
     network_ : varpro_nn.Network
-        What was trained; it can be saved and exported. Its intensities are those of ``X`` divided
-        by ``intensity_``.
+        The trained network; it can be saved and exported. It takes ``X / intensity_``.
     config_ : varpro_nn.TrainConfig
         The settings that were used.
     image_shape_ : tuple of int
         (rows, columns) or (channels, rows, columns).
     intensity_ : float
-        What counts as intensity 1: the largest absolute value in ``X``, constant columns left out.
-        If it is more than three times what 90 % of the images keep to, the latter. Values beyond
-        ten times ``intensity_`` count as ten times, with a warning.
+        The value that counts as intensity 1. It is the largest absolute value in ``X``, without
+        constant columns, or the 90 % quantile of the largest values per image, if the former is
+        more than three times as large. Values beyond ten times ``intensity_`` are clipped, with a
+        warning.
     history_ : list of varpro_nn.FitReport
-        How the cost of each sub-network fell.
+        History of the cost of each sub-network.
     n_iter_ : int
         Evaluations of the longest fit of a sub-network.
     loo_error_ : float
@@ -112,8 +113,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             Rows of pixels, or images. Intensities on any scale; the largest counts as 1.
         y : array_like, shape (n,)
         sample_weight : array_like, shape (n,), optional
-            Weights of the rows in sums of squares or losses, on any scale. (Sub-networks draw
-            their rows without them, so a weight of 2 is not quite the row twice.)
+            Weights of the rows in the cost of both layers, on any scale. Sub-networks draw their
+            rows without weights, so a weight of 2 is not exactly the same as repeating the row.
 
         Returns
         -------
@@ -123,8 +124,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Fewer than two classes, images that are all alike, masked values, or settings that do
-            not fit. The estimator is then as it was before.
+            Fewer than two classes, identical images, masked values, or settings that do not fit.
+            The estimator is then unchanged.
 
         Warns
         -----
