@@ -175,7 +175,7 @@ def test_bytes_and_their_intensities_are_the_same(digits):
 
 def test_shapes_of_images(digits):
     X, y, _, _ = digits
-    with pytest.warns(UserWarning, match=r"14 zeros fill each up to 8 x 8 pixels"):
+    with pytest.warns(UserWarning, match=r"filled up with 14 zeros to 8 x 8 pixels"):
         short = VarProClassifier(**SMALL).fit(X[:, :50], y)
     assert short.image_shape_ == (8, 8)
     assert short.network_.image_shape == (8, 8)
