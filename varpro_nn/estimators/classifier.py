@@ -146,21 +146,20 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         y: ArrayLike,
         classes: Sequence[Any] | None = None,
     ) -> Any:
-        """Train on the first batch; refit the output layer to this and all batches before.
+        """Train on the first batch; for later batches, refit only the output layer to all images.
 
-        The units stay as the first batch made them. From the second batch on, probabilities have no
-        temperature, ``loo_error_`` and ``calibration_error_`` are NaN, and ``predict_set`` is
-        refused: the images that would calibrate the new layer are not kept. Needs
-        ``output_layer="ridge"`` and no distorted copies, which is what it sets where they are left
-        to the recipe.
+        From the second batch on, probabilities have no temperature, ``loo_error_`` and
+        ``calibration_error_`` are NaN, and ``predict_set`` raises an error, because the images that
+        would calibrate the new layer are not kept. It needs ``output_layer="ridge"`` and
+        ``n_copies=0``, and sets them where they are left to the recipe.
 
         Parameters
         ----------
         X : array_like, shape (n, d)
         y : array_like, shape (n,)
         classes : array_like, shape (k,), optional
-            All labels that will come; needed in the first call, unless ``fit`` has seen them
-            (what else ``fit`` has learnt is forgotten: it kept no sums).
+            All labels of all batches; needed in the first call, unless ``fit`` was called before.
+            Only the classes of that fit are used.
 
         Returns
         -------
@@ -190,9 +189,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
                 raise ValueError(msg)
             known = np.unique(plain_array(classes, "classes"))
             if hasattr(self, "network_"):
-                msg = (
-                    "partial_fit begins anew with its first batch: fit kept no sums of its images."
-                )
+                msg = "partial_fit starts anew with its first batch, because fit kept no sums."
                 warn_user(msg)
         elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
             msg = f"classes must be those of the first call, {self.classes_}, got {classes}."
@@ -303,11 +300,10 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         """Predict sets that contain the true label for at least a share ``1 - alpha`` of images.
 
         These are conformal prediction sets. Their threshold comes from held-out outputs of training
-        images; the final fit uses all images. The guarantee holds as far as the units treat new
-        images like training images. It held with tens of thousands of images. Units that overfit
-        miss more labels (0.057 with alpha 0.01, of 1,500 digits; ``python -m
-        experiments.field.calibration --data digits``). Weights of the images count in the
-        threshold: the share refers to images that are distributed as the weighted ones are.
+        images; the final fit uses all images. The guarantee assumes that the units treat new images
+        like training images. With few images, units overfit and the sets miss more labels: 0.057
+        with ``alpha`` 0.01 and 1,500 digits (``python -m experiments.field.calibration --data
+        digits``). With sample weights, the share refers to images with the weighted distribution.
 
         Parameters
         ----------
@@ -317,13 +313,13 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Returns
         -------
         ndarray of bool, shape (n, k)
-            Which of ``classes_`` belong; one at least.
+            Which of ``classes_`` are in the set, at least one.
 
         Raises
         ------
         ValueError
-            ``alpha`` out of (0, 1), or no such outputs: the penalty of a layer other than ridge
-            was given.
+            ``alpha`` is outside (0, 1); or there are no held-out outputs, because the penalty of a
+            softmax or hinge layer was given or ``partial_fit`` was called twice.
         """
         proba = self.predict_proba(X)
         if self._left_out is None:
