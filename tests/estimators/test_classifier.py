@@ -420,7 +420,7 @@ def test_partial_fit_keeps_the_units_and_refits_the_layer_on_all(digits):
     # What was calibrated on the first batch said nothing of the layer of all.
     assert classifier.network_.temperature is None
     assert np.isnan([classifier.loo_error_, classifier.calibration_error_]).all()
-    with pytest.raises(ValueError, match=r"after a second partial_fit there are none: call fit"):
+    with pytest.raises(ValueError, match=r"After a second partial_fit there are none: call fit"):
         classifier.predict_set(Z)
     assert_array_equal(classifier.network_.W, W)
     assert classifier.ridge_layer_.n_images == 1200
