@@ -69,7 +69,7 @@ def test_an_error_of_the_code_is_told_from_one_of_the_user(fault, said, capsys):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(said)
-    assert ("unexpected: probably a fault of varpro_nn; -v shows" in err) is (fault != our_check)
+    assert ("unexpected: probably a bug in varpro_nn; -v shows" in err) is (fault != our_check)
 
 
 @pytest.mark.parametrize("command", ["train", "predict", "export"])

@@ -180,7 +180,7 @@ def test_a_bad_file_is_named_and_the_others_are_labelled(network, images, folder
     assert [line["image"] for line in lines] == [0, 1, 2, 3]
     assert_array_equal([line["label"] for line in lines], network.predict(images[:4]))
     note, *faults = err.splitlines()
-    assert note == f"note: {folder}: left out b.txt: no pictures by the endings of their names"
+    assert note == f"note: {folder}: skipped b.txt: their names do not end like a picture"
     assert [fault.split(": ")[:2] for fault in faults] == [
         ["error", str(folder / name)] for name in ("aa.png", "c.png")
     ]

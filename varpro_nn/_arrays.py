@@ -1,4 +1,4 @@
-"""Arrays from users, whose numbers must mean no more than they say."""
+"""Arrays from users without masks or imaginary parts."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ def plain_array(values: ArrayLike, name: str) -> NDArray[Any]:
     """Return ``values`` as an array; ``name`` is for messages.
 
     `numpy.asarray` drops the mask of a masked array, and a conversion to real numbers drops
-    imaginary parts. A masked array without masked values is taken as it is.
+    imaginary parts. A masked array without masked values is accepted.
 
     Raises
     ------

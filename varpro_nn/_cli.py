@@ -1,7 +1,7 @@
-"""What the command lines share: their parsers, and how results and faults leave the process.
+"""Parsers of the command lines, and the output of results and errors.
 
-Results go to standard output, everything else to standard error. File names and other texts from
-outside reach a terminal without control characters, which it would obey.
+Results go to standard output, everything else to standard error. Control characters in file names
+and other external texts are escaped, because a terminal would obey them.
 """
 
 import argparse
@@ -36,10 +36,10 @@ def make_parser(command: str, description: str, faults: str) -> argparse.Argumen
         prog=f"python -m varpro_nn.{command}",
         allow_abbrev=False,
         description=description,
-        epilog=f"Exit status: 0 done; 1 a fault of {faults}; 2 usage; 130 interrupted.",
+        epilog=f"Exit status: 0 success; 1 an error in {faults}; 2 wrong usage; 130 interrupted.",
     )
     parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="more log, and where an error arose"
+        "-v", "--verbose", action="count", default=0, help="log more, and show where an error arose"
     )
     return parser
 
@@ -104,7 +104,7 @@ def run_command(lines: Callable[[], Iterable[str]]) -> int:
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, which batch systems send, end the work as Ctrl-C does: nothing is left behind.
+    """Let SIGTERM, which batch systems send, end the work as Ctrl-C does.
 
     A signal that is ignored, or that the caller of ``main`` handles, stays as it is.
     """
@@ -127,22 +127,22 @@ def tell(line: str) -> None:
 
 
 def print_fault(error: Exception) -> None:
-    """Print a fault as one line on standard error, and with ``-v`` where it arose."""
+    """Print an error as one line on standard error, and with ``-v`` its traceback."""
     _logger.info("the error in full", exc_info=error)
     said = str(error) or type(error).__name__
     if not is_meant(error):
         said = (
-            f"{type(error).__name__}: {said} (unexpected: probably a fault of varpro_nn; "
+            f"{type(error).__name__}: {said} (unexpected: probably a bug in varpro_nn; "
             "-v shows where it arose)"
         )
     tell(f"error: {' '.join(said.split())}")
 
 
 def is_meant(error: Exception) -> bool:
-    """Whether an error tells of files, data or arguments, and not of a fault in the code.
+    """Whether an error is about files, data or arguments, and not a bug in the code.
 
-    A ``ValueError`` that a ``raise`` of this package made is meant; one of a library, or of a
-    statement of ours that failed, is not.
+    A ``ValueError`` from a ``raise`` statement of this package is meant. One from a library, or
+    from another statement of this package, is not.
     """
     if isinstance(error, VarProError | OSError | MemoryError):
         return True
@@ -172,7 +172,7 @@ def _standard_output() -> Iterator[None]:
 
 @contextmanager
 def _warnings_in_a_line() -> Iterator[None]:
-    """Show warnings as the command line shows all else, without the line of code."""
+    """Show warnings as one line without the line of code."""
     formatted = warnings.formatwarning
 
     def in_a_line(message: Warning | str, *_: Any, **__: Any) -> str:
@@ -195,7 +195,7 @@ class _Formatter(logging.Formatter):
 
 
 def _printable(line: str) -> str:
-    """Write characters that a terminal does not show, but may obey, as Python would."""
+    """Escape the characters that a terminal does not show but may obey."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 

@@ -1,4 +1,4 @@
-"""Warnings that name the line of the user."""
+"""Warnings that point to the line of the caller."""
 
 import inspect
 import warnings

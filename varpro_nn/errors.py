@@ -3,7 +3,7 @@
 A caller's mistake (a wrong argument) is a ``ValueError`` or a ``TypeError``, as in the rest of
 scientific Python. The classes here are for faults outside the caller's code: files, data, runs.
 The command line turns each of them into one line on standard error and exit status 1. A warning
-is a ``UserWarning``: the result is there, and may not be what is wanted.
+is a ``UserWarning``: there is a result, but it may not be what the caller expects.
 """
 
 
@@ -32,7 +32,7 @@ class WorkerDiedError(VarProError):
 
 
 class ConvergenceWarning(UserWarning):
-    """A fit stopped before its optimum; its result can be used, and is not what was asked for."""
+    """A fit stopped before its optimum. Its result can be used, but is less accurate."""
 
 
 class BusyError(VarProError):
@@ -40,7 +40,7 @@ class BusyError(VarProError):
 
 
 class SubnetworkWarning(UserWarning):
-    """Some sub-networks failed, and the result is without them."""
+    """Some sub-networks failed, and the result does not contain them."""
 
 
 class ClusterError(VarProError):
@@ -48,4 +48,4 @@ class ClusterError(VarProError):
 
 
 class IntensityWarning(UserWarning):
-    """Images are on another scale than the training images, or one of them is."""
+    """Some or all images are on another scale than the training images."""

@@ -22,20 +22,20 @@ from varpro_nn.model.network import Network, probabilities
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser."""
-    parser = make_parser("predict", "Label images with a trained network.", "a file")
+    parser = make_parser("predict", "Label images with a trained network.", "model or images")
     add_model(parser)
     parser.add_argument(
         "--n-jobs", type=int, default=1, metavar="N", help="threads, -1 for all cores (1)"
     )
     parser.add_argument(
         "--prepare", action="store_true",
-        help="make pictures of any size like the training images: resized, and where the training "
-        "images show it, inverted, scaled and centred on their ground",
+        help="make pictures of any size like the training images: resize them and, depending on "
+        "these images, invert, scale and centre what they show",
     )  # fmt: skip
     parser.add_argument(
         "images", nargs="+", metavar="IMAGES",
-        help="npz (array x_test, else images, else the only one), npy, IDX (.gz as well), a "
-        "picture of any format that Pillow reads, or a folder of pictures",
+        help="a picture in any format of Pillow, a folder of pictures, or a file: npz (array "
+        "x_test, else images, else the only array), npy, IDX (also as .gz)",
     )  # fmt: skip
     return parser
 
@@ -63,9 +63,8 @@ def _lines(args: argparse.Namespace, faults: list[DatasetError]) -> Iterator[str
     network = Network.load(Path(args.model))
     if args.prepare and not network.preparation.learnt:
         msg = (
-            f"{args.model} has no record of what its training images show; --prepare resizes "
-            "pictures and does no more. Train again to have them scaled and centred like these "
-            "images."
+            f"{args.model} has no record of what its training images show, so --prepare only "
+            "resizes pictures. Train again to have them scaled and centred like these images."
         )
         warn_user(msg)
     numbers = count()

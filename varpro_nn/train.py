@@ -72,13 +72,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="DIR", help="run folder (runs/DATE-TIME-PROCESS-DATASET-RECIPE)"
     )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the sub-networks in --output"
-    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument(
         "--overwrite", action="store_true",
-        help="replace a run that is in --output already; with --resume its model alone: "
-        "sub-networks are used again",
+        help="replace the run in --output; with --resume replace only its model and use its "
+        "sub-networks again",
     )  # fmt: skip
     parser.add_argument(
         "--keep-glue", action="store_true",
@@ -87,8 +85,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--report", action=argparse.BooleanOptionalAction,
-        help="write report.html too: figures of the run, and a canvas on which the network "
-        "answers (written where Matplotlib is installed)",
+        help="write report.html too: figures of the run, and a canvas to draw on (by default if "
+        "Matplotlib is installed)",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -216,7 +214,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
         return metrics
     with locked(path), cluster.executor(args.backend, args.scheduler, args.n_jobs) as executor:
         if args.resume and not folder.n_kept:
-            tell(f"{path}: no sub-networks there to go on with; training begins")
+            tell(f"{path}: no sub-networks there to resume; training starts from the beginning")
         try:
             result = folder.train(
                 config, dataset, n_jobs=args.n_jobs, executor=executor, progress=not args.quiet,
@@ -224,8 +222,8 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
             )  # fmt: skip
         except KeyboardInterrupt:
             n_kept = folder.n_kept
-            msg = f"add --resume --output {path} to go on with {n_kept} sub-networks"
-            raise KeyboardInterrupt(msg if n_kept else "nothing is kept yet") from None
+            msg = f"add --resume --output {path} to continue with {n_kept} finished sub-networks"
+            raise KeyboardInterrupt(msg if n_kept else "no sub-network is finished yet") from None
     if not args.quiet:
         for line in _in_words(result):
             tell(line)
@@ -261,7 +259,10 @@ def _in_words(result: Run) -> Iterator[str]:
     yield f"label images with it: python -m varpro_nn.predict --model {model} my.png"
     n_missing = sum(subnetwork.n_missing_classes > 0 for subnetwork in result.subnetworks)
     if n_missing:
-        yield f"{n_missing} sub-networks drew no image of some class: give them more images"
+        yield (
+            f"{n_missing} sub-networks drew no image of some class; increase "
+            "--images-per-subnetwork"
+        )
 
 
 if __name__ == "__main__":

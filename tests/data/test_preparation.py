@@ -91,7 +91,7 @@ def test_signed_intensities_are_no_bytes(rng):
     assert found.ground is None
     with pytest.raises(ValueError, match=r"from -1 to 1 as in training, got uint8"):
         found.check(np.zeros((1, 28, 28), dtype=np.uint8))
-    with pytest.raises(ValueError, match="pictures are bytes"):
+    with pytest.raises(ValueError, match="takes no pictures; give arrays"):
         found.picture(digit(), (28, 28))
 
 
@@ -223,7 +223,7 @@ def test_files_of_every_format(format_, tmp_path):
 def test_a_picture_of_absurd_size(tmp_path, monkeypatch):
     monkeypatch.setattr("varpro_nn.data.pictures._MAX_PIXELS", 99)
     Image.fromarray(np.zeros((10, 10), dtype=np.uint8)).save(tmp_path / "large.png")
-    with pytest.raises(DatasetError, match=r"must have 99 pixels at most, got 10 x 10"):
+    with pytest.raises(DatasetError, match=r"must have at most 99 pixels, got 10 x 10"):
         read_images(tmp_path / "large.png", (28, 28), prepared=MNIST)
 
 

@@ -239,7 +239,7 @@ def test_formats_that_pillow_does_not_decode_itself_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("pixels", "match"),
     [
-        (np.full((4, 5), 70_000, np.int32), "up to 16 bits a channel, got 32"),
+        (np.full((4, 5), 70_000, np.int32), "up to 16 bits per channel, got 32"),
         (np.full((4, 5), 1.5, np.float32), "pixels from 0 to 1, got 1.5 to 1.5"),
     ],
 )
@@ -257,7 +257,7 @@ def test_unsuitable_png(tmp_path):
         DatasetError, match=r"some.png: images must have shape \(5, 4\), got \(4, 5"
     ):
         read_images(tmp_path, (5, 4))
-    with pytest.raises(DatasetError, match="can be read for 1 or 3 channels"):
+    with pytest.raises(DatasetError, match="pictures can be read for 1 or 3 channels"):
         read_images(path, (2, 4, 5))
     content = path.read_bytes()
     for length in range(4, len(content) - 30, 3):

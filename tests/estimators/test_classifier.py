@@ -175,7 +175,7 @@ def test_bytes_and_their_intensities_are_the_same(digits):
 
 def test_shapes_of_images(digits):
     X, y, _, _ = digits
-    with pytest.warns(UserWarning, match=r"14 zeros fill each up to 8 x 8 pixels"):
+    with pytest.warns(UserWarning, match=r"filled up with 14 zeros to 8 x 8 pixels"):
         short = VarProClassifier(**SMALL).fit(X[:, :50], y)
     assert short.image_shape_ == (8, 8)
     assert short.network_.image_shape == (8, 8)
@@ -420,7 +420,7 @@ def test_partial_fit_keeps_the_units_and_refits_the_layer_on_all(digits):
     # What was calibrated on the first batch said nothing of the layer of all.
     assert classifier.network_.temperature is None
     assert np.isnan([classifier.loo_error_, classifier.calibration_error_]).all()
-    with pytest.raises(ValueError, match=r"after a second partial_fit there are none: call fit"):
+    with pytest.raises(ValueError, match=r"After a second partial_fit there are none: call fit"):
         classifier.predict_set(Z)
     assert_array_equal(classifier.network_.W, W)
     assert classifier.ridge_layer_.n_images == 1200
@@ -444,7 +444,7 @@ def test_partial_fit_with_one_class_at_first(digits):
     X, y, Z, z = digits
     ones, others = y == 1, y != 1
     classifier = VarProClassifier(**SMALL, output_penalty=1.0)
-    with pytest.warns(UserWarning, match="images of 1 alone, .* they stay random"):
+    with pytest.warns(UserWarning, match="only the class 1, .* stay random"):
         classifier.partial_fit(X[ones], y[ones], classes=np.arange(10))
     assert classifier.config_.subnetworks.scheme == "untrained"
     assert_array_equal(classifier.predict(Z), np.ones(len(Z)))
@@ -542,7 +542,7 @@ def test_label_sets_need_outputs_that_saw_not_their_image(digits):
     classifier = VarProClassifier(**SMALL, output_layer="softmax", output_penalty=1.0).fit(
         *digits[:2]
     )
-    with pytest.raises(ValueError, match=r"predict_set needs outputs of images that the output"):
+    with pytest.raises(ValueError, match=r"predict_set needs held-out outputs: leave output"):
         classifier.predict_set(digits[2])
     assert np.isnan(classifier.loo_error_)
     good = VarProClassifier(**SMALL).fit(*digits[:2])

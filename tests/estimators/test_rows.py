@@ -85,9 +85,9 @@ def test_shapes_that_are_none(shape):
 @pytest.mark.parametrize(
     ("d", "match"),
     [
-        (2914, r"2 zeros fill each up to 54 x 54 pixels. .* such as \(47, 62\) or \(62, 47\)"),
+        (2914, r"filled up with 2 zeros to 54 x 54 pixels. .* such as \(47, 62\) or \(62, 47\)"),
         (1200, r"\(20, 20, 3\) if the colours of a pixel stand together, \(3, 20, 20\) if one"),
-        (59, r"5 zeros fill each up to 8 x 8 pixels. Give image_shape=\(rows, columns\)"),
+        (59, r"filled up with 5 zeros to 8 x 8 pixels. Give image_shape=\(rows, columns\)"),
     ],
 )
 def test_rows_that_are_filled_up_are_said(d, match):

@@ -94,7 +94,7 @@ def test_images_on_another_scale_are_not_labelled_in_silence(trained, given, rng
 def test_pixels_divided_twice_are_warned_of(rng):
     images = rng.random((40, 4, 5))
     network = replace(make(rng), preparation=Preparation.learn(images))
-    with pytest.warns(IntensityWarning, match=r"should be from 0.* to 0.* if the scale is not"):
+    with pytest.warns(IntensityWarning, match=r"should be from 0.* to 0.* If the scale differs"):
         network.predict(images / 255)
 
 

@@ -29,7 +29,7 @@ def test_it_ends_where_penalties_are_rounding_and_says_so(caplog):
     assert beyond(PENALTIES, 0.3, (0.02, 1e9)) == (0.1, 0.03)
     with caplog.at_level(logging.WARNING):
         assert beyond(PENALTIES, 0.3, (0.2, 1e9)) == ()
-    assert "0.3, is at the end of what the numbers allow, 0.2 to 1e+09" in caplog.text
+    assert "0.3, is at the end of the usable range, 0.2 to 1e+09" in caplog.text
     assert beyond(RIDGES, RIDGES[0], (0.0, 0.0)) == ()  # columns of zeros
 
 

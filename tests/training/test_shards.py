@@ -82,9 +82,9 @@ def test_a_shard_of_other_packages_says_which_and_what_to_do(digits, tmp_path):
     assert list(Shards(tmp_path, ours).read()) == [0]
     Shards(tmp_path, {**ours, "versions": {**ours["versions"], "numpy": "2.0.1"}}).write(shard)
     said = re.escape(
-        f"was trained with numpy 2.0.1, and this is numpy {np.__version__}: the result would not "
-        "be that of an undisturbed run. Install numpy 2.0.1 to go on, add --overwrite to train all "
-        "sub-networks again, or name another folder."
+        f"was trained with numpy 2.0.1, and this is numpy {np.__version__}: the result would "
+        "differ from an uninterrupted run. Install numpy 2.0.1 to continue, add --overwrite to "
+        "train all sub-networks again, or name another folder."
     )
     with pytest.raises(ModelFileError, match=said):
         Shards(tmp_path, ours).read()
@@ -107,10 +107,10 @@ def test_what_is_no_shard_or_lies_elsewhere_is_not_removed(digits, tmp_path):
         check_removable(tmp_path / "link")
     network = folder / "000007.npz"
     archive.write(network, {"identity": {}}, {"W": np.zeros((2, 3))})
-    with pytest.raises(VarProError, match=r"000007\.npz: is damaged or no sub-network"):
+    with pytest.raises(VarProError, match=r"000007\.npz: is damaged or not a sub-network"):
         check_removable(folder)
     network.write_bytes(b"PK")
-    with pytest.raises(VarProError, match=r"000007\.npz: is damaged or no sub-network"):
+    with pytest.raises(VarProError, match=r"000007\.npz: is damaged or not a sub-network"):
         check_removable(folder)
 
 
@@ -228,7 +228,7 @@ def test_command_line_resumes_and_says_what_is_there(tmp_path, capsys):
     assert json.loads(said.out)["n_subnetworks"] == 4
     mistyped = str(tmp_path / "ran")
     assert main([*arguments[:-1], mistyped, "--resume"]) == 0
-    assert f"{mistyped}: no sub-networks there to go on with" in capsys.readouterr().err
+    assert f"{mistyped}: no sub-networks there to resume" in capsys.readouterr().err
     assert main([*arguments, "--seed", "1", "--resume"]) == 1
     assert "seed differ" in capsys.readouterr().err
     assert main([*arguments, "--seed", "1", "--overwrite"]) == 0

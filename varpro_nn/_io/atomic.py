@@ -4,8 +4,8 @@ A file is written under a temporary name in its own folder, flushed to the disk 
 file under its final name is complete, whatever interrupts, and two processes that write the same
 file at the same time replace each other's.
 
-Temporary names and the lock begin with ``.varpro_nn``, so that no file of a user is mistaken for
-one of them. They do not grow with the name of the file: it may be the longest that the disk allows.
+Temporary names and the lock begin with ``.varpro_nn``, so that they never match a file of the user.
+Their length does not depend on the name of the file, which may be the longest that is allowed.
 """
 
 import json
@@ -29,7 +29,7 @@ _LOCK = ".varpro_nn.lock"
 def errors_named(path: Path) -> Iterator[None]:
     """Name ``path`` in an OSError of the ``with`` block.
 
-    A disk that is full fails in ``write``, which knows no name; temporary names tell nothing.
+    An error of ``write`` on a full disk has no file name, and temporary names do not help the user.
     """
     try:
         yield

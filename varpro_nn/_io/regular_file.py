@@ -1,7 +1,7 @@
-"""Files that users name, opened for reading without waiting.
+"""Regular files, opened for reading.
 
-A path may lead to a pipe, which waits for a writer for ever, or to a device such as
-``/dev/zero``, which has no end. Only regular files are opened.
+A path may lead to a pipe, which waits for a writer for ever, or to a device such as ``/dev/zero``,
+which has no end.
 """
 
 import errno

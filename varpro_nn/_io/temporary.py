@@ -1,7 +1,7 @@
-"""Temporary folders, of which the next start removes what a killed process left.
+"""Temporary folders. The next start removes those of killed processes.
 
 A process holds the lock of a file in each of its folders. The system frees the lock when the
-process ends, whatever ends it, so a folder whose lock is free has no owner.
+process ends in any way, so a folder whose lock is free has no owner.
 """
 
 import os
@@ -22,8 +22,8 @@ _LOCK = ".varpro_nn.lock"
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """Make a folder for the length of a ``with`` block.
 
-    What cannot be removed at the end is left for the next start: a worker elsewhere may still have
-    a file open.
+    If the folder cannot be removed at the end, because a worker has a file open, the next start
+    removes it.
 
     Parameters
     ----------

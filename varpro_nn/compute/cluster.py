@@ -25,7 +25,7 @@ BACKENDS = ("joblib", "dask")
 CONNECT_SECONDS = 30.0
 """How long to wait for a scheduler, and for its first worker."""
 ANSWER_SECONDS = 30.0
-"""After how long a scheduler that does not answer is reported, in the middle of the work."""
+"""Seconds after which a scheduler that does not answer is reported during training."""
 
 _logger = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ def executor(
 def _connected(connect: Callable[[], Any], scheduler: str) -> Any:
     """Return what ``connect()`` returns, in time.
 
-    The time limit of Dask is for the connection. It waits for ever for the first words of a process
-    that is stopped, for which the system accepts connections.
+    The time limit of Dask covers only the connection. For a stopped process, the system accepts the
+    connection, and Dask waits for ever for the first message.
     """
     done: Future[Any] = Future()
 
@@ -139,7 +139,7 @@ def _connected(connect: Callable[[], Any], scheduler: str) -> Any:
 
 @contextmanager
 def _watched(client: Any, scheduler: str) -> Iterator[None]:
-    """Log a warning whenever the scheduler ceases to answer: the work waits for it."""
+    """Log a warning whenever the scheduler stops answering; the run waits for it."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -154,7 +154,7 @@ def _watched(client: Any, scheduler: str) -> Iterator[None]:
                 if answered and not ended.is_set():
                     _logger.warning(
                         "--scheduler %s: no answer within %g seconds (%s); still waiting for it. "
-                        "Ctrl-C ends the run, and --resume goes on with it",
+                        "Ctrl-C stops the run, and --resume continues it",
                         scheduler, ANSWER_SECONDS, type(error).__name__,
                     )  # fmt: skip
 

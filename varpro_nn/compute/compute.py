@@ -28,8 +28,8 @@ class Compute:
     ----------
     n_jobs : int
         Worker processes for whole sub-networks, threads for everything else; -1 for all cores, -2
-        for all but one. Where no process can be started (in a process of ``multiprocessing.Pool``,
-        or in a thread of joblib), threads for all. No bit of a result depends on it.
+        for all but one. Where no process can start (in a process of ``multiprocessing.Pool``, or in
+        a thread of joblib), only threads. No bit of a result depends on it.
     executor : concurrent.futures.Executor, optional
         Runs the tasks instead of worker processes of this machine, on a cluster for example.
     scratch : Path, optional
@@ -198,7 +198,7 @@ class Compute:
 
 
 class _SilentBar(AbstractContextManager["_SilentBar"]):
-    """What the work asks of a progress bar, and nothing to see."""
+    """A progress bar that shows nothing."""
 
     def __exit__(self, *_: object) -> None:
         pass

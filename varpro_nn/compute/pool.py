@@ -180,7 +180,7 @@ class _Turn:
         self._holder: int | None = None
 
     def after_fork_in_child(self) -> None:
-        """Begin anew, without the workers if they were in use: they answer the parent alone."""
+        """Start without the workers if they were in use, because they answer only the parent."""
         self.is_lost |= self._lock.locked()
         self._lock = threading.Lock()
         self._holder = None

@@ -54,7 +54,7 @@ NO_DISTORTION = Augmentation()
 
 
 def check_fitting(augmentation: Augmentation, image_shape: Sequence[int]) -> None:
-    """Raise ValueError for displacements that move an image out of its own frame."""
+    """Raise ValueError for displacements as large as the image."""
     height, width = image_shape[-2:]
     for name in ("shift", "elastic"):
         amount = getattr(augmentation, name)
@@ -134,8 +134,8 @@ def _coordinates(
 def _smoothness(height: int, width: int) -> float:
     """Width of the filter for elastic displacements of images of that size.
 
-    On a small image a wide filter would leave the mean of the noise: one shift of all pixels. So
-    the width is a share of the smaller side, the one that 4 pixels are of 28. Below 0.7 pixels a
+    On a small image a wide filter would leave only the mean of the noise, which shifts all pixels
+    alike. So the width is 4/28 of the smaller side, and at most 4 pixels. Below 0.7 pixels a
     Gaussian is too narrow for a sum over pixels.
     """
     return min(SMOOTHNESS, max(0.7, SMOOTHNESS * min(height, width) / 28))

@@ -1,4 +1,4 @@
-"""What a data file is: its first bytes say so, not its name."""
+"""The kind of a data file, from its first bytes, not from its name."""
 
 import os
 from typing import Literal, TypeAlias

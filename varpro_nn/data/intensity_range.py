@@ -1,7 +1,7 @@
-"""The range of intensities of some images, and what lies far from it.
+"""The range of intensities of images, and checks of other images against it.
 
-One pixel does not make the range. It is that of images, each with a minimum and a maximum: images
-whose extremes are far beyond those of nearly all images are left out.
+A single extreme pixel does not set the range. Images whose minimum or maximum is far beyond the
+extremes of nearly all images are excluded.
 """
 
 import math
@@ -20,7 +20,7 @@ _FEW = 0.05
 _LEAST = 20
 """Among fewer images none is called an outlier: it could be the twentieth part of what comes."""
 _OUTLIER = 3.0
-"""An outlier is so many spans beyond what nearly all images reach."""
+"""Number of spans beyond what nearly all images reach, from which an image is an outlier."""
 _BEYOND = 0.5
 """Images of another scale go beyond the range by more than this part of its span ..."""
 _SHORT = 0.25
@@ -97,16 +97,17 @@ class IntensityRange:
     def check(self, images: Any, name: str = "images", *, remedy: str | None = None) -> None:
         """Compare images with the range of the training images, which this is.
 
-        Most images beyond it are an error: they are on another scale. One of many is a warning, for
-        a single pixel can do that. Most images being far darker, or lighter, than nearly all
-        training images is a warning too; images of one intensity do not count there.
+        If most images are beyond the range, they are on another scale, which is an error. If a few
+        are, a warning follows, because a single pixel can cause that. It is also a warning if most
+        images are far darker, or lighter, than nearly all training images; images of one intensity
+        do not count.
 
         Parameters
         ----------
         images : ndarray or ImagesOnDisk, shape (n, ...)
             On the scale of the range.
         name, remedy : str
-            For messages: the argument, and what to do.
+            Name of the argument, and what to do about an error; for messages.
 
         Raises
         ------
@@ -144,9 +145,9 @@ class IntensityRange:
         if 2 * (short & structured).sum() > max(structured.sum(), 1):
             least, most = float(minima[structured].min()), float(maxima[structured].max())
             warn_user(
-                f"{name} should be {expected}, got images from {least:.4g} to {most:.4g}, where "
-                f"nearly all training images reach from {self.dark:.4g} to {self.bright:.4g}; "
-                f"if the scale is not that of training, {remedy}",
+                f"{name} should be {expected}, got images from {least:.4g} to {most:.4g}; nearly "
+                f"all training images have a pixel of at most {self.dark:.4g} and one of at least "
+                f"{self.bright:.4g}. If the scale differs, {remedy}",
                 IntensityWarning,
             )
 

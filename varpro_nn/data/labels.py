@@ -1,4 +1,4 @@
-"""Labels as users have them, one for each image."""
+"""Checks and conversion of labels."""
 
 import sys
 from typing import Any
@@ -14,8 +14,8 @@ _SURROGATES = 0xD800, 0xDFFF
 def label_row(labels: ArrayLike, name: str = "labels") -> NDArray[Any]:
     """Return labels as a 1-D array; ``name`` is for messages.
 
-    A column (n, 1) becomes (n,). One-hot rows (n, k) become numbers from 0 to k - 1. Other shapes
-    are for the caller to refuse.
+    A column (n, 1) becomes (n,). One-hot rows (n, k) become numbers from 0 to k - 1. The caller
+    must check for other shapes.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def label_row(labels: ArrayLike, name: str = "labels") -> NDArray[Any]:
 
 
 def check_text(array: NDArray[Any], name: str) -> None:
-    """Refuse text that has no UTF-8: half of a surrogate pair, or numbers beyond Unicode.
+    """Check that text can be encoded in UTF-8: no half surrogate pairs, nothing beyond Unicode.
 
     Raises
     ------

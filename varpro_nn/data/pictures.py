@@ -1,4 +1,4 @@
-"""Picture files, read with Pillow as they are seen: upright, opaque, 8 bits a channel.
+"""Picture files, read with Pillow: upright, opaque, 8 bits per channel.
 
 Pillow is imported where one is read.
 """
@@ -55,16 +55,17 @@ def read_picture(
 ) -> NDArray[np.uint8]:
     """Read a picture.
 
-    It is turned as its EXIF orientation says. 16 bits are scaled to 8; of several channels Pillow
-    keeps the upper 8. Where it is transparent, a white ground is seen; a black one if all that is
-    opaque is light. Of several frames or pages the first is read. Colour profiles are not applied.
+    Its EXIF orientation is applied. 16 bits are scaled to 8; with several channels, Pillow keeps
+    the upper 8 bits. Transparent parts show a white background, or a black one if all opaque parts
+    are light. If there are several frames or pages, the first is read. Colour profiles are not
+    applied.
 
     Parameters
     ----------
     channels : {1, 3}
         Grey, or red, green and blue.
     size : (rows, columns), optional
-        That the picture must have.
+        Size that the picture must have.
 
     Returns
     -------
@@ -73,8 +74,8 @@ def read_picture(
     Raises
     ------
     DatasetError
-        Pillow cannot read it; another size; absurdly large; numbers whose white is not known (32
-        bits, or floating point beyond 0 to 1).
+        Pillow cannot read it; another size; more than 2^26 pixels; pixels of 32 bits, or floating
+        point outside 0 to 1.
 
     Warns
     -----
@@ -83,7 +84,7 @@ def read_picture(
     """
     pixels, n_pages = _read(path, channels, size)
     if n_pages > 1:
-        msg = f"{path}: read the first of {n_pages} pages; save the others as files of their own."
+        msg = f"{path}: read the first of {n_pages} pages; save the others as separate files."
         warn_user(msg)
     return pixels
 
@@ -95,7 +96,7 @@ def _read(path: Path, channels: int, size: tuple[int, int] | None) -> tuple[NDAr
         claimed = image.height, image.width
         if claimed[0] * claimed[1] > _MAX_PIXELS:
             msg = (
-                f"{path}: must have {_MAX_PIXELS} pixels at most, got {claimed[0]} x {claimed[1]}."
+                f"{path}: must have at most {_MAX_PIXELS} pixels, got {claimed[0]} x {claimed[1]}."
             )
             raise DatasetError(msg)
         if size is not None and sorted(claimed) != sorted(size):
@@ -193,7 +194,7 @@ def _eight_bits(path: Path, image: "Image.Image") -> "Image.Image":
     if white is None:
         if image.mode != "I":
             return image
-        msg = f"{path}: must have up to 16 bits a channel, got 32; no number in it means white."
+        msg = f"{path}: must have up to 16 bits per channel, got 32, where white is not defined."
         raise DatasetError(msg)
     pixels = np.asarray(image, dtype=np.float32)  # has 16 bits exactly
     if not (pixels.min() >= 0 and pixels.max() <= white):

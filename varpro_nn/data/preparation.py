@@ -1,16 +1,15 @@
-"""What is done to a picture before a network sees it, as its training images were made.
+"""Preparation of pictures, so that they look like the training images of a network.
 
-Measured on the training images, and kept with the network:
+Training measures three properties of the training images, and the network keeps them:
 
 - *Intensities*: the range that they reach (:mod:`varpro_nn.data.intensity_range`).
-- *Ground*: grey images may show something on a plain ground of one intensity: ink on paper. A
-  picture on the opposite ground is then inverted.
-- *Frame*: what is shown may fill the same part of each image, from edge to edge of its bounding
-  box, and lie at the same place: the middle of the box, or the centre of mass. MNIST has boxes of
-  20 of 28 pixels and the centre of mass in the middle. What a picture shows is then scaled and
-  moved.
+- *Ground*: the intensity of a plain background, as of ink on paper, in grey images. A picture on
+  the opposite ground is inverted.
+- *Frame*: size and place of the object, if they are the same in nearly all images. The place is the
+  middle of the bounding box, or the centre of mass. MNIST has boxes of 20 of 28 pixels and the
+  centre of mass in the middle. The object of a picture is scaled and moved to the frame.
 
-A picture of other training images is resized, no more. ``exporters/templates/draw.js`` does the
+Without a ground, a picture is only cropped and resized. ``exporters/templates/draw.js`` does the
 same in a browser.
 """
 
@@ -45,7 +44,7 @@ _BYTES_REACH = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """How something shown on a plain ground fills the images.
+    """Size and place of an object on a plain ground.
 
     Attributes
     ----------
@@ -74,16 +73,16 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What the training images of a network say about pictures; see the module.
+    """Properties of the training images that decide how a picture is prepared; see the module.
 
     Attributes
     ----------
     intensities : IntensityRange or None
-        That of the training images, bytes divided by 255. None: not known.
+        Range of the training images, bytes divided by 255. None: not known.
     ground : float or None
-        Intensity around what is shown. None: there is no plain ground, or it is not known.
+        Intensity of the plain ground. None: there is none, or it is not known.
     frame : Frame or None
-        None: what is shown may be of any size and anywhere.
+        None: objects have any size and place.
     learnt : bool
         Whether ground and frame were looked for. Older model files have no record of them.
     """
@@ -226,14 +225,14 @@ class Preparation:
         pixels : ndarray of uint8, shape (rows, columns) or (3, rows, columns)
             Of any size.
         shape : tuple of int
-            That of the image, with as many axes.
+            Shape of the image, with as many axes.
 
         Returns
         -------
         ndarray of uint8, shape ``shape``
             Without a ground: the largest middle part that has the image's proportions, resized.
-            With one: what is shown, on the ground of the training images; all ground, if nothing
-            is shown.
+            With one: the object on the ground of the training images. An empty picture becomes
+            all ground.
 
         Raises
         ------
@@ -242,8 +241,8 @@ class Preparation:
         """
         if not self.takes_bytes:
             msg = (
-                "pictures are bytes, and this network was trained on other intensities than bytes "
-                "divided by 255; give arrays on the scale of training."
+                "this network was trained on other intensities than bytes divided by 255, so it "
+                "takes no pictures; give arrays on the scale of training."
             )
             raise ValueError(msg)
         rows, columns = shape[-2:]

@@ -47,7 +47,7 @@ def read_images(
     path : str or path
         A ``.npz`` file (array ``x_test``, else ``images``, else its only array); an IDX file,
         gzipped or not; a ``.npy`` array; a picture that Pillow reads; or a folder, whose pictures
-        are read in the order of their names. What a file is, its first bytes say, not its name.
+        are read in the order of their names. The first bytes of a file tell its kind, not its name.
     image_shape : sequence of int
         (rows, columns) or (channels, rows, columns). Pictures become grey for one channel and
         red, green, blue for three; see :func:`varpro_nn.data.pictures.read_picture`. Channels of
@@ -85,16 +85,16 @@ def read_all_images(
     on_fault: Callable[[DatasetError], None],
     on_note: Callable[[str], None],
 ) -> Iterator[FileImages]:
-    """Read files and folders one after the other, and leave out those that cannot be read.
+    """Read files and folders one after the other, and skip those that cannot be read.
 
     Parameters
     ----------
     paths : iterable of str or path
         Each as in :func:`read_images`, which explains ``image_shape`` and ``prepared`` too.
     on_fault : callable
-        Called with the fault of each file that cannot be read.
+        Called with the error of each file that cannot be read.
     on_note : callable
-        Called with a sentence on the files of a folder that are no pictures by their names.
+        Called with a sentence that names the skipped files of a folder.
 
     Yields
     ------
@@ -141,14 +141,16 @@ def _files_in(
         if others:
             names = ", ".join(other.name for other in others[:5])
             more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-            on_note(f"{where}: left out {names}{more}: no pictures by the endings of their names")
+            on_note(f"{where}: skipped {names}{more}: their names do not end like a picture")
         yield from pictures
 
 
 def _pictures_in(folder: Path) -> tuple[list[Path], list[Path]]:
     pictures, others = picture_files(folder)
     if not pictures:
-        msg = f"{folder}: must contain PNG or other pictures, got a folder without any."
+        nested = any(other.is_dir() for other in others)
+        remedy = f" Subfolders are not read: name them, {folder}/*/." if nested else ""
+        msg = f"{folder}: must contain PNG or other pictures, got a folder without any.{remedy}"
         raise DatasetError(msg)
     return pictures, others
 
@@ -195,7 +197,10 @@ def _read_picture(
 ) -> NDArray[np.uint8]:
     channels = 1 if len(shape) == 2 else shape[0]
     if channels not in (1, 3):
-        msg = f"{path}: a picture can be read for 1 or 3 channels, got image shape {shape}."
+        msg = (
+            f"{path}: pictures can be read for 1 or 3 channels, and this network takes images of "
+            f"shape {shape}; give an array."
+        )
         raise DatasetError(msg)
     if prepared is None:
         rows, columns = shape[-2:]

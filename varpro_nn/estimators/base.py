@@ -39,7 +39,7 @@ _SMALLEST_FOR_WINDOWS = 8
 _SHAPES_WEIGHTS = (
     "kind", "scalarisation", "rank", "window", "contrast", "whitening", "n_components",
 )  # fmt: skip
-"""Settings of units on which it depends what their weights mean."""
+"""Settings that the meaning of the unit weights depends on."""
 _OWN: dict[str, Any] = {
     "recipe": "auto", "image_shape": None, "n_jobs": None, "random_state": None,
     "warm_start": False,
@@ -79,7 +79,7 @@ def with_settings(**more: Any) -> Callable[[type], type]:
 
 
 def undone_on_error(method: _Method) -> _Method:
-    """Let a method leave the estimator as it was if it raises: fitted as before, or not."""
+    """Restore the estimator if a method raises."""
 
     @wraps(method)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -100,7 +100,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
     # --- rows of pixels as images ----------------------------------------------------------
 
     def _rows(self, X: Any, *, reset: bool) -> NDArray[Any]:
-        """Check rows of pixels, or make them of images; bytes stay bytes."""
+        """Check rows of pixels, or make rows of images; bytes stay bytes."""
         if not hasattr(X, "shape"):
             X = _array_of(X)
         if is_images := len(X.shape) > 2:

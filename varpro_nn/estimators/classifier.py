@@ -43,35 +43,36 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         row, filled up with zeros. Where ``X`` is images, it is needed only if the channels may be
         first or last.
     n_jobs : int, default=None
-        Worker processes, then threads; -1 for all cores. No bit of the result depends on it.
+        Worker processes, then threads; -1 for all cores, -2 for all but one. The result does not
+        depend on it, bit for bit.
     random_state : int, RandomState or None, default=None
     warm_start : bool, default=False
-        Go on from the unit weights of the last fit. The scheme is then ``independent``.
+        Start from the unit weights of the last fit. The scheme is then ``independent``.
     class_weight : dict, "balanced" or None, default=None
     **settings
-        Settings of units, sub-networks, distortion and output layer by the flat names of
-        :func:`varpro_nn.configure`: ``n_units``, ``max_nfev``, ``output_layer``, ... By default
-        ``"recipe"``: what the recipe says.
+        Settings of units, sub-networks, data augmentation and output layer, with the names of
+        :func:`varpro_nn.configure`: ``n_units``, ``max_nfev``, ``output_layer``, ... The default
+        ``"recipe"`` takes the value from the recipe.
 
     Attributes
     ----------
     classes_ : ndarray, shape (k,)
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Where ``X`` had names.
+        If ``X`` had names.
     network_ : varpro_nn.Network
-        What was trained; it can be saved and exported. Its intensities are those of ``X`` divided
-        by ``intensity_``.
+        The trained network; it can be saved and exported. It takes ``X / intensity_``.
     config_ : varpro_nn.TrainConfig
         The settings that were used.
     image_shape_ : tuple of int
         (rows, columns) or (channels, rows, columns).
     intensity_ : float
-        What counts as intensity 1: the largest absolute value in ``X``, constant columns left out.
-        If it is more than three times what 90 % of the images keep to, the latter. Values beyond
-        ten times ``intensity_`` count as ten times, with a warning.
+        The value that counts as intensity 1. It is the largest absolute value in ``X``, without
+        constant columns, or the 90 % quantile of the largest values per image, if the former is
+        more than three times as large. Values beyond ten times ``intensity_`` are clipped, with a
+        warning.
     history_ : list of varpro_nn.FitReport
-        How the cost of each sub-network fell.
+        History of the cost of each sub-network.
     n_iter_ : int
         Evaluations of the longest fit of a sub-network.
     loo_error_ : float
@@ -112,8 +113,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             Rows of pixels, or images. Intensities on any scale; the largest counts as 1.
         y : array_like, shape (n,)
         sample_weight : array_like, shape (n,), optional
-            Weights of the rows in sums of squares or losses, on any scale. (Sub-networks draw
-            their rows without them, so a weight of 2 is not quite the row twice.)
+            Weights of the rows in the cost of both layers, on any scale. Sub-networks draw their
+            rows without weights, so a weight of 2 is not exactly the same as repeating the row.
 
         Returns
         -------
@@ -123,8 +124,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Fewer than two classes, images that are all alike, masked values, or settings that do
-            not fit. The estimator is then as it was before.
+            Fewer than two classes, identical images, masked values, or settings that do not fit.
+            The estimator is then unchanged.
 
         Warns
         -----
@@ -145,21 +146,20 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         y: ArrayLike,
         classes: Sequence[Any] | None = None,
     ) -> Any:
-        """Train on the first batch; refit the output layer to this and all batches before.
+        """Train on the first batch; for later batches, refit only the output layer to all images.
 
-        The units stay as the first batch made them. From the second batch on, probabilities have no
-        temperature, ``loo_error_`` and ``calibration_error_`` are NaN, and ``predict_set`` is
-        refused: the images that would calibrate the new layer are not kept. Needs
-        ``output_layer="ridge"`` and no distorted copies, which is what it sets where they are left
-        to the recipe.
+        From the second batch on, probabilities have no temperature, ``loo_error_`` and
+        ``calibration_error_`` are NaN, and ``predict_set`` raises an error, because the images that
+        would calibrate the new layer are not kept. It needs ``output_layer="ridge"`` and
+        ``n_copies=0``, and sets them where they are left to the recipe.
 
         Parameters
         ----------
         X : array_like, shape (n, d)
         y : array_like, shape (n,)
         classes : array_like, shape (k,), optional
-            All labels that will come; needed in the first call, unless ``fit`` has seen them
-            (what else ``fit`` has learnt is forgotten: it kept no sums).
+            All labels of all batches; needed in the first call, unless ``fit`` was called before.
+            Only the classes of that fit are used.
 
         Returns
         -------
@@ -174,7 +174,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Warns
         -----
         UserWarning
-            All images of the first batch are of one class: its units stay random.
+            All images of the first batch are of one class: the units stay random.
         """
         first = not hasattr(self, "ridge_layer_")
         if self.class_weight is not None:
@@ -189,9 +189,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
                 raise ValueError(msg)
             known = np.unique(plain_array(classes, "classes"))
             if hasattr(self, "network_"):
-                msg = (
-                    "partial_fit begins anew with its first batch: fit kept no sums of its images."
-                )
+                msg = "partial_fit starts anew with its first batch, because fit kept no sums."
                 warn_user(msg)
         elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
             msg = f"classes must be those of the first call, {self.classes_}, got {classes}."
@@ -302,11 +300,10 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         """Predict sets that contain the true label for at least a share ``1 - alpha`` of images.
 
         These are conformal prediction sets. Their threshold comes from held-out outputs of training
-        images; the final fit uses all images. The guarantee holds as far as the units treat new
-        images like training images. It held with tens of thousands of images. Units that overfit
-        miss more labels (0.057 with alpha 0.01, of 1,500 digits; ``python -m
-        experiments.field.calibration --data digits``). Weights of the images count in the
-        threshold: the share refers to images that are distributed as the weighted ones are.
+        images; the final fit uses all images. The guarantee assumes that the units treat new images
+        like training images. With few images, units overfit and the sets miss more labels: 0.057
+        with ``alpha`` 0.01 and 1,500 digits (``python -m experiments.field.calibration --data
+        digits``). With sample weights, the share refers to images with the weighted distribution.
 
         Parameters
         ----------
@@ -316,20 +313,20 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Returns
         -------
         ndarray of bool, shape (n, k)
-            Which of ``classes_`` belong; one at least.
+            Which of ``classes_`` are in the set, at least one.
 
         Raises
         ------
         ValueError
-            ``alpha`` out of (0, 1), or no such outputs: the penalty of a layer other than ridge
-            was given.
+            ``alpha`` is outside (0, 1); or there are no held-out outputs, because the penalty of a
+            softmax or hinge layer was given or ``partial_fit`` was called twice.
         """
         proba = self.predict_proba(X)
         if self._left_out is None:
             msg = (
-                "predict_set needs outputs of images that the output layer did not see: leave "
-                "output_penalty to the recipe, or set output_layer='ridge', n_copies=0 and "
-                "views='single'; after a second partial_fit there are none: call fit."
+                "predict_set needs held-out outputs: leave output_penalty to the recipe, or set "
+                "output_layer='ridge', n_copies=0 and views='single'. After a second partial_fit "
+                "there are none: call fit."
             )
             raise ValueError(msg)
         held_out, codes, weights = self._left_out
@@ -364,8 +361,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         start = self._start(config)
         if keep_sums and len(np.unique(codes)) == 1:
             msg = (
-                f"the first batch has images of {classes[codes[0]]} alone, of which units learn "
-                "nothing: they stay random. Begin with a batch of several classes."
+                f"the first batch has only the class {classes[codes[0]]}, so the units learn "
+                "nothing and stay random. Begin with a batch of several classes."
             )
             warn_user(msg)
             config = config.with_options(scheme="untrained", n_stages=1)

@@ -35,8 +35,8 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
     network_ : varpro_nn.Network
         Its ``decision_function`` gives the predictions; it cannot be exported.
     loo_error_ : float
-        Mean squared error, in the squared units of ``y``, of the output layer on images that it
-        did not see (the units have seen them).
+        Mean squared error of the output layer on held-out images, in the squared units of ``y``.
+        The units were trained on these images.
     n_features_in_, feature_names_in_, config_, image_shape_, intensity_, history_, n_iter_
         As for :class:`VarProClassifier`.
     """

@@ -237,8 +237,8 @@ def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _filled_up(d: int, side: int) -> str:
     """Say how rows become squares, and which shapes they may have had."""
     msg = (
-        f"rows of {d} numbers are no squares: {side**2 - d} zeros fill each up to {side} x {side} "
-        "pixels. Give image_shape"
+        f"rows of {d} numbers are not squares: each is filled up with {side**2 - d} zeros to "
+        f"{side} x {side} pixels. Give image_shape"
     )
     third = isqrt(d // 3)
     if 3 * third**2 == d and third > 2:

@@ -56,7 +56,7 @@ class FoldedNetwork:
     temperature : float
     classes : ndarray, shape (k,)
     preparation : Preparation
-        What is to be done to a picture before it is an image of the network.
+        How a picture becomes an image like those of training.
     """
 
     image_shape: tuple[int, int, int]
@@ -120,8 +120,8 @@ def fold(network: Network) -> FoldedNetwork:
         reached = network.preparation.intensities
         assert reached is not None
         msg = (
-            "network must be trained on bytes or intensities from 0 to 1, for exported programs "
-            f"take bytes; got intensities from {reached.low:.4g} to {reached.high:.4g}."
+            "network must be trained on bytes or intensities from 0 to 1, because exported "
+            f"programs take bytes; got intensities from {reached.low:.4g} to {reached.high:.4g}."
         )
         raise ValueError(msg)
     if network.training.get("regression"):

@@ -1,14 +1,14 @@
 """A web page to draw on, that answers at every stroke: one file, nothing from elsewhere.
 
 The network is folded (:mod:`varpro_nn.exporters.folded`) and computed by plain JavaScript in the
-page, ``templates/predict.js``. What is drawn or dropped on it (``templates/draw.js``) becomes an
-image as follows; the page says so too, and shows the image.
+page, ``templates/predict.js``. A drawing or a picture (``templates/draw.js``) becomes an image
+as follows; the page explains it too, and shows the image.
 
-A picture file of the size of the images is taken pixel by pixel, as :mod:`varpro_nn.predict` takes
-a picture: grey by Pillow's weights, nothing inverted, scaled or moved. Drawings and pictures of
+A picture file of the size of the images is used pixel by pixel, as in :mod:`varpro_nn.predict`:
+converted to grey by Pillow's weights, not inverted, scaled or moved. Drawings and pictures of
 other sizes are made like the training images, by the network's
 :class:`~varpro_nn.data.preparation.Preparation`, as with ``--prepare`` there. A box on the page
-turns that off. What is transparent lies on white.
+turns that off. Transparent parts are white.
 """
 
 import base64
@@ -31,9 +31,9 @@ _PACKAGE = "varpro_nn.exporters"
 _GREY = "Draw it with mouse, pen or finger; or drop, paste or choose a picture."
 _COLOUR = "Drop, paste or choose a picture; or draw with mouse, pen or finger."
 _MAX_NAMED = 12
-"""So many classes are named in the heading."""
+"""Largest number of classes that the heading names."""
 _NARROW = 0.5
-"""A range of intensities that users would not expect of their pictures."""
+"""Range of intensities up to which the page states it."""
 
 
 def drawing(network: Network) -> str:

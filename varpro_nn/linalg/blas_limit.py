@@ -1,7 +1,7 @@
 """BLAS held to one thread: no bit of a result then depends on the number of cores.
 
-A BLAS has one number of threads for the whole process (OpenBLAS with threads of its own, MKL), or
-one for each thread that calls it (OpenBLAS on OpenMP). The limit holds in both cases, whichever
+A BLAS has one number of threads for the whole process (MKL, OpenBLAS on pthreads), or one for each
+thread that calls it (OpenBLAS on OpenMP). The limit holds in both cases, whichever
 thread sets it, and with any number of threads inside at a time.
 """
 
@@ -21,12 +21,12 @@ Numbers = dict[Any, int]
 
 
 class _BlasLimit:
-    """The limit of this process, and who is inside.
+    """The limit of this process, and the open blocks of each thread.
 
     Notes
     -----
-    The state is the one that the libraries have: a number of threads that is the same for all. The
-    first block that finds another number than one keeps it; the last block to end restores it.
+    A library has one number of threads for all its callers. The first block that finds another
+    number than one stores it, and the last block to end restores it.
     """
 
     def __init__(self) -> None:
@@ -80,11 +80,11 @@ class _BlasLimit:
         self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Let the other threads go on."""
+        """Let other threads change the limit again."""
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Forget the blocks of other threads: a child has the thread alone that forked."""
+        """Forget the blocks of other threads: a child has only the thread that forked."""
         self._lock = threading.RLock()
         thread = threading.get_ident()
         self._blocks = Counter({thread: self._blocks[thread]}) + Counter()
@@ -92,7 +92,7 @@ class _BlasLimit:
 
 
 def _is_counted_by_thread(library: Any) -> bool:
-    """Whether each thread has a number of its own."""
+    """Whether the library counts per calling thread."""
     return bool(library.internal_api == "openblas" and library.threading_layer == "openmp")
 
 

@@ -7,19 +7,19 @@ For rows ``phi_i`` of fixed features, labels ``y_i`` and a penalty ``lam``, find
 A Newton step ``X`` solves ``H X = -g`` with the exact Hessian, by conjugate gradients: a product
 with ``H`` costs two products with the rows, as a gradient does. The eigenvalues of the features'
 Gram matrix span ten orders of magnitude, so the system is preconditioned by ``R'R``, the Cholesky
-factorisation of the Gram matrix plus ``lam``, each row weighted by the curvature of its loss. At
-the end only a few hard rows have any curvature, so the factor is made anew as soon as the products
-since the last one have cost as much as it does.
+factorisation of the Gram matrix plus ``lam``, each row weighted by the curvature of its loss. Near
+the optimum only a few hard rows have any curvature, so the factor is recomputed as soon as the
+products since the last one have cost as much as a factorisation.
 
-Conjugate gradients end where the quadratic model has little left to gain (Nash and Sofer). What
-the model gains in all, ``q = -g'X / 2``, estimates ``f - min f``, whatever the preconditioner. The
-fit ends with the step for which ``q`` is at most ``tolerance f``. The step goes to a point where
-the slope along ``X`` is a tenth of that at its start. Slopes, unlike costs, do not lose half of
+Conjugate gradients stop where the quadratic model has little left to gain (Nash and Sofer). The
+total gain of the model, ``q = -g'X / 2``, estimates ``f - min f`` with any preconditioner. The fit
+ends with the step for which ``q`` is at most ``tolerance f``. The step goes to a point where the
+slope along ``X`` is a tenth of the slope at its start. Slopes, unlike costs, do not lose half of
 their digits near the optimum.
 
 Losses: ``softmax``, the multinomial cross-entropy ``-log p_y``; ``hinge``, the squared multiclass
 hinge of Weston and Watkins, ``1/2 sum_{c != y} max(0, 1 + z_c - z_y)^2`` (squared, so that it has
-a gradient; its generalised Hessian is that of the terms that are positive).
+a gradient; its generalised Hessian is the Hessian of the positive terms).
 
 References
 ----------
@@ -47,13 +47,13 @@ ROWS_FOR_GRAM = 10
 _FLAT = 1e-6
 """Relative floor: of the curvature of a row, and of the squared norm of a weighted column."""
 _LEFT = 0.25
-"""Share of the gain of the quadratic model that conjugate gradients may leave."""
+"""Largest share of the gain of the quadratic model that conjugate gradients may leave."""
 _FEWEST = 10
-"""Iterations of conjugate gradients over which the gain must level off, at least."""
+"""Least number of iterations of conjugate gradients over which the gain must level off."""
 _FLATTER = 0.1
-"""Slope along a step where it ends, relative to that at its start."""
+"""Slope at the end of a step, relative to the slope at its start."""
 _TRIALS = 20
-"""Points along a step that are looked at, at most; each costs less than a product."""
+"""Largest number of trial points along a step; each costs less than a product."""
 
 _logger = logging.getLogger(__name__)
 
@@ -122,8 +122,8 @@ class ConvexFit:
     gradient_norm : float
         Norm of the gradient of the cost by ``A``.
     excess : float
-        Estimate of how far the cost was above its minimum before the last step, as a share of it;
-        0 for a cost of less than 2e-16 a row.
+        Estimated distance of the cost from its minimum before the last step, relative to it; 0 for
+        a cost of less than 2e-16 a row.
     converged : bool
         Whether ``excess`` is at most the tolerance, or the rounding error of the products.
     preconditioner : ndarray, shape (q + 1, q + 1)
@@ -167,9 +167,9 @@ def fit_linear(
     max_iterations : int
         Gradients and products with the Hessian, at most.
     tolerance : float
-        Stop with the step before which the cost is at most this share above its minimum, as far as
-        the quadratic model tells. The step itself leaves less: 1e-5 and less with 1e-4, measured
-        against scikit-learn. A tolerance below rounding error is not reached.
+        Largest relative distance of the cost from its minimum before the last step, estimated by
+        the quadratic model. After the step it is smaller: at most 1e-5 with 1e-4, measured against
+        scikit-learn. A tolerance below rounding error is not reached.
     preconditioner : ndarray, shape (q + 1, q + 1), optional
         Of an earlier fit, to begin with.
     threads : Threads, optional
@@ -217,7 +217,7 @@ def fit_linear(
 def _newton_step(
     problem: "_Problem", point: "_Point", R: FloatArray, most: int
 ) -> tuple[FloatArray, float, int]:
-    """Solve ``H X = -g`` about; return ``X``, the gain of the quadratic model, the iterations."""
+    """Solve ``H X = -g`` roughly; return ``X``, the gain of the model, and the iterations."""
 
     def precondition(residual: FloatArray) -> FloatArray:
         solved: FloatArray = scipy.linalg.cho_solve((R, False), residual, check_finite=False)
@@ -279,7 +279,7 @@ def _length(problem: "_Problem", point: "_Point", step: FloatArray) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Point:
-    """What is known at one ``A``.
+    """Cost and derivatives at one ``A``.
 
     Attributes
     ----------

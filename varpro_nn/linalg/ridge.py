@@ -177,8 +177,8 @@ class RidgePath:
     precision : float
         Relative rounding error of the products that the sums were made of.
     rounding : float
-        Rounding error of the eigenvalues. Directions with eigenvalues up to this value have no
-        share in the fit, in the rank and in the degrees of freedom, whatever the ridge.
+        Rounding error of the eigenvalues. Directions with eigenvalues up to this value do not
+        count in the fit, the rank and the degrees of freedom, for any ridge.
     null_space : ndarray, shape (q, number of eigenvalues - rank)
         Eigenvectors of these eigenvalues, for columns of unit variance if they were standardised.
     """
@@ -203,8 +203,8 @@ class RidgePath:
     def bounds_of_ridges(self) -> tuple[float, float]:
         """The ridges between which the fit changes: rounding error, and ten times all eigenvalues.
 
-        A smaller ridge changes no direction that is above rounding; a larger one leaves less than a
-        tenth of any linear weight.
+        A smaller ridge changes no direction above rounding error. A larger ridge leaves less than
+        a tenth of any linear weight.
         """
         return self.rounding, 10 * float(self.eigenvalues.sum())
 

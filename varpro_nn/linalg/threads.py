@@ -23,7 +23,7 @@ def effective_jobs(n_jobs: int) -> int:
     Returns
     -------
     int
-        One at least, however few cores this process may use.
+        At least 1, for any number of cores.
 
     Raises
     ------

@@ -50,7 +50,7 @@ class Network:
     training : dict
         How it came about (settings, seed, digest of the data): plain values, kept in the file.
     preparation : Preparation
-        What the training images say about intensities and about pictures of any size.
+        Intensities of the training images, and how a picture of any size becomes like them.
 
     Raises
     ------
@@ -126,7 +126,7 @@ class Network:
         ValueError
             Shapes that do not fit together.
         TypeError
-            Another number of units, of a class of your own that is no dataclass.
+            Another number of units, and the class is not a dataclass.
         """
         rows = plain_array(W, "W").astype(np.float32, copy=False)
         units = with_n_units(self.units, len(rows))
@@ -166,7 +166,7 @@ class Network:
         Warns
         -----
         IntensityWarning
-            Some images are far from the intensities of training, or most are too dark or light.
+            Some images are far outside the intensities of training, or most are too dark or light.
         """
         checked = check_images(images, image_shape=self.image_shape)
         self.preparation.check(checked)
@@ -175,7 +175,7 @@ class Network:
     def outputs_of(self, images: ImageArray, *, n_jobs: int = 1) -> FloatArray:
         """Compute the outputs of images that :meth:`decision_function` would not refuse.
 
-        The estimators check rows on their own scale, before they become images.
+        The estimators use it, because they check rows before these become images.
 
         Parameters
         ----------
@@ -305,7 +305,7 @@ class Network:
         ------
         ValueError
             If the units are of a class of your own that is not registered
-            (:func:`varpro_nn.register_units`): a file cannot hold code.
+            (:func:`varpro_nn.register_units`), because a file contains no code.
         TypeError
             A field of such a class is neither a plain value nor an array.
         OSError
@@ -341,8 +341,8 @@ class Network:
         Raises
         ------
         ModelFileError
-            The file is damaged, is not what its header says, comes from a newer format, or has
-            units of a class of your own that is not registered here.
+            The file is damaged, does not match its header, has a newer format, or has units of a
+            class of your own that is not registered.
         FileNotFoundError
             There is none.
         """

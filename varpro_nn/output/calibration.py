@@ -96,11 +96,11 @@ def calibration_curve(
 def error_of_right_probabilities(
     probabilities: FloatArray, sample_weight: FloatArray | None = None
 ) -> float:
-    """Expect the calibration error of probabilities that are exactly right, on as many images.
+    """Estimate the calibration error that exactly right probabilities have by chance.
 
-    The mean gap of a bin is not zero by chance alone, so the calibration error of few images is
-    mostly this. It is the mean over draws, each of which gives every image its likeliest label with
-    its confidence; the draws are always the same.
+    With few images, the gap of a bin is rarely zero, even if all probabilities are right. Each draw
+    makes the most likely label of an image the true one with the probability of that label. The
+    result is the mean over the draws, which are always the same.
     """
     confidence = probabilities.max(axis=1)
     likeliest = probabilities.argmax(axis=1)
@@ -128,7 +128,7 @@ def conformal_threshold(
     ``1 - alpha``, if the image comes from the same distribution and its probabilities from the same
     computation. With too few images the threshold is 0, and each set has all labels.
 
-    With weights ``v_i`` (in proportion to how much likelier an image is among the new ones), at
+    With weights ``v_i`` (proportional to the ratio of the densities of new and held-out images), at
     most a share ``alpha`` of ``sum(v) + mean(v)`` lies below the threshold: the new image counts
     with a mean weight (Tibshirani et al., 2019). Equal weights change nothing.
 

@@ -26,7 +26,7 @@ _ZEROS = bytes(2**20)
 
 @contextmanager
 def feature_store(n: int, q: int, folder: Path | None = None) -> Iterator[RealArray]:
-    """Give an array (n, q) in memory, or in a temporary file that goes with the ``with`` block.
+    """Make an array (n, q) in memory, or in a temporary file that is removed after the block.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def feature_store(n: int, q: int, folder: Path | None = None) -> Iterator[RealAr
     Raises
     ------
     OSError
-        The disk of the folder, which the error names, has no room for the file.
+        The disk is full; the error names the folder.
     """
     n_bytes = 4 * n * q
     if n_bytes <= FEATURE_BYTES:
@@ -51,7 +51,7 @@ def feature_store(n: int, q: int, folder: Path | None = None) -> Iterator[RealAr
 
 
 def _allocate(file: IO[bytes], n_bytes: int) -> None:
-    """Take ``n_bytes`` of the disk for an empty file."""
+    """Reserve ``n_bytes`` of the disk for an empty file."""
     try:
         os.posix_fallocate(file.fileno(), 0, n_bytes)
     except AttributeError:  # macOS

@@ -64,7 +64,7 @@ def block_features(
     NonFiniteError
         Features are NaN or infinite.
     TypeError, ValueError
-        Features are not what the contract of units says.
+        Features break the contract of units.
     """
     X = intensities(images, W.dtype)  # once for all tiles
     h, m = len(W), units.n_cells

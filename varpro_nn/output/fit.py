@@ -11,17 +11,17 @@ layer       what is minimised over ``A``                            how the pena
 Each adds the penalty times ``1/2 ||A||^2``, for columns scaled to variance 1.
 :mod:`varpro_nn.output.ridge_fit` fits the ridge layer, in its primal or dual form, if an
 eigendecomposition of its columns or images is quick. Otherwise its penalty is also chosen on the
-split. The same holds with distorted copies of the images (an image that is left out alone would
-stay in as its copies), and where outputs are averaged over views. Held-out outputs are what the
-network would give: averaged over its views.
+split. The split is also used with distorted copies, because a left-out image would stay in as its
+copies, and where outputs are averaged over views. Held-out outputs are averaged over the views, as
+in the network.
 
 For the split, one image in six is held out at random, with all its distorted copies. The fits go
 along the grid from the largest penalty to the smallest, and each starts from the one before. Each
 is fitted on the other images and measured on the held-out ones by its mean loss (error rates are
-too coarse to compare penalties). The search ends after a penalty that is worse. It goes on past
-either end of the grid while the best penalty lies there, by at least 1 % for each step. The final
-fit uses all images, and no other label is involved. The *units* were trained on the held-out images
-too, so the accuracy on them is too high. It serves to choose a penalty, not to estimate the
+too coarse to compare penalties). The search ends after a penalty that is worse. The grid is
+extended while the best penalty is at its end, and each step lowers the loss by at least 1 %. The
+final fit uses all images, and no other labels. The *units* were trained on the held-out images
+too, so the accuracy on them is too high: it serves to choose a penalty, not to estimate the
 accuracy.
 """
 
@@ -54,9 +54,9 @@ from varpro_nn.output.settings import OutputSettings
 from varpro_nn.units import Units
 
 GRID_TOLERANCE = 3e-3
-"""Of the convex fits along the grid; see :func:`varpro_nn.linalg.convex.fit_linear`."""
+"""Tolerance of the convex fits along the grid; see :func:`varpro_nn.linalg.convex.fit_linear`."""
 FINAL_TOLERANCE = 2e-4
-"""Of the convex fit of all images; its last step leaves less than 1e-4 (measured)."""
+"""Tolerance of the final fit, whose last step leaves less than 1e-4 (measured)."""
 WORTHWHILE = 0.99
 """Past the end of the grid, a penalty must lower the held-out loss to this share of the least.
 
@@ -198,7 +198,7 @@ def _aside_first(
 
 @dataclass(slots=True)
 class _Search:
-    """What was found along the grid of penalties, from the largest to the smallest."""
+    """Results along the grid of penalties, from the largest to the smallest."""
 
     penalties: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -209,7 +209,7 @@ class _Search:
     A_of_best: FloatArray = field(default_factory=lambda: np.zeros((1, 0)))
 
     def add(self, penalty: float, loss: float, error_rate: float) -> None:
-        """Take in what a penalty leads to."""
+        """Add the results of a penalty."""
         at = sum(other > penalty for other in self.penalties)
         self.penalties.insert(at, penalty)
         self.losses.insert(at, loss)

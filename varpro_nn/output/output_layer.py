@@ -52,8 +52,8 @@ class OutputLayer:
     n_iterations : int
         Of the convex solver in the final fit; 0 for a linear solve.
     excess : float or None
-        Estimate of how far the cost of the final fit was above its minimum before the last step, as
-        a share of it. None for a linear solve, like the next.
+        Estimated relative distance of the cost of the final fit from its minimum, before the last
+        step. None for a linear solve, as ``gradient_norm``.
     gradient_norm : float or None
         Norm of the gradient of that cost, by the linear weights of columns of variance 1.
     rank : int or None

@@ -1,4 +1,4 @@
-"""The grids that penalties are chosen from, and how a search goes on where its grid ends."""
+"""Grids of penalties, and their extension where the best penalty is at an end."""
 
 import logging
 from collections.abc import Sequence
@@ -8,12 +8,9 @@ import numpy as np
 _ALL_RIDGES = tuple(float(10.0**e) for e in np.arange(-20.0, 20.01, 0.5))
 _ALL_PENALTIES = tuple(float(f"{m}e{e}") for e in range(-20, 21) for m in (1, 3))
 RIDGES = tuple(ridge for ridge in _ALL_RIDGES if 1e-2 <= ridge <= 1e5)
-"""The ridges that are tried first, ascending."""
+"""Ridges to try first, ascending."""
 PENALTIES = tuple(penalty for penalty in _ALL_PENALTIES if 0.3 <= penalty <= 300)[::-1]
-"""The penalties of the convex layers that are tried first, for columns of variance 1, descending.
-
-Of two grid points to a decade, as of the ridges.
-"""
+"""Penalties of the convex layers to try first, for columns of variance 1, descending."""
 
 _logger = logging.getLogger(__name__)
 
@@ -24,12 +21,12 @@ def beyond(tried: Sequence[float], best: float, bounds: tuple[float, float]) -> 
     Parameters
     ----------
     tried : sequence of float
-        Penalties of one of the grids, with none left out in between but for a common step.
+        Penalties of one of the grids, with a constant step.
     best : float
         The best of them.
     bounds : tuple of float
-        Below the first, penalties are lost in the rounding errors of the fit; above the second, the
-        linear weights are all but zero.
+        Smaller penalties are lost in the rounding errors of the fit. With larger ones, all linear
+        weights are nearly zero.
 
     Returns
     -------
@@ -52,7 +49,7 @@ def beyond(tried: Sequence[float], best: float, bounds: tuple[float, float]) -> 
         inside = tuple(penalty for penalty in grid[positions[-1] + step :: step] if penalty <= most)
     if not inside:
         _logger.warning(
-            "the best penalty, %.3g, is at the end of what the numbers allow, %.3g to %.3g",
+            "the best penalty, %.3g, is at the end of the usable range, %.3g to %.3g",
             best, least, most,
         )  # fmt: skip
     return inside

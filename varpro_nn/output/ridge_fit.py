@@ -44,9 +44,9 @@ LEFT_OUT_BYTES = 2**27
 """Bytes that these outputs may take for all ridges together."""
 
 _RIDGES_OF_A_PASS = 4
-"""Ridges past the end of the grid that one more pass over the images tries: two decades."""
+"""Number of ridges of an extension of the grid, two decades, which takes one more pass."""
 _TIED = 1e-12
-"""Error rates that differ by less are equal: a share of the weights, summed in another order."""
+"""Relative difference up to which error rates are equal, because sums of weights are rounded."""
 
 _logger = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ def fit_ridge(
         same for any number of them.
     ridge : float or sequence of float, optional
         ``lam``, or the grid to choose it from by the leave-one-out error rate, the squared
-        error breaking ties (of real targets by that alone). By default
-        :data:`varpro_nn.output.penalties.RIDGES`, and as many more as it takes for the best to lie
-        between others; each two decades of them take one more pass.
+        error breaking ties (for real targets, the squared error alone). By default
+        :data:`varpro_nn.output.penalties.RIDGES`, extended while the best is at an end. Each
+        extension by two decades takes one more pass over the images.
     standardise : bool
         Let the ridge act on columns scaled to variance 1.
     form : {"primal", "dual"}, optional

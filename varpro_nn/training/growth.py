@@ -1,8 +1,8 @@
 """What each sub-network adds: ridge layers on the first sub-networks of a run, and on random units.
 
-The report shows them as a curve. They read the test set after training and choose no setting. Both
-are fitted on the same random part of the training images, so that they compare; the sums that
-training made for its output layer are of other images, and of trained units alone.
+The report shows their accuracies as a curve. They read the test set after training and choose no
+setting. Both are fitted on the same random part of the training images, so that they can be
+compared. The sums from the training cannot be used, because they are of other images.
 """
 
 from collections.abc import Sequence

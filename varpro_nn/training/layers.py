@@ -32,7 +32,7 @@ from varpro_nn.units.registry import check_dataclass
 
 _logger = logging.getLogger(__name__)
 _BRIGHT = 10.0
-"""Intensities beyond this are probably bytes that were handed over as floats."""
+"""Intensities beyond this are probably bytes in a floating-point array."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,7 @@ class TrainedUnits:
     ----------
     W : ndarray of float32, shape (h, p)
     preparation : Preparation
-        What the training images say about new ones.
+        Properties of the training images, for the preparation of new ones.
     """
 
     units: Units
@@ -63,7 +63,7 @@ def train_units(
 ) -> TrainedUnits:
     """Train units in sub-networks, from given weights (n_subnetworks, h, p) or drawn ones.
 
-    Without ``units`` they are made as the settings say. All of the network are counted in them.
+    Without ``units`` they are made as the settings say. ``units`` counts all units of the network.
 
     Raises
     ------
@@ -111,8 +111,8 @@ def _warn_of_intensities(preparation: Preparation) -> None:
     assert reached is not None
     if max(-reached.low, reached.high) > _BRIGHT:
         _logger.warning(
-            "intensities reach %.3g; the settings are for 0 to 1, or bytes as uint8: "
-            "pictures and bytes will be refused by this network",
+            "intensities reach %.3g, but the settings are for 0 to 1; this network will refuse "
+            "pictures and bytes. Give pixels from 0 to 255 as uint8",
             max(-reached.low, reached.high),
         )
 
@@ -164,8 +164,7 @@ def train_classifier(
     Raises
     ------
     DatasetError
-        Images that are all the same; or of one class, unless the units stay untrained and sums are
-        kept.
+        Identical images; or images of one class, unless the units stay untrained and sums are kept.
     TrainingError, ValueError
         As :func:`train_units`.
     """
@@ -214,9 +213,9 @@ def train_network(
     sample_weight : array_like, shape (n,), optional
         Weights of the images in sums of squares and losses.
     units : Units, optional
-        All units of the network, of a class of your own. It is a dataclass with a field
-        ``n_units``, which takes the place of the setting ``n_units``; the sub-networks share them.
-        The other settings of units are not used.
+        All units of the network, of a class of your own: a dataclass with a field ``n_units``,
+        which replaces the setting ``n_units``. Each sub-network gets a part of the units. Other
+        settings of units are not used.
     n_jobs : int
         Worker processes and threads; -1 for all cores. No bit of the result depends on it.
     progress : bool

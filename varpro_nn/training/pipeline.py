@@ -47,7 +47,7 @@ class Run:
     test_outputs : ndarray, shape (n_test, k), or None
         Outputs of the network for the test images.
     growth : Growth or None
-        What each sub-network adds, if asked for.
+        What each sub-network adds, if ``growth`` was asked for.
     """
 
     network: Network
@@ -119,7 +119,8 @@ def run(
     config : TrainConfig
     dataset : Dataset
     n_jobs : int
-        Worker processes and threads; -1 for all cores. No bit of the result depends on it.
+        Worker processes and threads; -1 for all cores, -2 for all but one. The result does not
+        depend on it, bit for bit.
     executor : concurrent.futures.Executor, optional
         Trains the sub-networks instead of worker processes of this machine, and makes the sums of
         a ridge layer without distorted copies. Its workers load the
@@ -134,8 +135,8 @@ def run(
         Keep the sums of a ridge layer without distorted copies, as ``output_layer.ridge_layer``
         of the run: images and units can be added to it and removed.
     growth : bool
-        Measure what each sub-network adds, too. This fits ridge layers to the first sub-networks,
-        and to random units. The report shows the accuracies.
+        Also measure what each sub-network adds: fit ridge layers to the first sub-networks and to
+        random units. The report shows the accuracies.
 
     Returns
     -------
@@ -230,7 +231,7 @@ def run(
 
 
 def _check_scale(training: TrainingSet, test: ImageSet) -> None:
-    """Refuse test images that the network would refuse, before it is trained."""
+    """Raise before training if the network would refuse the test images."""
     try:
         Preparation.learn(training.images).check(test.images)
     except ValueError as error:

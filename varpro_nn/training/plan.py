@@ -22,9 +22,9 @@ from varpro_nn.units import (
 
 
 def identity(config: TrainConfig, training: TrainingSet) -> dict[str, Any]:
-    """All that the weights of a sub-network depend on.
+    """Return everything that the weights of a sub-network depend on.
 
-    joblib carries tasks and Python calls NumPy and SciPy: neither changes a bit of the weights.
+    The versions of joblib and Python are not included: they change no bit of the weights.
     """
     later = ("recipe", "output", "bootstrap")
     described = settings_of(TrainConfig)

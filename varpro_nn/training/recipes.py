@@ -85,7 +85,7 @@ _OF_COLOUR: dict[str, dict[str, Any]] = {
         "n_copies": 2, "n_components": 45,
     },
 }  # fmt: skip
-# What these images show is in their mirror images too.
+# Mirror images of these data show objects of the same class.
 _MIRRORED: dict[str, Any] = {"flip": True, "views": "flip"}
 _CLOTHES: dict[str, Any] = {**_SHIFTS_ALONE, "flip": True}
 _SMALL_IMAGES: dict[str, Any] = {
@@ -131,10 +131,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 """What is different in a recipe for another kind of data."""
 
 NAMED = ("mnist", "fashion-mnist", "cifar10", "digits")
-"""The data sets that are a kind of their own."""
+"""The data sets with settings of their own name."""
 DATA = (*NAMED, "colour")
-"""The kinds of data that recipes know. ``"colour"`` is ``"cifar10"`` without mirror images: where
-left and right matter they do harm, and the shape of images does not say it."""
+"""The kinds of data that recipes have settings for. ``"colour"`` is ``"cifar10"`` without mirror
+images, which do harm where left and right matter."""
 
 
 def kind_of_data(name: str, image_shape: Sequence[int]) -> str:
@@ -156,10 +156,11 @@ def configure(
     recipe : str
         A key of ``RECIPES``.
     data : {"mnist", "fashion-mnist", "cifar10", "digits", "colour"} or Dataset
-        The kind of data: recipes differ with it. That of a data set of your own goes by the
-        shape of its images: less than 16 pixels a side, ``"digits"``; else several channels,
-        ``"colour"``; else ``"mnist"``. Your own images are not mirrored unless you ask for it by
-        ``flip=True`` (in training) and ``views="flip"`` (outputs averaged over both).
+        The kind of data, on which the settings of a recipe depend. Your own data set is
+        ``"digits"`` if the shorter side of its images is less than 16 pixels, else ``"colour"`` if
+        they have several channels, else ``"mnist"``. Your own images are not mirrored; set
+        ``flip=True`` (in training) and ``views="flip"`` (average over both) if left and right do
+        not matter.
     **overrides
         Settings by their flat names, those of the command line: the keys of
         ``TrainConfig().options()``. Where ``n_units`` is given without ``n_subnetworks``, the

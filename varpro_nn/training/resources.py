@@ -43,7 +43,7 @@ def peak_memory_mib() -> float:
 def _peak_of_linux() -> float | None:
     """Return the peak of this process in MiB, or None where ``/proc`` does not tell it.
 
-    Linux hands ``ru_maxrss`` on to what a process starts, where it may be that of the parent. Some
+    On Linux a child process inherits ``ru_maxrss``, so it may be the peak of the parent. Some
     systems have a ``/proc`` without this line (gVisor, WSL 1).
     """
     try:

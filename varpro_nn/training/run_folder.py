@@ -1,8 +1,8 @@
-"""The folder of a run on the command line: what is in it, and when it may be touched.
+"""The folder of a run on the command line: its files, and when they may be replaced.
 
-A run writes and removes the files of :data:`FILES` and its shards, nothing else. Where one of these
-files is already there, the folder must be recognised as a run: its ``config.json``, the first file
-that a run writes at its end, has the settings of a run. Files of a user are never replaced.
+A run writes and removes only the files of :data:`FILES` and its shards. If one of them is already
+there, the folder must be recognised as a run by its ``config.json``, which has the settings of a
+run. Files of a user are never replaced.
 """
 
 import json
@@ -73,8 +73,8 @@ class RunFolder:
     def check_free(self) -> None:
         """Raise VarProError if the folder holds something that the run must not replace.
 
-        That is a run that is neither resumed nor overwritten, or a file that is not of a run and
-        has the name of one that is.
+        That is a run that is neither resumed nor overwritten, or a file of the user with the name
+        of a file of a run.
         """
         there = [name for name in FILES if os.path.lexists(self.path / name)]
         if there and not _has_settings(self.path / "config.json"):

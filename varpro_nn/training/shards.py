@@ -112,8 +112,8 @@ class Shards:
             )
             msg = (
                 f"{path}: this sub-network was trained with {old}, and this is {new}: the result "
-                f"would not be that of an undisturbed run. Install {old} to go on, add --overwrite "
-                "to train all sub-networks again, or name another folder."
+                f"would differ from an uninterrupted run. Install {old} to continue, add "
+                "--overwrite to train all sub-networks again, or name another folder."
             )
             raise ModelFileError(msg)
 
@@ -137,8 +137,8 @@ def check_removable(folder: Path) -> list[Path]:
     paths = shard_files(folder)
     if paths and folder.is_symlink():
         msg = (
-            f"{folder}: is a link, and sub-networks in another folder are not removed; remove the "
-            "link, or name another run folder"
+            f"{folder}: is a link, and sub-networks in another folder are never removed; remove "
+            "the link, or name another run folder"
         )
         raise VarProError(msg)
     for path in paths:
@@ -148,7 +148,7 @@ def check_removable(folder: Path) -> list[Path]:
             ours = False
         if not ours:
             msg = (
-                f"{path}: is damaged or no sub-network of varpro_nn, and so it is not removed; "
+                f"{path}: is damaged or not a sub-network of varpro_nn, so it is not removed; "
                 "move it away, or name another run folder"
             )
             raise VarProError(msg)

@@ -113,9 +113,9 @@ def check_some_trained(results: Sequence[Subnetwork]) -> None:
     if failed:
         first = failed[0]
         msg = (
-            f"{len(failed)} of {len(results)} sub-networks failed, and the result is without them; "
-            f"the first, sub-network {first.index}: {first.error.rstrip('.')}. A larger ridge "
-            "helps against numerical failures, fewer jobs against a lack of memory."
+            f"{len(failed)} of {len(results)} sub-networks failed, and the result does not contain "
+            f"them; sub-network {first.index}: {first.error.rstrip('.')}. If the failure is "
+            "numerical, increase ridge; if memory ran out, reduce n_jobs."
         )
         warn_user(msg, SubnetworkWarning)
 

@@ -1,9 +1,9 @@
 """Units: what turns an input into columns of ``Phi``, and how those columns move with weights.
 
-A unit needs to know nothing of least squares. The contract is :class:`Units`. Units of your own
-class work with ``VarProFunctional``, ``fit`` and ``Network``; if the class is a dataclass, with
-``train_network`` too; if it is registered (:func:`register_units`), networks of it can be saved
-and loaded. The exporters, ``run`` and the estimators know the units of this package alone.
+A unit needs no knowledge of least squares. The contract is :class:`Units`. Units of your own class
+work with ``VarProFunctional``, ``fit`` and ``Network``. If the class is a dataclass, they also work
+with ``train_network``. If it is registered (:func:`register_units`), networks can be saved and
+loaded. The exporters, ``run`` and the estimators take only the units of this package.
 """
 
 from varpro_nn.units.activations import ACTIVATIONS

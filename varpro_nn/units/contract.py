@@ -1,4 +1,4 @@
-"""The unit contract, and checks that name the member that breaks it."""
+"""The contract of units, and checks whose errors name the wrong member."""
 
 from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ class Units(Protocol):
     """What the variable-projection functional asks of a layer of units.
 
     For :class:`varpro_nn.VarProFunctional` the inputs need not be images: anything with ``len``
-    that can be sliced along its first axis serves. Training in sub-networks, output layers and
+    that can be sliced along its first axis will do. Training in sub-networks, output layers and
     networks take images; a signal of d numbers is an image of shape (1, d). The letters are those
     of ``varpro_nn._typing``.
 
@@ -98,12 +98,12 @@ MEMBERS = ("n_units", "n_cells", "n_weights", "init", "features", "features_and_
 
 
 def check_members(units: Any, *, to_draw: bool = False) -> None:
-    """Refuse what has not the members of :class:`Units`; ``init`` is needed ``to_draw`` weights.
+    """Check the members of :class:`Units`; ``init`` is needed ``to_draw`` weights.
 
     Raises
     ------
     TypeError
-        A class in the place of an object, or a member is missing.
+        A class instead of an object, or a missing member.
     ValueError
         ``n_units``, ``n_cells`` or ``n_weights`` is not a positive whole number.
     """
@@ -126,7 +126,7 @@ def check_members(units: Any, *, to_draw: bool = False) -> None:
 
 
 def check_weights(units: Units, W: Any) -> None:
-    """Refuse weights of ``init`` that are not real numbers (h, p).
+    """Check that weights of ``init`` are real numbers (h, p).
 
     Raises
     ------
@@ -136,7 +136,7 @@ def check_weights(units: Units, W: Any) -> None:
 
 
 def check_features(units: Units, Phi: Any, n: int, h: int) -> None:
-    """Refuse features of ``n`` inputs and ``h`` units that are not real numbers (n, h m).
+    """Check that features of ``n`` inputs and ``h`` units are real numbers (n, h m).
 
     Raises
     ------

@@ -165,7 +165,7 @@ def units_from_spec(spec: Mapping[str, Any], arrays: Mapping[str, Any] | None = 
     Raises
     ------
     ValueError
-        What is described are no units, or units of a class that is not registered.
+        The values do not describe units, or describe units of a class that is not registered.
     """
     if "class" in spec:
         return registry.remake(spec, arrays or {})

@@ -1,4 +1,4 @@
-"""The images that units are given."""
+"""Checks of the images that units get."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from varpro_nn.data.images import intensities
 
 
 def check_shape(inputs: ImageArray, image_shape: tuple[int, ...]) -> None:
-    """Refuse inputs that are not images of that shape.
+    """Check that inputs are images of that shape.
 
     Raises
     ------
@@ -20,7 +20,7 @@ def check_shape(inputs: ImageArray, image_shape: tuple[int, ...]) -> None:
 
 
 def pixels_of(inputs: ImageArray, image_shape: tuple[int, ...], dtype: Any) -> RealArray:
-    """Intensities of images in memory, of type ``dtype``, as :func:`intensities`.
+    """Return the intensities of images in memory in type ``dtype``, as :func:`intensities`.
 
     Raises
     ------

@@ -36,7 +36,7 @@ IMAGES = 32
 TILE = 64
 """Units of one product."""
 FAINT_CONTRAST = 1e-4
-"""From this on single precision leaves less than 1e-5 of a flat window, whose contrast is 0."""
+"""Least ``contrast`` for which single precision leaves less than 1e-5 of a flat window."""
 DERIVATIVE_IMAGES = 32
 """Images of one block of derivatives."""
 

@@ -1,7 +1,7 @@
 """Classes of units that a file can name.
 
-A model file holds no code, and none is run for what it says. It names the class of its units: one
-of this package, or one that the reading program has registered under the same name.
+A model file contains no code. It names the class of its units: one of this package, or one that the
+reading program has registered under the same name.
 """
 
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ _registered: dict[str, type[Any]] = {}
 def register_units(cls: C) -> C:
     """Register a class of units of your own, so that networks of it can be saved and loaded.
 
-    Use it as a decorator. The file has the name of the class, and the fields of the object: plain
-    values and arrays. A program that loads the file must have registered a class of that name;
-    usually it imports the module with the class.
+    Use it as a decorator. A model file contains the name of the class and the fields of the object.
+    A program that loads the file must have registered a class of that name, usually by importing
+    the module that defines it.
 
     Parameters
     ----------
     cls : type
-        A dataclass with the members of :class:`varpro_nn.Units`. ``n_units`` is a field. The
-        others are numbers, text, booleans, None, arrays, or tuples of these but arrays.
+        A dataclass with the members of :class:`varpro_nn.Units`, of which ``n_units`` is a field.
+        Other fields are arrays, numbers, text, booleans, None, or tuples without arrays.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def register_units(cls: C) -> C:
     Raises
     ------
     TypeError
-        The class is no dataclass with a field ``n_units``.
+        The class is not a dataclass with a field ``n_units``.
     ValueError
         Another class has the same name.
     """
@@ -50,8 +50,8 @@ def register_units(cls: C) -> C:
     # A notebook runs the cell with the class again.
     if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         msg = (
-            f"units need a name of their own, got {name}, which {known.__module__} has registered; "
-            "rename one of the classes."
+            f"the class name {name} is already registered by {known.__module__}; rename one of the "
+            "classes."
         )
         raise ValueError(msg)
     _registered[name] = cls
@@ -59,7 +59,7 @@ def register_units(cls: C) -> C:
 
 
 def check_dataclass(units: Any) -> None:
-    """Refuse units, or a class of them, whose number cannot be changed by ``replace``.
+    """Check that the number of units of an object or class can be changed by ``replace``.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def describe(units: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
 
 def array_fields(units: Any) -> dict[str, NDArray[Any]]:
-    """Fields of units that are arrays; none of units that are no dataclass."""
+    """Return the array fields of units, or nothing if they are not a dataclass."""
     if not is_dataclass(units):
         return {}
     values = {entry.name: getattr(units, entry.name) for entry in fields(units) if entry.init}
@@ -147,7 +147,7 @@ def remake(spec: Mapping[str, Any], arrays: Mapping[str, Any]) -> Units:
 
 
 def _plain(value: Any, name: str) -> Any:
-    """Make a value of JSON; tuples become lists."""
+    """Convert a value to JSON; tuples become lists."""
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, np.bool_):
@@ -159,8 +159,8 @@ def _plain(value: Any, name: str) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(entry, name) for entry in value]
     msg = (
-        f"{name} must be a number, text, a boolean, None, an array, or a tuple of these but arrays "
-        f"to be saved, got {type(value).__name__}."
+        f"to be saved, {name} must be an array, a number, text, a boolean, None, or a tuple "
+        f"without arrays, got {type(value).__name__}."
     )
     raise TypeError(msg)
 

@@ -71,7 +71,7 @@ class CrossEntropyFunctional(ReducedFunctional):
     dtype : {float32, float64}
         Type of the features and of the large products.
     tolerance : float
-        Of the inner fit; see :func:`varpro_nn.linalg.convex.fit_linear`.
+        Tolerance of the inner fit; see :func:`varpro_nn.linalg.convex.fit_linear`.
     threads : Threads, optional
         Share the sums over inputs; no bit depends on them. See :mod:`varpro_nn.linalg.threads`.
 
@@ -86,9 +86,9 @@ class CrossEntropyFunctional(ReducedFunctional):
     hundred columns. The inner fit starts from the linear weights of the point before, so two ways
     to the same ``w`` agree to ``tolerance``, not to the last bit.
 
-    The gradient is exact at the minimising ``A``. The inner fit ends near it: the relative error of
-    the cost is at most about ``tolerance``, that of the gradient at most about its root, 0.3 % by
-    default.
+    The gradient is exact at the minimising ``A``, and the inner fit ends near it. The relative
+    error of the cost is at most about ``tolerance``. The relative error of the gradient is at most
+    about the square root of ``tolerance``: 0.3 % by default.
     """
 
     def __init__(

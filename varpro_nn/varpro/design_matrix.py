@@ -123,7 +123,7 @@ class Design:
         NonFiniteError
             If features are NaN or infinite.
         TypeError, ValueError
-            If they are not what the contract of units says.
+            If they break the contract of units.
         """
         W = self._unit_weights(w)
         for rows in self._slices(self.block_size):
@@ -145,7 +145,7 @@ class Design:
         NonFiniteError
             If features or derivatives are NaN or infinite.
         TypeError, ValueError
-            If they are not what the contract of units says.
+            If they break the contract of units.
         """
         W = self._unit_weights(w)
         pair = self.units.features_and_derivative(W, self.inputs[rows])

@@ -17,13 +17,13 @@ appendix (8.1 and 8.2).
 
 The end of a search does not depend on the units of targets, inputs or weights. SciPy receives
 ``x = w / u`` and the cost divided by ``v^2``, with powers of two ``u`` and ``v`` near the size of
-the weights and of the residual at the start: its absolute constants then mean something, and no bit
+the weights and of the residual at the start. Its absolute constants are then meaningful, and no bit
 of a step changes. The gradient ``g = J'r`` is small if ``r`` hardly changes along it,
 
     |g|^2 <= gtol |J g| |r|,
 
-where the right side but for ``gtol`` is the largest value of the left one (Cauchy and Schwarz). A
-step along ``g`` can then lower the cost by ``gtol^2`` of it at most. MINPACK has the same test for
+where ``|J g| |r|`` is the largest value of the left side (Cauchy and Schwarz). A step along ``g``
+can then lower the cost by at most ``gtol^2`` of it. MINPACK has the same test for
 each column of ``J``.
 """
 
@@ -110,8 +110,8 @@ def fit(
     ftol, xtol, gtol : float, optional
         Relative change of cost, relative change of weights, and cosine of the angle between the
         residual and its change along the gradient, at which to stop. By default 1e-8 with a
-        functional in double precision, 1e-6 in single. For ``powell`` and ``nelder-mead`` changes
-        are relative to the start, and there is no gradient.
+        functional in double precision, 1e-6 in single. For ``powell`` and ``nelder-mead``, changes
+        are relative to the start, and ``gtol`` is not used.
     callback : callable, optional
         ``callback(record)`` after each accepted step; a true value ends the search.
 
@@ -195,7 +195,7 @@ def _power_of_two(size: float) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Problem:
-    """What a solver is given: the functional in its recorder, the start, and when to stop.
+    """The input of a solver: the functional in its recorder, the start, and when to stop.
 
     A solver sees ``x = w / weight_unit`` and residuals divided by ``residual_unit``.
     """
@@ -214,7 +214,7 @@ class _Problem:
 
     @property
     def x0(self) -> FloatArray:
-        """The start as a solver sees it."""
+        """The start in the units of the solver."""
         return self.w0 / self.weight_unit
 
     def accepted(self, intermediate_result: Any) -> None:

@@ -95,8 +95,8 @@ class VarProFunctional(ReducedFunctional):
     Warns
     -----
     UserWarning
-        Without a ridge and with no more inputs than columns, the linear weights fit all targets:
-        the cost says nothing of the unit weights.
+        The ridge is zero, and there are at most as many inputs as columns. The linear weights then
+        fit all targets, and the cost does not depend on the unit weights.
     """
 
     forms: ClassVar[tuple[str, ...]] = ("operator", "reduced", "array")

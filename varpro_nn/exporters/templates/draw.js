@@ -50,7 +50,7 @@ root.classList.toggle("varpro-is-grey", grey);
 stroke.value = 100 * Math.max(0.08, 1.2 / Math.max(rows, columns));
 show("size", `${columns} × ${rows} pixels${grey ? ", grey" : ""}`);
 show("centre", "Prepare like the training images: " + (frame === null
-  ? "the same ground, whole contrast"
+  ? "the same background and contrast"
   : `scaled to ${Math.round(frame.filled * rows)} of ${rows} pixels, centred by ` +
     (frame.anchor === "mass" ? "mass" : "its bounding box")));
 
@@ -317,7 +317,7 @@ function how(picture, pixels) {
     return `pixels should be from ${Math.round(low)} to ${Math.round(high)} as in training`;
   }
   if (hasGround && centre.checked) {
-    return frame === null ? "on the ground of training" : "scaled and centred";
+    return frame === null ? "on the background of the training images" : "scaled and centred";
   }
   if (picture && picture.exact) return "the picture's own pixels";
   return "the canvas, scaled down";

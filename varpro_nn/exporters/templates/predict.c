@@ -6,7 +6,7 @@
  *     int varpro_predict(const uint8_t *pixels, float *probabilities);
  *     extern const char *const varpro_labels[];
  *
- * pixels: $n_pixels bytes in the order (channels, rows, columns) = $image_shape. Those of the training
+ * pixels: $n_pixels bytes in the order (channels, rows, columns) = $image_shape. The pixels of the training
  * images are from $darkest to $lightest: VARPRO_DARKEST to VARPRO_LIGHTEST.
  * probabilities: room for $n_classes numbers.
  * Returns the number of the most probable class, a position in varpro_labels.
