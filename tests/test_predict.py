@@ -225,7 +225,7 @@ def test_intensities_unlike_those_of_training_are_a_fault_of_that_file(network, 
 def test_a_fault_in_the_code_is_none_of_the_images(network, images, tmp_path, monkeypatch):
     monkeypatch.setattr(Network, "decision_function", lambda *_, **__: int("no number"))
     path = write(tmp_path / "images.npz", images)
-    match = "unexpected: probably a fault of varpro_nn"
+    match = "unexpected: probably a bug in varpro_nn"
     fault("--model", tmp_path / "run", path, match=match)
 
 
