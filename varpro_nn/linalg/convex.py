@@ -235,7 +235,7 @@ def _newton_step(
             break
         # No direction gains more than all of the cost. With less curvature than that, as of rows
         # that are wrong beyond doubt, a straight line is the better model.
-        most_length = 2 * point.cost / product
+        most_length = 2 * point.cost / product if product > np.finfo(np.float64).tiny else 0.0
         length = min(product / curvature, most_length)
         X += length * direction
         residual = residual - length * HD
@@ -259,7 +259,7 @@ def _length(problem: "_Problem", point: "_Point", step: FloatArray) -> float:
     first = low_slope = float(np.vdot(point.gradient, step))
     # Rows that are wrong beyond doubt have a slope and no curvature: the model gains more than the
     # whole cost, which a straight line has used up at cost / |slope|.
-    s = min(1.0, point.cost / max(abs(first), np.finfo(np.float64).tiny))
+    s = 1.0 if point.cost >= abs(first) else point.cost / abs(first)
     low, high, high_slope = 0.0, np.inf, np.inf
     for _ in range(_TRIALS):
         slope = slope_at(s)
