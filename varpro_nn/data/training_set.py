@@ -24,6 +24,7 @@ from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.imageset import Dataset, read_only, sha256_of
 from varpro_nn.data.labels import label_row
 from varpro_nn.data.loading import load
+from varpro_nn.data.preparation import Preparation
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,11 @@ class TrainingSet:
     def is_classified(self) -> bool:
         """Whether the targets are class numbers."""
         return self.targets.ndim == 1
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        """What the images say about pictures to be classified; one pass over them."""
+        return Preparation.learn(self.images)
 
     @cached_property
     def digest(self) -> str:

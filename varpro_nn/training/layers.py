@@ -89,8 +89,7 @@ def train_units(
     if all((block == images[:1]).all() for block in blocks_of(images)):
         msg = "training needs images that differ, got the same pixels in all of them."
         raise DatasetError(msg)
-    preparation = Preparation.learn(images)
-    _warn_of_intensities(preparation)
+    _warn_of_intensities(training.preparation)
     seeds = streams(config)
     if units is None:
         with single_threaded_blas():  # the same bits on any number of cores
@@ -103,7 +102,7 @@ def train_units(
     subnetworks = train_by_scheme(plan, training, compute, start=start, store=store)
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     # Fewer units than asked for if a sub-network failed.
-    return TrainedUnits(with_n_units(units, len(W)), W, subnetworks, preparation)
+    return TrainedUnits(with_n_units(units, len(W)), W, subnetworks, training.preparation)
 
 
 def _warn_of_intensities(preparation: Preparation) -> None:

@@ -12,7 +12,6 @@ from varpro_nn._io.atomic import locked
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
-from varpro_nn.data.preparation import Preparation
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
@@ -233,7 +232,7 @@ def run(
 def _check_scale(training: TrainingSet, test: ImageSet) -> None:
     """Raise before training if the network would refuse the test images."""
     try:
-        Preparation.learn(training.images).check(test.images)
+        training.preparation.check(test.images)
     except ValueError as error:
         msg = f"test {error}"
         raise DatasetError(msg) from error
