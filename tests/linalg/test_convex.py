@@ -211,7 +211,7 @@ def test_on_patch_features_softmax_is_within_1e_4_of_scikit_learn(penalty):
     assert found.converged
 
 
-@pytest.mark.parametrize("penalty", [30.0, 1.0])
+@pytest.mark.parametrize("penalty", [30.0, 1.0, 0.1])
 def test_on_patch_features_hinge_is_within_1e_4_of_its_optimum(penalty):
     """The dual problem bounds the optimum from below, whatever the search."""
     Phi, labels = patch_features(500)
@@ -222,6 +222,73 @@ def test_on_patch_features_hinge_is_within_1e_4_of_its_optimum(penalty):
     assert best.gradient_norm**2 / (2 * penalty) < 1e-6 * best.cost
     cost = vectorised_cost("hinge", found.A, Phi, labels, penalty)
     assert cost < best.cost * (1 + 1e-4)
+
+
+def test_few_violated_margins_are_solved_exactly(rng, monkeypatch):
+    """As by conjugate gradients, without a preconditioner; rows without weight change nothing."""
+    n, q, k = 40, 30, 3
+    Phi, labels, start = problem(rng, n, q, k)
+    weights = rng.integers(0, 3, n).astype(np.float64)
+    given = {"tolerance": 1e-24, "sample_weight": weights}
+    one = fit_linear("hinge", Phi, labels, start, 2.0, **given)
+    monkeypatch.setattr(convex, "MARGINS", 0)
+    other = fit_linear("hinge", Phi, labels, start, 2.0, **given)
+    assert one.preconditioner is None
+    assert other.preconditioner is not None
+    assert one.n_iterations < other.n_iterations
+    assert one.cost == pytest.approx(other.cost, rel=1e-12)
+    for fitted in (one, other):
+        fitted.A[-1] -= fitted.A[-1].mean()  # a constant on all outputs is free
+    assert_allclose(one.A, other.A, rtol=1e-5, atol=1e-6 * np.abs(one.A).max())
+    # The gradient on the margins alone, and none by the constants.
+    rows = np.column_stack([Phi, np.ones(n)])
+    slopes = LOSSES["hinge"](rows @ one.A, labels)[1] * weights[:, None]
+    gradient = rows.T @ slopes + 2.0 * np.vstack([one.A[:-1], np.zeros(k)])
+    assert_allclose(gradient, 0, atol=1e-10 * np.abs(rows.T @ slopes).max())
+
+
+def test_a_step_is_exact_where_no_margin_changes_its_side(rng):
+    """All margins are violated at both ends: one step of the dual form reaches the optimum."""
+    n, q, k = 12, 20, 3
+    Phi, labels = 0.01 * rng.standard_normal((n, q)), rng.integers(k, size=n)
+    fitted = fit_linear("hinge", Phi, labels, np.zeros((q + 1, k)), 5.0, tolerance=1e-24)
+    slopes = LOSSES["hinge"](Phi @ fitted.A[:-1] + fitted.A[-1], labels)[1]
+    assert np.count_nonzero(slopes > 0) == n * (k - 1)
+    # Normal equations of least squares on the margins, all weights in one vector.
+    B = np.array(
+        [
+            np.outer(np.append(row, 1.0), np.eye(k)[c] - np.eye(k)[y]).ravel()
+            for row, y in zip(Phi, labels, strict=True)
+            for c in range(k)
+            if c != y
+        ]
+    )
+    penalty = np.repeat(np.append(np.full(q, 5.0), 0.0), k)
+    expected = np.linalg.lstsq(B.T @ B + np.diag(penalty), -B.sum(axis=0))[0].reshape(q + 1, k)
+    assert_allclose(fitted.A, expected, atol=1e-12 * np.abs(expected).max())
+    assert fitted.n_iterations <= 5  # the second step finds that nothing is left
+
+
+@EVERY_LOSS
+def test_rows_that_hardly_curve_are_left_out_of_products_alone(loss, rng, monkeypatch):
+    """Nine rows of ten are right by a wide margin; the optimum is that of all rows."""
+    Phi, labels, start = problem(rng, n=600, q=4)
+    far = np.repeat([1.0, 100.0], [60, 540])[:, None]
+    right = np.argmax(exactly(loss, Phi[:60], labels[:60], start, 1.0).A[:-1].T @ Phi.T, axis=0)
+    labels[60:] = right[60:]
+    Phi = Phi * far
+    sizes, times_hessian = [], convex._Problem.times_hessian
+
+    def counted(problem, point, direction):
+        sizes.append(point.n_curved)
+        return times_hessian(problem, point, direction)
+
+    monkeypatch.setattr(convex._Problem, "times_hessian", counted)
+    fitted = exactly(loss, Phi, labels, start, 1.0)
+    assert min(sizes) < 200
+    monkeypatch.setattr(convex, "_STRAIGHT", 0.0)
+    every = exactly(loss, Phi, labels, start, 1.0)
+    assert fitted.cost == pytest.approx(every.cost, rel=1e-9)
 
 
 @EVERY_LOSS
@@ -516,7 +583,7 @@ def test_rows_that_say_little_leave_the_weights_finite(loss, case, dtype, penalt
         Phi[:] = 0.3 * (case == "equal")
     fitted = fit_linear(loss, Phi, labels, start, penalty, sample_weight=weights)
     assert np.isfinite(fitted.A).all()
-    assert np.isfinite(fitted.preconditioner).all()
+    assert fitted.preconditioner is None or np.isfinite(fitted.preconditioner).all()
     # The search compares costs to the rounding of their products; sums add a few digits.
     rounding = max(2 * np.finfo(dtype).eps, 1e-12)
     assert fitted.cost <= plain_cost(loss, start, Phi, labels, penalty) * (1 + rounding)

@@ -4,12 +4,17 @@ For rows ``phi_i`` of fixed features, labels ``y_i`` and a penalty ``lam``, find
 
     min_A  f(A) = sum_i loss(A' phi_i, y_i) + lam/2 ||A||^2    (the constant column's row is free).
 
-A Newton step ``X`` solves ``H X = -g`` with the exact Hessian, by conjugate gradients: a product
-with ``H`` costs two products with the rows, as a gradient does. The eigenvalues of the features'
-Gram matrix span ten orders of magnitude, so the system is preconditioned by ``R'R``, the Cholesky
-factorisation of the Gram matrix plus ``lam``, each row weighted by the curvature of its loss. Near
-the optimum only a few hard rows have any curvature, so the factor is recomputed as soon as the
-products since the last one have cost as much as a factorisation.
+A Newton step ``X`` solves ``H X = -g`` by conjugate gradients. Only rows whose loss curves take
+part in ``H``. Near the optimum these are few: of MNIST and the hinge, one in ten. So a product with
+``H`` is two products with few rows. The eigenvalues of the features' Gram matrix span ten orders of
+magnitude, so the system is preconditioned by ``R'R``, the Cholesky factorisation of the Gram matrix
+of the same rows, each weighted by the curvature of its loss, plus ``lam``. The rows change from
+step to step, so the factor is recomputed as soon as the products since the last one have cost as
+much as a factorisation.
+
+The Hessian of the hinge changes from step to step, and with a small penalty conjugate gradients
+take hundreds of products and still estimate too small a gain. So a hinge with few violated margins
+is solved exactly, in the dual form of the squared hinge, as least squares on these margins alone.
 
 Conjugate gradients stop where the quadratic model has little left to gain (Nash and Sofer). The
 total gain of the model, ``q = -g'X / 2``, estimates ``f - min f`` with any preconditioner. The fit
@@ -36,16 +41,23 @@ from typing import Any
 
 import numpy as np
 import scipy
+from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.linalg import add_gram, definite_factor, run_tiles
 from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.linalg.threads import Threads
 
+MARGINS = 2000
+"""Violated margins up to which a Newton step of the hinge is solved exactly: 32 MB of them."""
 ROWS_FOR_GRAM = 10
 """Rows for each column that a preconditioner is made of at least."""
 _FLAT = 1e-6
 """Relative floor: of the curvature of a row, and of the squared norm of a weighted column."""
+_STRAIGHT = 1e-3
+"""Share of the mean curvature below which a row is left out of the Hessian, if most rows are."""
+_ILL_CONDITIONED = 1e-4
+"""Largest rounding error of a solution, relative to it, with which a step counts as exact."""
 _LEFT = 0.25
 """Largest share of the gain of the quadratic model that conjugate gradients may leave."""
 _FEWEST = 10
@@ -118,7 +130,7 @@ class ConvexFit:
     cost : float
         Sum of losses and penalty.
     n_iterations : int
-        Gradients and products with the Hessian; each passes over the rows twice.
+        Gradients and products with the Hessian.
     gradient_norm : float
         Norm of the gradient of the cost by ``A``.
     excess : float
@@ -126,8 +138,9 @@ class ConvexFit:
         a cost of less than 2e-16 a row.
     converged : bool
         Whether ``excess`` is at most the tolerance, or the rounding error of the products.
-    preconditioner : ndarray, shape (q + 1, q + 1)
-        The last one: good for a fit of the same rows with another penalty.
+    preconditioner : ndarray, shape (q + 1, q + 1), or None
+        The last one: good for a fit of the same rows with another penalty. None if there was no
+        need for any.
     """
 
     A: FloatArray
@@ -136,7 +149,7 @@ class ConvexFit:
     gradient_norm: float
     excess: float
     converged: bool
-    preconditioner: FloatArray
+    preconditioner: FloatArray | None
 
 
 def fit_linear(
@@ -186,21 +199,24 @@ def fit_linear(
     # penalty curves there, which conjugate gradients would have to find out.
     A = start.copy()
     A[:-1] -= A[:-1].mean(axis=1, keepdims=True)
-    point = problem.at(A)
-    R = problem.preconditioner(point) if preconditioner is None else preconditioner
-    price = problem.price_of_preconditioner(start.shape[1])
-    n_iterations, since, least = 1, 0.0, np.inf
+    point = problem.at(A, problem.outputs(A))
+    R, spent = preconditioner, 0.0
+    n_iterations, least = 1, np.inf
     rounding = float(np.finfo(Phi.dtype).eps)
     while True:
-        if since >= price:
-            R, since = problem.preconditioner(point), 0.0
-        step, gain, count = _newton_step(problem, point, R, max_iterations - n_iterations)
-        since += count
+        step = problem.exact_newton_step(point)
+        if step is not None:
+            gain, count = max(-0.5 * float(np.vdot(point.gradient, step)), 0.0), 1
+        else:
+            if R is None or spent >= problem.price_of_preconditioner(point):
+                R, spent = problem.preconditioner(point), 0.0
+            step, gain, count = _newton_step(problem, point, R, max_iterations - n_iterations)
+            spent += count * problem.price_of_product(point)
         excess = min(gain, point.cost) / point.cost if point.cost > problem.least_cost else 0.0
         # Where all that is left is rounding error, the estimate stops falling.
         over = excess <= tolerance or (excess <= rounding and excess > 0.25 * least)
         least = min(least, excess)
-        there = problem.at(point.A + _length(problem, point, step) * step)
+        there = _search_along(problem, point, step)
         n_iterations += count + 1
         # A step made of rounding errors may lead anywhere.
         over = over or there.cost > point.cost * (1 + rounding)
@@ -250,12 +266,14 @@ def _newton_step(
     return X, gain, count
 
 
-def _length(problem: "_Problem", point: "_Point", step: FloatArray) -> float:
-    """Find ``s`` with ``|f'(A + s X)| <= 0.1 |f'(A)|`` along the step ``X``.
+def _search_along(problem: "_Problem", point: "_Point", step: FloatArray) -> "_Point":
+    """Go to ``A + s X`` with ``|f'(A + s X)| <= 0.1 |f'(A)|`` along the step ``X``.
 
-    The slope of a convex cost grows with ``s``: regula falsi from both sides, after doubling.
+    The slope of a convex cost grows with ``s``: regula falsi from both sides, after doubling. One
+    product with the rows serves all ``s``, and the cost at the end.
     """
-    slope_at = problem.slopes_along(point, step)
+    change = problem.outputs(step)
+    slope_at = problem.slopes_along(point, step, change)
     first = low_slope = float(np.vdot(point.gradient, step))
     # Rows that are wrong beyond doubt have a slope and no curvature: the model gains more than the
     # whole cost, which a straight line has used up at cost / |slope|.
@@ -264,7 +282,8 @@ def _length(problem: "_Problem", point: "_Point", step: FloatArray) -> float:
     for _ in range(_TRIALS):
         slope = slope_at(s)
         if abs(slope) <= _FLATTER * abs(first):
-            return s
+            low = s
+            break
         if slope > 0:
             high, high_slope = s, slope
         else:
@@ -274,7 +293,8 @@ def _length(problem: "_Problem", point: "_Point", step: FloatArray) -> float:
         else:  # well inside: one side may be steep
             share = np.clip(-low_slope / (high_slope - low_slope), 0.1, 0.9)
             s = low + float(share) * (high - low)
-    return low  # up to there the cost falls
+    # Up to the last low end the cost falls.
+    return problem.at(point.A + low * step, point.outputs + low * change)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -287,6 +307,9 @@ class _Point:
         Slopes of the losses by the outputs, without sample weights.
     curvature : ndarray, shape (n,)
         Of the losses, mean over the outputs, without sample weights.
+    curved : list
+        Blocks of the rows that take part in the Hessian.
+    cost : float
     gradient : ndarray, shape (q + 1, k)
     """
 
@@ -294,8 +317,14 @@ class _Point:
     outputs: FloatArray
     slopes: FloatArray
     curvature: FloatArray
+    curved: list[Any]
     cost: float
     gradient: FloatArray
+
+    @property
+    def n_curved(self) -> int:
+        """Number of rows that take part in the Hessian."""
+        return _n_rows(self.curved)
 
 
 class _Problem:
@@ -311,6 +340,7 @@ class _Problem:
         sample_weight: FloatArray | None,
     ) -> None:
         n, q = Phi.shape
+        self._is_hinge = loss == "hinge"
         self._loss, self._curvature = LOSSES[loss], _CURVATURES[loss]
         self._Phi, self._labels = Phi, labels
         self._weights = np.ones(n) if sample_weight is None else sample_weight
@@ -320,82 +350,155 @@ class _Problem:
         self._slices = [slice(i, min(i + ROWS, n)) for i in range(0, n, ROWS)]
         self._penalty = np.full((q + 1, 1), penalty)
         self._penalty[-1] = 0.0
-        # With many rows, every second (third, ...) block makes the preconditioner.
-        self._chosen = self._slices[:: max(1, n // max(ROWS_FOR_GRAM * q, ROWS))]
 
-    def _outputs(self, rows: slice, A: FloatArray) -> FloatArray:
-        return (self._Phi[rows] @ A[:-1].astype(self._Phi.dtype)).astype(np.float64) + A[-1]
+    def _blocks_of(self, chosen: NDArray[np.bool_]) -> list[Any]:
+        """Blocks of the chosen rows; of all, if copies of the chosen ones would save nothing."""
+        if np.count_nonzero(chosen) > len(chosen) // 2:
+            return list(self._slices)
+        index = np.flatnonzero(chosen)
+        return [index[i : i + ROWS] for i in range(0, len(index), ROWS)]
 
-    def _over_rows(self, term: Callable[[slice], Any]) -> list[Any]:
+    def _over(self, blocks: list[Any], term: Callable[[Any], Any]) -> list[Any]:
         """Call ``term`` on each block, in threads if there are any; results in order."""
-        terms: list[Any] = [None] * len(self._slices)
+        terms: list[Any] = [None] * len(blocks)
 
         def block(number: int) -> None:
-            terms[number] = term(self._slices[number])
+            terms[number] = term(blocks[number])
 
         run_tiles(self._threads, block, range(len(terms)))
         return terms
 
-    def _summed(self, V: FloatArray, A: FloatArray) -> FloatArray:
-        """``Phi' diag(weights) V`` (with the constant column) plus the penalty times ``A``."""
+    def _outputs(self, Phi: RealArray, A: FloatArray) -> FloatArray:
+        return (Phi @ A[:-1].astype(Phi.dtype)).astype(np.float64) + A[-1]
 
-        def term(rows: slice) -> tuple[RealArray, FloatArray]:
-            weighted = V[rows] * self._weights[rows, None]
-            return self._Phi[rows].T @ weighted.astype(self._Phi.dtype), weighted.sum(axis=0)
+    def outputs(self, A: FloatArray) -> FloatArray:
+        """``Phi A``, (n, k), with the constant column."""
+        outputs = np.empty((len(self._Phi), A.shape[1]))
 
+        def term(rows: slice) -> None:
+            outputs[rows] = self._outputs(self._Phi[rows], A)
+
+        self._over(self._slices, term)
+        return outputs
+
+    def _moments(self, Phi: RealArray, V: FloatArray, rows: Any) -> tuple[RealArray, FloatArray]:
+        """``Phi' diag(weights) V`` of a block, and the row of the constant column."""
+        weighted = V * self._weights[rows, None]
+        return Phi.T @ weighted.astype(Phi.dtype), weighted.sum(axis=0)
+
+    def _sum(self, moments: list[tuple[RealArray, FloatArray]], A: FloatArray) -> FloatArray:
+        """Add up blocks of moments and the penalty times ``A``."""
         total = self._penalty * A
-        for by_columns, constant in self._over_rows(term):
+        for by_columns, constant in moments:
             total[:-1] += by_columns
             total[-1] += constant
         return total
 
-    def at(self, A: FloatArray) -> _Point:
-        """Compute the cost and its derivatives."""
-        n, k = len(self._Phi), A.shape[1]
-        outputs, slopes, curvature = np.empty((n, k)), np.empty((n, k)), np.empty(n)
+    def at(self, A: FloatArray, outputs: FloatArray) -> _Point:
+        """Compute the cost and its derivatives, given the outputs (n, k) at ``A``."""
+        slopes, curvature = np.empty_like(outputs), np.empty(len(outputs))
 
-        def term(rows: slice) -> float:
-            outputs[rows] = self._outputs(rows, A)
+        def losses(rows: slice) -> float:
             values, slopes[rows], curvature[rows] = self._loss(outputs[rows], self._labels[rows])
             return float(values @ self._weights[rows])
 
-        cost = sum(self._over_rows(term)) + 0.5 * float((self._penalty * A**2).sum())
-        return _Point(A, outputs, slopes, curvature, cost, self._summed(slopes, A))
+        cost = sum(self._over(self._slices, losses)) + 0.5 * float((self._penalty * A**2).sum())
+        sloping = self._blocks_of(np.count_nonzero(slopes, axis=1) > 0)
+
+        def moments(rows: Any) -> tuple[RealArray, FloatArray]:
+            return self._moments(self._Phi[rows], slopes[rows], rows)
+
+        gradient = self._sum(self._over(sloping, moments), A)
+        weighted = curvature * self._weights
+        curved = self._blocks_of(weighted > _STRAIGHT * weighted.mean())
+        return _Point(A, outputs, slopes, curvature, curved, cost, gradient)
 
     def times_hessian(self, point: _Point, direction: FloatArray) -> FloatArray:
         """Multiply the (generalised) Hessian at a point by a direction (q + 1, k)."""
-        V = np.empty_like(point.slopes)
 
-        def term(rows: slice) -> None:
-            U = self._outputs(rows, direction)
-            V[rows] = self._curvature(point.slopes[rows], self._labels[rows], U)
+        def term(rows: Any) -> tuple[RealArray, FloatArray]:
+            Phi = self._Phi[rows]
+            U = self._outputs(Phi, direction)
+            return self._moments(
+                Phi, self._curvature(point.slopes[rows], self._labels[rows], U), rows
+            )
 
-        self._over_rows(term)
-        return self._summed(V, direction)
+        return self._sum(self._over(point.curved, term), direction)
 
-    def slopes_along(self, point: _Point, step: FloatArray) -> Callable[[float], float]:
+    def exact_newton_step(self, point: _Point) -> FloatArray | None:
+        """Solve ``H X = -g`` for a hinge with few violated margins; else give None.
+
+        With ``b_j = (e_c - e_y) x phi_i`` for each margin, and ``w_j`` the weight of its row, the
+        model is ``1/2 sum_j w_j (1 + b_j'A)^2 + lam/2 ||A||^2``. At its minimum
+        ``A = -sum_j sqrt(w_j) v_j b_j / lam`` with ``v_j = sqrt(w_j) (1 + b_j'A)``, so that
+        ``(I + B B' / lam) v = sqrt(w) + C a`` and ``C'v = 0``. Here ``B`` has the rows
+        ``sqrt(w_j) b_j`` without the constant column, ``C`` the rows of the constant column, whose
+        weights are ``a``.
+        """
+        q, k = len(point.A) - 1, point.A.shape[1]
+        if not self._is_hinge:
+            return None
+        violated = (point.slopes > 0) & (self._weights[:, None] > 0)
+        if not 0 < np.count_nonzero(violated) <= min(MARGINS, q * k):
+            return None
+        rows, at = np.unique(np.nonzero(violated)[0], return_inverse=True)
+        outputs = np.nonzero(violated)[1]
+        root = np.sqrt(self._weights[rows])[at]
+        C = -np.eye(k)[self._labels[rows]][at]
+        C[np.arange(len(C)), outputs] += 1.0
+        C *= root[:, None]
+        Phi = self._Phi[rows].astype(np.float64)
+        K = (Phi @ Phi.T)[np.ix_(at, at)]
+        K *= C @ C.T
+        K /= self._penalty[0, 0]
+        # The smallest eigenvalue of I + B B' / lam is at least 1.
+        if np.finfo(np.float64).eps * np.trace(K) > _ILL_CONDITIONED:
+            return None
+        K[np.diag_indices_from(K)] += 1.0
+        factor = scipy.linalg.cho_factor(K, overwrite_a=True, check_finite=False)
+        solved = scipy.linalg.cho_solve(factor, np.column_stack([root, C]), check_finite=False)
+        # The sum over the outputs is free: least squares take the shortest a.
+        a = np.linalg.lstsq(C.T @ solved[:, 1:], -C.T @ solved[:, 0], rcond=1e-12)[0]
+        v = solved[:, 0] + solved[:, 1:] @ a
+        by_rows = np.zeros((len(rows), k))
+        np.add.at(by_rows, at, v[:, None] * C)
+        A = np.vstack([Phi.T @ by_rows / -self._penalty[0, 0], a])
+        return A - point.A
+
+    def slopes_along(
+        self, point: _Point, step: FloatArray, change: FloatArray
+    ) -> Callable[[float], float]:
         """Make the function of ``s`` that is the slope of the cost along a step.
 
-        One product with the rows serves all ``s``.
+        ``change`` (n, k) is that of the outputs with the step.
         """
-        U = np.concatenate(self._over_rows(lambda rows: self._outputs(rows, step)))
         penalised = self._penalty * step
         at_start, bend = float(np.vdot(penalised, point.A)), float(np.vdot(penalised, step))
 
         def slope_at(s: float) -> float:
             def term(rows: slice) -> float:
-                slopes = self._loss(point.outputs[rows] + s * U[rows], self._labels[rows])[1]
-                return float(self._weights[rows] @ (slopes * U[rows]).sum(axis=1))
+                U = change[rows]
+                slopes = self._loss(point.outputs[rows] + s * U, self._labels[rows])[1]
+                return float(self._weights[rows] @ (slopes * U).sum(axis=1))
 
-            return sum(self._over_rows(term)) + at_start + s * bend
+            return sum(self._over(self._slices, term)) + at_start + s * bend
 
         return slope_at
 
-    def price_of_preconditioner(self, n_outputs: int) -> float:
-        """Cost of a preconditioner in products with the Hessian, by their operations."""
-        n, q = self._Phi.shape
-        n_rows = sum(rows.stop - rows.start for rows in self._chosen)
-        return q * (n_rows + q / 3) / (4 * n * n_outputs)
+    def price_of_product(self, point: _Point) -> float:
+        """Operations of a product with the Hessian and a solution with the preconditioner."""
+        q, k = point.A.shape
+        return 4.0 * k * q * (point.n_curved + q)
+
+    def price_of_preconditioner(self, point: _Point) -> float:
+        """Operations of a preconditioner."""
+        q = len(point.A)
+        return q**2 * (_n_rows(self._for_gram(point)) + q / 3)
+
+    def _for_gram(self, point: _Point) -> list[Any]:
+        """Every second (third, ...) block of rows that curve, if they are many."""
+        enough = max(ROWS_FOR_GRAM * self._Phi.shape[1], ROWS)
+        return point.curved[:: max(1, point.n_curved // enough)]
 
     def preconditioner(self, point: _Point) -> FloatArray:
         """Upper Cholesky factor of the Gram matrix, each row weighted by its curvature.
@@ -405,15 +508,20 @@ class _Problem:
         is added to its diagonal. The floor is relative to each column. A common floor could exceed
         the square of the constant column, which has no penalty: its gradient would look like zero.
         """
-        n, q = self._Phi.shape
-        gram = np.zeros((q + 1, q + 1))
-        for rows in self._chosen:
+        q = self._Phi.shape[1]
+        gram, chosen = np.zeros((q + 1, q + 1)), self._for_gram(point)
+        for rows in chosen:
+            Phi = self._Phi[rows]
             curvature = (point.curvature[rows] + _FLAT) * self._weights[rows]
-            root = np.sqrt(curvature).astype(self._Phi.dtype)[:, None]
-            add_gram(gram, np.concatenate([root * self._Phi[rows], root], axis=1), self._threads)
-        gram *= n / sum(rows.stop - rows.start for rows in self._chosen)
+            root = np.sqrt(curvature).astype(Phi.dtype)[:, None]
+            add_gram(gram, np.concatenate([root * Phi, root], axis=1), self._threads)
+        gram *= point.n_curved / max(1, _n_rows(chosen))
         squares = np.diag(gram)
         # For a column of zeros, or rows without weight, any positive number will do.
         return definite_factor(
             gram, self._penalty[:, 0], np.where(squares > 0, _FLAT * squares, 1.0)
         )
+
+
+def _n_rows(blocks: list[Any]) -> int:
+    return sum(rows.stop - rows.start if isinstance(rows, slice) else len(rows) for rows in blocks)

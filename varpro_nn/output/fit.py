@@ -147,12 +147,13 @@ def fit_output_layer(
             found = _search(fits, name, grid, order[:n_aside], slice(n_aside * times, None))
             penalty = found.penalty
             if settings.views != "single":
+                assert found.A is not None
                 found.left_out = LeftOut(order[:n_aside], np.zeros((n_aside, training.n_targets)))
                 for view in VIEWS[settings.views]:
                     for rows in block_slices(n_aside, q):
                         images = view(training.images[order[:n_aside][rows]])
                         columns = (block_features(units, W, images, threads) - mean) / deviation
-                        outputs = columns @ found.A_of_best[:-1] + found.A_of_best[-1]
+                        outputs = columns @ found.A[:-1] + found.A[-1]
                         found.left_out.outputs[rows] += outputs / len(VIEWS[settings.views])
         A, convex = fits.fit(slice(None), penalty, found.A, tolerance=FINAL_TOLERANCE)
         ridge_layer = None
@@ -165,7 +166,7 @@ def fit_output_layer(
             ridge_layer = RidgeLayer.of(units, W, kept, n_jobs=compute.n_jobs)
     if convex is not None and not convex.converged:
         msg = (
-            f"the {name} layer is not at its optimum: after {convex.n_iterations} passes the cost "
+            f"the {name} layer is not at its optimum: after {convex.n_iterations} products the cost "
             f"is about {100 * convex.excess:.2g} % above it; try a larger output_penalty than "
             f"{penalty:.3g}."
         )
@@ -198,15 +199,14 @@ def _aside_first(
 
 @dataclass(slots=True)
 class _Search:
-    """Results along the grid of penalties, from the largest to the smallest."""
+    """Results along the grid of penalties, the largest first, and the fit of the best."""
 
     penalties: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     error_rates: list[float] = field(default_factory=list)
     left_out: LeftOut | None = None
-    A: FloatArray | None = None
     penalty: float = np.nan
-    A_of_best: FloatArray = field(default_factory=lambda: np.zeros((1, 0)))
+    A: FloatArray | None = None
 
     def add(self, penalty: float, loss: float, error_rate: float) -> None:
         """Add the results of a penalty."""
@@ -224,15 +224,15 @@ def _search(
     The held-out images are the first rows; ``aside`` has their positions.
     """
     found, bounds = _Search(), fits.bounds_of_penalties(kept)
-    ahead = tuple(grid)
+    A, ahead = None, tuple(grid)
     while ahead:
         penalty, *rest = ahead
-        found.A, _ = fits.fit(kept, penalty, found.A, tolerance=GRID_TOLERANCE)
-        loss, rate, outputs = fits.measure(slice(0, len(aside)), found.A)
+        A, _ = fits.fit(kept, penalty, A, tolerance=GRID_TOLERANCE)
+        loss, rate, outputs = fits.measure(slice(0, len(aside)), A)
         least = min(found.losses, default=np.inf)
         better = loss < least * (1.0 if penalty in grid else WORTHWHILE) or not found.losses
         if better:
-            found.penalty, found.A_of_best = penalty, found.A
+            found.penalty, found.A = penalty, A
             found.left_out = LeftOut(aside, outputs)
         found.add(penalty, loss, rate)
         _logger.info(
