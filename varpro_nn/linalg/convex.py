@@ -4,13 +4,14 @@ For rows ``phi_i`` of fixed features, labels ``y_i`` and a penalty ``lam``, find
 
     min_A  f(A) = sum_i loss(A' phi_i, y_i) + lam/2 ||A||^2    (the constant column's row is free).
 
-A Newton step ``X`` solves ``H X = -g`` by conjugate gradients. Only rows whose loss curves take
-part in ``H``. Near the optimum these are few: of MNIST and the hinge, one in ten. So a product with
-``H`` is two products with few rows. The eigenvalues of the features' Gram matrix span ten orders of
-magnitude, so the system is preconditioned by ``R'R``, the Cholesky factorisation of the Gram matrix
-of the same rows, each weighted by the curvature of its loss, plus ``lam``. The rows change from
-step to step, so the factor is recomputed as soon as the products since the last one have cost as
-much as a factorisation.
+A Newton step ``X`` solves ``H X = -g`` by conjugate gradients. A product with ``H`` is two products
+with the rows whose loss curves. Near the optimum of the hinge these are few, one in ten of MNIST.
+Of softmax, rows with hardly any curvature are left out if they are the most: the estimated gain
+grows by it, and what was left out moves the optimum by nothing. The eigenvalues of the features'
+Gram matrix span ten orders of magnitude, so the system is preconditioned by ``R'R``, the Cholesky
+factorisation of the Gram matrix of the same rows, each weighted by the curvature of its loss, plus
+``lam``. The rows change from step to step, so the factor is recomputed as soon as the products
+since the last one have cost as much as a factorisation.
 
 The Hessian of the hinge changes from step to step, and with a small penalty conjugate gradients
 take hundreds of products and still estimate too small a gain. So a hinge with few violated margins

@@ -166,8 +166,8 @@ def fit_output_layer(
             ridge_layer = RidgeLayer.of(units, W, kept, n_jobs=compute.n_jobs)
     if convex is not None and not convex.converged:
         msg = (
-            f"the {name} layer is not at its optimum: after {convex.n_iterations} products the cost "
-            f"is about {100 * convex.excess:.2g} % above it; try a larger output_penalty than "
+            f"the {name} layer is not at its optimum: after {convex.n_iterations} products the "
+            f"cost is about {100 * convex.excess:.2g} % above it; try a larger output_penalty than "
             f"{penalty:.3g}."
         )
         warn_user(msg, ConvergenceWarning)
