@@ -49,7 +49,8 @@ def beyond(tried: Sequence[float], best: float, bounds: tuple[float, float]) -> 
         inside = tuple(penalty for penalty in grid[positions[-1] + step :: step] if penalty <= most)
     if not inside:
         _logger.warning(
-            "the best penalty, %.3g, is at the end of the usable range, %.3g to %.3g",
+            "the best penalty, %.3g, is at the end of the usable range, %.3g to %.3g, beyond which "
+            "fits differ by rounding alone",
             best, least, most,
         )  # fmt: skip
     return inside

@@ -1,6 +1,5 @@
 """Train the two layers: units in sub-networks, then the linear weights of all of them."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from varpro_nn._typing import FloatArray
+from varpro_nn._warn import warn_user
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.augmentation import check_fitting, distort
 from varpro_nn.data.images import blocks_of
 from varpro_nn.data.preparation import Preparation
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.errors import DatasetError
+from varpro_nn.errors import DatasetError, IntensityWarning
 from varpro_nn.linalg.blas_limit import single_threaded_blas
 from varpro_nn.model.network import Network
 from varpro_nn.output.calibration import fit_temperature
@@ -30,7 +30,6 @@ from varpro_nn.units import Units, with_n_units
 from varpro_nn.units.contract import check_members
 from varpro_nn.units.registry import check_dataclass
 
-_logger = logging.getLogger(__name__)
 _BRIGHT = 10.0
 """Intensities beyond this are probably bytes in a floating-point array."""
 
@@ -109,11 +108,11 @@ def _warn_of_intensities(preparation: Preparation) -> None:
     reached = preparation.intensities
     assert reached is not None
     if max(-reached.low, reached.high) > _BRIGHT:
-        _logger.warning(
-            "intensities reach %.3g, but the settings are for 0 to 1; this network will refuse "
-            "pictures and bytes. Give pixels from 0 to 255 as uint8",
-            max(-reached.low, reached.high),
+        msg = (
+            f"intensities reach {max(-reached.low, reached.high):.3g}, but the settings are for 0 "
+            "to 1; this network will refuse pictures and bytes. Give pixels from 0 to 255 as uint8."
         )
+        warn_user(msg, IntensityWarning)
 
 
 def train_layers(
