@@ -247,22 +247,16 @@ def test_files_of_the_user_are_never_replaced(tmp_path):
 
 
 def test_a_process_of_its_own(tmp_path):
-    """Nothing of BLAS or of the workers strays into the output either."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "varpro_nn.train", "digits", *SMALL, "--no-report"),
-            *("--n-jobs", "2", "--output", "run", "--quiet"),
-        ],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
+    """With ``--quiet``, nothing is on the terminal, and nothing of BLAS or of the workers either."""
+    status, out, err = ended(
+        *on_a_terminal(
+            *("digits", *SMALL, "--n-jobs", "2", "--output", "run", "--quiet"), folder=tmp_path
+        )
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("\n") == 1
+    assert (status, err) == (0, "")
+    assert out.count("\n") == 1
     result = run(SMALL_CONFIG, load("digits"), n_jobs=1)
-    assert strict(done.stdout)["test_accuracy"] == result.metrics["test_accuracy"]
+    assert strict(out)["test_accuracy"] == result.metrics["test_accuracy"]
     network = Network.load(tmp_path / "run" / "model.npz")
     assert_array_equal(network.W, result.network.W)
 
@@ -628,27 +622,37 @@ def read_until(main_end, *words):
     return text
 
 
-def test_the_bar_is_on_standard_error_and_quiet_is_quiet(tmp_path):
-    for options, shown in (((), True), (("--quiet",), False)):
-        process, main_end = on_a_terminal(
-            *("digits", *SMALL, "--output", f"run{shown}", *options), folder=tmp_path
-        )
-        err = read_until(main_end)
-        out = process.communicate(timeout=60)[0]
-        os.close(main_end)
-        assert process.returncode == 0
-        assert out.count("\n") == 1
-        strict(out)
-        assert ("2/2" in err and "best_cost=" in err and "median_cost=" in err) is shown
-        assert shown or err == ""
+def ended(process, main_end):
+    """Exit status, standard output, and what the terminal showed, of a run that ends by itself."""
+    err = read_until(main_end)
+    out = process.communicate(timeout=60)[0]
+    os.close(main_end)
+    return process.returncode, out, err
+
+
+def test_the_bar_is_on_standard_error(tmp_path):
+    """With ``--quiet``, a process of its own shows none."""
+    status, out, err = ended(*on_a_terminal("digits", *SMALL, "--output", "run", folder=tmp_path))
+    assert status == 0
+    assert out.count("\n") == 1
+    strict(out)
+    for said in ("2/2", "best_cost=", "median_cost="):
+        assert said in err
 
 
 @pytest.mark.parametrize(
     ("to", "n_jobs"),
-    [("process", "2"), ("group", "2"), pytest.param("group", "1", marks=pytest.mark.slow)],
+    [
+        ("group", "2"),
+        pytest.param("process", "2", marks=pytest.mark.slow),
+        pytest.param("group", "1", marks=pytest.mark.slow),
+    ],
 )
 def test_control_c_ends_a_run_within_seconds_and_leaves_nothing(to, n_jobs, tmp_path):
-    """A terminal sends the signal to the whole group, ``kill -INT`` to the process alone."""
+    """A terminal sends the signal to the whole group, ``kill -INT`` to the process alone.
+
+    Workers are deaf to it (test_pool.py), so that the process must end them in either case.
+    """
     process, main_end = on_a_terminal(
         *("digits", *LONG, "--n-jobs", n_jobs, "--output", "run"), folder=tmp_path
     )

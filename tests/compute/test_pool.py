@@ -19,8 +19,6 @@ from varpro_nn.compute import pool as module
 from varpro_nn.compute.pool import ProcessPool, run_here, run_on_executor
 from varpro_nn.errors import TrainingError, WorkerDiedError
 
-pytestmark = pytest.mark.own_workers
-
 
 def square(number, folder, n_kills=0):
     """Note that it ran, die the first ``n_kills`` times, then square."""
@@ -57,7 +55,7 @@ def run_on_processes(function, tasks, n_workers):
 def test_every_task_has_its_result(tmp_path):
     expected = {i: i * i for i in range(6)}
     assert dict(run_here(square, tasks(tmp_path))) == expected
-    assert dict(run_on_processes(square, tasks(tmp_path), 3)) == expected
+    assert dict(run_on_processes(square, tasks(tmp_path), 2)) == expected
     with ThreadPoolExecutor(2) as mine:
         assert dict(run_on_executor(square, tasks(tmp_path), mine)) == expected
         assert mine.submit(abs, -1).result() == 1  # left open
@@ -133,6 +131,7 @@ def test_a_task_that_cannot_be_read_is_no_death():
         list(run_on_processes(str, {0: (Unreadable(),)}, 2))
 
 
+@pytest.mark.own_workers
 def test_workers_end_with_their_pool():
     """The system then counts them as children of this process, and their memory is free."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime

@@ -214,10 +214,10 @@ class Mistaken(WholeImageUnits):
         raise TypeError(msg)
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_a_mistake_in_the_program_is_not_hidden(n_jobs, digits):
+def test_a_mistake_in_the_program_is_not_hidden(digits):
+    """Nor is one in a worker process: test_pool.py."""
     with pytest.raises(TypeError, match="a mistake in the program"):
-        train(Mistaken("bilinear", (8, 8), 4), digits, plan(), seed=0, n_jobs=n_jobs)
+        train(Mistaken("bilinear", (8, 8), 4), digits, plan(), seed=0)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Runs that are killed, by whatever and whenever, end with the same bits once they are resumed."""
 
+import contextlib
 import hashlib
+import io
 import os
 import resource
 import shutil
@@ -23,11 +25,11 @@ RUN = [
 ENVIRONMENT = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
 
 
-def start(folder, *options, **more):
+def start(folder, *options):
     return subprocess.Popen(
         [sys.executable, "-m", "varpro_nn.train", *RUN, "--no-report", *options],
         cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, **more,
+        start_new_session=True,
     )  # fmt: skip
 
 
@@ -44,6 +46,24 @@ def in_this_process(tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         status = train.main([*RUN, "--no-report", "--n-jobs", "1", *options])
         return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def in_second_process(in_child, tmp_path):
+    """The same in a forked process, where files may have ``largest`` bytes at most."""
+
+    def call(*options, largest=resource.RLIM_INFINITY):
+        def work():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+            os.chdir(tmp_path)
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                status = train.main([*RUN, "--no-report", *options])
+            return status, out.getvalue(), err.getvalue()
+
+        return in_child(work, 60)
 
     return call
 
@@ -79,18 +99,19 @@ def finished(undisturbed, tmp_path):
     shutil.copytree(undisturbed / "run", tmp_path / "run")
 
 
-@pytest.mark.parametrize("n_jobs", [pytest.param("1", marks=pytest.mark.slow), "2"])
-def test_a_killed_driver_loses_and_repeats_nothing(n_jobs, undisturbed, tmp_path):
+@pytest.mark.parametrize("n_jobs", ["21", pytest.param("22", marks=pytest.mark.slow)])
+def test_a_killed_driver_loses_and_repeats_nothing(n_jobs, undisturbed, in_this_process, tmp_path):
+    """Killed twice; the jobs of either run are given."""
     kept = {}
-    for n_kept in (1, 4):
-        process = start(tmp_path, "--n-jobs", n_jobs, "--resume")
+    for n_kept, jobs in zip((1, 4), n_jobs, strict=True):
+        process = start(tmp_path, "--n-jobs", jobs, "--resume")
         wait_for(lambda n=n_kept: len(shards(tmp_path)) >= n, process)
         process.kill()
         assert finish(process)[0] == -signal.SIGKILL
         now = shards(tmp_path)
         assert kept.items() <= now.items()  # not written anew
         kept = now
-    status, _, err = finish(start(tmp_path, "--n-jobs", n_jobs, "--resume"))
+    status, _, err = in_this_process("--n-jobs", "2", "--resume")
     assert (status, err) == (0, "")
     assert kept.items() <= shards(tmp_path).items()
     assert digest(tmp_path) == digest(undisturbed)
@@ -99,9 +120,11 @@ def test_a_killed_driver_loses_and_repeats_nothing(n_jobs, undisturbed, tmp_path
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-def test_killed_workers_change_no_bit_and_lose_nothing_finished(undisturbed, tmp_path):
+@pytest.mark.parametrize("deaths", [(2,), pytest.param((1, 4), marks=pytest.mark.slow)], ids=str)
+def test_killed_workers_change_no_bit_and_lose_nothing_finished(deaths, undisturbed, tmp_path):
+    """One death; test_pool.py has several in a run."""
     process = start(tmp_path, "--n-jobs", "2")
-    for n_kept in (1, 4):
+    for n_kept in deaths:
         wait_for(lambda n=n_kept: len(shards(tmp_path)) >= n and children(process.pid), process)
         os.kill(children(process.pid)[0], signal.SIGKILL)
     status, _, err = finish(process)
@@ -109,11 +132,13 @@ def test_killed_workers_change_no_bit_and_lose_nothing_finished(undisturbed, tmp
     assert digest(tmp_path) == digest(undisturbed)
 
 
-def test_a_second_process_keeps_off(finished, undisturbed, in_this_process, tmp_path):
+def test_a_second_process_keeps_off(
+    finished, undisturbed, in_this_process, in_second_process, tmp_path
+):
     for name in ("metrics.json", "model.npz"):
         (tmp_path / "run" / name).unlink()
     with locked(tmp_path / "run"):
-        status, out, err = finish(start(tmp_path, "--resume", "--n-jobs", "1"))
+        status, out, err = in_second_process("--resume", "--n-jobs", "1")
         assert (status, out) == (1, "")
         assert "another process works on this run folder" in err
         assert err.count("\n") == 1
@@ -122,7 +147,7 @@ def test_a_second_process_keeps_off(finished, undisturbed, in_this_process, tmp_
 
 
 def test_a_full_disk_is_said_and_the_rest_is_intact(
-    finished, undisturbed, in_this_process, tmp_path
+    finished, undisturbed, in_this_process, in_second_process, tmp_path
 ):
     """A limit on the size of files stands for the disk: the model is larger than a shard."""
     size = max(path.stat().st_size for path in tmp_path.glob("run/shards/*.npz"))
@@ -130,11 +155,7 @@ def test_a_full_disk_is_said_and_the_rest_is_intact(
     for name in ("metrics.json", "model.npz"):
         (tmp_path / "run" / name).unlink()
     before = shards(tmp_path)
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1, size + 1))
-
-    status, out, err = finish(start(tmp_path, "--n-jobs", "1", "--resume", preexec_fn=limit))
+    status, out, err = in_second_process("--n-jobs", "1", "--resume", largest=size + 1)
     assert (status, out) == (1, "")
     assert "File too large" in err
     assert err.count("\n") == 1
@@ -146,12 +167,9 @@ def test_a_full_disk_is_said_and_the_rest_is_intact(
 
 
 def test_a_disk_too_full_for_the_images_of_the_workers_is_an_error(
-    undisturbed, in_this_process, tmp_path
+    undisturbed, in_this_process, in_second_process, tmp_path
 ):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    status, out, err = finish(start(tmp_path, "--n-jobs", "2", preexec_fn=limit))
+    status, out, err = in_second_process("--n-jobs", "2", largest=100_000)
     assert (status, out) == (1, "")
     assert "File too large" in err
     assert list(tmp_path.iterdir()) == []
