@@ -13,6 +13,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from varpro_nn.compute.pool import ProcessPool
+from varpro_nn.training import recipes
 
 
 def pytest_configure() -> None:
@@ -68,6 +69,15 @@ def _workers_stay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """
     if request.node.get_closest_marker("own_workers") is None:
         monkeypatch.setattr(ProcessPool, "close", lambda pool: None)
+
+
+@pytest.fixture
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the recipes train for a moment, for a page whose numbers are not looked at."""
+    least = {"images_per_subnetwork": 150, "max_nfev": 1, "n_rounds": 1, "n_copies": 0}
+    of_digits = recipes.VARIANTS["digits"]
+    short = {name: {**of_digits.get(name, {}), **least} for name in recipes.RECIPES}
+    monkeypatch.setitem(recipes.VARIANTS, "digits", short)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import varpro_nn
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_python_example_runs_and_is_ten_lines(tmp_path, monkeypatch, capsys):
+def test_python_example_runs_and_is_ten_lines(tmp_path, monkeypatch, capsys, briefly):
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     lines = [text for text in example.splitlines() if text.strip()]
     assert len(lines) <= 10

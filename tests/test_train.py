@@ -247,7 +247,7 @@ def test_files_of_the_user_are_never_replaced(tmp_path):
 
 
 def test_a_process_of_its_own(tmp_path):
-    """With ``--quiet``, nothing is on the terminal, and nothing of BLAS or of the workers either."""
+    """With ``--quiet`` the terminal stays empty; nothing of BLAS or of the workers strays there."""
     status, out, err = ended(
         *on_a_terminal(
             *("digits", *SMALL, "--n-jobs", "2", "--output", "run", "--quiet"), folder=tmp_path

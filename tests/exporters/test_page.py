@@ -183,7 +183,8 @@ def test_what_cannot_be_drawn(tmp_path):
 @pytest.fixture(scope="module")
 def digits():
     data = load("digits")
-    return run(configure("tiny", data="digits"), data, n_jobs=1).network
+    few = {"images_per_subnetwork": 500, "n_rounds": 1}
+    return run(configure("tiny", data="digits", **few), data, n_jobs=1).network
 
 
 def shown(tab, network):

@@ -7,9 +7,11 @@ import os
 import re
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -111,8 +113,28 @@ def run(digits):
 
 
 @pytest.fixture(scope="module")
-def page(run, digits, tmp_path_factory):
-    return written(tmp_path_factory.mktemp("report"), run, digits)
+def file(run, digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(path, run, digits)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(file):
+    return Page(file)
+
+
+@pytest.fixture
+def blank_charts(monkeypatch):
+    """Draw no chart, where none is looked at: they take most of the time of a report."""
+
+    @contextmanager
+    def chart(x, y, alt, panels=1):
+        saved = []
+        yield [MagicMock() for _ in range(panels)], saved
+        saved.append(figures._img("svg+xml", b"<svg/>", alt, 1, 1))
+
+    monkeypatch.setattr(figures, "_chart", chart)
 
 
 def png(attributes):
@@ -181,6 +203,7 @@ def test_confusion_matrix(page, run, digits):
     assert f"Most often: {i} taken for {j} ({errors[i, j]})" in page.text("confusion")
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_the_wrongest_images(page, run, digits, monkeypatch, tmp_path):
     sure = run.network.predict_proba(digits.test.images)
     given, true = sure.argmax(axis=1), digits.test.labels
@@ -251,6 +274,7 @@ def test_the_curve_is_told(page, run, digits):
     assert "Squares:" in page.text("glued")
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_parameters_along_the_top_are_those_of_the_network(run, digits, monkeypatch, tmp_path):
     given = {}
     monkeypatch.setattr(
@@ -271,6 +295,7 @@ def test_of_many_sub_networks_some_are_glued(digits, tmp_path):
     assert (sizes[0], sizes[-1]) == (1, 40)
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_too_many_columns_are_cut(run, digits, monkeypatch, tmp_path, page):
     assert "to save time" not in page.source
     monkeypatch.setattr(growth, "MOST_COLUMNS", 8 * 9 * 2 + 1)  # two sub-networks and a bit
@@ -310,6 +335,7 @@ def test_nothing_comes_from_elsewhere(page, run):
     assert len(page.source) < 400_000
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_the_report_fits_nothing_and_labels_no_image(run, digits, monkeypatch, tmp_path):
     """All that it shows is in the times of the run."""
     metrics = run.metrics
@@ -325,12 +351,14 @@ def test_the_report_fits_nothing_and_labels_no_image(run, digits, monkeypatch, t
     write_report(tmp_path / "report.html", run, digits)
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_growth_that_was_not_measured_is_left_out(run, digits, tmp_path):
     page = written(tmp_path, replace(run, growth=None), digits)
     assert set(SECTIONS) - set(page.sections) == {"glued", "singular"}
     assert "call varpro_nn.run with growth=True" in page.text("head")
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_no_test_images(digits, tmp_path):
     data = replace(digits, test=None)
     page = written(tmp_path, small_run(data, max_nfev=1), data)
@@ -340,6 +368,7 @@ def test_no_test_images(digits, tmp_path):
     assert page.links == [f"#{place}" for place in page.sections if place != "head"]
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_untrained_units(digits, tmp_path):
     page = written(tmp_path, small_run(digits, max_nfev=0), digits)
     assert set(SECTIONS) - set(page.sections) == {"cost"}
@@ -414,16 +443,14 @@ def test_without_matplotlib_nothing_is_written(run, digits, monkeypatch, tmp_pat
 # --- in the browser ----------------------------------------------------------------------
 
 
-def test_in_a_browser(tab, run, digits, tmp_path):
-    path = tmp_path / "report.html"
-    write_report(path, run, digits)
+def test_in_a_browser(tab, run, file, tmp_path):
     tab.set_viewport_size({"width": 1100, "height": 1420})
-    tab.goto(path.as_uri())
+    tab.goto(file.as_uri())
     widths = tab.evaluate("[...document.images].map((image) => image.naturalWidth)")
     assert len(widths) > 20
     assert min(widths) > 0
     requests = [request.url for request in tab.requests()]
-    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+    assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
 
     box = tab.locator(".varpro-canvas").bounding_box()
     x, y, height = box["x"] + box["width"] / 2, box["y"], box["height"]
