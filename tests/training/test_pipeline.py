@@ -337,7 +337,7 @@ def test_test_images_on_another_scale_are_refused_before_the_work(digits, monkey
 
 PATCHES = configure(
     "tiny", data="digits",
-    n_units=8, n_subnetworks=2, images_per_subnetwork=150, max_nfev=3, n_train=500, seed=3,
+    n_units=8, n_subnetworks=2, images_per_subnetwork=150, max_nfev=3, n_train=300, seed=3,
 )  # fmt: skip
 
 
@@ -348,7 +348,7 @@ def patches(digits):
 
 def test_metrics_of_patch_units(patches, digits):
     metrics, layer = patches.metrics, patches.output_layer
-    train = digits.train.take(slice(500))
+    train = digits.train.take(slice(300))
     assert set(metrics) >= KEYS | {"split_accuracy", "bootstrap"}
     assert "linear_layer_loo_accuracy" not in metrics
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
@@ -472,7 +472,7 @@ def test_distorted_copies_are_for_the_output_layer_alone(digits, patches):
     result = run(config, digits, n_jobs=1)
     assert_array_equal(result.network.W, patches.network.W)
     assert not np.array_equal(result.network.A, patches.network.A)
-    assert result.metrics["n_train"] == 500
+    assert result.metrics["n_train"] == 300
 
 
 def test_colour_patches_and_rectangles():

@@ -176,6 +176,7 @@ def test_what_the_weights_depend_on_is_compared(digits, finished, tmp_path, chan
 PATCHES = configure(
     "tiny", data="digits",
     n_units=8, n_subnetworks=2, images_per_subnetwork=100, max_nfev=2, n_train=300,
+    output_penalty=2.0,
 )  # fmt: skip
 
 
@@ -205,7 +206,7 @@ def test_what_the_weights_of_patch_units_depend_on_is_compared(digits, tmp_path,
     [
         (CONFIG, {"output_layer": "softmax"}),
         (CONFIG, {"bootstrap": True, "bootstrap_rule": "argmax", "bootstrap_ridge": 3.0}),
-        (PATCHES, {"output_penalty": 1.0}),
+        (PATCHES, {"output_penalty": None}),
         (PATCHES, {"output_layer": "softmax"}),
         (PATCHES, {"output_layer": "ridge", "standardise": False, "output_penalty": 3.0}),
         (PATCHES, {"views": "flip"}),

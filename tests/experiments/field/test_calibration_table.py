@@ -3,6 +3,7 @@ import pytest
 from experiments.field import calibration
 
 
+@pytest.mark.usefixtures("briefly")
 def test_sets_and_probabilities_hold_what_they_say(monkeypatch, run_script, tmp_path):
     kept = ["--data", "digits", "--recipes", "tiny", "--output", str(tmp_path / "rows.jsonl")]
     (row,) = run_script(calibration, *kept)[1]["rows"]
