@@ -57,16 +57,17 @@ def finished(digits, tmp_path_factory):
     return bring
 
 
+@pytest.fixture(scope="module")
 def trained(digits):
     units = whole_image_units("bilinear", (8, 8), 5)
     settings = SubnetworkSettings(n_subnetworks=3, images_per_subnetwork=100, max_nfev=4)
     return train(units, TrainingSet.of(digits), settings)
 
 
-def test_round_trip(digits, tmp_path):
+def test_round_trip(trained, tmp_path):
     shards = Shards(tmp_path / "shards", {"seed": 0})
     failed = Subnetwork(3, None, None, "made to fail", 2)
-    written = [*trained(digits), failed]
+    written = [*trained, failed]
     for subnetwork in written:
         shards.write(subnetwork)
     found = shards.read()
@@ -85,15 +86,15 @@ def test_round_trip(digits, tmp_path):
     assert found[3].n_missing_classes == 2
 
 
-def test_shards_of_another_run_are_refused_by_what_differs(digits, tmp_path):
-    Shards(tmp_path, {"seed": 0, "rank": 1}).write(trained(digits)[0])
+def test_shards_of_another_run_are_refused_by_what_differs(trained, tmp_path):
+    Shards(tmp_path, {"seed": 0, "rank": 1}).write(trained[0])
     with pytest.raises(ModelFileError, match=r"belongs to another run: seed differ"):
         Shards(tmp_path, {"seed": 1, "rank": 1}).read()
 
 
-def test_a_shard_of_other_packages_says_which_and_what_to_do(digits, tmp_path):
+def test_a_shard_of_other_packages_says_which_and_what_to_do(digits, trained, tmp_path):
     """A release of joblib or Python changes no weight, one of NumPy may change each."""
-    (shard,) = trained(digits)[:1]
+    (shard,) = trained[:1]
     ours = plan.identity(CONFIG, TrainingSet.of(digits))
     assert set(ours["versions"]) == {"varpro_nn", "numpy", "scipy"}
     with_more = {**ours, "versions": {**ours["versions"], "joblib": "1.4.0", "python": "3.11.2"}}
@@ -109,18 +110,18 @@ def test_a_shard_of_other_packages_says_which_and_what_to_do(digits, tmp_path):
         Shards(tmp_path, ours).read()
 
 
-def test_files_without_the_name_of_a_shard_are_not_touched(digits, tmp_path):
+def test_files_without_the_name_of_a_shard_are_not_touched(trained, tmp_path):
     shards = Shards(tmp_path, {})
-    shards.write(trained(digits)[1])
+    shards.write(trained[1])
     for name in ("mine.npz", "1.npz", "0000001.npz", "-00001.npz", "00\N{SUPERSCRIPT TWO}000.npz"):
         (tmp_path / name).write_bytes(b"mine")
     assert list(shards.read()) == [1]
     assert check_removable(tmp_path) == [tmp_path / "000001.npz"]
 
 
-def test_what_is_no_shard_or_lies_elsewhere_is_not_removed(digits, tmp_path):
+def test_what_is_no_shard_or_lies_elsewhere_is_not_removed(trained, tmp_path):
     folder = tmp_path / "shards"
-    Shards(folder, {}).write(trained(digits)[0])
+    Shards(folder, {}).write(trained[0])
     (tmp_path / "link").symlink_to(folder)
     with pytest.raises(VarProError, match="link: is a link, and sub-networks in another folder"):
         check_removable(tmp_path / "link")
@@ -133,9 +134,9 @@ def test_what_is_no_shard_or_lies_elsewhere_is_not_removed(digits, tmp_path):
         check_removable(folder)
 
 
-def test_a_damaged_shard_is_refused(digits, tmp_path):
+def test_a_damaged_shard_is_refused(trained, tmp_path):
     shards = Shards(tmp_path, {})
-    shards.write(trained(digits)[0])
+    shards.write(trained[0])
     (path,) = tmp_path.glob("*.npz")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -144,7 +145,7 @@ def test_a_damaged_shard_is_refused(digits, tmp_path):
         shards.read()
 
 
-def test_a_network_is_no_shard(digits, tmp_path):
+def test_a_network_is_no_shard(tmp_path):
     archive.write(tmp_path / "000000.npz", {"identity": {}}, {"W": np.zeros((2, 3))})
     with pytest.raises(ModelFileError, match="does not describe a sub-network"):
         Shards(tmp_path, {}).read()
