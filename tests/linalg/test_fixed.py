@@ -29,10 +29,10 @@ def fixed_columns(case, rng):
     return rng.standard_normal((n, rank)) @ rng.standard_normal((rank, f))
 
 
-def all_at_once(columns, tau, ridge):
+def all_at_once(columns, tau, ridge, **scale):
     sums = StreamingQR(columns.shape[1] + tau.shape[1])
     sums.add(np.hstack([columns, tau]))
-    return least_squares_with_ridge(sums, ridge)
+    return least_squares_with_ridge(sums, ridge, **scale)
 
 
 @EVERY_CASE
@@ -106,9 +106,58 @@ def test_a_column_that_the_fixed_ones_span_counts_as_rounding(size, rng):
         assert np.abs(found.A).max() < 1e3 / size
 
 
-def test_columns_of_mixed_sizes_all_count(rng):
+def beside(fixed, Y, tau, lam, rank_tolerance=1e-12):
+    """The fit, and its weights for the columns as they were."""
+    found = least_squares_beside_fixed(
+        fixed, lambda: [(fixed.Q, Y, tau)], np.full(Y.shape[1], lam), Y.shape[1], rank_tolerance,
+        length=np.sqrt(len(Y)),
+    )  # fmt: skip
+    u = Y.shape[1]
+    return found, np.concatenate([found.A[:u], fixed.T @ found.A[u:]])
+
+
+@pytest.mark.parametrize("lam", [0.0, 1e-12, 1.0])
+def test_columns_of_mixed_sizes_all_count(lam, rng):
     """As in the fit of all columns: longer ones than a column of ones are scaled to decide."""
-    F = rng.standard_normal((30, 3)) * [1.0, 1e9, 1e-3]
-    fixed = FixedColumns.of(F, 0.0, 1e-6, length=np.sqrt(30))
-    assert fixed.rank == 3
-    assert_allclose(fixed.Q.T @ fixed.Q, np.eye(3), atol=1e-12)
+    F = rng.standard_normal((30, 4)) * [1.0, 1e14, 1.0, 1e-3]
+    Y, tau = rng.standard_normal((30, 2)), rng.standard_normal((30, 2))
+    fixed = FixedColumns.of(F, lam, 1e-6, length=np.sqrt(30))
+    assert fixed.rank == 4
+    assert_allclose(fixed.Q.T @ fixed.Q + np.diag(fixed.ridge), np.eye(4), atol=1e-12)
+    expected = all_at_once(np.hstack([Y, F]), tau, np.full(6, lam), length=np.sqrt(30))
+    found, A = beside(fixed, Y, tau, lam)
+    assert found.sum_of_squares == pytest.approx(expected.sum_of_squares, rel=1e-10)
+    assert_allclose(A, expected.A, rtol=1e-8)
+
+
+@pytest.mark.parametrize("lam", [0.0, 1e-9])
+def test_the_basis_of_ill_conditioned_columns_is_orthonormal(lam, rng):
+    """Singular values from 1 to 1e-10."""
+    U, _, Vt = np.linalg.svd(rng.standard_normal((40, 12)), full_matrices=False)
+    F = U * np.geomspace(1, 1e-10, 12) @ Vt
+    fixed = FixedColumns.of(F, lam)
+    together = fixed.Q.T @ fixed.Q + np.diag(fixed.ridge)
+    assert_allclose(together, np.eye(len(together)), atol=1e-13)
+    assert_allclose(F @ fixed.T, fixed.Q, atol=1e-4)
+
+
+@pytest.mark.parametrize("lam", [1e-6, 1e-10])
+def test_rounding_errors_of_features_get_no_weights(lam, rng):
+    """Half of the columns are sums of the others, in single precision: a rank of 20."""
+    base = rng.standard_normal((200, 20))
+    F = np.hstack([base, base @ rng.standard_normal((20, 20))]).astype(np.float32)
+    Y, tau = rng.standard_normal((200, 2)), rng.standard_normal((200, 3))
+    tolerance = 43 * float(np.finfo(np.float32).eps)
+    fixed = FixedColumns.of(F.astype(np.float64), lam, tolerance, length=np.sqrt(200))
+    exact = all_at_once(np.hstack([Y, base]), tau, np.full(22, lam))
+    found, A = beside(fixed, Y, tau, lam, tolerance)
+    assert np.abs(A).max() < 10 * np.abs(exact.A).max()
+    assert_allclose(found.A[:2], exact.A[:2], atol=0.05 * np.abs(exact.A).max())
+
+
+def test_columns_of_any_size_overflow_nowhere(rng):
+    F = rng.standard_normal((20, 3))
+    for size in (1e-160, 1e160):
+        fixed = FixedColumns.of(size * F, 1.0)
+        together = fixed.Q.T @ fixed.Q + np.diag(fixed.ridge)
+        assert_allclose(together, np.eye(len(together)), atol=1e-12)

@@ -1,7 +1,7 @@
 r"""Columns that do not change, eliminated once from many linear least-squares problems.
 
 Each problem has the columns ``[F, Y]`` (rows weighted), with a ridge ``lam`` on ``F`` (n, f). Let
-``F = U diag(sigma) V'`` be its thin singular value decomposition, with r = rank of ``F``. With
+``F = U diag(sigma) V'`` be its thin singular value decomposition, r its rank. With
 
     Q = U diag(sigma / sqrt(sigma^2 + lam)),   d = lam / (sigma^2 + lam),
     T = V diag(1 / sqrt(sigma^2 + lam)),
@@ -73,27 +73,40 @@ class FixedColumns:
             As in :func:`varpro_nn.linalg.least_squares_with_ridge`, to decide the rank where the
             ridge is zero.
         """
-        f = F.shape[1]
-        if lam > 0 and f:
+        f, eps = F.shape[1], np.finfo(np.float64).eps
+        root = np.sqrt(lam)
+        # Errors of the singular values are relative to the largest one, at most this bound.
+        bound = np.sqrt(F.size) * np.abs(F).max(initial=0.0)
+        if root > max(rank_tolerance, np.sqrt(eps)) * bound:
             U, sigma, Vt = scipy.linalg.svd(F, full_matrices=False, check_finite=False)
             # Directions of rounding errors are left out: they have no weights at all.
-            r = int(np.count_nonzero(sigma > max(F.shape) * np.finfo(np.float64).eps * sigma[0]))
+            r = int(np.count_nonzero(sigma > max(F.shape) * eps * sigma[0]))
             U, sigma, Vt = U[:, :r], sigma[:r], Vt[:r]
-            size = np.hypot(sigma, np.sqrt(lam))
-            return cls(U * (sigma / size), lam / size**2, Vt.T / size, f)
+            size = np.hypot(sigma, root)
+            return cls(U * (sigma / size), (root / size) ** 2, Vt.T / size, f)
+        # A factorisation is exact column by column, and decides the rank as one of all columns.
         sums = StreamingQR(f)
         sums.add(F)
-        solution = least_squares_with_ridge(sums, np.zeros(f), rank_tolerance, length=length)
-        r = solution.rank
-        Q = solution.range_basis(F)
-        return cls(Q, np.zeros(r), solution.transposed_map(np.eye(f)).T, r)
+        solution = least_squares_with_ridge(sums, np.full(f, lam), rank_tolerance, length=length)
+        T = solution.transposed_map(np.eye(f)).T
+        both, R = scipy.linalg.qr(
+            np.concatenate([F @ T, root * T]), mode="economic", check_finite=False
+        )  # orthonormal but for rounding errors of ill-conditioned columns; now altogether
+        T = scipy.linalg.solve_triangular(R, T.T, trans="T", check_finite=False).T
+        Q, below = both[: len(F)], both[len(F) :]
+        d, turn = np.linalg.eigh(below.T @ below)
+        some = 1 - d > max(both.shape) * eps
+        d, turn = np.clip(d[some], 0.0, 1.0), turn[:, some]
+        return cls(Q @ turn, d if lam else np.zeros(len(d)), T @ turn, solution.rank)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SolutionBesideFixed(LinearSolution):
     """A :class:`LinearSolution` whose columns, but for ``n_first`` and the last ones, are ``Q``.
 
-    ``A`` belongs to ``Q``, not to ``F``, and the rank counts the columns of ``F``.
+    ``A`` belongs to ``Q``, not to ``F``; the rank counts the columns of ``F``, and the condition is
+    that of the others. Without a ridge, fixed columns take all they can: where they span others,
+    the fit is not that of least norm.
     """
 
     _rest: LinearSolution
@@ -137,9 +150,9 @@ def least_squares_beside_fixed(
     -------
     SolutionBesideFixed
     """
-    c, C = ridge.size, np.zeros((len(fixed.ridge), 1))
-    for Q, Y, tau in blocks():
-        C = C + Q.T @ np.concatenate([Y, tau], axis=1)
+    c = ridge.size
+    C = sum(Q.T @ np.concatenate([Y, tau], axis=1) for Q, Y, tau in blocks())
+    assert isinstance(C, np.ndarray)  # a block has been added
     sums = StreamingQR(C.shape[1])
     for Q, Y, tau in blocks():
         sums.add(np.concatenate([Y, tau], axis=1) - Q @ C)

@@ -84,7 +84,8 @@ class VarProFunctional(ReducedFunctional):
         Type of the features and of the large products. Projection, sums and solves are double
         in any case.
     block_size : int, optional
-        Work on this number of inputs at a time and keep nothing of size n but inputs and targets.
+        Work on this number of inputs at a time and keep nothing of size n but inputs, targets and
+        fixed columns. With these, an evaluation computes the features three times instead of twice.
         ``residual`` and ``jacobian`` are then not available. None: keep all.
     threads : Threads, optional
         Share the sums over inputs; results do not depend on them. See
