@@ -297,7 +297,25 @@ class Case:
         return ridge
 
     def augmented(self) -> tuple[np.ndarray, np.ndarray]:
-        return reference.augmented(self.Phi, self.tau, self.ridge_of_columns, self.weights)
+        K, y = reference.augmented(self.Phi, self.tau, self.ridge_of_columns, self.weights)
+        return self.rotated(K), self.rotated(y)
+
+    def rotated(self, rows: np.ndarray) -> np.ndarray:
+        """Turn the penalty rows of fixed columns, (n + d, ...), as the functional does.
+
+        The directions are the right singular vectors of the weighted columns.
+        """
+        if not (self.ridge and self.fixed.size):
+            return rows
+        weighted = np.sqrt(self.weights)[:, None] * self.fixed
+        eliminated = self.functional.design.eliminated
+        V = eliminated.T / np.linalg.norm(eliminated.T, axis=0)
+        sigma = np.linalg.norm(weighted @ V, axis=0)
+        assert_allclose(weighted.T @ weighted @ V, V * sigma**2, atol=1e-10 * sigma.max() ** 2)
+        first = len(self.tau) + self.W.shape[0] * self.units.n_cells
+        last = first + self.fixed.shape[1]
+        turned = np.tensordot(V.T, rows[first:last], axes=1)
+        return np.concatenate([rows[:first], turned, rows[last:]])
 
     def output_derivative(self) -> np.ndarray:
         """Derivative (n, k, h p) of the weighted outputs by ``w``, for fixed linear weights."""

@@ -269,14 +269,12 @@ def test_a_step_is_exact_where_no_margin_changes_its_side(rng):
     assert fitted.n_iterations <= 5  # the second step finds that nothing is left
 
 
-@EVERY_LOSS
-def test_rows_that_hardly_curve_are_left_out_of_products_alone(loss, rng, monkeypatch):
+def test_rows_that_hardly_curve_are_left_out_of_products_alone(rng, monkeypatch):
     """Nine rows of ten are right by a wide margin; the optimum is that of all rows."""
     Phi, labels, start = problem(rng, n=600, q=4)
-    far = np.repeat([1.0, 100.0], [60, 540])[:, None]
-    right = np.argmax(exactly(loss, Phi[:60], labels[:60], start, 1.0).A[:-1].T @ Phi.T, axis=0)
-    labels[60:] = right[60:]
-    Phi = Phi * far
+    right = exactly("softmax", Phi[:60], labels[:60], start, 1.0).A
+    labels[60:] = (Phi[60:] @ right[:-1] + right[-1]).argmax(axis=1)
+    Phi[60:] *= 100
     sizes, times_hessian = [], convex._Problem.times_hessian
 
     def counted(problem, point, direction):
@@ -284,11 +282,46 @@ def test_rows_that_hardly_curve_are_left_out_of_products_alone(loss, rng, monkey
         return times_hessian(problem, point, direction)
 
     monkeypatch.setattr(convex._Problem, "times_hessian", counted)
-    fitted = exactly(loss, Phi, labels, start, 1.0)
+    few = exactly("softmax", Phi, labels, start, 1.0)
     assert min(sizes) < 200
-    monkeypatch.setattr(convex, "_STRAIGHT", 0.0)
-    every = exactly(loss, Phi, labels, start, 1.0)
-    assert fitted.cost == pytest.approx(every.cost, rel=1e-9)
+    sizes.clear()
+    monkeypatch.setattr(convex, "_STRAIGHT", -1.0)
+    every = exactly("softmax", Phi, labels, start, 1.0)
+    assert min(sizes) == 600
+    assert few.cost == pytest.approx(every.cost, rel=1e-9)
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("weight", [1e3, 1e7])
+def test_a_few_heavy_rows_hide_no_other(loss, weight, rng):
+    """The light rows have next to none of the curvature, and all of what is left to gain."""
+    Phi, labels, start = problem(rng, n=2000, q=8)
+    heavy = np.array([np.flatnonzero(labels == c)[0] for c in range(3)])
+    weights = np.ones(2000)
+    weights[heavy] = weight
+    light = exactly(loss, Phi, labels, start, 1.0)
+    fitted = fit_linear(
+        loss, Phi, labels, start, 1.0, sample_weight=weights, tolerance=1e-6, max_iterations=300
+    )
+    assert fitted.converged
+    # More weight costs more, and the heavy rows alone do not decide.
+    assert fitted.cost > light.cost
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("size", [1e3, 1e5])
+def test_a_start_beyond_all_measure_costs_some_steps(loss, size, rng):
+    """Rows that are wrong beyond doubt do not curve, and yet lead the way."""
+    Phi, labels, _ = problem(rng, n=500, q=10)
+    start = size * rng.standard_normal((11, 3))
+    best = exactly(loss, Phi, labels, 0 * start, 1.0).cost
+    fitted = fit_linear(loss, Phi, labels, start, 1.0, max_iterations=300)
+    assert fitted.converged
+    assert fitted.cost < best * (1 + 1e-4)
+    # In single precision, outputs of the start leave no rounding errors behind.
+    rough = fit_linear(loss, Phi.astype(np.float32), labels, start, 1.0, max_iterations=300)
+    assert plain_cost(loss, rough.A, Phi, labels, 1.0) < best * (1 + 1e-3)
+    assert rough.cost == pytest.approx(plain_cost(loss, rough.A, Phi, labels, 1.0), rel=1e-4)
 
 
 @EVERY_LOSS

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
+import unit_checks
 from numpy.testing import assert_allclose, assert_array_equal
 from unit_checks import EVERY_CASE, CountingUnits, case_of, inputs_of
 
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.units import whole_image_units
+from varpro_nn.varpro.design_matrix import Design
 from varpro_nn.varpro.functional import VarProFunctional
 
 INTERPOLATING = pytest.mark.filterwarnings("ignore:.*columns fit any targets:UserWarning")
@@ -217,6 +219,54 @@ def test_fixed_columns_are_units_at_rest(constant, rng):
     assert_allclose(B, A, rtol=1e-9, atol=1e-12)
     (H, _), (G, _) = functional.normal_equations(w), partial.normal_equations(v)
     assert_allclose(G, H[: v.size, : v.size], rtol=1e-9, atol=1e-12 * np.abs(H).max())
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 0.3, 1e3])
+@pytest.mark.parametrize(("f", "rank"), [(6, 6), (30, 30), (70, 70), (20, 4)])
+@pytest.mark.parametrize("problem", ["few_cells", "cells"])
+def test_fixed_columns_are_eliminated_without_a_trace(problem, f, rank, ridge, rng):
+    """All columns in one fit say the same; they are in the design that eliminates none."""
+    units, _, k = unit_checks.PROBLEMS[problem]
+    n = 30
+    inputs, tau = unit_checks.inputs_of(problem, rng, n), rng.standard_normal((n, k))
+    fixed = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, f))
+    weights, w = rng.uniform(0.3, 2, n), units.init(inputs, rng).ravel()
+    settings = {"ridge": ridge, "dtype": np.float64}
+    functional, plain, blocks = (
+        VarProFunctional(
+            units, inputs, tau, weight_decay=0.1, sample_weight=weights, fixed=fixed, **settings,
+            block_size=size,
+        )
+        for size in (None, None, 7)
+    )  # fmt: skip
+    plain.design = Design(
+        units, inputs, tau, fixed, weights, constant=True, block_size=None, **settings
+    )
+    assert plain.design.eliminated is None
+    expected, full = plain.evaluate(w), plain.jacobian(w, "full", "array")
+    # Rounding errors of the columns, relative to the smallest curvature.
+    eps = np.finfo(np.float64).eps
+    rounding = 10 * eps * max(1.0, float(np.square(fixed).sum()) / ridge)
+    for other in (functional, blocks):
+        found = other.evaluate(w)
+        assert found.rank == expected.rank
+        assert_allclose(found.cost, expected.cost, rtol=1e-9)
+        assert_allclose(found.A, expected.A, rtol=0, atol=1e-9 + rounding)
+        assert_allclose(found.loo_mse, expected.loo_mse, rtol=1e-9 + rounding)
+        assert found.loo_error == pytest.approx(expected.loo_error, rel=1e-12)
+        for kind in ("kaufman", "full"):
+            (H, g), (G, h) = (each.normal_equations(w, kind) for each in (other, plain))
+            assert_allclose(g, h, rtol=0, atol=(1e-9 + rounding) * np.abs(h).max())
+            assert_allclose(H, G, rtol=0, atol=(1e-9 + rounding) * np.abs(G).max())
+    size = tau.size
+    assert_allclose(functional.residual(w)[:size], plain.residual(w)[:size], atol=1e-9)
+    J = functional.jacobian(w, "full", "array")
+    assert_allclose(J[:size], full[:size], atol=(1e-9 + rounding) * np.abs(full).max())
+    numeric = reference.derivative(functional.residual, w, step=1.5e-4)
+    assert_allclose(J, numeric, rtol=1e-6, atol=1e-7 * np.abs(J).max())
+    u = rng.standard_normal(len(J))
+    operator = functional.jacobian(w, "full")
+    assert_allclose(operator.rmatvec(u), J.T @ u, atol=1e-9 * np.abs(J).max() * len(u))
 
 
 def test_a_vector_of_targets_is_one_column(rng):

@@ -4,10 +4,11 @@
 rank decided, nothing squared); ``ridge`` solves the one large problem that joins the
 sub-networks (normal equations summed over blocks, every ridge from one eigendecomposition);
 ``dual`` solves the same problem where columns outnumber rows, from blocks of columns; ``rows``
-keeps the few rows for a problem that changes.
+keeps the few rows for a problem that changes; ``fixed`` eliminates columns that never change.
 """
 
 from varpro_nn.linalg.dual import DualPath, KernelAccumulator
+from varpro_nn.linalg.fixed import FixedColumns, least_squares_beside_fixed
 from varpro_nn.linalg.gram import GramAccumulator
 from varpro_nn.linalg.qr import (
     LinearSolution,
@@ -30,6 +31,7 @@ from varpro_nn.linalg.rows import RowStore
 
 __all__ = [
     "DualPath",
+    "FixedColumns",
     "GramAccumulator",
     "KernelAccumulator",
     "LinearSolution",
@@ -39,6 +41,7 @@ __all__ = [
     "add_gram",
     "column_tiles",
     "definite_factor",
+    "least_squares_beside_fixed",
     "least_squares_with_ridge",
     "left_out_errors",
     "product_over_rows",

@@ -6,12 +6,13 @@ For rows ``phi_i`` of fixed features, labels ``y_i`` and a penalty ``lam``, find
 
 A Newton step ``X`` solves ``H X = -g`` by conjugate gradients. A product with ``H`` is two products
 with the rows whose loss curves. Near the optimum of the hinge these are few, one in ten of MNIST.
-Of softmax, rows with hardly any curvature are left out if they are the most: the estimated gain
-grows by it, and what was left out moves the optimum by nothing. The eigenvalues of the features'
-Gram matrix span ten orders of magnitude, so the system is preconditioned by ``R'R``, the Cholesky
-factorisation of the Gram matrix of the same rows, each weighted by the curvature of its loss, plus
-``lam``. The rows change from step to step, so the factor is recomputed as soon as the products
-since the last one have cost as much as a factorisation.
+If most rows are right and have hardly any curvature, softmax leaves these out of products.
+Gradients and costs have all rows, so the optimum stays; the gain is estimated too large, which errs
+on the safe side. The eigenvalues of the features' Gram matrix span ten orders of magnitude, so the
+system is preconditioned by ``R'R``, the Cholesky factorisation of the Gram matrix of the same rows,
+each weighted by the curvature of its loss, plus ``lam``. The rows change from step to step, so the
+factor is recomputed as soon as the products since the last one have cost as much as a
+factorisation.
 
 The Hessian of the hinge changes from step to step, and with a small penalty conjugate gradients
 take hundreds of products and still estimate too small a gain. So a hinge with few violated margins
@@ -50,13 +51,16 @@ from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.linalg.threads import Threads
 
 MARGINS = 2000
-"""Violated margins up to which a Newton step of the hinge is solved exactly: 32 MB of them."""
+"""Violated margins up to which a Newton step of the hinge is solved exactly.
+
+It takes three matrices of up to 32 MB, and a copy of the rows in double precision.
+"""
 ROWS_FOR_GRAM = 10
 """Rows for each column that a preconditioner is made of at least."""
 _FLAT = 1e-6
 """Relative floor: of the curvature of a row, and of the squared norm of a weighted column."""
 _STRAIGHT = 1e-3
-"""Share of the mean curvature below which a row is left out of the Hessian, if most rows are."""
+"""Share of the mean curvature below which a row is flat, with its weight and without it."""
 _ILL_CONDITIONED = 1e-4
 """Largest rounding error of a solution, relative to it, with which a step counts as exact."""
 _LEFT = 0.25
@@ -197,10 +201,11 @@ def fit_linear(
     """
     problem = _Problem(loss, Phi, labels, penalty, threads, sample_weight)
     # What a column gives to all outputs alike changes no loss, so its best share is none. Only the
-    # penalty curves there, which conjugate gradients would have to find out.
+    # penalty curves there, which conjugate gradients would have to find out. The constant's share
+    # would but add rounding errors.
     A = start.copy()
-    A[:-1] -= A[:-1].mean(axis=1, keepdims=True)
-    point = problem.at(A, problem.outputs(A))
+    A -= A.mean(axis=1, keepdims=True)
+    point = problem.at(A)
     R, spent = preconditioner, 0.0
     n_iterations, least = 1, np.inf
     rounding = float(np.finfo(Phi.dtype).eps)
@@ -295,7 +300,7 @@ def _search_along(problem: "_Problem", point: "_Point", step: FloatArray) -> "_P
             share = np.clip(-low_slope / (high_slope - low_slope), 0.1, 0.9)
             s = low + float(share) * (high - low)
     # Up to the last low end the cost falls.
-    return problem.at(point.A + low * step, point.outputs + low * change)
+    return problem.at(point.A + low * step, point.outputs + low * change, point.reach)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -312,6 +317,8 @@ class _Point:
         Blocks of the rows that take part in the Hessian.
     cost : float
     gradient : ndarray, shape (q + 1, k)
+    reach : float
+        Largest output on the way from where outputs were computed, whose rounding errors they have.
     """
 
     A: FloatArray
@@ -321,6 +328,7 @@ class _Point:
     curved: list[Any]
     cost: float
     gradient: FloatArray
+    reach: float
 
     @property
     def n_curved(self) -> int:
@@ -395,8 +403,14 @@ class _Problem:
             total[-1] += constant
         return total
 
-    def at(self, A: FloatArray, outputs: FloatArray) -> _Point:
-        """Compute the cost and its derivatives, given the outputs (n, k) at ``A``."""
+    def at(self, A: FloatArray, outputs: FloatArray | None = None, reach: float = 0.0) -> _Point:
+        """Compute the cost and its derivatives, from the outputs (n, k) at ``A`` if known.
+
+        Outputs much smaller than on the way, ``reach``, are computed anew.
+        """
+        if outputs is None or np.abs(outputs).max(initial=0.0) < 0.1 * reach:
+            outputs, reach = self.outputs(A), 0.0
+        reach = max(reach, float(np.abs(outputs).max(initial=0.0)))
         slopes, curvature = np.empty_like(outputs), np.empty(len(outputs))
 
         def losses(rows: slice) -> float:
@@ -410,9 +424,19 @@ class _Problem:
             return self._moments(self._Phi[rows], slopes[rows], rows)
 
         gradient = self._sum(self._over(sloping, moments), A)
+        curved = self._blocks_of(self._curves(slopes, curvature))
+        return _Point(A, outputs, slopes, curvature, curved, cost, gradient, reach)
+
+    def _curves(self, slopes: FloatArray, curvature: FloatArray) -> NDArray[np.bool_]:
+        """Whether each row takes part in the Hessian."""
         weighted = curvature * self._weights
-        curved = self._blocks_of(weighted > _STRAIGHT * weighted.mean())
-        return _Point(A, outputs, slopes, curvature, curved, cost, gradient)
+        if self._is_hinge:
+            return weighted > 0
+        # Rows that are wrong beyond doubt are flat as well, but not for long.
+        right = np.abs(slopes).max(axis=1, initial=0.0) < 0.5
+        flat = curvature <= _STRAIGHT * curvature.mean()
+        flat &= weighted <= _STRAIGHT * weighted.mean()
+        return ~(right & flat)
 
     def times_hessian(self, point: _Point, direction: FloatArray) -> FloatArray:
         """Multiply the (generalised) Hessian at a point by a direction (q + 1, k)."""
@@ -450,15 +474,14 @@ class _Problem:
         C *= root[:, None]
         Phi = self._Phi[rows].astype(np.float64)
         K = (Phi @ Phi.T)[np.ix_(at, at)]
-        K *= C @ C.T
-        K /= self._penalty[0, 0]
+        K *= C @ C.T / self._penalty[0, 0]
         # The smallest eigenvalue of I + B B' / lam is at least 1.
-        if np.finfo(np.float64).eps * np.trace(K) > _ILL_CONDITIONED:
+        if not np.finfo(np.float64).eps * np.trace(K) <= _ILL_CONDITIONED:
             return None
         K[np.diag_indices_from(K)] += 1.0
         factor = scipy.linalg.cho_factor(K, overwrite_a=True, check_finite=False)
         solved = scipy.linalg.cho_solve(factor, np.column_stack([root, C]), check_finite=False)
-        # The sum over the outputs is free: least squares take the shortest a.
+        # Constants of outputs that no violated margin connects are free: take the shortest a.
         a = np.linalg.lstsq(C.T @ solved[:, 1:], -C.T @ solved[:, 0], rcond=1e-12)[0]
         v = solved[:, 0] + solved[:, 1:] @ a
         by_rows = np.zeros((len(rows), k))
@@ -489,7 +512,7 @@ class _Problem:
     def price_of_product(self, point: _Point) -> float:
         """Operations of a product with the Hessian and a solution with the preconditioner."""
         q, k = point.A.shape
-        return 4.0 * k * q * (point.n_curved + q)
+        return 2.0 * k * q * (2 * point.n_curved + q)
 
     def price_of_preconditioner(self, point: _Point) -> float:
         """Operations of a preconditioner."""
@@ -518,7 +541,7 @@ class _Problem:
             add_gram(gram, np.concatenate([root * Phi, root], axis=1), self._threads)
         gram *= point.n_curved / max(1, _n_rows(chosen))
         squares = np.diag(gram)
-        # For a column of zeros, or rows without weight, any positive number will do.
+        # For a column of zeros in these rows, any positive number will do.
         return definite_factor(
             gram, self._penalty[:, 0], np.where(squares > 0, _FLAT * squares, 1.0)
         )

@@ -106,6 +106,7 @@ def least_squares_with_ridge(
     rank_tolerance: float = RANK_TOLERANCE,
     *,
     length: float = np.inf,
+    norms: FloatArray | None = None,
 ) -> LinearSolution:
     """Fit ``A`` from the triangular factor of ``[s Phi, s tau]``.
 
@@ -120,6 +121,9 @@ def least_squares_with_ridge(
     length : float
         Norm of a column of ones. To decide the rank, longer columns are scaled to this norm. By
         default no column is scaled.
+    norms : ndarray, shape (q,), optional
+        Norms to which the rounding errors of the columns are relative, where they are longer than
+        the columns: some of each has been projected off.
 
     Returns
     -------
@@ -138,16 +142,20 @@ def least_squares_with_ridge(
 
     # The largest entry is the norm up to a factor of sqrt(q), and cannot overflow.
     largest = np.abs(R11).max(axis=0, initial=0.0)
+    if norms is not None:
+        largest = np.maximum(largest, norms)
     scale = length / np.maximum(largest, length) if length < np.inf else np.ones(q)
     scaled = R11 * scale
+    before = 0.0 if norms is None else float((norms * scale).max(initial=0.0))
     if np.all(np.diag(R11) != 0):
         reciprocal_condition, info = scipy.linalg.lapack.dtrcon(scaled, norm="1", uplo="U")
-        if info == 0 and reciprocal_condition > rank_tolerance:
+        share = min(1.0, float(np.abs(scaled).sum(axis=0).max()) / before) if before else 1.0
+        if info == 0 and reciprocal_condition * share > rank_tolerance:
             A = scipy.linalg.solve_triangular(R11, R12, check_finite=False)
             return LinearSolution(A, sum_of_squares, q, 1 / reciprocal_condition, R11, None)
 
     U, sigma, Vt = scipy.linalg.svd(scaled, check_finite=False)
-    rank = int(np.count_nonzero(sigma > rank_tolerance * sigma[0]))
+    rank = int(np.count_nonzero(sigma > rank_tolerance * max(sigma[0], before)))
     projected = U.T @ R12
     V = Vt.T * scale[:, None]
     T = V[:, :rank] / sigma[:rank]

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, DTypeLike
 from varpro_nn._arrays import plain_array, row_weights
 from varpro_nn._typing import FloatArray, RealArray
 from varpro_nn.errors import NonFiniteError
+from varpro_nn.linalg import FixedColumns
+from varpro_nn.linalg.qr import RANK_TOLERANCE
 from varpro_nn.units import Units
 from varpro_nn.units.contract import check_features, check_members, checked_derivative
 
@@ -24,7 +26,7 @@ class Block:
     Attributes
     ----------
     Phi : ndarray, shape (b, q)
-        ``s Phi``: unit columns, fixed columns, the constant column.
+        ``s Phi``: unit columns, fixed columns or their orthonormal basis, the constant column.
     tau : ndarray, shape (b, k)
         ``s tau``.
     root : ndarray, shape (b,)
@@ -51,16 +53,24 @@ class Design:
     dtype : {float32, float64}
     block_size : int, optional
         None: one block of all inputs.
+    eliminate : bool
+        Whether an orthonormal basis takes the place of the fixed columns.
 
     Attributes
     ----------
     tau : ndarray, shape (n, k)
     root : ndarray, shape (n,)
         Square roots ``s`` of the sample weights.
+    eliminated : FixedColumns or None
+        The orthonormal basis of the fixed columns, if there are any.
     ridge_of_columns : ndarray, shape (q,)
-        ``lam``, 0 for the constant column.
+        ``lam``, 0 for the constant column; for the orthonormal basis its own.
     n_unit_columns : int
         h * m.
+    n_columns : int
+        With the fixed columns themselves.
+    rank_tolerance : float
+        See :func:`rank_tolerance_for`.
 
     Raises
     ------
@@ -82,6 +92,7 @@ class Design:
         ridge: float,
         dtype: DTypeLike,
         block_size: int | None,
+        eliminate: bool = False,
     ) -> None:
         check_members(units)
         n = len(inputs)
@@ -91,13 +102,13 @@ class Design:
         masked = isinstance(inputs, np.ma.MaskedArray)
         self.inputs = plain_array(inputs, "inputs") if masked else inputs
         self.tau = targets[:, None] if targets.ndim == 1 else targets
-        self._fixed = (
+        columns = (
             np.zeros((n, 0))
             if fixed is None
             else plain_array(fixed, "fixed").astype(np.float64, copy=False)
         )
         _check_rows("tau", self.tau, 2, n)
-        _check_rows("fixed", self._fixed, 2, n)
+        _check_rows("fixed", columns, 2, n)
         weights = row_weights(np.ones(n) if sample_weight is None else sample_weight, n)
         if block_size is not None and block_size < 1:
             msg = f"block_size must be at least 1, got {block_size}."
@@ -110,10 +121,18 @@ class Design:
         self.block_size = block_size
         self._constant = np.ones((n, 1 if constant else 0))
         self.n_unit_columns = units.n_units * units.n_cells
-        q = self.n_unit_columns + self._fixed.shape[1] + self._constant.shape[1]
-        self.ridge_of_columns = np.full(q, ridge)
-        if constant:
-            self.ridge_of_columns[-1] = 0.0
+        self.n_columns = self.n_unit_columns + columns.shape[1] + self._constant.shape[1]
+        self.rank_tolerance = rank_tolerance_for(self.n_columns, self.dtype)
+        self._fixed = self.root[:, None] * columns if columns.size else columns
+        of_fixed = np.full(columns.shape[1], ridge)
+        self.eliminated: FixedColumns | None = None
+        if eliminate and columns.size:
+            self.eliminated = FixedColumns.of(
+                self._fixed, ridge, self.rank_tolerance, length=float(np.linalg.norm(self.root))
+            )
+            self._fixed, of_fixed = self.eliminated.Q, self.eliminated.ridge
+        of_units, of_constant = np.full(self.n_unit_columns, ridge), np.zeros(int(constant))
+        self.ridge_of_columns = np.concatenate([of_units, of_fixed, of_constant])
 
     def blocks(self, w: FloatArray) -> Iterator[Block]:
         """Rows of all inputs at ``w`` (h * p,).
@@ -155,6 +174,13 @@ class Design:
             raise NonFiniteError(msg)
         return self._block(rows, features), dPhi
 
+    def linear_weights(self, A: FloatArray) -> FloatArray:
+        """Weights of the columns as they were given, from those of the columns of blocks."""
+        if self.eliminated is None:
+            return A
+        u, r = self.n_unit_columns, len(self.eliminated.ridge)
+        return np.concatenate([A[:u], self.eliminated.T @ A[u : u + r], A[u + r :]])
+
     def _slices(self, size: int | None) -> Iterator[slice]:
         n = len(self.tau)
         step = n if size is None else size
@@ -165,14 +191,22 @@ class Design:
 
     def _block(self, rows: slice, features: RealArray) -> Block:
         root = self.root[rows]
-        Phi = np.concatenate(
-            [features, self._fixed[rows], self._constant[rows]], axis=1, dtype=np.float64
-        )
-        Phi *= root[:, None]
+        column = root[:, None]
+        weighted = (column * features, self._fixed[rows], column * self._constant[rows])
+        Phi = np.concatenate(weighted, axis=1, dtype=np.float64)
         if not np.isfinite(Phi.sum()):
             msg = "the features are NaN or infinite at these weights."
             raise NonFiniteError(msg)
-        return Block(Phi, root[:, None] * self.tau[rows], root)
+        return Block(Phi, column * self.tau[rows], root)
+
+
+def rank_tolerance_for(n_columns: int, dtype: np.dtype[Any]) -> float:
+    """Relative singular value below which a direction of ``n_columns`` columns is rounding.
+
+    Columns with large entries are first scaled down to entries of about 1. Below the rounding error
+    of their type, a column looks like a repeated one.
+    """
+    return max(RANK_TOLERANCE, n_columns * float(np.finfo(dtype).eps))
 
 
 def _check_rows(name: str, array: FloatArray, ndim: int, n: int) -> None:

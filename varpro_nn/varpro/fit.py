@@ -66,10 +66,15 @@ def choose_form(functional: ReducedFunctional, inner_iterations: int = 20) -> st
     stored = functional.design.block_size is None and derivative_bytes <= MEMORY_BUDGET
     if not stored:
         return "reduced"
+    q = functional.design.ridge_of_columns.size
     passes = 2 * (inner_iterations + 2)
-    operator = passes * derivative_bytes / 20e9
-    # Half the Gram matrix, by cells or by classes, whichever is smaller (jacobian.NormalSums).
-    reduced = n * min(m * m, k) * p * p / 100e9 + p**3 / 3 / 20e9 + passes * 8 * p * p / 20e9
+    # The basis of the range, (n, q) in double precision, is read twice in each pass.
+    operator = passes * (derivative_bytes + 16 * n * q) / 20e9
+    # Half of two Gram matrices, by cells or by classes, whichever is smaller, and the products with
+    # all columns (jacobian.NormalSums).
+    side = p * (m if m * m <= k else k)
+    gram = (n + q) * min(m * m, k) * p * p + 2 * n * q * side
+    reduced = gram / 100e9 + p**3 / 3 / 20e9 + passes * 8 * p * p / 20e9
     return "operator" if operator <= reduced else "reduced"
 
 

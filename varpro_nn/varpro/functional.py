@@ -23,7 +23,7 @@ V. Pereyra, Neural networks for image classification using quadratic scalarizati
 projections for fast training (2019), sections 2 and 3.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -32,8 +32,13 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from varpro_nn._typing import FloatArray
 from varpro_nn._warn import warn_user
-from varpro_nn.linalg import LinearSolution, StreamingQR, least_squares_with_ridge, left_out_errors
-from varpro_nn.linalg.qr import RANK_TOLERANCE
+from varpro_nn.linalg import (
+    LinearSolution,
+    StreamingQR,
+    least_squares_beside_fixed,
+    least_squares_with_ridge,
+    left_out_errors,
+)
 from varpro_nn.linalg.threads import Threads, in_order
 from varpro_nn.units import Units
 from varpro_nn.varpro.design_matrix import Block, Design
@@ -79,7 +84,8 @@ class VarProFunctional(ReducedFunctional):
         Type of the features and of the large products. Projection, sums and solves are double
         in any case.
     block_size : int, optional
-        Work on this number of inputs at a time and keep nothing of size n but inputs and targets.
+        Work on this number of inputs at a time and keep nothing of size n but inputs, targets and
+        fixed columns. With these, an evaluation computes the features three times instead of twice.
         ``residual`` and ``jacobian`` are then not available. None: keep all.
     threads : Threads, optional
         Share the sums over inputs; results do not depend on them. See
@@ -120,19 +126,18 @@ class VarProFunctional(ReducedFunctional):
         check_penalties(ridge, weight_decay)
         self.design = Design(
             units, inputs, tau, fixed, sample_weight,
-            constant=constant, ridge=ridge, dtype=dtype, block_size=block_size,
+            constant=constant, ridge=ridge, dtype=dtype, block_size=block_size, eliminate=True,
         )  # fmt: skip
         self.dtype, self.tau = self.design.dtype, self.design.tau
         self.units = units
         self.ridge, self.weight_decay = float(ridge), float(weight_decay)
-        n, q = int(np.count_nonzero(self.design.root)), self.design.ridge_of_columns.size
+        n, q = int(np.count_nonzero(self.design.root)), self.design.n_columns
         if interpolates(n, q, ridge):
             msg = (
                 f"{q} columns fit any targets of {n} inputs, whatever the unit weights: set ridge, "
                 "or take fewer units or more inputs."
             )
             warn_user(msg)
-        self._rank_tolerance = rank_tolerance_for(q, self.dtype)
 
     @property
     def n_residuals(self) -> int:
@@ -144,7 +149,8 @@ class VarProFunctional(ReducedFunctional):
     def residual(self, w: FloatArray) -> FloatArray:
         """Compute the residual: ``s (tau - Phi A)`` row by row, then the penalties.
 
-        Half its squared norm is the cost.
+        Half its squared norm is the cost. The penalties of fixed columns are those of their
+        orthonormal basis (:mod:`varpro_nn.linalg.fixed`).
 
         Parameters
         ----------
@@ -163,9 +169,10 @@ class VarProFunctional(ReducedFunctional):
         """
         point, projection = self._evaluate(w)
         (block,) = self._need_stored(projection.blocks, "residual")
-        A = point.A
+        A = projection.solution.A
         penalised = self.design.ridge_of_columns > 0
-        parts = [block.tau - block.Phi @ A, -np.sqrt(self.ridge) * A[penalised]]
+        ridge = self.design.ridge_of_columns[penalised, None]
+        parts = [block.tau - block.Phi @ A, -np.sqrt(ridge) * A[penalised]]
         if self.weight_decay:
             parts.append(np.sqrt(self.weight_decay) * point.w)
         return np.concatenate([part.ravel() for part in parts])
@@ -214,19 +221,42 @@ class VarProFunctional(ReducedFunctional):
         return jacobian.operator() if form == "operator" else jacobian.array()
 
     def _project(self, w: FloatArray) -> tuple[Evaluation, _Projection]:
-        ridge = self.design.ridge_of_columns
-        stored = list(self.design.blocks(w)) if self.design.block_size is None else None
-        sums = row_sums(self.design.blocks(w) if stored is None else stored)
+        design = self.design
+        stored = list(design.blocks(w)) if design.block_size is None else None
+
+        def blocks() -> Iterable[Block]:
+            return design.blocks(w) if stored is None else stored
+
+        solution = self._solution(blocks)
+        left_out = left_out_sums(blocks(), solution)
+        total = float(design.root @ design.root)
+        A = design.linear_weights(solution.A)
+        point = evaluation(w, A, solution, self.weight_decay, left_out, total)
+        return point, _Projection(solution, stored)
+
+    def _solution(self, blocks: Callable[[], Iterable[Block]]) -> LinearSolution:
+        design = self.design
+        ridge, u = design.ridge_of_columns, design.n_unit_columns
+        of_ones = float(np.linalg.norm(design.root))
+        if design.eliminated is not None:
+            after = u + len(design.eliminated.ridge)
+
+            def split() -> Iterable[tuple[FloatArray, FloatArray, FloatArray]]:
+                for block in blocks():
+                    Y = np.concatenate([block.Phi[:, :u], block.Phi[:, after:]], axis=1)
+                    yield block.Phi[:, u:after], Y, block.tau
+
+            return least_squares_beside_fixed(
+                design.eliminated, split, np.concatenate([ridge[:u], ridge[after:]]), u,
+                design.rank_tolerance, length=of_ones,
+            )  # fmt: skip
+        sums = row_sums(blocks())
         # The yardstick of the rank is a column of ones, or the longest unit column if that is
         # shorter: the unit of its features must not make all units count as rounding error.
         # (The largest entry of R is a norm up to a factor of sqrt(q), and cannot overflow.)
-        longest = float(np.abs(sums.factor[:, : self.design.n_unit_columns]).max())
-        length = min(float(np.linalg.norm(self.design.root)), longest or np.inf)
-        solution = least_squares_with_ridge(sums, ridge, self._rank_tolerance, length=length)
-        left_out = left_out_sums(self.design.blocks(w) if stored is None else stored, solution)
-        total = float(self.design.root @ self.design.root)
-        point = evaluation(w, solution, self.weight_decay, left_out, total)
-        return point, _Projection(solution, stored)
+        longest = float(np.abs(sums.factor[:, :u]).max())
+        length = min(of_ones, longest or np.inf)
+        return least_squares_with_ridge(sums, ridge, design.rank_tolerance, length=length)
 
     def _sums(self, w: FloatArray, *, matrix: bool, full: bool) -> tuple[FloatArray, FloatArray]:
         solution = self._evaluate(w)[1].solution
@@ -274,15 +304,6 @@ def interpolates(n_inputs: int, n_columns: int, ridge: float) -> bool:
     return ridge == 0 and n_inputs <= n_columns
 
 
-def rank_tolerance_for(n_columns: int, dtype: np.dtype[Any]) -> float:
-    """Relative singular value below which a direction of ``n_columns`` columns is rounding.
-
-    Columns with large entries are first scaled down to entries of about 1. Below the rounding error
-    of their type, a column looks like a repeated one.
-    """
-    return max(RANK_TOLERANCE, n_columns * float(np.finfo(dtype).eps))
-
-
 def row_sums(blocks: Iterable[Block]) -> StreamingQR:
     """Triangular factor of ``s [Phi, tau]``."""
     sums: StreamingQR | None = None
@@ -311,6 +332,7 @@ def left_out_sums(blocks: Iterable[Block], solution: LinearSolution) -> tuple[fl
 
 def evaluation(
     w: FloatArray,
+    A: FloatArray,
     solution: LinearSolution,
     weight_decay: float,
     left_out: tuple[float, float],
@@ -320,9 +342,9 @@ def evaluation(
     squares, wrong = left_out
     return Evaluation(
         w=w,
-        A=solution.A,
+        A=A,
         rank=solution.rank,
         cost=0.5 * (solution.sum_of_squares + weight_decay * float(w @ w)),
         loo_mse=squares / sum_weights,
-        loo_error=wrong / sum_weights if solution.A.shape[1] > 1 else np.nan,
+        loo_error=wrong / sum_weights if A.shape[1] > 1 else np.nan,
     )
