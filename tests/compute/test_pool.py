@@ -144,6 +144,7 @@ def test_workers_end_with_their_pool():
     pool.close()  # a second time changes nothing
 
 
+@pytest.mark.own_workers
 def test_threads_take_turns(tmp_path):
     def work(number):
         return dict(run_on_processes(square, {number: (number, tmp_path)}, 2))
