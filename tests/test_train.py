@@ -356,6 +356,20 @@ def test_colour_images_of_ones_own_are_said_not_to_be_mirrored(tmp_path):
         assert distortion["flip"] is not there
 
 
+def test_units_of_another_kind_are_said_to_change_the_recipe(tiny, tmp_path):
+    units = ("--units", "bilinear", "--n-units", "2", "--n-subnetworks", "1", "--max-nfev", "0")
+    said = "--recipe default was chosen for other units than bilinear; all settings that are not"
+    for recipe, there in (("default", True), ("bilinear", False)):
+        folder = tmp_path / recipe
+        status, _, err = call(
+            *(tiny, "--recipe", recipe, *units, "--n-jobs", "1", "--no-report", "--output", folder)
+        )
+        assert (status, said in err) == (0, there)
+        config = strict((folder / "config.json").read_text())
+        assert config["recipe"] == "bilinear"
+        assert config["output"]["layer"] == "ridge"
+
+
 @pytest.mark.parametrize("option", ["flip", "standardise", "bootstrap"])
 def test_flags_can_be_taken_back(option, tmp_path):
     for number, (flag, value) in enumerate(((f"--{option}", True), (f"--no-{option}", False))):

@@ -201,6 +201,11 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     folder.check_free()
     dataset = data.load(args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet)
     config = configure(args.recipe, data=dataset, **overrides)
+    if config.recipe != args.recipe and not args.quiet:
+        tell(
+            f"--recipe {args.recipe} was chosen for other units than {config.units.kind}; all "
+            f"settings that are not given are those of --recipe {config.recipe}"
+        )
     is_colour = kind_of_data(dataset.name, dataset.image_shape) == "colour"
     if is_colour and "flip" not in overrides and not args.quiet:
         tell("images are not mirrored; if left and right do not matter, add --flip --views flip")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from varpro_nn import load
-from varpro_nn.training.config import OutputSettings, TrainConfig, UnitSettings
+from varpro_nn.training.config import OutputSettings, TrainConfig
 from varpro_nn.training.plan import make_units, units_in_training
 from varpro_nn.training.recipes import DATA, NAMED, RECIPES, VARIANTS, configure, kind_of_data
 
@@ -107,6 +107,23 @@ def test_what_concerns_windows_is_refused_where_there_are_none(values):
     assert configure("default", **values) != configure("default")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "units", "start"),
+    [
+        ("default", "bilinear", "bilinear"), ("tiny", "dense", "bilinear"),
+        ("accurate", "quadratic", "bilinear"), ("bilinear", "patch", "default"),
+        ("paper", "patch", "default"), ("paper", "bilinear", "paper"), ("tiny", "patch", "tiny"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("data", ["mnist", "digits", "cifar10"])
+def test_units_of_another_kind_start_from_the_recipe_that_has_them(recipe, units, start, data):
+    config = configure(recipe, data=data, units=units, seed=3)
+    assert config == configure(start, data=data).with_options(units=units, seed=3)
+    assert (config.recipe, config.units.kind) == (start, units)
+    few = configure(recipe, data=data, units=units, n_units=30, output_layer="softmax")
+    assert (few.units.n_units, few.output.layer) == (30, "softmax")
+
+
 def test_a_value_out_of_range_is_refused():
     with pytest.raises(ValueError, match="ridge must be finite and at least 0, got -1"):
         configure("paper", ridge=-1)
@@ -191,10 +208,7 @@ def test_networks_grow_from_tiny_to_accurate(data, rng):
 @pytest.mark.parametrize("data", NAMED)
 @pytest.mark.parametrize("name", ["default", "tiny", "accurate"])
 def test_whole_image_units_drop_what_the_recipe_says_of_windows(name, data, units, rng):
-    plain, config = configure(name, data=data), configure(name, data=data, units=units)
-    of_all_units = ("n_units", "rank", "activation", "threshold", "gain")
-    kept = {field: getattr(plain.units, field) for field in of_all_units}
-    assert config == replace(plain, units=UnitSettings(kind=units, **kept))
+    config = configure(name, data=data, units=units)
     made = make_units(config, rng.integers(0, 256, (5, *SHAPES[data]), dtype=np.uint8), rng)
     assert (made.kind, made.image_shape) == (units, SHAPES[data])
     for field, value in {"training_stride": 2, "contrast": 0.1, "whitening": 0.1}.items():

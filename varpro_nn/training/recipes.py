@@ -154,7 +154,10 @@ def configure(
     Parameters
     ----------
     recipe : str
-        A key of ``RECIPES``.
+        A key of ``RECIPES``. Sizes, schemes and output layers were chosen for the units of a
+        recipe. So whole-image units (``units="bilinear"``, say) in a recipe of patch units start
+        from ``"bilinear"``, patch units in one of whole-image units from ``"default"``; the
+        ``recipe`` of the result says so.
     data : {"mnist", "fashion-mnist", "cifar10", "digits", "colour"} or Dataset
         The kind of data, on which the settings of a recipe depend. Your own data set is
         ``"digits"`` if the shorter side of its images is less than 16 pixels, else ``"colour"`` if
@@ -187,11 +190,9 @@ def configure(
     if data not in DATA:
         msg = f"data must be one of {', '.join(DATA)}, got {data!r}."
         raise ValueError(msg)
+    check_known(overrides, _SETTINGS)
+    recipe = _recipe_for(recipe, overrides)
     base = {**RECIPES[recipe].options(), **VARIANTS.get(data, {}).get(recipe, {})}
-    check_known(overrides, base)
-    if overrides.get("units", base["units"]) != "patch":
-        # What the recipe says of windows means nothing to whole-image units.
-        base |= {o: s.default for o, s in _SETTINGS.items() if "units" in s.needs}
     settings = {**base, **overrides}
     n_units = overrides.get("n_units")
     if "n_subnetworks" not in overrides and isinstance(n_units, Integral) and int(n_units) >= 1:
@@ -206,6 +207,15 @@ def configure(
     if "n_copies" not in overrides and not any(settings[f.name] for f in fields(Augmentation)):
         settings["n_copies"] = 0
     return TrainConfig().with_options(**settings)
+
+
+def _recipe_for(recipe: str, overrides: Mapping[str, Any]) -> str:
+    """Name the recipe whose settings suit the kind of units."""
+    of_recipe = RECIPES[recipe].options()["units"]
+    units = overrides.get("units", of_recipe)
+    if (units == "patch") == (of_recipe == "patch"):
+        return recipe
+    return "default" if units == "patch" else "bilinear"
 
 
 def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
