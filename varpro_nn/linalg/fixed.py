@@ -75,8 +75,11 @@ class FixedColumns:
         """
         f, eps = F.shape[1], np.finfo(np.float64).eps
         root = np.sqrt(lam)
-        # Errors of the singular values are relative to the largest one, at most this bound.
-        bound = np.sqrt(F.size) * np.abs(F).max(initial=0.0)
+        # Errors of the singular values are relative to the largest one, whose square is at most the
+        # largest sum of a row of |F| |F|'.
+        largest = np.abs(F).max(initial=0.0) or 1.0
+        G = np.abs(F) / largest
+        bound = largest * np.sqrt((G @ G.sum(axis=0)).max(initial=0.0))
         if root > max(rank_tolerance, np.sqrt(eps)) * bound:
             U, sigma, Vt = scipy.linalg.svd(F, full_matrices=False, check_finite=False)
             # Directions of rounding errors are left out: they have no weights at all.
