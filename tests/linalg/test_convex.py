@@ -271,10 +271,13 @@ def test_a_step_is_exact_where_no_margin_changes_its_side(rng):
 
 def test_rows_that_hardly_curve_are_left_out_of_products_alone(rng, monkeypatch):
     """Nine rows of ten are right by a wide margin; the optimum is that of all rows."""
-    Phi, labels, start = problem(rng, n=600, q=4)
-    right = exactly("softmax", Phi[:60], labels[:60], start, 1.0).A
-    labels[60:] = (Phi[60:] @ right[:-1] + right[-1]).argmax(axis=1)
-    Phi[60:] *= 100
+    Phi, labels, start = problem(rng, n=60, q=4)
+    right = exactly("softmax", Phi, labels, start, 1.0).A
+    more = 10 * Phi.std(axis=0) * rng.standard_normal((5400, 4)) + Phi.mean(axis=0)
+    outputs = np.sort(more @ right[:-1] + right[-1], axis=1)
+    more = more[np.argsort(outputs[:, -2] - outputs[:, -1])[:540]]
+    Phi = np.vstack([Phi, more])
+    labels = np.append(labels, (more @ right[:-1] + right[-1]).argmax(axis=1))
     sizes, times_hessian = [], convex._Problem.times_hessian
 
     def counted(problem, point, direction):
@@ -283,7 +286,7 @@ def test_rows_that_hardly_curve_are_left_out_of_products_alone(rng, monkeypatch)
 
     monkeypatch.setattr(convex._Problem, "times_hessian", counted)
     few = exactly("softmax", Phi, labels, start, 1.0)
-    assert min(sizes) < 200
+    assert min(sizes) < 300  # of 600
     sizes.clear()
     monkeypatch.setattr(convex, "_STRAIGHT", -1.0)
     every = exactly("softmax", Phi, labels, start, 1.0)
@@ -292,20 +295,23 @@ def test_rows_that_hardly_curve_are_left_out_of_products_alone(rng, monkeypatch)
 
 
 @EVERY_LOSS
-@pytest.mark.parametrize("weight", [1e3, 1e7])
+@pytest.mark.parametrize("weight", [1e3, 1e5])
 def test_a_few_heavy_rows_hide_no_other(loss, weight, rng):
     """The light rows have next to none of the curvature, and all of what is left to gain."""
     Phi, labels, start = problem(rng, n=2000, q=8)
     heavy = np.array([np.flatnonzero(labels == c)[0] for c in range(3)])
     weights = np.ones(2000)
     weights[heavy] = weight
-    light = exactly(loss, Phi, labels, start, 1.0)
-    fitted = fit_linear(
-        loss, Phi, labels, start, 1.0, sample_weight=weights, tolerance=1e-6, max_iterations=300
-    )
+    fitted, best = (
+        fit_linear(
+            loss, Phi, labels, start, 1.0, sample_weight=weights, tolerance=tolerance,
+            max_iterations=most,
+        )
+        for tolerance, most in ((1e-6, 300), (1e-12, 3000))
+    )  # fmt: skip
     assert fitted.converged
-    # More weight costs more, and the heavy rows alone do not decide.
-    assert fitted.cost > light.cost
+    assert best.converged
+    assert fitted.cost < best.cost * (1 + 1e-5)  # the hinge estimates too little by a few times
 
 
 @EVERY_LOSS

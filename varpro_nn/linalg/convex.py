@@ -275,25 +275,33 @@ def _newton_step(
 def _search_along(problem: "_Problem", point: "_Point", step: FloatArray) -> "_Point":
     """Go to ``A + s X`` with ``|f'(A + s X)| <= 0.1 |f'(A)|`` along the step ``X``.
 
-    The slope of a convex cost grows with ``s``: regula falsi from both sides, after doubling. One
-    product with the rows serves all ``s``, and the cost at the end.
+    The slope of a convex cost grows with ``s``: regula falsi from both sides, after doubling; the
+    slope of an end that stays is halved each time (Illinois). A small slope may lie far up behind a
+    kink, so the cost must not be larger than at the start. One product with the rows serves all
+    ``s``, and the cost at the end.
     """
-    change = problem.outputs(step)
-    slope_at = problem.slopes_along(point, step, change)
     first = low_slope = float(np.vdot(point.gradient, step))
+    if first >= 0:  # a step of rounding errors
+        return point
+    change = problem.outputs(step)
+    along = problem.along(point, step, change)
+    most = point.cost * (1 + float(np.finfo(np.float64).eps) * len(change))
     # Rows that are wrong beyond doubt have a slope and no curvature: the model gains more than the
     # whole cost, which a straight line has used up at cost / |slope|.
     s = 1.0 if point.cost >= abs(first) else point.cost / abs(first)
-    low, high, high_slope = 0.0, np.inf, np.inf
+    low, high, high_slope, last = 0.0, np.inf, np.inf, 0
     for _ in range(_TRIALS):
-        slope = slope_at(s)
-        if abs(slope) <= _FLATTER * abs(first):
+        cost, slope = along(s)
+        if abs(slope) <= _FLATTER * abs(first) and cost <= most:
             low = s
             break
         if slope > 0:
             high, high_slope = s, slope
+            low_slope *= 0.5 if last > 0 else 1.0
         else:
             low, low_slope = s, slope
+            high_slope *= 0.5 if last < 0 else 1.0
+        last = 1 if slope > 0 else -1
         if np.isinf(high):
             s *= 2
         else:  # well inside: one side may be steep
@@ -489,25 +497,28 @@ class _Problem:
         A = np.vstack([Phi.T @ by_rows / -self._penalty[0, 0], a])
         return A - point.A
 
-    def slopes_along(
+    def along(
         self, point: _Point, step: FloatArray, change: FloatArray
-    ) -> Callable[[float], float]:
-        """Make the function of ``s`` that is the slope of the cost along a step.
+    ) -> Callable[[float], tuple[float, float]]:
+        """Make the function of ``s`` that is the cost at ``A + s X`` and its slope.
 
         ``change`` (n, k) is that of the outputs with the step.
         """
         penalised = self._penalty * step
-        at_start, bend = float(np.vdot(penalised, point.A)), float(np.vdot(penalised, step))
+        slope_of_penalty, bend = (float(np.vdot(penalised, each)) for each in (point.A, step))
+        penalty = 0.5 * float((self._penalty * point.A**2).sum())
 
-        def slope_at(s: float) -> float:
-            def term(rows: slice) -> float:
-                U = change[rows]
-                slopes = self._loss(point.outputs[rows] + s * U, self._labels[rows])[1]
-                return float(self._weights[rows] @ (slopes * U).sum(axis=1))
+        def cost_and_slope(s: float) -> tuple[float, float]:
+            def term(rows: slice) -> tuple[float, float]:
+                U, weights = change[rows], self._weights[rows]
+                values, slopes, _ = self._loss(point.outputs[rows] + s * U, self._labels[rows])
+                return float(values @ weights), float(weights @ (slopes * U).sum(axis=1))
 
-            return sum(self._over(self._slices, term)) + at_start + s * bend
+            costs, slopes = zip(*self._over(self._slices, term), strict=True)
+            cost = sum(costs) + penalty + s * (slope_of_penalty + 0.5 * s * bend)
+            return cost, sum(slopes) + slope_of_penalty + s * bend
 
-        return slope_at
+        return cost_and_slope
 
     def price_of_product(self, point: _Point) -> float:
         """Operations of a product with the Hessian and a solution with the preconditioner."""
