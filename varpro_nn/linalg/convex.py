@@ -187,7 +187,9 @@ def fit_linear(
     tolerance : float
         Largest relative distance of the cost from its minimum before the last step, estimated by
         the quadratic model. After the step it is smaller: at most 1e-5 with 1e-4, measured against
-        scikit-learn. A tolerance below rounding error is not reached.
+        scikit-learn. Of a hinge with more than ``MARGINS`` violated margins and a small penalty,
+        the estimate can be several times too small. A tolerance below rounding error is not
+        reached.
     preconditioner : ndarray, shape (q + 1, q + 1), optional
         Of an earlier fit, to begin with.
     threads : Threads, optional
