@@ -5,17 +5,17 @@ For rows ``phi_i`` of fixed features, labels ``y_i`` and a penalty ``lam``, find
     min_A  f(A) = sum_i loss(A' phi_i, y_i) + lam/2 ||A||^2    (the constant column's row is free).
 
 A Newton step ``X`` solves ``H X = -g`` by conjugate gradients. A product with ``H`` is two products
-with the rows whose loss curves. Near the optimum of the hinge these are few, one in ten of MNIST.
-If most rows are right and have hardly any curvature, softmax leaves these out of products.
-Gradients and costs have all rows, so the optimum stays; the gain is estimated too large, which errs
-on the safe side. The eigenvalues of the features' Gram matrix span ten orders of magnitude, so the
-system is preconditioned by ``R'R``, the Cholesky factorisation of the Gram matrix of the same rows,
-each weighted by the curvature of its loss, plus ``lam``. The rows change from step to step, so the
+with the rows whose loss curves. Near the optimum of the hinge these are few. If most rows are right
+and have hardly any curvature, softmax leaves these out of products. Gradients and costs have all
+rows, so the optimum stays; the gain is estimated too large, which errs on the safe side. The
+eigenvalues of the features' Gram matrix span ten orders of magnitude, so the system is
+preconditioned by ``R'R``, the Cholesky factorisation of the Gram matrix of the same rows, each
+weighted by the curvature of its loss, plus ``lam``. The rows change from step to step, so the
 factor is recomputed as soon as the products since the last one have cost as much as a
 factorisation.
 
 The Hessian of the hinge changes from step to step, and with a small penalty conjugate gradients
-take hundreds of products and still estimate too small a gain. So a hinge with few violated margins
+take many products and still estimate too small a gain. So a hinge with few violated margins
 is solved exactly, in the dual form of the squared hinge, as least squares on these margins alone.
 
 Conjugate gradients stop where the quadratic model has little left to gain (Nash and Sofer). The
@@ -203,8 +203,8 @@ def fit_linear(
     """
     problem = _Problem(loss, Phi, labels, penalty, threads, sample_weight)
     # What a column gives to all outputs alike changes no loss, so its best share is none. Only the
-    # penalty curves there, which conjugate gradients would have to find out. The constant's share
-    # would but add rounding errors.
+    # penalty curves there, which conjugate gradients would have to find out. Such a share of the
+    # constant only adds rounding errors.
     A = start.copy()
     A -= A.mean(axis=1, keepdims=True)
     point = problem.at(A)
