@@ -164,9 +164,14 @@ def test_at_the_end_the_plain_cost_has_no_slope(loss, penalty, rng):
 def test_no_other_search_finds_less(loss, rng):
     Phi, labels, start = problem(rng, n=40, q=2)
     fitted = exactly(loss, Phi, labels, start, 0.5)
-    other = minimize(
-        lambda a: plain_cost(loss, a.reshape(start.shape), Phi, labels, 0.5), start.ravel()
-    )
+
+    def cost(a):
+        return plain_cost(loss, a.reshape(start.shape), Phi, labels, 0.5)
+
+    # Kinks of the slope can end a search by differences early; begun anew, it goes on.
+    other = minimize(cost, start.ravel())
+    for _ in range(3):
+        other = minimize(cost, other.x)
     assert other.fun == pytest.approx(fitted.cost, rel=1e-7)
     assert fitted.cost <= other.fun * (1 + 1e-12)
     assert fitted.cost < plain_cost(loss, start, Phi, labels, 0.5)  # labels may be mostly noise
@@ -244,7 +249,9 @@ def test_few_violated_margins_are_solved_exactly(rng, monkeypatch):
     rows = np.column_stack([Phi, np.ones(n)])
     slopes = LOSSES["hinge"](rows @ one.A, labels)[1] * weights[:, None]
     gradient = rows.T @ slopes + 2.0 * np.vstack([one.A[:-1], np.zeros(k)])
-    assert_allclose(gradient, 0, atol=1e-10 * np.abs(rows.T @ slopes).max())
+    # The tolerance bounds what is left to gain, g'H^-1 g / 2; H is at most 2 rows'V rows + lam.
+    curvature = 2 * np.linalg.norm(rows * np.sqrt(weights)[:, None], 2) ** 2 + 2.0
+    assert np.linalg.norm(gradient) <= np.sqrt(2 * curvature * 1e-24 * one.cost)
 
 
 def test_a_step_is_exact_where_no_margin_changes_its_side(rng):

@@ -163,6 +163,16 @@ def test_columns_that_say_nothing_leave_the_mean(value, dtype, rng):
         assert_allclose(A[-1], tau.mean(axis=0), atol=1e-6)
 
 
+@pytest.mark.parametrize("q", [100, 500])
+def test_equal_columns_in_single_precision_are_one_direction(q, rng):
+    """The rounding errors of equal products add up: up to 20 times those of different ones."""
+    Phi = np.repeat(rng.standard_normal((60, 1)), q, axis=1).astype(np.float32)
+    path = dual_of(Phi, rng.standard_normal((60, 2)))
+    assert path.rank == 1
+    assert path.eigenvalues[-2] < 0.7 * path.rounding
+    assert path.eigenvalues[-1] > 1e3 * path.rounding
+
+
 def test_a_single_row_says_nothing():
     path = dual_of(np.array([[1.0, 2.0]]), np.array([[0.0, 1.0]]))
     assert_array_equal(path.weights([np.array([[1.0, 2.0]])], 1.0), [[0, 0], [0, 0], [0, 1]])

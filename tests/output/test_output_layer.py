@@ -205,8 +205,9 @@ def test_a_fit_that_stops_early_warns_with_the_remedy(rng, monkeypatch):
 
 
 @EVERY_LAYER
-def test_held_out_outputs_are_averaged_over_the_views(name, rng):
+def test_held_out_outputs_are_averaged_over_the_views(name, rng, monkeypatch):
     """As the network averages them: the mirror image has the columns in the other order."""
+    monkeypatch.setattr(fit_module, "GRID_TOLERANCE", 1e-14)
     Phi, labels = problem(rng, n=90)
     W = np.eye(6, dtype=np.float32)
     settings = OutputSettings(layer=name, views="flip", standardise=True)
@@ -218,10 +219,11 @@ def test_held_out_outputs_are_averaged_over_the_views(name, rng):
     mean, deviation = (f(Phi.astype(np.float64), axis=0) for f in (np.mean, np.std))
     Z = ((Phi - mean) / deviation).astype(np.float32)
     fits = linear_fits.LinearFits(name, Z[kept], labels[kept], K, None, None)
-    A, _ = fits.fit(slice(None), found.penalty, None, tolerance=1e-10)
+    A, _ = fits.fit(slice(None), found.penalty, None, tolerance=1e-14)
     both = np.stack([Phi[rows], Phi[rows][:, ::-1]])
     expected = (((both - mean) / deviation) @ A[:-1] + A[-1]).mean(axis=0)
     spread = expected.std()
+    # Products in single precision leave 1e-7 of the cost: with small penalties 1 % of the outputs.
     assert_allclose(found.left_out.outputs, expected, atol=0.05 * spread)
     single = ((Phi[rows] - mean) / deviation) @ A[:-1] + A[-1]
     assert np.abs(single - expected).max() > spread

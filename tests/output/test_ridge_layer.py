@@ -18,7 +18,7 @@ from varpro_nn.units import learn_whitening
 
 K = 10
 EVERY_TYPE = pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-3)], ids=["double", "single"]
+    ("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 5e-4)], ids=["double", "single"]
 )
 
 
@@ -54,12 +54,15 @@ def wide(request, digits):
 
 
 def assert_solves_like(state, W, images, labels, tolerance):
-    """As a fit of these units on these images does, for all ridges and both scalings."""
+    """As a fit of these units on these images does, for all ridges and both scalings.
+
+    The errors of the sums are divided by the ridge, so single precision gets a larger one.
+    """
     training = TrainingSet(images, labels, K)
     assert state.n_images == len(images)
     assert_array_equal(state.W, W)
     for standardise in (False, True):
-        for ridge in (0.03, 10.0):
+        for ridge in (0.03 if W.dtype == np.float64 else 1.0, 10.0):
             options = {"ridge": ridge, "standardise": standardise, "form": "primal"}
             expected = fit_ridge(state.units, W, training, Compute(), **options).A
             found = state.solve(ridge, standardise=standardise)

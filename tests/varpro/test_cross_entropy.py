@@ -291,19 +291,24 @@ def test_fit_lowers_the_cost(solver, problem, rng):
     assert np.isnan([report.loo_mse, report.loo_error]).all()
 
 
-@pytest.mark.parametrize(("solver", "weight_decay"), [("exact", 1.0), ("l-bfgs-b", 0.1)])
-def test_gradient_vanishes_where_it_ends(solver, weight_decay, rng):
-    """To what is asked, 1e-6, and the gradient at the start is 0.2 at least.
+@pytest.mark.parametrize(
+    ("solver", "weight_decay", "factor"), [("exact", 1.0, 1.0), ("l-bfgs-b", 0.1, 3.0)]
+)
+def test_gradient_vanishes_where_it_ends(solver, weight_decay, factor, rng):
+    """``|g|^2 <= gtol^2 2 cost c``, with a curvature c along g that is no larger than H's largest.
+
+    L-BFGS-B measures the curvature between two steps, of a Hessian that is not quite H.
 
     The Gauss-Newton matrix of targets that are noise is not the Hessian: with little weight decay
     the first solver takes any number of steps (200 left up to 14 % of the gradient).
     """
     functional, w, *_ = case_of("bilinear", "decay", rng)
     functional.weight_decay = weight_decay
-    start = np.abs(functional.gradient(w)).max()
     report = fit(functional, w, solver=solver, max_nfev=200, ftol=1e-15, xtol=1e-15, gtol=1e-6)
     assert report.status == 1
-    assert np.abs(functional.gradient(report.w)).max() < 2e-5 * start
+    _, J = functional.reduced(report.w)
+    bound = 1e-6 * np.sqrt(2 * report.cost) * np.linalg.norm(J, 2)
+    assert np.linalg.norm(functional.gradient(report.w)) < factor * bound
 
 
 def test_sure_and_wrong_the_small_problem_keeps_cost_and_gradient(rng):
@@ -432,7 +437,9 @@ def test_the_matrix_is_right_however_sure_the_network_is(
 ):
     """Probabilities within 1e-300 of 0 and 1, next to no ridge, a fixed column of any scale.
 
-    The errors are shares of the matrix before the linear weights are eliminated.
+    The errors are shares of the matrix before the linear weights are eliminated: ``2 c sqrt(eps)``
+    (see ``schur_complement``), where an entry of the sums is off by ``c = 4`` times ``eps``. Seven
+    factors and differences are rounded, by up to ``eps / 2`` each, and sums of 100 of them.
     """
     k, n = 3, 100
     units = whole_image_units("bilinear", (4, 4), 3)
@@ -465,7 +472,8 @@ def test_the_matrix_is_right_however_sure_the_network_is(
     Z = V.T @ (joint[: 5 * k, 5 * k :] / root[:, None]) / np.sqrt(np.maximum(e, 1e-12))[:, None]
     expected = before - Z[e > 1e-12].T @ Z[e > 1e-12]
     # Both are zero where all probabilities underflow.
-    assert np.abs(H - expected).max() <= np.sqrt(np.finfo(dtype).eps) * np.abs(before).max()
+    bound = 8 * np.sqrt(np.finfo(dtype).eps)
+    assert np.abs(H - expected).max() <= bound * np.abs(before).max()
     f, J = functional.reduced(w)
     assert np.isfinite(J).all()
     assert np.isfinite(f).all()

@@ -85,6 +85,8 @@ class DualPath:
         Columns that were taken in, q, without the constant column.
     precision : float
         Relative rounding error of the products: that of the coarsest type of a block.
+    rounding : float
+        Rounding error of the eigenvalues, as in ``RidgePath``.
     """
 
     eigenvalues: FloatArray
@@ -94,6 +96,7 @@ class DualPath:
     mean_tau: FloatArray
     n_columns: int
     precision: float
+    rounding: float
 
     def alpha(self, ridge: float) -> FloatArray:
         """Dual coefficients for one ridge, (n, k): the weights of the rows in ``A``.
@@ -170,14 +173,6 @@ class DualPath:
     def rank(self) -> int:
         """Directions of the columns that are above rounding; n - 1 at most."""
         return int(np.count_nonzero(self.eigenvalues > self.rounding))
-
-    @property
-    def rounding(self) -> float:
-        """Rounding error of the eigenvalues, as in ``RidgePath``."""
-        # The sum of the eigenvalues is that of the diagonal.
-        return _MARGIN * eigenvalue_rounding(
-            self.eigenvalues, float(self.eigenvalues[-1]), self.precision
-        )
 
     @property
     def bounds_of_ridges(self) -> tuple[float, float]:
@@ -402,6 +397,10 @@ class KernelAccumulator:
             mean_tau=mean_tau,
             n_columns=self._n_columns,
             precision=self._precision,
+            # The sum of the eigenvalues is that of the diagonal.
+            rounding=eigenvalue_rounding(
+                eigenvalues, np.maximum(eigenvalues, 0.0), self._precision, _MARGIN
+            ),
         )
 
     def _centre_kernel(self, kernel: FloatArray) -> None:

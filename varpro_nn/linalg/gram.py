@@ -231,7 +231,7 @@ class GramAccumulator:
             gram.T, lower=True, overwrite_a=True, check_finite=False, driver="evd"
         )
         eps = float(np.finfo(self._shift.dtype).eps)
-        rounding = eigenvalue_rounding(self._peaks * scale**2, eigenvalues[-1], eps)
+        rounding = eigenvalue_rounding(eigenvalues, self._peaks * scale**2, eps)
         null_space = V[:, eigenvalues <= rounding]
         V *= scale[:, None]
         moments = self._moments - np.outer(self._sum_Phi, mean_tau)

@@ -339,24 +339,33 @@ class RidgePath:
         return LeaveOneOut(squared / self.sum_weights, wrong / self.sum_weights, rows, outputs)
 
 
-def eigenvalue_rounding(diagonal: FloatArray, largest: float, precision: float) -> float:
+def eigenvalue_rounding(
+    eigenvalues: FloatArray, diagonal: FloatArray, precision: float, margin: float = 1.0
+) -> float:
     """Estimate the rounding error of the eigenvalues of a Gram matrix (q, q).
 
     The errors of its entries are about ``precision sqrt(G_ii G_jj)``, of random signs; the norm of
     such a matrix is about ``precision sum(G_ii) / sqrt(q)``. The eigenvalues, found in double
-    precision, add a few units of the last digit of the largest.
+    precision, add a few units of the last digit of the largest. Where many products are equal, as
+    those of equal columns, their errors do not cancel, and are up to 80 times as large (measured).
+    The smallest eigenvalue shows it: exactly it is not negative. A null space has errors of
+    both signs, so three times its magnitude bounds those of the other sign too; but for columns of
+    few different numbers, where they are up to 7 times the bound.
 
     Parameters
     ----------
+    eigenvalues : ndarray, shape (q,)
+        Ascending, as computed: a negative one is rounding error.
     diagonal : ndarray, shape (q,)
         The largest that each ``G_ii`` ever was.
-    largest : float
-        Largest eigenvalue.
     precision : float
         Relative rounding error of the products.
+    margin : float
+        How much larger the errors of the entries may be than ``precision`` says.
     """
     rounding = precision * float(diagonal.sum()) / np.sqrt(len(diagonal))
-    return float(rounding + 10 * float(np.finfo(np.float64).eps) * max(largest, 0.0))
+    rounding += 10 * float(np.finfo(np.float64).eps) * max(float(eigenvalues[-1]), 0.0)
+    return max(margin * float(rounding), -3 * float(eigenvalues[0]))
 
 
 def shrinkage(eigenvalues: FloatArray, ridge: float, rounding: float) -> FloatArray:
