@@ -104,6 +104,11 @@ TABLES: dict[str, Table] = {
         "field.calibration", ("--data", "cifar10", "--recipes", "default"), None
     ),
     "processors": Table("reliability.processors"),
+    "stages": Table("field.stages", ("mnist",), ("mnist", "--quick")),
+    "stages_cross_entropy": Table(
+        "field.stages", ("mnist", "--loss", "cross-entropy", "--widths", "36", "72"), None
+    ),
+    "stages_cifar10": Table("field.stages", ("cifar10",), None),
 }
 """The tables by name; the README has the scripts on killed processes and speed of whole runs."""
 

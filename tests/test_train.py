@@ -370,6 +370,20 @@ def test_units_of_another_kind_are_said_to_change_the_recipe(tiny, tmp_path):
         assert config["output"]["layer"] == "ridge"
 
 
+def test_stages_that_end_are_said(tiny, tmp_path):
+    """The data have so few images that columns of earlier stages would explain all of them."""
+    said = "sub-networks train independently: --scheme stages of --recipe default is for"
+    few = ("--n-units", "30", "--n-subnetworks", "3", "--max-nfev", "0", "--window", "3")
+    for number, more in enumerate(((), ("--scheme", "stages", "--n-stages", "2"), ("--quiet",))):
+        folder = tmp_path / str(number)
+        status, _, err = call(
+            *(tiny, *few, "--grid", "2", *more, "--n-jobs", "1", "--no-report", "--output", folder)
+        )
+        assert (status, said in err) == (0, number == 0)
+        config = strict((folder / "config.json").read_text())
+        assert config["subnetworks"]["scheme"] == ("stages" if number == 1 else "independent")
+
+
 @pytest.mark.parametrize("option", ["flip", "standardise", "bootstrap"])
 def test_flags_can_be_taken_back(option, tmp_path):
     for number, (flag, value) in enumerate(((f"--{option}", True), (f"--no-{option}", False))):

@@ -206,6 +206,13 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
             f"--recipe {args.recipe} was chosen for other units than {config.units.kind}; all "
             f"settings that are not given are those of --recipe {config.recipe}"
         )
+    as_chosen = configure(config.recipe, data=kind_of_data(dataset.name, dataset.image_shape))
+    given = {"scheme", "n_stages"} & set(overrides)
+    if config.subnetworks.scheme != as_chosen.subnetworks.scheme and not given and not args.quiet:
+        tell(
+            f"sub-networks train independently: --scheme {as_chosen.subnetworks.scheme} of "
+            f"--recipe {config.recipe} is for fewer columns or more images"
+        )
     is_colour = kind_of_data(dataset.name, dataset.image_shape) == "colour"
     if is_colour and "flip" not in overrides and not args.quiet:
         tell("images are not mirrored; if left and right do not matter, add --flip --views flip")

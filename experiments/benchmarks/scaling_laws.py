@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from experiments.benchmarks.scaling_counts import Point
@@ -45,6 +44,7 @@ from experiments.shared.figures import add_figure, drawn, legend, log_log
 from experiments.shared.ledger import Ledger, print_last_line
 from experiments.shared.options import parser
 from experiments.shared.processes import child
+from experiments.shared.slopes import slope
 from experiments.shared.tables import print_table
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
@@ -116,13 +116,6 @@ def run_task(task: str) -> Row:
 def in_child(task: str) -> Row:
     """Do a task in a separate process."""
     return dict(json.loads(child(["experiments.benchmarks.scaling_laws", "--task", task])[-1]))
-
-
-def slope(x: list[float], y: list[float]) -> tuple[float, float]:
-    """Slope on log-log axes of the last half of the points, and its standard error."""
-    last = len(x) // 2
-    fitted = stats.linregress(np.log(x[last:]), np.log(y[last:]))
-    return float(fitted.slope), float(fitted.stderr)
 
 
 def fit_slopes(rows: list[Row]) -> Row:

@@ -292,7 +292,38 @@ def test_subnetworks_keep_the_size_of_the_recipe(times, recipe):
     size = configure(recipe).units_per_subnetwork
     config = configure(recipe, n_units=times * size)
     assert config.subnetworks.n_subnetworks == times
-    assert config.subnetworks.n_stages == min(times, RECIPES[recipe].subnetworks.n_stages)
+    n_stages = RECIPES[recipe].subnetworks.n_stages if times < 20 else 1
+    assert config.subnetworks.n_stages == min(times, n_stages)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "options"),
+    [
+        ("stages", {}),
+        ("stages", {"n_units": 84}),
+        ("independent", {"n_units": 96}),
+        ("stages", {"n_units": 144, "images_per_subnetwork": 5000}),
+        ("stages", {"n_units": 144, "grid": 2}),
+        ("independent", {"grid": 6}),
+        ("stages", {"n_train": 2500}),
+        ("independent", {"n_train": 1000}),
+        ("independent", {"images_per_subnetwork": 1000}),
+        ("independent", {"loss": "cross-entropy"}),
+        ("stages", {"n_units": 144, "scheme": "stages"}),
+        ("stages", {"n_units": 144, "n_stages": 2}),
+    ],
+)
+def test_stages_end_where_fixed_columns_crowd(scheme, options):
+    config = configure("default", **options)
+    assert config.subnetworks.scheme == scheme
+    assert (config.subnetworks.n_stages == 1) == (scheme == "independent")
+
+
+def test_stages_end_where_the_data_have_few_images():
+    few = load("digits")
+    assert configure("default", data=few).subnetworks.scheme == "stages"
+    few = replace(few, train=few.train.take(slice(200)))
+    assert configure("default", data=few).subnetworks.scheme == "independent"
 
 
 def test_what_depends_on_a_setting_follows_it():

@@ -114,6 +114,13 @@ RECIPES: dict[str, TrainConfig] = {
 }
 """The recipes by name, for images like those of MNIST."""
 
+CROWDED = 1.25
+"""Stages end where so many times the fixed columns of the recipe come to an image.
+
+With twice the units of ``default`` on MNIST, stages take twice the CPU time of independent
+sub-networks and are no better: the table ``stages`` of the ledger.
+"""
+
 _OF_PATCHES = ("default", "tiny", "accurate")
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "fashion-mnist": {
@@ -167,8 +174,11 @@ def configure(
     **overrides
         Settings by their flat names, those of the command line: the keys of
         ``TrainConfig().options()``. Where ``n_units`` is given without ``n_subnetworks``, the
-        number of sub-networks follows, so that they keep about the size of the recipe's; so do
-        the number of stages, and that of copies where nothing distorts them.
+        number of sub-networks follows, so that they keep about the size of the recipe's. The
+        number of stages follows the scheme, that of copies the distortions. A recipe with stages
+        becomes ``"independent"`` where more columns than its own would be fixed for each image of
+        a sub-network (more units or cells, fewer images), and with another loss: stages cost more
+        there and gain nothing.
 
     Returns
     -------
@@ -183,7 +193,9 @@ def configure(
         msg = f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}."
         raise ValueError(msg)
     overrides = current_names(overrides)
+    n_images = None
     if isinstance(data, Dataset):
+        n_images = len(data.train)
         if isinstance(data.train.images, ImagesOnDisk):
             overrides.setdefault("n_copies", 0)  # copies would have to be in memory
         data = kind_of_data(data.name, data.train.images.shape[1:])
@@ -206,7 +218,26 @@ def configure(
             settings["n_stages"] = n
     if "n_copies" not in overrides and not any(settings[f.name] for f in fields(Augmentation)):
         settings["n_copies"] = 0
-    return TrainConfig().with_options(**settings)
+    config = TrainConfig().with_options(**settings)
+    if {"scheme", "n_stages"} & set(overrides):
+        return config
+    as_chosen = TrainConfig().with_options(**base)
+    is_crowded = _fixed_columns(config, n_images) > CROWDED * _fixed_columns(as_chosen, None)
+    if is_crowded or config.subnetworks.loss != as_chosen.subnetworks.loss:
+        config = config.with_options(scheme="independent", n_stages=1)
+    return config
+
+
+def _fixed_columns(config: TrainConfig, n_images: int | None) -> float:
+    """Count the fixed columns of the last stage, for each image of a sub-network.
+
+    ``n_images`` is the number of training images, None for enough of them.
+    """
+    settings = config.subnetworks
+    n_known = config.units.n_units * (1 - 1 / settings.n_stages)
+    n_cells = config.units.grid**2 if config.units.kind == "patch" else 1
+    sizes = (settings.images_per_subnetwork, config.n_train, n_images)
+    return n_known * n_cells / min(size for size in sizes if size is not None)
 
 
 def _recipe_for(recipe: str, overrides: Mapping[str, Any]) -> str:
