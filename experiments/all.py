@@ -104,6 +104,7 @@ TABLES: dict[str, Table] = {
         "field.calibration", ("--data", "cifar10", "--recipes", "default"), None
     ),
     "processors": Table("reliability.processors"),
+    "overrides": Table("reliability.overrides"),
     "stages": Table("field.stages", ("mnist",), ("mnist", "--quick")),
     "stages_cross_entropy": Table(
         "field.stages", ("mnist", "--loss", "cross-entropy", "--widths", "36", "72"), None

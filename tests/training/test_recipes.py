@@ -1,3 +1,4 @@
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -267,6 +268,19 @@ def test_a_number_of_units_that_has_no_fitting_divisor_is_refused_not_made_somet
     with pytest.raises(ValueError, match="1999 cannot be cut into equal sub-networks of about 200"):
         configure("bilinear", n_units=1999)
     assert configure("bilinear", n_units=1999, n_subnetworks=1).units_per_subnetwork == 1999
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "name"),
+    [("paper", {"n_units": 1999}, "n_units"), ("default", {"n_units": 97}, "n_units"),
+     ("default", {"n_subnetworks": 5}, "n_units"), ("default", {"n_subnetworks": 99}, "n_units"),
+     ("bilinear", {"n_copies": 2}, "shift")],
+)  # fmt: skip
+def test_what_a_refusal_suggests_is_taken(recipe, options, name):
+    with pytest.raises(ValueError, match=r"take|set") as refusal:
+        configure(recipe, **options)
+    (suggested,) = re.findall(rf"(?:take (?:{name}=)?|set {name}=)(\d+)", str(refusal.value))
+    configure(recipe, **options | {name: int(suggested)})
 
 
 def test_a_number_of_subnetworks_that_is_given_must_divide_the_units():

@@ -220,11 +220,16 @@ class TrainConfig:
         check_settings(self)
         n_units, n_subnetworks = self.units.n_units, self.subnetworks.n_subnetworks
         if n_units % n_subnetworks:
-            msg = f"n_units must be a multiple of n_subnetworks, got {n_units} and {n_subnetworks}."
+            fewer = n_units // n_subnetworks * n_subnetworks or n_subnetworks
+            msg = (
+                f"n_units must be a multiple of n_subnetworks, got {n_units} and {n_subnetworks}; "
+                f"take n_units={fewer}, say, or another n_subnetworks."
+            )
             raise ValueError(msg)
         if self.output.n_copies and not self.distortion:
             msg = (
-                f"n_copies={self.output.n_copies} needs a distortion (shift, flip, ...), got none."
+                f"n_copies={self.output.n_copies} needs a distortion, got none; set shift=1, say, "
+                "or leave n_copies out."
             )
             raise ValueError(msg)
 

@@ -273,13 +273,20 @@ def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _n_subnetworks(n_units: int, size: int) -> int:
     """Cut ``n_units`` into equal sub-networks of about ``size`` units."""
-    if n_units <= size:
-        return 1
-    sizes = [s for s in range(-(-size // 2), 2 * size + 1) if n_units % s == 0]
-    if not sizes:
+    found = _size_near(n_units, size)
+    if found is None:
+        near = next(n for n in range(n_units + 1, 2 * n_units) if _size_near(n, size))
         msg = (
             f"n_units={n_units} cannot be cut into equal sub-networks of about {size} units; "
-            "give n_subnetworks too, or another n_units."
+            f"take {near}, or give n_subnetworks too."
         )
         raise ValueError(msg)
-    return n_units // min(sizes, key=lambda s: abs(math.log(s / size)))
+    return n_units // found
+
+
+def _size_near(n_units: int, size: int) -> int | None:
+    """Find the divisor of ``n_units`` that is nearest to ``size``, from half of it to twice."""
+    if n_units <= size:
+        return n_units
+    sizes = [s for s in range(-(-size // 2), 2 * size + 1) if n_units % s == 0]
+    return min(sizes, key=lambda s: abs(math.log(s / size)), default=None)
