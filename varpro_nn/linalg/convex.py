@@ -45,6 +45,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from varpro_nn._io.mapped import release_rows
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.linalg import add_gram, definite_factor, run_tiles
 from varpro_nn.linalg.ridge import ROWS
@@ -383,6 +384,7 @@ class _Problem:
 
         def block(number: int) -> None:
             terms[number] = term(blocks[number])
+            release_rows(self._Phi, blocks[number])
 
         run_tiles(self._threads, block, range(len(terms)))
         return terms
@@ -552,6 +554,7 @@ class _Problem:
             curvature = (point.curvature[rows] + _FLAT) * self._weights[rows]
             root = np.sqrt(curvature).astype(Phi.dtype)[:, None]
             add_gram(gram, np.concatenate([root * Phi, root], axis=1), self._threads)
+            release_rows(self._Phi, rows)
         gram *= point.n_curved / max(1, _n_rows(chosen))
         squares = np.diag(gram)
         # For a column of zeros in these rows, any positive number will do.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from varpro_nn._io.atomic import errors_named
+from varpro_nn._io.mapped import release_rows
 from varpro_nn._typing import FloatArray, ImageArray, IndexArray, RealArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.linalg import spread
@@ -19,8 +20,11 @@ from varpro_nn.linalg.threads import Threads
 from varpro_nn.output.features import block_slices, feature_blocks
 from varpro_nn.units import Units
 
-FEATURE_BYTES = 2**31
-"""Larger features go to a temporary file, of which the system keeps in memory what fits."""
+FEATURE_BYTES = 2**30
+"""Larger features go to a temporary file, of which the system keeps in memory what fits.
+
+The process itself has a few blocks of rows in memory: see ``release_rows``.
+"""
 _ZEROS = bytes(2**20)
 
 
@@ -81,6 +85,7 @@ def fill_features(
     with compute.bar("features", total=len(places)) as bar:
         for rows, (_, block) in zip(places, blocks, strict=True):
             Phi[rows] = block
+            release_rows(Phi, rows)
             bar.update()
 
 
@@ -94,6 +99,7 @@ def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, Flo
         shifted = Phi[rows] - shift.astype(Phi.dtype)
         total += shifted.sum(axis=0, dtype=np.float64)
         squares += np.einsum("ij,ij->j", shifted, shifted, dtype=np.float64)
+        release_rows(Phi, rows)
     mean = total / n
     deviation = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
     mean += shift
@@ -103,6 +109,7 @@ def standardise_columns(Phi: RealArray, *, scale: bool) -> tuple[FloatArray, Flo
     for rows in blocks:
         Phi[rows] -= mean.astype(Phi.dtype)
         Phi[rows] *= factor
+        release_rows(Phi, rows)
     return mean, deviation
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import scipy
 
+from varpro_nn._io.mapped import release_rows
 from varpro_nn._typing import FloatArray, RealArray, TargetArray
 from varpro_nn.data.images import targets_of
 from varpro_nn.linalg import GramAccumulator, add_gram, definite_factor, product_over_rows
@@ -118,6 +119,7 @@ class LinearFits:
             add_gram(gram, columns, self._threads)
             moments[:-1] += product_over_rows(columns, tau.astype(Phi.dtype))
             moments[-1] += tau.sum(axis=0) if weights is None else root[:, 0] @ tau
+            release_rows(Phi, block)
         return gram, moments, sums
 
     def sums(

@@ -1,0 +1,54 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from varpro_nn._io.mapped import release_rows
+
+
+def mapped(tmp_path, shape):
+    return np.memmap(tmp_path / "rows", np.float32, "w+", shape=shape)
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(3, 900), slice(5, 5), np.array([1, 7, 999]),
+                                  np.array([], int)], ids=str)  # fmt: skip
+@pytest.mark.parametrize("view", [slice(None), slice(10, None)], ids=["whole", "part"])
+def test_nothing_is_lost(view, rows, tmp_path, rng):
+    array = mapped(tmp_path, (1100, 7))
+    expected = rng.standard_normal(array.shape).astype(np.float32)
+    array[:] = expected
+    release_rows(array[view], rows)
+    np.testing.assert_array_equal(array, expected)
+
+
+def test_other_arrays_are_left_alone():
+    array = np.ones((5, 3))
+    release_rows(array, slice(None))
+    release_rows(array[1:], np.array([0]))
+    assert array.sum() == 15
+
+
+PROGRAM = """
+import resource, sys
+import numpy as np
+from varpro_nn._io.mapped import release_rows
+
+array = np.memmap(sys.argv[1], np.float32, "r", shape=(6400, 4096))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for start in range(0, 6400, 400):
+    array[start : start + 400].sum()
+    if sys.argv[2] == "True":
+        release_rows(array[100:], slice(start - 100 if start else 0, start + 300))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count otherwise")
+@pytest.mark.parametrize("released", [False, True])
+def test_memory_is_that_of_the_rows_in_use(released, tmp_path):
+    """100 MiB in all, 6.25 MiB at a time."""
+    mapped(tmp_path, (6400, 4096)).flush()
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "rows"), str(released)]
+    kib = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert (kib < 25 * 2**10) == released

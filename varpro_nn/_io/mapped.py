@@ -1,0 +1,39 @@
+"""Arrays in files: memory of rows that are not needed for now."""
+
+import mmap
+from typing import Any
+
+import numpy as np
+
+_DROP = getattr(mmap, "MADV_DONTNEED", None)  # there is none on Windows
+
+
+def release_rows(array: Any, rows: Any) -> None:
+    """Let go of the memory of rows of an array that maps a file; does nothing to other arrays.
+
+    The rows stay in the file, and mostly in the memory of the system. They no longer count as
+    memory of the process, which otherwise grows to the size of the file in one pass over it.
+
+    Parameters
+    ----------
+    array : ndarray, shape (n, q)
+        Contiguous.
+    rows : slice, or ndarray of int in ascending order
+        Between the first and the last of an index, all rows are let go.
+    """
+    base = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if not isinstance(base, mmap.mmap) or _DROP is None:
+        return
+    if isinstance(rows, slice):
+        start, stop, _ = rows.indices(len(array))
+    else:
+        start, stop = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+    origin = np.frombuffer(base, np.uint8).ctypes.data
+    first, end = (array.ctypes.data - origin + row * array.strides[0] for row in (start, stop))
+    # Whole pages; those at both ends have rows beside, which other threads may be reading.
+    first = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = end // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < end:
+        base.madvise(_DROP, first, end - first)
