@@ -449,8 +449,7 @@ def test_in_a_browser(tab, run, file, tmp_path):
     widths = tab.evaluate("[...document.images].map((image) => image.naturalWidth)")
     assert len(widths) > 20
     assert min(widths) > 0
-    requests = [request.url for request in tab.requests()]
-    assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
+    assert [url for url in tab.urls if not url.startswith("data:")] == [file.as_uri()]
 
     box = tab.locator(".varpro-canvas").bounding_box()
     x, y, height = box["x"] + box["width"] / 2, box["y"], box["height"]
