@@ -644,10 +644,16 @@ def ended(process, main_end):
     return process.returncode, out, err
 
 
-def test_the_bar_is_on_standard_error(tmp_path):
-    """With ``--quiet``, a process of its own shows none."""
-    status, out, err = ended(*on_a_terminal("digits", *SMALL, "--output", "run", folder=tmp_path))
-    assert status == 0
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_is_on_standard_error(tmp_path, monkeypatch, capsys):
+    """On a real terminal, a run with ``--quiet`` shows none, and one that is stopped shows it."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main(["digits", *SMALL, "--output", str(tmp_path / "run")]) == 0
+    out, err = capsys.readouterr().out, sys.stderr.getvalue()
     assert out.count("\n") == 1
     strict(out)
     for said in ("2/2", "best_cost=", "median_cost="):
