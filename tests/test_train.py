@@ -334,10 +334,10 @@ def test_the_recipe_is_the_one_for_the_kind_of_data(tmp_path):
     np.savez(tmp_path / "mine.npz", x_train=digits.images, y_train=digits.labels)
     for number, name in enumerate(("digits", tmp_path / "mine.npz")):
         folder = tmp_path / str(number)
-        status, _, err = call(name, "--n-units", "16", *FEW, "--output", folder)
+        status, _, err = call(name, "--n-units", "4", *FEW, "--output", folder)
         assert (status, err) == (0, "")
         config = strict((folder / "config.json").read_text())
-        given = {"n_units": 16, "n_train": 300, "max_nfev": 1}
+        given = {"n_units": 4, "n_train": 300, "max_nfev": 1}
         assert config == asdict(configure("default", data="digits", **given))
         assert config["recipe"] == "default"
 
