@@ -129,7 +129,7 @@ PATCHES = configure(
 )  # fmt: skip
 def test_what_is_no_fault_is_none_to_patch_units(layer, loss, whitening, images):
     config = PATCHES.with_options(output_layer=layer, loss=loss, whitening=whitening)
-    few = config.with_options(n_units=40, n_subnetworks=10, images_per_subnetwork=5)
+    few = config.with_options(n_units=20, n_subnetworks=5, images_per_subnetwork=5)
     alike = np.zeros((60, 5, 5))  # most sub-networks see constant images
     alike[0, 2, 2] = alike[1, 1, 1] = 1
     for pixels, labels, classes, settings in (

@@ -47,10 +47,13 @@ def train(folder, *options):
 
 
 def test_a_small_network_from_one_line(mnist, tmp_path):
-    """Measured 0.9890 with seed 0; on all the images of the recipe 0.9905."""
-    few = ("--images-per-subnetwork", 1000, "--n-rounds", 1, "--n-copies", 0)
-    metrics = train(tmp_path, "--recipe", "tiny", *few)
-    assert (metrics["n_train"], metrics["n_test"]) == (60_000, 10_000)
+    """Measured 0.9842 with seed 0, untrained 0.9766; 0.9905 on all the images of the recipe.
+
+    On a third of the images, and without the report, whose pages other tests look at.
+    """
+    few = ("--n-train", 20_000, "--images-per-subnetwork", 500, "--n-rounds", 1, "--n-copies", 0)
+    metrics = train(tmp_path, "--recipe", "tiny", "--no-report", *few)
+    assert (len(mnist.train), metrics["n_train"], metrics["n_test"]) == (60_000, 20_000, 10_000)
     units = configure("tiny").units
     unit, columns = units.window**2 + 1, units.n_units * units.grid**2
     assert metrics["n_parameters"] == units.n_units * unit + (columns + 1) * 10 < 5000

@@ -120,6 +120,7 @@ def test_threads_change_nothing(n_jobs, network, images, tmp_path):
     assert call("--model", tmp_path / "run", path, "--n-jobs", n_jobs) == one
 
 
+@pytest.mark.parametrize("network", [("ant", "bee", "größer")], indirect=True, ids=["strings"])
 def test_a_process_of_its_own(network, images, tmp_path):
     path = write(tmp_path / "images.npz", images)
     done = subprocess.run(
@@ -134,6 +135,7 @@ def test_a_process_of_its_own(network, images, tmp_path):
     assert done.stdout == call("--model", tmp_path / "run", path)[1]
 
 
+@pytest.mark.parametrize("network", [(3, 5, 9)], indirect=True, ids=["integers"])
 def test_a_reader_that_goes_away_is_no_error(network, images, tmp_path):
     """``... | head -1``"""
     path = write(tmp_path / "images.npz", np.tile(images, (500, 1, 1)))

@@ -28,6 +28,7 @@ def test_commands_make_their_own_environment(name):
     assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
 
 
+@pytest.mark.usefixtures("briefly")
 def test_docstring_example_of_the_package():
     assert doctest.testmod(varpro_nn).failed == 0
 

@@ -334,10 +334,10 @@ def test_the_recipe_is_the_one_for_the_kind_of_data(tmp_path):
     np.savez(tmp_path / "mine.npz", x_train=digits.images, y_train=digits.labels)
     for number, name in enumerate(("digits", tmp_path / "mine.npz")):
         folder = tmp_path / str(number)
-        status, _, err = call(name, "--n-units", "16", *FEW, "--output", folder)
+        status, _, err = call(name, "--n-units", "4", *FEW, "--output", folder)
         assert (status, err) == (0, "")
         config = strict((folder / "config.json").read_text())
-        given = {"n_units": 16, "n_train": 300, "max_nfev": 1}
+        given = {"n_units": 4, "n_train": 300, "max_nfev": 1}
         assert config == asdict(configure("default", data="digits", **given))
         assert config["recipe"] == "default"
 
@@ -658,10 +658,16 @@ def ended(process, main_end):
     return process.returncode, out, err
 
 
-def test_the_bar_is_on_standard_error(tmp_path):
-    """With ``--quiet``, a process of its own shows none."""
-    status, out, err = ended(*on_a_terminal("digits", *SMALL, "--output", "run", folder=tmp_path))
-    assert status == 0
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_is_on_standard_error(tmp_path, monkeypatch, capsys):
+    """On a real terminal, a run with ``--quiet`` shows none, and one that is stopped shows it."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main(["digits", *SMALL, "--output", str(tmp_path / "run")]) == 0
+    out, err = capsys.readouterr().out, sys.stderr.getvalue()
     assert out.count("\n") == 1
     strict(out)
     for said in ("2/2", "best_cost=", "median_cost="):

@@ -274,7 +274,7 @@ def test_a_digit_drawn_with_the_mouse(tab, digits, tmp_path):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.size == size
     assert (tmp_path / "one.png").read_bytes() != (tmp_path / "empty.png").read_bytes()
-    assert [request.url for request in tab.requests()] == [path.as_uri()]
+    assert tab.urls == [path.as_uri()]
 
 
 def as_mnist(ground=0.0, anchor="mass"):
@@ -439,7 +439,7 @@ def test_hostile_names_do_no_harm(tab, tmp_path):
     shown(tab, network)
     assert tab.evaluate("window.hacked") is None
     assert tab.evaluate("document.images.length + document.scripts.length") == 2
-    assert len(tab.requests()) == 1
+    assert len(tab.urls) == 1
 
 
 def test_the_policy_refuses_what_is_not_the_pages_own(chromium, tmp_path):

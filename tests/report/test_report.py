@@ -376,6 +376,7 @@ def test_untrained_units(digits, tmp_path):
     assert "Squares" not in page.text("glued")
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_whole_image_units_show_their_vectors(digits, tmp_path):
     config = varpro_nn.configure("bilinear", data=digits, n_units=10, max_nfev=2)
     run = varpro_nn.run(config, digits, n_jobs=1, growth=True)
@@ -403,6 +404,7 @@ def squares(shape, n=120, dtype=np.float64):
     return ImageSet(images.astype(dtype), labels)
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_no_wrong_image_and_no_canvas(tmp_path):
     data = Dataset("squares", np.array([3, 5]), squares((2, 9, 9)), squares((2, 9, 9), 40))
     run = small_run(data, n_units=4, n_subnetworks=1, max_nfev=1, images_per_subnetwork=60)
@@ -449,8 +451,7 @@ def test_in_a_browser(tab, run, file, tmp_path):
     widths = tab.evaluate("[...document.images].map((image) => image.naturalWidth)")
     assert len(widths) > 20
     assert min(widths) > 0
-    requests = [request.url for request in tab.requests()]
-    assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
+    assert [url for url in tab.urls if not url.startswith("data:")] == [file.as_uri()]
 
     box = tab.locator(".varpro-canvas").bounding_box()
     x, y, height = box["x"] + box["width"] / 2, box["y"], box["height"]

@@ -235,8 +235,9 @@ class SometimesKilled(WholeImageUnits):
 
 
 @pytest.mark.filterwarnings("ignore::varpro_nn.errors.SubnetworkWarning")
-def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded_and_not_kept(digits):
+def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded_and_not_kept(digits, monkeypatch):
     """The others go on; what failed for want of memory can be tried again."""
+    monkeypatch.setattr(pool, "TRIES", 1)  # each takes new workers; test_pool.py has several
     start = np.random.default_rng(0).standard_normal((4, 4, 17))
     sound = train(UNITS, digits, plan(), start=start)
     start[2, 0, -1] = 9
@@ -246,7 +247,7 @@ def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded_and_not_kept(dig
         start=start, n_jobs=2, store=store,
     )  # fmt: skip
     assert found[2].W is None
-    assert "killed 3 times" in found[2].error
+    assert "killed 1 times" in found[2].error
     assert sorted(store) == [0, 1, 3]
     assert_same_weights([found[i] for i in (0, 1, 3)], [sound[i] for i in (0, 1, 3)])
 

@@ -111,7 +111,7 @@ def test_a_killed_driver_loses_and_repeats_nothing(n_jobs, undisturbed, in_this_
         now = shards(tmp_path)
         assert kept.items() <= now.items()  # not written anew
         kept = now
-    status, _, err = in_this_process("--n-jobs", "2", "--resume")
+    status, _, err = in_this_process("--resume")
     assert (status, err) == (0, "")
     assert kept.items() <= shards(tmp_path).items()
     assert digest(tmp_path) == digest(undisturbed)
