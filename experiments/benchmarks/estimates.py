@@ -138,9 +138,8 @@ def in_child(what: str, run_: Run, data_dir: str | None) -> Row:
 def described(config: TrainConfig) -> str:
     """Name the settings that decide on time and memory."""
     units, subnetworks, output = config.units, config.subnetworks, config.output
-    scheme = subnetworks.scheme
-    if scheme == "stages":
-        scheme = f"{subnetworks.n_stages} stages"
+    staged = subnetworks.scheme == "stages"
+    scheme = f"{subnetworks.n_stages} stages" if staged else subnetworks.scheme
     n_train = "all" if config.n_train is None else f"{config.n_train:,}"
     return (
         f"{units.n_units:,} {units.kind} in {subnetworks.n_subnetworks}, {scheme}, "

@@ -27,7 +27,8 @@ def digits():
 
 @pytest.fixture(autouse=True)
 def same_rates(monkeypatch):
-    """The same rates each time: times then follow from counts alone."""
+    """The same rates and memory before each time: all else follows from counts alone."""
+    monkeypatch.setattr(module, "resident_memory_mib", lambda: 100.0)
     monkeypatch.setattr(module, "measured_rates", lambda: TYPICAL)
     monkeypatch.setattr(module, "measured_units", typical_units)
 
@@ -118,8 +119,8 @@ def test_more_units_take_more_of_everything(settings, digits):
     for name in ("n_parameters", "cpu_seconds", "wall_seconds", "memory_mib", "disk_mib"):
         values = [getattr(each, name) for each in found]
         assert values == sorted(values), name
-        assert values[0] > 0
-        assert values[-1] > values[0]
+        # The same blocks of predictions may need the most memory.
+        assert values[-1] > values[0] > 0 or name == "memory_mib"
 
 
 @pytest.mark.parametrize("name", ["images_per_subnetwork", "max_nfev", "n_rounds", "n_copies"])

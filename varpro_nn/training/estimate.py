@@ -21,11 +21,9 @@ import numpy as np
 
 from varpro_nn._typing import ImageArray
 from varpro_nn.data import Dataset
-from varpro_nn.data.augmentation import BLOCK as DISTORTED_AT_A_TIME
 from varpro_nn.errors import TrainingError
 from varpro_nn.linalg.blas_limit import single_threaded_blas
 from varpro_nn.linalg.convex import MARGINS, ROWS_FOR_GRAM
-from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.feature_store import FEATURE_BYTES
@@ -37,21 +35,19 @@ from varpro_nn.training.config import SubnetworkSettings, TrainConfig
 from varpro_nn.training.growth import MOST_COLUMNS, MOST_IMAGES, MOST_POINTS
 from varpro_nn.training.plan import make_units, units_in_training
 from varpro_nn.training.rates import (
-    LARGE,
     SAMPLE,
     TYPICAL,
     Rates,
     UnitRates,
     measured_rates,
     measured_units,
+    operations_of_product,
     typical_units,
 )
 from varpro_nn.training.resources import available_memory_mib, resident_memory_mib
 from varpro_nn.training.schemes import _groups
-from varpro_nn.training.subnetwork import round_sizes
-from varpro_nn.units import PatchUnits, Units, array_fields
-from varpro_nn.varpro.design_matrix import DERIVATIVE_BYTES
-from varpro_nn.varpro.fit import INNER_ITERATIONS, cheaper_form
+from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time, bytes_of_distortion
+from varpro_nn.units import Units, array_fields
 
 KNOWN_ERROR = 1.5
 """Factor within which nine of ten estimates are right (``experiments.benchmarks.estimates``)."""
@@ -63,15 +59,13 @@ _PRODUCTS = {"hinge": (110.0, 45.0), "softmax": (110.0, 45.0)}
 last fit.
 
 Measured by experiments.benchmarks.estimates."""
-_INNER_PRODUCTS = 40.0
-"""Products of the inner fit of an evaluation with cross-entropy; measured in the same way."""
 _RIDGES_TRIED = 9
 """Penalties of a ridge layer that are fitted to a split, one by one."""
 _WORKER_SECONDS, _WORKER_MIB = 1.0, 90.0
 """What the start of a worker process takes, libraries included."""
 _FIRST_LOOK_ERROR = 5.0
 """Factor by which an estimate with typical rates may be too low."""
-_FIRST_USE_SECONDS = 0.5
+_FIRST_USE_SECONDS = 0.3
 """Of the parts of SciPy that a process imports when it first fits."""
 _HEADER_BYTES = 2500
 """Of the JSON in a model file or a shard."""
@@ -165,62 +159,6 @@ class Estimate:
             ("disk", f"{self.disk_mib:.3g} MiB"),
             *steps,
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Time:
-    """CPU seconds of work that one thread does, and of work that threads share."""
-
-    alone: float = 0.0
-    shared: float = 0.0
-
-    def __add__(self, other: "_Time") -> "_Time":
-        return _Time(self.alone + other.alone, self.shared + other.shared)
-
-    def times(self, count: float) -> "_Time":
-        """Repeat the same work."""
-        return _Time(count * self.alone, count * self.shared)
-
-    @property
-    def cpu(self) -> float:
-        """CPU seconds."""
-        return self.alone + self.shared
-
-    def wall(self, n_threads: int) -> float:
-        """Wall seconds with a number of threads."""
-        return self.alone + self.shared / n_threads
-
-
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """The problem that a sub-network solves in one round: its sizes."""
-
-    n: int
-    h: int
-    m: int
-    p: int
-    k: int
-    fixed: int
-
-    @property
-    def n_weights(self) -> int:
-        """Unit weights."""
-        return self.h * self.p
-
-    @property
-    def trained(self) -> int:
-        """Columns of the units in training and the constant column."""
-        return self.h * self.m + 1
-
-    @property
-    def basis(self) -> int:
-        """Columns that stand for the fixed ones."""
-        return min(self.n, self.fixed)
-
-    @property
-    def q(self) -> int:
-        """All columns."""
-        return self.trained + self.basis
 
 
 def estimate(
@@ -358,8 +296,7 @@ class _Sizes:
     sample : ndarray
         The first training images.
     n, n_test, k : int
-    image_bytes, pixels : int
-        Of one image: bytes, and pixels of one channel.
+    bytes_of_image : int
     before_mib : float
         Memory of this process before the run.
     """
@@ -370,8 +307,7 @@ class _Sizes:
     n: int
     n_test: int
     k: int
-    image_bytes: int
-    pixels: int
+    bytes_of_image: int
     n_jobs: int
     growth: bool
     keep_sums: bool
@@ -391,8 +327,8 @@ class _Sizes:
         return cls(
             units, units_in_training(config, units), sample, n,
             0 if dataset.test is None else len(dataset.test), len(dataset.classes),
-            prod(train.shape[1:]) * train.dtype.itemsize, prod(train.shape[-2:]),
-            n_jobs, growth, keep_sums, resident_memory_mib(),
+            prod(train.shape[1:]) * train.dtype.itemsize, n_jobs, growth, keep_sums,
+            resident_memory_mib(),
         )  # fmt: skip
 
 
@@ -406,13 +342,16 @@ class _Run:
         self.settings = config.subnetworks
         if self.settings.scheme == "untrained":
             self.settings = replace(self.settings, max_nfev=0)
-        self.units, self.of_one = sizes.units, sizes.of_one
-        self.n, self.n_test, self.k = sizes.n, sizes.n_test, sizes.k
-        self.image_bytes, self.pixels = sizes.image_bytes, sizes.pixels
+        self.units, self.n, self.n_test, self.k = sizes.units, sizes.n, sizes.n_test, sizes.k
+        self.image_shape, self.bytes_of_image = sizes.sample.shape[1:], sizes.bytes_of_image
         self.growth, self.keep_sums = sizes.growth, sizes.keep_sums
         self.n_jobs, self.before_mib = sizes.n_jobs, sizes.before_mib
         self.threads = min(sizes.n_jobs, effective_jobs(-1))
         self.q = self.units.n_units * self.units.n_cells
+        self.one = SubnetworkCounts(
+            self.settings, sizes.of_one, sizes.k, self.image_shape, sizes.bytes_of_image,
+            config.distortion, rates, of_units,
+        )  # fmt: skip
 
     def estimate(self) -> Estimate:
         """Put all steps together."""
@@ -430,13 +369,13 @@ class _Run:
     def _subnetworks(self, n: int, name: str) -> Step:
         """All sub-networks on ``n`` images, each stage after the other."""
         settings, cpu, wall, most = self.settings, 0.0, 0.0, 0.0
-        columns = self.of_one.n_units * self.of_one.n_cells
+        columns = self.one.units.n_units * self.one.units.n_cells
         for members, fixed in fixed_columns(settings, columns):
             at_once = min(self.threads, members)
-            one = self._subnetwork(n, fixed)
+            one = self.one.seconds(n, fixed)
             cpu += members * one.cpu
             wall += -(-members // at_once) * one.wall(max(1, self.threads // members))
-            most = max(most, at_once * self._bytes_of_subnetwork(n, fixed) / _MIB)
+            most = max(most, at_once * self.one.memory(n, fixed) / _MIB)
         if settings.max_nfev:
             cpu += self.threads * _FIRST_USE_SECONDS
             wall += _FIRST_USE_SECONDS
@@ -446,178 +385,6 @@ class _Run:
             most += min(self.n_jobs, settings.n_subnetworks) * _WORKER_MIB
         return Step(name, cpu, wall, self.before_mib + most)
 
-    def _problem(self, n: int, fixed: int) -> _Problem:
-        one = self.of_one
-        return _Problem(n, one.n_units, one.n_cells, one.n_weights, self.k, fixed)
-
-    def _subnetwork(self, n: int, fixed: int) -> _Time:
-        """One sub-network, all rounds."""
-        of_units, settings = self.of_units, self.settings
-        sizes = round_sizes(settings, n)
-        total = _Time(of_units.start)
-        if not isinstance(self.of_one, PatchUnits):  # others draw by all their images
-            total += _Time(sizes[-1] * self.of_one.n_units * of_units.features_in_training)
-        if settings.max_nfev == 0:
-            return total
-        for size in sizes:
-            z = self._problem(size, fixed)
-            total += _Time(size * of_units.distortion + self._elimination(z))
-            total += self._evaluation(z).times(settings.max_nfev)
-            # After the last evaluation nothing is solved.
-            total += _Time(self._inner(z)).times(settings.max_nfev - 1)
-        return total
-
-    def _elimination(self, z: _Problem) -> float:
-        """Features of fixed columns, and their singular value decomposition."""
-        if not z.fixed:
-            return 0.0
-        features = z.n * z.fixed / z.m * self.of_units.features_in_training
-        if self.settings.loss != "squares":
-            return features
-        # LAPACK's on (n, f): about 6 n f^2 + 20 f^3 operations, at twice the rate of a QR.
-        return features + (3 * z.n * z.basis**2 + 10 * z.basis**3) * self.rates.factorisation
-
-    def _evaluation(self, z: _Problem) -> _Time:
-        """One evaluation with its Jacobian and the inner iterations that follow."""
-        features = z.n * z.h * self.of_units.features_in_training
-        # Weighted, together, and in the order of LAPACK: three copies in double precision.
-        stacking = 3 * 8 * z.n * z.q * self.rates.elementwise
-        if self.settings.loss != "squares":
-            return _Time(features + stacking) + self._cross_entropy(z)
-        total = _Time(features + stacking + self._linear_solution(z))
-        if self.settings.solver in ("powell", "nelder-mead"):
-            return total
-        # The features once more, with the derivative, which is checked to be finite.
-        total += _Time(
-            0.0,
-            z.n * z.h * self.of_units.derivative
-            + (2 * 8 * z.n * z.q + 4 * z.n * z.m * z.n_weights) * self.rates.elementwise,
-        )
-        if self._form(z) == "reduced":
-            return total + self._reduced(z)
-        return total + _Time(self._operator(z))
-
-    def _form(self, z: _Problem) -> str:
-        if self.settings.form != "auto":
-            return self.settings.form
-        if self.settings.loss != "squares" or self.settings.solver != "lsmr":
-            return "reduced"
-        return cheaper_form((z.n, z.k), z.n_weights, z.m, z.q, 4)
-
-    def _basis(self, z: _Problem) -> float:
-        """Count an orthonormal basis of all columns: a triangular solve."""
-        products = z.n * z.trained**2 + 2 * z.n * z.basis * z.trained
-        return products * self.rates.double_product + 8 * z.n * z.q * self.rates.elementwise
-
-    def _linear_solution(self, z: _Problem) -> float:
-        """QR of the trained columns and targets, after the fixed ones; leave-one-out errors."""
-        rates, columns = self.rates, z.trained + z.k
-        seconds = 2 * (z.n + z.basis) * columns**2 * rates.factorisation
-        seconds += 4 * z.n * z.basis * columns * rates.double_product
-        # Outputs twice, in double precision: twice the bytes.
-        return seconds + self._basis(z) + 2 * 2 * 2 * z.n * z.q * z.k * rates.thin_product
-
-    def _operator(self, z: _Problem) -> float:
-        """Count the stored derivative, in the order of its products, and three of these.
-
-        The products give the gradient and the test for the end.
-        """
-        derivative = 4 * z.n * z.m * z.n_weights
-        stored = 2 * derivative * (self.rates.fresh if derivative > LARGE else 0.0)
-        stored += derivative * self.rates.elementwise
-        return stored + self._basis(z) + 3 * self._product(z)
-
-    def _product(self, z: _Problem) -> float:
-        """Count a product with a vector: the derivative, then the basis there and back.
-
-        The basis is in double precision: twice the bytes of a product with few columns.
-        """
-        derivative = 4 * z.n * z.m * z.n_weights * self.rates.vector_product
-        return derivative + 2 * 2 * (2 * z.n * z.q * z.k) * self.rates.thin_product
-
-    def _inner(self, z: _Problem) -> float:
-        """One inner solve; in LSMR one product with J and one with J' an iteration."""
-        if self.settings.solver == "lsmr":
-            one = 8 * z.n_weights**2 * self.rates.vector_product
-            # A few more choose the length of the step.
-            return (
-                2
-                * (INNER_ITERATIONS + 3)
-                * (self._product(z) if self._form(z) == "operator" else one)
-            )
-        if self.settings.solver == "exact":
-            return 10 * z.n_weights**3 * self.rates.factorisation  # singular values
-        return 0.0
-
-    def _reduced(self, z: _Problem) -> _Time:
-        """Count normal equations (``varpro.jacobian.NormalSums``) and the problem of P + 1 rows."""
-        rates, by_cells = self.rates, z.m**2 <= z.k
-        rows = z.n if by_cells else z.n * z.k
-        side = z.m * z.n_weights if by_cells else z.n_weights
-        right = side if by_cells else z.k * z.n_weights
-        shared = rows * side**2 * rates.product  # of a matrix with itself: half the operations
-        shared += 2 * z.n * z.q * right * rates.product
-        shared += 4 * z.n * right * rates.elementwise
-        if not by_cells:
-            shared += 2 * z.n * z.k * z.m * z.n_weights * rates.thin_product
-        # Each block adds to sums in double precision; then J'J is factorised.
-        blocks = -(-4 * z.n * z.m * z.n_weights // DERIVATIVE_BYTES)
-        blocks = max(blocks, rows // ROWS)
-        alone = 2 * 8 * blocks * (side**2 + z.q * right) * rates.elementwise
-        alone += (z.q**2 * right + right * z.q * side) * rates.double_product
-        return _Time(alone + z.n_weights**3 / 3 * rates.factorisation, shared)
-
-    def _cross_entropy(self, z: _Problem) -> _Time:
-        """Count the inner fit, the sums of ``varpro.cross_entropy``, and their elimination."""
-        rates, columns = self.rates, z.trained + z.fixed
-        pairs, side = z.k * (z.k - 1) // 2, z.k * columns
-        shared = _INNER_PRODUCTS * self._convex_product(z.n, columns, z.k)
-        shared += z.n * z.h * self.of_units.derivative
-        shared += 2 * z.n * z.k * z.m * z.n_weights * rates.thin_product  # B, by classes
-        shared += 6 * 4 * z.n * z.k * z.n_weights * rates.elementwise
-        shared += pairs * z.n * columns * (2 * columns * rates.product + 4 * rates.elementwise)
-        shared += 2 * z.n * side * z.n_weights * rates.product
-        shared += z.n * z.k * z.n_weights**2 * rates.product
-        blocks = -(-4 * z.n * z.m * z.n_weights // DERIVATIVE_BYTES)
-        sums = 3 * pairs * columns**2 + side * z.n_weights + z.n_weights**2
-        alone = 8 * (blocks * sums + 4 * side**2) * rates.elementwise
-        alone += (side**3 / 3 * rates.factorisation) + side**2 * z.n_weights * rates.double_product
-        return _Time(alone + z.n_weights**3 / 3 * rates.factorisation, shared)
-
-    def _bytes_of_subnetwork(self, n: int, fixed: int) -> float:
-        """Largest memory of one sub-network, the last round."""
-        z = self._problem(round_sizes(self.settings, n)[-1], fixed)
-        images = 2 * z.n * self.image_bytes + self._bytes_of_distortion()
-        if self.settings.max_nfev == 0:
-            return images
-        # Columns now and at the last point, and what a QR makes of them: five in double precision.
-        columns = 5 * 8 * z.n * z.q
-        form, derivative = self._form(z), 4 * z.n * z.m * z.n_weights
-        if self.settings.loss != "squares":
-            side = z.k * z.q
-            return (
-                images
-                + columns / 2
-                + 8 * (3 * side**2 + 2 * side * z.n_weights)
-                + self._of_block(z)
-            )
-        if form == "reduced":
-            right = z.m * z.n_weights if z.m**2 <= z.k else z.k * z.n_weights
-            squares = 5 * 8 * z.n_weights**2 + 8 * right * (3 * z.q)
-            return images + columns + squares + self._of_block(z)
-        # The derivative as it comes, in the order of its products, and that of the last point.
-        stored = 3 * derivative if form == "operator" else derivative + 16 * z.n * z.k * z.n_weights
-        return images + columns + stored
-
-    def _of_block(self, z: _Problem) -> float:
-        """Memory of one block of derivatives, and of the derivatives by class."""
-        block = min(DERIVATIVE_BYTES, 4 * z.n * z.m * z.n_weights)
-        return block * (2 + 2 * z.k / z.m)
-
-    def _bytes_of_distortion(self) -> float:
-        """Coordinates and displacements of the images that are distorted at a time."""
-        return 100.0 * DISTORTED_AT_A_TIME * self.pixels if self.config.distortion else 0.0
-
     # --- output layer ------------------------------------------------------------------------
 
     def _output(self) -> Step:
@@ -625,10 +392,12 @@ class _Run:
         output, q = self.config.output, self.q
         rows = self.n * (1 + output.n_copies)
         alone = output.penalty is not None or (not output.n_copies and output.views == "single")
-        time = _Time(self.n * output.n_copies * self.of_units.distortion)
+        time = Time(self.n * output.n_copies * self.of_units.distortion)
         n_bytes = 0.0
         if output.n_copies:
-            n_bytes = rows * self.image_bytes + self._bytes_of_distortion()
+            n_bytes = rows * self.bytes_of_image + bytes_of_distortion(
+                self.config.distortion, self.image_shape
+            )
         if output.layer == "ridge" and alone and min(rows, q) <= LARGEST_EIGENPROBLEM:
             dual = q > rows
             time += self._dual(rows) if dual else self._primal(rows, q)
@@ -637,18 +406,18 @@ class _Run:
             time += self._stored(rows)
             n_bytes += self._bytes_of_stored(rows)
         left_out = rows if output.layer == "ridge" and alone else self.n / 6
-        time += _Time(self._temperature(left_out))
+        time += Time(self._temperature(left_out))
         memory = self.before_mib + n_bytes / _MIB
         return Step("output layer", time.cpu, time.wall(self.threads), memory)
 
-    def _features(self, n: float) -> _Time:
-        return _Time(0.0, n * self.units.n_units * self.of_units.features)
+    def _features(self, n: float) -> Time:
+        return Time(0.0, n * self.units.n_units * self.of_units.features)
 
     def _temperature(self, n: float) -> float:
         """Count a search over one number: about 35 evaluations of 6 passes."""
         return 35 * 6 * 8 * min(n, 20_000) * self.k * self.rates.elementwise
 
-    def _primal(self, n: int, q: int) -> _Time:
+    def _primal(self, n: int, q: int) -> Time:
         """Gram matrix, eigendecomposition, and leave-one-out errors of all ridges."""
         rates, ridges = self.rates, len(RIDGES)
         shared = n * q**2 * rates.product + 2 * n * q**2 * rates.product
@@ -657,18 +426,18 @@ class _Run:
         shared += 6 * 8 * n * ridges * self.k * rates.elementwise
         # Reduction 4/3, divide and conquer 4/3, back-transformation 2.
         alone = 14 / 3 * q**3 * rates.factorisation
-        return _Time(alone, shared) + self._features(2 * n)
+        return Time(alone, shared) + self._features(2 * n)
 
-    def _dual(self, n: int) -> _Time:
+    def _dual(self, n: int) -> Time:
         rates, q = self.rates, self.q
         shared = n**2 * q * rates.product + 2 * n * q * self.k * rates.thin_product
         shared += 2 * n**2 * len(RIDGES) * (self.k + 1) * rates.double_product
-        return _Time(14 / 3 * n**3 * rates.factorisation, shared) + self._features(2 * n)
+        return Time(14 / 3 * n**3 * rates.factorisation, shared) + self._features(2 * n)
 
-    def _stored(self, n: int) -> _Time:
+    def _stored(self, n: int) -> Time:
         """Count stored features, columns of variance 1, and fits of one penalty after the other."""
         output, rates, q = self.config.output, self.rates, self.q
-        total = self._features(n) + _Time(8 * 4 * n * q * rates.elementwise)
+        total = self._features(n) + Time(8 * 4 * n * q * rates.elementwise)
         chosen = output.penalty is None
         if chosen and output.views != "single":
             total += self._features(self.n / 6 * len(VIEWS[output.views]))
@@ -676,20 +445,15 @@ class _Run:
             grams = n * q**2 * rates.product * (1 + chosen * 5 / 6)
             solves = 1 + chosen * _RIDGES_TRIED
             factors = q**3 / 3 * rates.factorisation + 4 * 8 * q**2 * rates.elementwise
-            return total + _Time(solves * factors, grams)
+            return total + Time(solves * factors, grams)
         start = min(n, max(20_000, ROWS_FOR_GRAM * q)) * q**2 * rates.product
         search, last = _PRODUCTS[output.layer]
         products = last + (search if chosen else 0.0)
-        operations = _operations_of_product(n, q, self.k)
+        operations = operations_of_product(n, q, self.k)
         # Preconditioners: as many operations as the products since the last one.
         factors = products * operations * rates.product + 2 * q**3 / 3 * rates.factorisation
-        fits = products * self._convex_product(n, q, self.k)
-        return total + _Time(2 * q**3 / 3 * rates.factorisation, start + factors + fits)
-
-    def _convex_product(self, n: int, q: int, k: int) -> float:
-        """Count a product with the Hessian of all rows, with the passes over outputs."""
-        passes = 10 * 8 * n * k * self.rates.elementwise
-        return _operations_of_product(n, q, k) * self.rates.thin_product + passes
+        fits = products * self.rates.convex_product(n, q, self.k)
+        return total + Time(2 * q**3 / 3 * rates.factorisation, start + factors + fits)
 
     def _bytes_of_primal(self, n: int, q: int) -> float:
         """Gram matrix, eigenvectors, and the work space of LAPACK."""
@@ -699,7 +463,7 @@ class _Run:
 
     def _bytes_of_dual(self, n: int) -> float:
         kept = 4 * n * self.q if self.keep_sums else 0
-        return 4 * 8 * n**2 + 3 * DUAL_BLOCK_BYTES + n * self.image_bytes + kept
+        return 4 * 8 * n**2 + 3 * DUAL_BLOCK_BYTES + n * self.bytes_of_image + kept
 
     def _bytes_of_stored(self, n: int) -> float:
         """Features that are not in a file, outputs, and preconditioners."""
@@ -707,25 +471,27 @@ class _Run:
         features = 4 * n * q if 4 * n * q <= FEATURE_BYTES else 0
         if self.config.output.layer == "ridge":
             return features + 3 * BLOCK_BYTES + 8 * q**2 * 4
-        margins = 3 * 8 * MARGINS**2 if self.config.output.layer == "hinge" else 0
+        margins = (
+            3 * 8 * min(MARGINS, q * self.k) ** 2 if self.config.output.layer == "hinge" else 0
+        )
         return features + 3 * BLOCK_BYTES + 8 * q**2 * 4 + 6 * 8 * n * self.k + margins
 
     # --- the rest ----------------------------------------------------------------------------
 
-    def _outputs(self, n: int) -> _Time:
+    def _outputs(self, n: int) -> Time:
         """Count outputs of the network, whose linear weights are in double precision."""
         views = len(VIEWS[self.config.output.views])
         one = 2 * 2 * n * self.q * self.k * self.rates.thin_product
         one += 8 * n * self.q * self.rates.elementwise
-        return (self._features(n) + _Time(one)).times(views)
+        return (self._features(n) + Time(one)).times(views)
 
     def _measurement(self) -> Step:
         """Accuracy on training and test images, and calibration."""
         time = self._outputs(self.n) + self._outputs(self.n_test)
         # Calibration errors of 200 draws; digests and checks of all images.
         draws = 200 * 10 * 8 * self.n_test * self.rates.elementwise
-        checks = 10 * (self.n + self.n_test) * self.image_bytes * self.rates.elementwise
-        time += _Time(draws + checks)
+        checks = 10 * (self.n + self.n_test) * self.bytes_of_image * self.rates.elementwise
+        time += Time(draws + checks)
         memory = self.before_mib + 5 * BLOCK_BYTES / _MIB
         return Step("measurement", time.cpu, time.wall(self.threads), memory)
 
@@ -738,8 +504,8 @@ class _Run:
         solves = float(14 / 3 * (sizes**3).sum()) * rates.factorisation
         gram = n * q**2 * rates.product
         share = q / self.q
-        one = _Time(solves, gram) + self._features((n + self.n_test) * share)
-        one += _Time(MOST_POINTS * 2 * self.n_test * q * self.k * rates.thin_product)
+        one = Time(solves, gram) + self._features((n + self.n_test) * share)
+        one += Time(MOST_POINTS * 2 * self.n_test * q * self.k * rates.thin_product)
         time = one.times(2 if self.settings.max_nfev else 1)
         memory = self.before_mib + (8 * q**2 * 6 + 5 * BLOCK_BYTES) / _MIB
         return Step("comparison for the report", time.cpu, time.wall(self.threads), memory)
@@ -763,15 +529,10 @@ class _Run:
         linear = 8 * (self.q + 1) * self.k
         model = 4 * units.n_units * units.n_weights + linear + learnt + _HEADER_BYTES
         records = settings.max_nfev * settings.n_rounds * _RECORD_BYTES
-        shard = 8 * self.of_one.n_units * units.n_weights + _HEADER_BYTES + records
+        shard = 8 * self.one.units.n_units * units.n_weights + _HEADER_BYTES + records
         total = model + settings.n_subnetworks * (shard + records) + _HEADER_BYTES
         if self.config.bootstrap.enabled:
             total += model
         if self.keep_sums:
             total += 8 * self.q**2 if self.n > self.q else 4 * self.n * self.q
         return total + (_REPORT_BYTES if self.growth else 0)
-
-
-def _operations_of_product(n: float, q: int, k: int) -> float:
-    """Of a product with the Hessian of a convex fit, and a solution with its preconditioner."""
-    return 2.0 * k * q * (2 * n + q)

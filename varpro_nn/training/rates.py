@@ -63,6 +63,16 @@ class Rates:
     elementwise: float
     fresh: float
 
+    def convex_product(self, n: float, q: int, k: int) -> float:
+        """Seconds of a product in a convex fit of all rows, with the passes over outputs."""
+        passes = 10 * 8 * n * k * self.elementwise
+        return operations_of_product(n, q, k) * self.thin_product + passes
+
+
+def operations_of_product(n: float, q: int, k: int) -> float:
+    """Count a product with the Hessian of a convex fit, and a solution by its preconditioner."""
+    return 2.0 * k * q * (2 * n + q)
+
 
 @dataclass(frozen=True, slots=True)
 class UnitRates:
