@@ -17,7 +17,7 @@ import numpy as np
 import scipy
 
 from varpro_nn._typing import ImageArray
-from varpro_nn.data.augmentation import Augmentation, distort
+from varpro_nn.data.augmentation import BLOCK, Augmentation, distort
 from varpro_nn.linalg.blas_limit import single_threaded_blas
 from varpro_nn.linalg.ridge import ROWS, TILE
 from varpro_nn.output.features import TASK_IMAGES, block_features
@@ -65,7 +65,7 @@ class Rates:
 
     def convex_product(self, n: float, q: int, k: int) -> float:
         """Seconds of a product in a convex fit of all rows, with the passes over outputs."""
-        passes = 10 * 8 * n * k * self.elementwise
+        passes = 25 * 8 * n * k * self.elementwise
         return operations_of_product(n, q, k) * self.thin_product + passes
 
 
@@ -181,8 +181,8 @@ def measured_units(
         W = drawn.astype(np.float32)
         several = np.resize(W, (all_units.n_units, W.shape[1]))
         if distortion:
-            pictures = images[:TASK_IMAGES]
-            moved = _seconds(lambda: distort(pictures, distortion, rng)) / len(pictures)
+            block = images[:BLOCK]
+            moved = _timed(lambda: distort(block, distortion, rng))[0] / len(block)
         return UnitRates(
             features=_seconds(lambda: block_features(all_units, several, some))
             / (len(some) * len(several)),

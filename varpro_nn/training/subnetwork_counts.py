@@ -18,8 +18,9 @@ from varpro_nn.units import PatchUnits, Units
 from varpro_nn.varpro.design_matrix import DERIVATIVE_BYTES
 from varpro_nn.varpro.fit import INNER_ITERATIONS, cheaper_form
 
-_INNER_PRODUCTS = 40.0
-"""Products of the inner fit of an evaluation with cross-entropy; measured in the same way."""
+_INNER_PRODUCTS = 80.0
+"""Products of the inner fit of an evaluation with cross-entropy: 57 to 88 in a run of ``tiny`` on
+10,000 images of MNIST."""
 
 
 @dataclass(frozen=True, slots=True)
