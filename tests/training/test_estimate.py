@@ -29,6 +29,7 @@ def digits():
 def same_rates(monkeypatch):
     """The same rates and memory before each time: all else follows from counts alone."""
     monkeypatch.setattr(module, "resident_memory_mib", lambda: 100.0)
+    monkeypatch.setattr(module, "peak_memory_mib", lambda: 101.0)
     monkeypatch.setattr(module, "measured_rates", lambda: TYPICAL)
     monkeypatch.setattr(module, "measured_units", typical_units)
 
@@ -142,6 +143,11 @@ def test_untrained_units_take_less(digits):
     assert 10 * seconds[0] < seconds[1]
 
 
+def test_the_peak_of_reading_the_data_counts(digits, monkeypatch):
+    monkeypatch.setattr(module, "peak_memory_mib", lambda: 12_345.0)
+    assert estimate(configure("tiny", data=digits), digits, n_jobs=1).memory_mib == 12_345
+
+
 def test_several_jobs_take_less_time_and_more_memory(digits, monkeypatch):
     real = module.effective_jobs
     monkeypatch.setattr(module, "effective_jobs", lambda n: 8 if n == -1 else real(n))
@@ -235,13 +241,13 @@ def test_the_remedy_is_that_of_the_step(digits, monkeypatch):
 def test_a_long_run_says_how_long(digits, monkeypatch, caplog):
     config = config_of_a_short_run(digits)
     step = module.Step("sub-networks", 2400.0, 1500.0, 100.0)
-    monkeypatch.setattr(module._Run, "estimate", lambda self: Estimate(1, 2, 0.1, (step,)))
+    monkeypatch.setattr(module._Run, "estimate", lambda self: Estimate(1, 2, 0.1, 0.0, (step,)))
     with caplog.at_level(logging.WARNING):
         run(config, digits, n_jobs=2)
     assert caplog.messages == ["this run will take about 25 minutes with n_jobs=2 (40 CPU minutes)"]
     caplog.clear()
     short = dataclasses.replace(step, wall_seconds=599.0)
-    monkeypatch.setattr(module._Run, "estimate", lambda self: Estimate(1, 2, 0.1, (short,)))
+    monkeypatch.setattr(module._Run, "estimate", lambda self: Estimate(1, 2, 0.1, 0.0, (short,)))
     run(config, digits, n_jobs=1)
     assert caplog.messages == []
 

@@ -6,8 +6,8 @@ Letters: n images, h units of p weights and m cells each, k classes, q columns o
 columns, P = h p.
 
 Nothing is trained. What cannot be counted is how long iterative fits go on. Sub-networks are taken
-to use all evaluations that they may. The iterations of convex fits are typical numbers,
-measured.
+to use all evaluations that they may. For the iterations of convex fits there are typical numbers,
+which were measured.
 
 ``python -m experiments.benchmarks.estimates`` compares estimates with runs.
 """
@@ -27,7 +27,7 @@ from varpro_nn.linalg.convex import MARGINS, ROWS_FOR_GRAM
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.feature_store import FEATURE_BYTES
-from varpro_nn.output.features import BLOCK_BYTES, VIEWS
+from varpro_nn.output.features import VIEWS, block_slices
 from varpro_nn.output.fit import LARGEST_EIGENPROBLEM, check_size
 from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import DUAL_BLOCK_BYTES
@@ -44,7 +44,11 @@ from varpro_nn.training.rates import (
     operations_of_product,
     typical_units,
 )
-from varpro_nn.training.resources import available_memory_mib, resident_memory_mib
+from varpro_nn.training.resources import (
+    available_memory_mib,
+    peak_memory_mib,
+    resident_memory_mib,
+)
 from varpro_nn.training.schemes import _groups
 from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time, bytes_of_distortion
 from varpro_nn.units import Units, array_fields
@@ -109,6 +113,8 @@ class Estimate:
         Worker processes and threads.
     disk_mib : float
         Of the run folder.
+    peak_before_mib : float
+        Largest memory that this process had before the estimate: when it read the data, say.
     steps : tuple of Step
         In the order of the run.
     """
@@ -116,6 +122,7 @@ class Estimate:
     n_parameters: int
     n_jobs: int
     disk_mib: float
+    peak_before_mib: float
     steps: tuple[Step, ...]
 
     @property
@@ -130,8 +137,8 @@ class Estimate:
 
     @property
     def memory_mib(self) -> float:
-        """Largest memory of all processes together."""
-        return max(step.memory_mib for step in self.steps)
+        """Largest memory of all processes together, what was before the run included."""
+        return max(self.peak_before_mib, *(step.memory_mib for step in self.steps))
 
     def summary(self) -> str:
         """Make a table of what the run will take, in all and step by step.
@@ -222,7 +229,7 @@ def check_before_start(
 ) -> None:
     """Refuse a run that will not fit into memory; log how long a long one will take.
 
-    A first look with typical rates costs nothing, so short runs start at once.
+    Short runs start at once: a first look with typical rates decides whether rates are measured.
 
     Raises
     ------
@@ -246,11 +253,11 @@ def check_before_start(
 
 def _check_memory(found: Estimate) -> None:
     available = available_memory_mib()
-    if available is None or found.memory_mib <= KNOWN_ERROR * available:
-        return
     largest = max(found.steps, key=lambda step: step.memory_mib)
+    if available is None or largest.memory_mib <= KNOWN_ERROR * available:
+        return
     msg = (
-        f"the run needs about {found.memory_mib:,.0f} MiB of memory (step: {largest.name}), and "
+        f"the run needs about {largest.memory_mib:,.0f} MiB of memory (step: {largest.name}), and "
         f"{available:,.0f} MiB are available. Reduce {_REMEDIES[largest.name]}."
     )
     raise TrainingError(msg)
@@ -268,6 +275,8 @@ _REMEDIES = {
 
 def fixed_columns(settings: SubnetworkSettings, columns_of_one: int) -> Iterator[tuple[int, int]]:
     """Sub-networks that train at the same time, and the columns that are fixed meanwhile.
+
+    No other part of the estimate knows about schemes.
 
     Parameters
     ----------
@@ -298,6 +307,7 @@ class _Sizes:
     bytes_of_image : int
     before_mib : float
         Memory of this process before the run.
+    peak_before_mib : float
     """
 
     units: Units
@@ -311,12 +321,14 @@ class _Sizes:
     growth: bool
     keep_sums: bool
     before_mib: float
+    peak_before_mib: float
 
     @classmethod
     def of(
         cls, config: TrainConfig, dataset: Dataset, n_jobs: int, growth: bool, keep_sums: bool
     ) -> "_Sizes":
         """Read the sizes off settings and data, and make the units."""
+        before = resident_memory_mib(), peak_memory_mib()
         train = dataset.train.images
         n = len(train) if config.n_train is None else min(config.n_train, len(train))
         sample = train[: min(SAMPLE, n)]
@@ -327,7 +339,7 @@ class _Sizes:
             units, units_in_training(config, units), sample, n,
             0 if dataset.test is None else len(dataset.test), len(dataset.classes),
             prod(train.shape[1:]) * train.dtype.itemsize, n_jobs, growth, keep_sums,
-            resident_memory_mib(),
+            *before,
         )  # fmt: skip
 
 
@@ -345,6 +357,7 @@ class _Run:
         self.image_shape, self.bytes_of_image = sizes.sample.shape[1:], sizes.bytes_of_image
         self.growth, self.keep_sums = sizes.growth, sizes.keep_sums
         self.n_jobs, self.before_mib = sizes.n_jobs, sizes.before_mib
+        self.peak_before_mib = sizes.peak_before_mib
         self.threads = min(sizes.n_jobs, effective_jobs(-1))
         self.q = self.units.n_units * self.units.n_cells
         self.one = SubnetworkCounts(
@@ -361,12 +374,13 @@ class _Run:
             steps.append(self._bootstrap())
         learnt = sum(array.size for array in array_fields(self.units).values())
         n_parameters = self.units.n_units * self.units.n_weights + (self.q + 1) * self.k + learnt
-        return Estimate(n_parameters, self.n_jobs, self._disk() / _MIB, tuple(steps))
+        disk = self._disk() / _MIB
+        return Estimate(n_parameters, self.n_jobs, disk, self.peak_before_mib, tuple(steps))
 
     # --- sub-networks ------------------------------------------------------------------------
 
     def _subnetworks(self, n: int, name: str) -> Step:
-        """All sub-networks on ``n`` images, each stage after the other."""
+        """Count all sub-networks on ``n`` images, each stage after the other."""
         settings, cpu, wall, most = self.settings, 0.0, 0.0, 0.0
         columns = self.one.units.n_units * self.one.units.n_cells
         for members, fixed in fixed_columns(settings, columns):
@@ -374,15 +388,20 @@ class _Run:
             one = self.one.seconds(n, fixed)
             cpu += members * one.cpu
             wall += -(-members // at_once) * one.wall(max(1, self.threads // members))
-            most = max(most, at_once * self.one.memory(n, fixed) / _MIB)
+            # More jobs than cores take turns, but each has its memory.
+            most = max(most, min(self.n_jobs, members) * self.one.memory(n, fixed) / _MIB)
         if settings.max_nfev:
             cpu += self.threads * _FIRST_USE_SECONDS
             wall += _FIRST_USE_SECONDS
         if self.n_jobs > 1:
             cpu += self.n_jobs * _WORKER_SECONDS
             wall += _WORKER_SECONDS
-            most += min(self.n_jobs, settings.n_subnetworks) * _WORKER_MIB
-        return Step(name, cpu, wall, self.before_mib + most)
+        return Step(name, cpu, wall, self.before_mib + self._of_workers_mib() + most)
+
+    def _of_workers_mib(self) -> float:
+        """Memory of the worker processes, which stay until the output layer is fitted."""
+        n_workers = min(self.n_jobs, self.settings.n_subnetworks)
+        return n_workers * _WORKER_MIB if self.n_jobs > 1 else 0.0
 
     # --- output layer ------------------------------------------------------------------------
 
@@ -406,15 +425,15 @@ class _Run:
             n_bytes += self._bytes_of_stored(rows)
         left_out = rows if output.layer == "ridge" and alone else self.n / 6
         time += Time(self._temperature(left_out))
-        memory = self.before_mib + n_bytes / _MIB
+        memory = self.before_mib + self._of_workers_mib() + n_bytes / _MIB
         return Step("output layer", time.cpu, time.wall(self.threads), memory)
 
     def _features(self, n: float) -> Time:
         return Time(0.0, n * self.units.n_units * self.of_units.features)
 
     def _temperature(self, n: float) -> float:
-        """Count a search over one number: about 35 evaluations of 6 passes."""
-        return 35 * 6 * 8 * min(n, 20_000) * self.k * self.rates.elementwise
+        """Count a search over one number: 35 evaluations, exponentials measured as 18 passes."""
+        return 35 * 18 * 8 * min(n, 20_000) * self.k * self.rates.elementwise
 
     def _primal(self, n: int, q: int) -> Time:
         """Gram matrix, eigendecomposition, and leave-one-out errors of all ridges."""
@@ -455,9 +474,19 @@ class _Run:
 
     def _bytes_of_primal(self, n: int, q: int) -> float:
         """Gram matrix, eigenvectors, and the work space of LAPACK."""
-        rows = min(n, max(256, BLOCK_BYTES // (4 * q)))
-        of_block = 4 * 4 * rows * q + 4 * 8 * rows * len(RIDGES) * self.k
-        return 8 * q**2 * (5 + self.keep_sums) + of_block
+        errors = 4 * 8 * self._rows_of_block(n) * len(RIDGES) * self.k
+        return 8 * q**2 * (5 + self.keep_sums) + self._bytes_of_block(n) + errors
+
+    def _rows_of_block(self, n: int) -> int:
+        return min(n, block_slices(n, self.q)[0].stop)
+
+    def _bytes_of_block(self, n: int) -> float:
+        """Count images whose features are computed at a time: as they are, in single precision.
+
+        Then their features, the same in double precision, and a part of them.
+        """
+        image = self.bytes_of_image + 4 * prod(self.image_shape)
+        return self._rows_of_block(n) * (image + 16 * self.q)
 
     def _bytes_of_dual(self, n: int) -> float:
         kept = 4 * n * self.q if self.keep_sums else 0
@@ -468,11 +497,11 @@ class _Run:
         q = self.q
         features = 4 * n * q if 4 * n * q <= FEATURE_BYTES else 0
         if self.config.output.layer == "ridge":
-            return features + 3 * BLOCK_BYTES + 8 * q**2 * 4
+            return features + self._bytes_of_block(n) + 8 * q**2 * 4
         margins = (
             3 * 8 * min(MARGINS, q * self.k) ** 2 if self.config.output.layer == "hinge" else 0
         )
-        return features + 3 * BLOCK_BYTES + 8 * q**2 * 4 + 6 * 8 * n * self.k + margins
+        return features + self._bytes_of_block(n) + 8 * q**2 * 4 + 6 * 8 * n * self.k + margins
 
     # --- the rest ----------------------------------------------------------------------------
 
@@ -486,11 +515,12 @@ class _Run:
     def _measurement(self) -> Step:
         """Accuracy on training and test images, and calibration."""
         time = self._outputs(self.n) + self._outputs(self.n_test)
-        # Calibration errors of 200 draws; digests and checks of all images.
-        draws = 200 * 10 * 8 * self.n_test * self.rates.elementwise
-        checks = 10 * (self.n + self.n_test) * self.bytes_of_image * self.rates.elementwise
+        # Calibration errors of 200 draws: random numbers and counts, measured as 160 passes. Digests
+        # and checks of all images, measured as 25.
+        draws = 200 * 160 * 8 * self.n_test * self.rates.elementwise
+        checks = 25 * (self.n + self.n_test) * self.bytes_of_image * self.rates.elementwise
         time += Time(draws + checks)
-        memory = self.before_mib + 5 * BLOCK_BYTES / _MIB
+        memory = self.before_mib + self._bytes_of_block(max(self.n, self.n_test)) / _MIB
         return Step("measurement", time.cpu, time.wall(self.threads), memory)
 
     def _comparison(self) -> Step:
@@ -505,7 +535,7 @@ class _Run:
         one = Time(solves, gram) + self._features((n + self.n_test) * share)
         one += Time(MOST_POINTS * 2 * self.n_test * q * self.k * rates.thin_product)
         time = one.times(2 if self.settings.max_nfev else 1)
-        memory = self.before_mib + (8 * q**2 * 6 + 5 * BLOCK_BYTES) / _MIB
+        memory = self.before_mib + (8 * q**2 * 6 + self._bytes_of_block(n)) / _MIB
         return Step("comparison for the report", time.cpu, time.wall(self.threads), memory)
 
     def _bootstrap(self) -> Step:
