@@ -515,8 +515,8 @@ class _Run:
     def _measurement(self) -> Step:
         """Accuracy on training and test images, and calibration."""
         time = self._outputs(self.n) + self._outputs(self.n_test)
-        # Calibration errors of 200 draws: random numbers and counts, measured as 160 passes. Digests
-        # and checks of all images, measured as 25.
+        # Calibration errors of 200 draws: random numbers and counts, measured as 160 passes.
+        # Digests and checks of all images, measured as 25.
         draws = 200 * 160 * 8 * self.n_test * self.rates.elementwise
         checks = 25 * (self.n + self.n_test) * self.bytes_of_image * self.rates.elementwise
         time += Time(draws + checks)
