@@ -459,6 +459,37 @@ def test_a_fault_in_the_checks_is_no_usage_error(monkeypatch):
         call("digits")
 
 
+def test_an_estimate_trains_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call("digits", *SMALL, "--estimate")
+    assert status == 0
+    found = strict(out)
+    assert set(found) == {
+        "n_parameters", "cpu_seconds", "wall_seconds", "memory_mib", "disk_mib", "n_jobs",
+    }  # fmt: skip
+    assert found["n_jobs"] == 1
+    assert f"{found['n_parameters']:,}" in err
+    assert "peak memory" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_estimate_of_a_run_that_is_there_is_that_of_its_settings(done):
+    folder = done[0]
+    before = contents(folder)
+    status, out, err = call("digits", *SMALL, "--estimate", "--quiet", "--output", folder)
+    assert (status, err) == (0, "")
+    assert (
+        strict(out)["n_parameters"] == strict((folder / "metrics.json").read_text())["n_parameters"]
+    )
+    assert contents(folder) == before
+
+
+def test_a_run_that_does_not_fit_is_a_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr("varpro_nn.training.estimate.available_memory_mib", lambda: 1.0)
+    fault("digits", *SMALL, "--output", tmp_path / "run", match="Reduce")
+    assert not (tmp_path / "run" / "model.npz").exists()
+
+
 # --- faults ------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from varpro_nn.exporters import to_c, to_html, to_onnx
 from varpro_nn.model.network import Network
 from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.estimate import Estimate, estimate
 from varpro_nn.training.layers import train_network
 from varpro_nn.training.pipeline import Run, run
 from varpro_nn.training.recipes import configure
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Dataset",
+    "Estimate",
     "FitReport",
     "Network",
     "RidgeLayer",
@@ -46,6 +48,7 @@ __all__ = [
     "VarProRegressor",
     "__version__",
     "configure",
+    "estimate",
     "fit",
     "load",
     "patch_units",

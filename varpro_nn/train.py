@@ -22,6 +22,7 @@ from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
 from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
+from varpro_nn.training.estimate import estimate
 from varpro_nn.training.pipeline import Run
 from varpro_nn.training.recipes import DATA, NAMED, RECIPES, configure, kind_of_data
 from varpro_nn.training.run_folder import RunFolder, check_sums_can_be_kept, default_path
@@ -45,6 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="named settings; the values of each in brackets below",
     )  # fmt: skip
     parser.add_argument("--list-recipes", action="store_true", help="show the recipes and stop")
+    parser.add_argument(
+        "--estimate", action="store_true",
+        help="estimate time, memory and disk of the run and stop; nothing is trained or written",
+    )  # fmt: skip
     _add_run(parser)
     _add_settings(parser)
     return parser
@@ -197,8 +202,9 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     data.check_name(args.dataset, "dataset")
     path = Path(args.output) if args.output else default_path(args.dataset, args.recipe)
     folder = RunFolder(path, resume=args.resume, overwrite=args.overwrite)
-    folder.check_writable()
-    folder.check_free()
+    if not args.estimate:
+        folder.check_writable()
+        folder.check_free()
     dataset = data.load(args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet)
     config = configure(args.recipe, data=dataset, **overrides)
     if config.recipe != args.recipe and not args.quiet:
@@ -221,6 +227,8 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     report = None
     if _wants_report(args):  # before the work
         report = partial(write_report, dataset=dataset)
+    if args.estimate:
+        return _estimate(args, config, dataset, with_report=report is not None)
     metrics = folder.finished(config, dataset, keep_sums=args.keep_glue)
     if metrics is not None:
         return metrics
@@ -240,6 +248,20 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
         for line in _in_words(result):
             tell(line)
     return strict_json(result.metrics).decode().strip()
+
+
+def _estimate(
+    args: argparse.Namespace, config: TrainConfig, dataset: data.Dataset, *, with_report: bool
+) -> str:
+    """Show what the run will take, and return it as JSON."""
+    found = estimate(
+        config, dataset, n_jobs=args.n_jobs, growth=with_report, keep_sums=args.keep_glue
+    )
+    if not args.quiet:
+        for line in found.summary().splitlines():
+            tell(line)
+    names = ("n_parameters", "cpu_seconds", "wall_seconds", "memory_mib", "disk_mib", "n_jobs")
+    return strict_json({name: getattr(found, name) for name in names}).decode().strip()
 
 
 def _wants_report(args: argparse.Namespace) -> bool:

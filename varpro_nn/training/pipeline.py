@@ -20,6 +20,7 @@ from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.calibration import error_of_right_probabilities, expected_calibration_error
 from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.estimate import check_before_start
 from varpro_nn.training.growth import Growth, growth_of
 from varpro_nn.training.layers import train_classifier
 from varpro_nn.training.metrics import accuracy, standard_error
@@ -113,6 +114,9 @@ def run(
 ) -> Run:
     """Train on the training set of ``dataset``, then measure on its test set, once.
 
+    A run that will take more than ten minutes logs a warning that says how long
+    (:func:`varpro_nn.training.estimate.estimate`).
+
     Parameters
     ----------
     config : TrainConfig
@@ -144,8 +148,8 @@ def run(
     Raises
     ------
     DatasetError, TrainingError
-        As :func:`train_network`; test images on another scale than the training images; or a
-        bootstrap pass without test images.
+        As :func:`train_network`; test images on another scale than the training images; a
+        bootstrap pass without test images; or a run that needs much more memory than there is.
     BusyError
         Another process works in ``shard_folder``.
     ModelFileError
@@ -161,6 +165,8 @@ def run(
     training = TrainingSet.of(dataset, config.n_train)
     if test is not None:
         _check_scale(training, test)
+    if executor is None:  # what a cluster has is not known here
+        check_before_start(config, dataset, n_jobs=n_jobs, growth=growth, keep_sums=keep_sums)
     provenance = {"config": asdict(config), "dataset": dataset.name, "digest": training.digest}
     with ExitStack() as stack:
         store: SubnetworkStore = NoStore()

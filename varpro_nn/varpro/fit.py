@@ -49,24 +49,47 @@ MEMORY_BUDGET = 2**30
 """Bytes that the stored derivative may take before the reduced problem is chosen."""
 
 
-def choose_form(functional: ReducedFunctional, inner_iterations: int = 20) -> str:
-    """Pick ``operator`` or ``reduced`` for the LSMR solver by a count of operations.
+INNER_ITERATIONS = 20
+"""Cap of the inner LSMR solve, unless another is asked for."""
+
+
+def choose_form(
+    functional: ReducedFunctional, inner_iterations: int = INNER_ITERATIONS
+) -> Literal["operator", "reduced"]:
+    """Pick ``operator`` or ``reduced`` for the LSMR solver by a count of operations."""
+    if not isinstance(functional, VarProFunctional):
+        return "reduced"  # the only form of the others
+    if functional.design.block_size is not None:
+        return "reduced"
+    return cheaper_form(
+        functional.tau.shape,
+        functional.n_weights,
+        functional.units.n_cells,
+        functional.design.ridge_of_columns.size,
+        functional.design.dtype.itemsize,
+        inner_iterations,
+    )
+
+
+def cheaper_form(
+    shape: tuple[int, int],
+    n_weights: int,
+    n_cells: int,
+    n_columns: int,
+    itemsize: int,
+    inner_iterations: int = INNER_ITERATIONS,
+) -> Literal["operator", "reduced"]:
+    """Pick the form for targets of a shape (n, k), from the sizes of a problem alone.
 
     The operator reads the stored derivative twice an inner iteration and is bound by memory; the
     reduced problem multiplies matrices once an outer one, and needs no memory that grows with n.
     The rates are those of a plain core of 2020 and later (100 Gflop/s in single precision,
     20 GB/s); only their ratio matters.
     """
-    if not isinstance(functional, VarProFunctional):
-        return "reduced"  # the only form of the others
-    n, k = functional.tau.shape
-    p = functional.n_weights
-    m = functional.units.n_cells
-    derivative_bytes = n * m * p * functional.design.dtype.itemsize
-    stored = functional.design.block_size is None and derivative_bytes <= MEMORY_BUDGET
-    if not stored:
+    (n, k), p, m, q = shape, n_weights, n_cells, n_columns
+    derivative_bytes = n * m * p * itemsize
+    if derivative_bytes > MEMORY_BUDGET:
         return "reduced"
-    q = functional.design.ridge_of_columns.size
     passes = 2 * (inner_iterations + 2)
     # The basis of the range, (n, q) in double precision, is read twice in each pass.
     operator = passes * (derivative_bytes + 16 * n * q) / 20e9
@@ -86,7 +109,7 @@ def fit(
     form: Form = "auto",
     jacobian: JacobianKind = "kaufman",
     max_nfev: int = 15,
-    inner_iterations: int = 20,
+    inner_iterations: int = INNER_ITERATIONS,
     ftol: float | None = None,
     xtol: float | None = None,
     gtol: float | None = None,

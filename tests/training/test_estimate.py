@@ -1,0 +1,257 @@
+"""Estimates before the start: what is exact, what follows from sizes, and what is refused.
+
+How close times and memory are is measured by ``experiments.benchmarks.estimates``: a test of times
+would fail on a busy machine.
+"""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from varpro_nn import Dataset, configure, load, run
+from varpro_nn.data import ImageSet
+from varpro_nn.errors import TrainingError
+from varpro_nn.training import estimate as module
+from varpro_nn.training.config import SubnetworkSettings
+from varpro_nn.training.estimate import Estimate, estimate, fixed_columns
+from varpro_nn.training.rates import TYPICAL, typical_units
+from varpro_nn.training.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+@pytest.fixture(autouse=True)
+def same_rates(monkeypatch):
+    """The same rates and memory before each time: all else follows from counts alone."""
+    monkeypatch.setattr(module, "resident_memory_mib", lambda: 100.0)
+    monkeypatch.setattr(module, "peak_memory_mib", lambda: 101.0)
+    monkeypatch.setattr(module, "measured_rates", lambda: TYPICAL)
+    monkeypatch.setattr(module, "measured_units", typical_units)
+
+
+def images_of(shape, n=60):
+    """A data set of three classes."""
+    rng = np.random.default_rng(0)
+    train, test = (
+        ImageSet(rng.integers(0, 256, (n, *shape), dtype=np.uint8), np.arange(n) % 3)
+        for n in (n, 30)
+    )
+    return Dataset("made", np.arange(3), train, test)
+
+
+KINDS = {
+    "bilinear": ((8, 8), {"units": "bilinear", "n_units": 6}),
+    "quadratic of rank 2": ((8, 8), {"units": "quadratic", "n_units": 6, "rank": 2}),
+    "two-sided tensor": (
+        (3, 8, 8),
+        {"units": "tensor", "n_units": 4, "activation": "two-sided", "threshold": 0.1},
+    ),
+    "windows": ((8, 8), {"units": "patch", "n_units": 6, "window": 3, "grid": 2}),
+    "bilinear windows": (
+        (8, 8),
+        {"units": "patch", "scalarisation": "bilinear", "n_units": 4, "window": 3, "grid": 2},
+    ),
+    "whitened windows": (
+        (3, 8, 8),
+        {
+            "units": "patch", "n_units": 4, "window": 3, "grid": 2, "whitening": 0.1,
+            "n_components": 5,
+        },
+    ),
+}  # fmt: skip
+SHORT = {"n_subnetworks": 2, "max_nfev": 1, "output_penalty": 1.0, "n_stages": 1,
+         "scheme": "independent"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_are_those_of_the_trained_network(kind):
+    shape, settings = KINDS[kind]
+    dataset = images_of(shape)
+    config = configure(data="digits", **settings, **SHORT)
+    found = estimate(config, dataset, n_jobs=1)
+    assert found.n_parameters == run(config, dataset, n_jobs=1).network.n_parameters
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_disk_is_that_of_the_run_folder(bootstrap, digits, tmp_path):
+    config = configure(
+        "tiny", data=digits, n_train=300, n_units=16, n_subnetworks=4, loss="squares", max_nfev=3,
+        bootstrap=bootstrap,
+    )  # fmt: skip
+    RunFolder(tmp_path / "run").train(config, digits, n_jobs=1)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    taken = sum(path.stat().st_size for path in files) / 2**20
+    assert estimate(config, digits, n_jobs=1).disk_mib == pytest.approx(taken, rel=0.2)
+
+
+def test_the_sums_of_a_ridge_layer_take_disk(digits):
+    config = configure("bilinear", data=digits, n_units=40, n_subnetworks=2)
+    without, with_sums = (
+        estimate(config, digits, n_jobs=1, keep_sums=keep).disk_mib for keep in (False, True)
+    )
+    assert with_sums - without == pytest.approx(8 * 40**2 / 2**20)
+
+
+SETTINGS = [
+    {"units": "bilinear", "loss": "squares"},
+    {"units": "patch", "loss": "squares"},
+    {"units": "patch", "loss": "squares", "output_layer": "ridge", "n_copies": 0},
+    {"units": "patch", "loss": "squares", "output_layer": "softmax"},
+    {"units": "patch", "loss": "cross-entropy", "scheme": "independent", "n_stages": 1},
+    {"units": "bilinear", "loss": "squares", "form": "reduced"},
+    {"units": "bilinear", "loss": "squares", "solver": "exact"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: ", ".join(map(str, s.values())))
+def test_more_units_take_more_of_everything(settings, digits):
+    found = [
+        estimate(
+            configure(data=digits, **{**settings, "n_units": n, "n_subnetworks": 3}),
+            digits, n_jobs=1,
+        )
+        for n in (6, 12, 24, 48, 96)
+    ]  # fmt: skip
+    for name in ("n_parameters", "cpu_seconds", "wall_seconds", "memory_mib", "disk_mib"):
+        values = [getattr(each, name) for each in found]
+        assert values == sorted(values), name
+        # The same blocks of predictions may need the most memory.
+        assert values[-1] > values[0] > 0 or name == "memory_mib"
+
+
+@pytest.mark.parametrize("name", ["images_per_subnetwork", "max_nfev", "n_rounds", "n_copies"])
+def test_more_work_takes_more_time(name, digits):
+    few, many = (
+        estimate(configure(data=digits, **{name: value}), digits, n_jobs=1).cpu_seconds
+        for value in ((200, 1000) if name == "images_per_subnetwork" else (1, 3))
+    )
+    assert 1.1 * few < many
+
+
+def test_untrained_units_take_less(digits):
+    trained = configure("bilinear", data=digits)
+    untrained = trained.with_options(scheme="untrained")
+    assert untrained.subnetworks.max_nfev
+    seconds = [
+        estimate(c, digits, n_jobs=1).steps[0].cpu_seconds for c in (untrained, trained)
+    ]  # fmt: skip
+    assert 10 * seconds[0] < seconds[1]
+
+
+def test_the_peak_of_reading_the_data_counts(digits, monkeypatch):
+    monkeypatch.setattr(module, "peak_memory_mib", lambda: 12_345.0)
+    assert estimate(configure("tiny", data=digits), digits, n_jobs=1).memory_mib == 12_345
+
+
+def test_several_jobs_take_less_time_and_more_memory(digits, monkeypatch):
+    real = module.effective_jobs
+    monkeypatch.setattr(module, "effective_jobs", lambda n: 8 if n == -1 else real(n))
+    config = configure("bilinear", data=digits, n_train=1400, images_per_subnetwork=1400)
+    config = config.with_options(max_nfev=50)
+    one, four = (estimate(config, digits, n_jobs=n) for n in (1, 4))
+    assert four.wall_seconds < 0.5 * one.wall_seconds
+    assert four.cpu_seconds >= one.cpu_seconds
+    assert four.memory_mib > one.memory_mib + 3 * 50
+
+
+def test_steps_add_up(digits):
+    config = configure("tiny", data=digits, bootstrap=True)
+    found = estimate(config, digits, n_jobs=1, growth=True)
+    assert [step.name for step in found.steps] == [
+        "sub-networks", "output layer", "measurement", "comparison for the report", "bootstrap",
+    ]  # fmt: skip
+    assert found.cpu_seconds == sum(step.cpu_seconds for step in found.steps)
+    assert found.memory_mib == max(step.memory_mib for step in found.steps)
+    # Each step can be what needs most: the message then names settings.
+    assert {step.name for step in found.steps} <= set(module._REMEDIES)
+    told = found.summary()
+    assert f"{found.n_parameters:,}" in told
+    assert "with n_jobs=1" in told
+    assert "varpro_nn estimate" in found._repr_html_()
+
+
+def test_columns_that_are_fixed_in_stages():
+    settings = SubnetworkSettings(n_subnetworks=5, scheme="stages", n_stages=2)
+    assert list(fixed_columns(settings, 10)) == [(3, 0), (2, 30)]
+
+
+def test_nothing_is_trained_or_measured(digits, monkeypatch):
+    def no(*_, **__):
+        msg = "this would train"
+        raise AssertionError(msg)
+
+    for name in ("scipy.optimize.least_squares", "varpro_nn.training.subnetworks.train_one"):
+        monkeypatch.setattr(name, no)
+    estimate(configure(data=digits), digits)
+
+
+def test_rates_are_measured_on_units_as_they_are(digits, monkeypatch):
+    monkeypatch.undo()
+    found = estimate(configure("tiny", data=digits, n_units=4), digits, n_jobs=1)
+    assert 0 < found.cpu_seconds < 10_000
+
+
+def test_settings_that_images_do_not_allow():
+    config = configure("bilinear", units="quadratic", n_units=4, data="digits")
+    with pytest.raises(ValueError, match=r"square|same length|rows"):
+        estimate(config, images_of((8, 6)), n_jobs=1)
+
+
+# --- before a run ---------------------------------------------------------------------------
+
+
+def config_of_a_short_run(digits):
+    return configure("tiny", data=digits, n_train=100, n_units=2, max_nfev=1, loss="squares")
+
+
+def test_a_run_that_does_not_fit_is_refused(digits, monkeypatch):
+    config = config_of_a_short_run(digits)
+    needed = estimate(config, digits, n_jobs=1).memory_mib
+    monkeypatch.setattr(module, "available_memory_mib", lambda: needed / 2)
+    with pytest.raises(TrainingError, match=r"needs about .* MiB of memory .* Reduce .*n_units"):
+        run(config, digits, n_jobs=1)
+
+
+@pytest.mark.parametrize("available", [None, 0.75])
+def test_a_run_that_may_fit_is_not_refused(available, digits, monkeypatch):
+    """The estimate may be too high by a half."""
+    config = config_of_a_short_run(digits)
+    needed = estimate(config, digits, n_jobs=1).memory_mib
+    left = None if available is None else available * needed
+    monkeypatch.setattr(module, "available_memory_mib", lambda: left)
+    assert run(config, digits, n_jobs=1).metrics["n_train"] == 100
+
+
+def test_the_remedy_is_that_of_the_step(digits, monkeypatch):
+    monkeypatch.setattr(module, "available_memory_mib", lambda: 500)
+    monkeypatch.setattr(module, "resident_memory_mib", lambda: 100)
+    config = configure("default", data="mnist", n_copies=5)
+    rng = np.random.default_rng(0)
+    images = np.broadcast_to(rng.integers(0, 256, (28, 28), dtype=np.uint8), (60_000, 28, 28))
+    dataset = Dataset("made", np.arange(10), ImageSet(images, np.arange(60_000) % 10), None)
+    with pytest.raises(TrainingError, match=r"output layer.*n_copies"):
+        run(config, dataset, n_jobs=1)
+
+
+def test_a_long_run_says_how_long(digits, monkeypatch, caplog):
+    config = config_of_a_short_run(digits)
+    step = module.Step("sub-networks", 2400.0, 1500.0, 100.0)
+    monkeypatch.setattr(module._Run, "estimate", lambda self: Estimate(1, 2, 0.1, 0.0, (step,)))
+    with caplog.at_level(logging.WARNING):
+        run(config, digits, n_jobs=2)
+    assert caplog.messages == ["this run will take about 25 minutes with n_jobs=2 (40 CPU minutes)"]
+    caplog.clear()
+    short = dataclasses.replace(step, wall_seconds=599.0)
+    monkeypatch.setattr(module._Run, "estimate", lambda self: Estimate(1, 2, 0.1, 0.0, (short,)))
+    run(config, digits, n_jobs=1)
+    assert caplog.messages == []
+
+
+def test_a_short_run_measures_no_rates(digits, monkeypatch):
+    monkeypatch.setattr(module, "measured_rates", None)
+    assert run(config_of_a_short_run(digits), digits, n_jobs=1).metrics["n_train"] == 100

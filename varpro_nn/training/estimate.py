@@ -1,0 +1,566 @@
+"""What a run will take, before it starts: parameters, time, memory and disk.
+
+Each step of a run is counted: operations by kind, and bytes of the arrays that are there at the
+same time. Counts times the rates of this machine (:mod:`varpro_nn.training.rates`) are seconds.
+Letters: n images, h units of p weights and m cells each, k classes, q columns of ``Phi``, f fixed
+columns, P = h p.
+
+Nothing is trained. What cannot be counted is how long iterative fits go on. Sub-networks are taken
+to use all evaluations that they may. For the iterations of convex fits there are typical numbers,
+which were measured.
+
+``python -m experiments.benchmarks.estimates`` compares estimates with runs.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from varpro_nn._typing import ImageArray
+from varpro_nn.data import Dataset
+from varpro_nn.errors import TrainingError
+from varpro_nn.linalg.blas_limit import single_threaded_blas
+from varpro_nn.linalg.convex import MARGINS, ROWS_FOR_GRAM
+from varpro_nn.linalg.threads import effective_jobs
+from varpro_nn.model.tables import as_html, as_text
+from varpro_nn.output.feature_store import FEATURE_BYTES
+from varpro_nn.output.features import VIEWS, block_slices
+from varpro_nn.output.fit import LARGEST_EIGENPROBLEM, check_size
+from varpro_nn.output.penalties import RIDGES
+from varpro_nn.output.ridge_fit import DUAL_BLOCK_BYTES
+from varpro_nn.training.config import SubnetworkSettings, TrainConfig
+from varpro_nn.training.growth import MOST_COLUMNS, MOST_IMAGES, MOST_POINTS
+from varpro_nn.training.plan import make_units, units_in_training
+from varpro_nn.training.rates import (
+    SAMPLE,
+    TYPICAL,
+    Rates,
+    UnitRates,
+    measured_rates,
+    measured_units,
+    operations_of_product,
+    typical_units,
+)
+from varpro_nn.training.resources import (
+    available_memory_mib,
+    peak_memory_mib,
+    resident_memory_mib,
+)
+from varpro_nn.training.schemes import _groups
+from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time, bytes_of_distortion
+from varpro_nn.units import Units, array_fields
+
+KNOWN_ERROR = 1.5
+"""Factor within which nine of ten estimates are right (``experiments.benchmarks.estimates``)."""
+LONG = 600.0
+"""Wall seconds from which on a run says how long it will take."""
+
+_SEARCH_PRODUCTS, _LAST_PRODUCTS = 80.0, 30.0
+"""Convex fits of the output layer, in products with all rows: of all penalties that are tried, and
+of the last fit. Most products have a part of the rows; typical numbers of runs on MNIST, CIFAR-10
+and digits with hinge and softmax, their CPU time divided by that of a product with all rows."""
+_RIDGES_TRIED = 9
+"""Penalties of a ridge layer that are fitted to a split, one by one."""
+_WORKER_SECONDS, _WORKER_MIB = 1.0, 90.0
+"""What the start of a worker process takes, libraries included."""
+_FIRST_LOOK_ERROR = 5.0
+"""Factor by which an estimate with typical rates may be too low."""
+_FIRST_USE_SECONDS = 0.3
+"""Of the parts of SciPy that a process imports when it first fits."""
+_HEADER_BYTES = 2500
+"""Of the JSON in a model file or a shard."""
+_RECORD_BYTES = 150
+"""Of the JSON of one evaluation in a history."""
+_REPORT_BYTES = 800_000
+"""Of ``report.html``."""
+_MIB = 2**20
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a run.
+
+    Attributes
+    ----------
+    name : str
+    cpu_seconds : float
+    wall_seconds : float
+        If no other program needs the cores.
+    memory_mib : float
+        Of all processes together, what is there before the step included.
+    """
+
+    name: str
+    cpu_seconds: float
+    wall_seconds: float
+    memory_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take.
+
+    Attributes
+    ----------
+    n_parameters : int
+        Exact, unless a sub-network fails.
+    n_jobs : int
+        Worker processes and threads.
+    disk_mib : float
+        Of the run folder.
+    peak_before_mib : float
+        Largest memory that this process had before the estimate: when it read the data, say.
+    steps : tuple of Step
+        In the order of the run.
+    """
+
+    n_parameters: int
+    n_jobs: int
+    disk_mib: float
+    peak_before_mib: float
+    steps: tuple[Step, ...]
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds of all processes together."""
+        return sum(step.cpu_seconds for step in self.steps)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds from start to end, if no other program needs the cores."""
+        return sum(step.wall_seconds for step in self.steps)
+
+    @property
+    def memory_mib(self) -> float:
+        """Largest memory of all processes together, what was before the run included."""
+        return max(self.peak_before_mib, *(step.memory_mib for step in self.steps))
+
+    def summary(self) -> str:
+        """Make a table of what the run will take, in all and step by step.
+
+        Returns
+        -------
+        str
+        """
+        return as_text(self._rows())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._rows(), "varpro_nn estimate")
+
+    def _rows(self) -> list[tuple[str, str]]:
+        steps = [
+            (f"  {step.name}", f"{step.cpu_seconds:.3g} CPU s, {step.memory_mib:,.0f} MiB")
+            for step in self.steps
+        ]
+        return [
+            ("parameters", f"{self.n_parameters:,}"),
+            ("CPU time", f"{self.cpu_seconds:.3g} s"),
+            ("wall time", f"{self.wall_seconds:.3g} s with n_jobs={self.n_jobs}"),
+            ("peak memory", f"{self.memory_mib:,.0f} MiB"),
+            ("disk", f"{self.disk_mib:.3g} MiB"),
+            *steps,
+        ]
+
+
+def estimate(
+    config: TrainConfig,
+    dataset: Dataset,
+    *,
+    n_jobs: int = -1,
+    growth: bool = False,
+    keep_sums: bool = False,
+) -> Estimate:
+    """Estimate what :func:`varpro_nn.run` will take on this machine, without training.
+
+    Time and memory are typically right within a factor of 1.5. The rates of the machine are
+    measured, which takes about two seconds.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    dataset : Dataset
+    n_jobs : int
+        Worker processes and threads; -1 for all cores.
+    growth : bool
+        With the ridge layers that a report compares.
+    keep_sums : bool
+        With the sums of the ridge layer.
+
+    Returns
+    -------
+    Estimate
+
+    Raises
+    ------
+    ValueError
+        Settings that the images do not allow.
+    """
+    sizes = _Sizes.of(config, dataset, effective_jobs(n_jobs), growth, keep_sums)
+    with single_threaded_blas():
+        rates = measured_rates()
+        of_units = measured_units(sizes.units, sizes.of_one, sizes.sample, config.distortion)
+    return _Run(config, sizes, rates, of_units).estimate()
+
+
+def first_look(
+    config: TrainConfig,
+    dataset: Dataset,
+    *,
+    n_jobs: int = -1,
+    growth: bool = False,
+    keep_sums: bool = False,
+) -> Estimate:
+    """Estimate by typical rates, without measuring any: memory is the same, time is rougher.
+
+    Parameters, result and errors are as for :func:`estimate`.
+    """
+    sizes = _Sizes.of(config, dataset, effective_jobs(n_jobs), growth, keep_sums)
+    of_units = typical_units(sizes.units, sizes.of_one, sizes.sample, config.distortion)
+    return _Run(config, sizes, TYPICAL, of_units).estimate()
+
+
+def check_before_start(
+    config: TrainConfig, dataset: Dataset, *, n_jobs: int, growth: bool, keep_sums: bool
+) -> None:
+    """Refuse a run that will not fit into memory; log how long a long one will take.
+
+    Short runs start at once: a first look with typical rates decides whether rates are measured.
+
+    Raises
+    ------
+    TrainingError
+        The run needs more memory than there is, even if the estimate is too high by its known
+        error. The message names the settings that need less.
+    ValueError
+        As :func:`estimate`.
+    """
+    found = first_look(config, dataset, n_jobs=n_jobs, growth=growth, keep_sums=keep_sums)
+    _check_memory(found)
+    if found.wall_seconds < LONG / _FIRST_LOOK_ERROR:
+        return
+    found = estimate(config, dataset, n_jobs=n_jobs, growth=growth, keep_sums=keep_sums)
+    if found.wall_seconds > LONG:
+        _logger.warning(
+            "this run will take about %.0f minutes with n_jobs=%d (%.0f CPU minutes)",
+            found.wall_seconds / 60, found.n_jobs, found.cpu_seconds / 60,
+        )  # fmt: skip
+
+
+def _check_memory(found: Estimate) -> None:
+    available = available_memory_mib()
+    largest = max(found.steps, key=lambda step: step.memory_mib)
+    if available is None or largest.memory_mib <= KNOWN_ERROR * available:
+        return
+    msg = (
+        f"the run needs about {largest.memory_mib:,.0f} MiB of memory (step: {largest.name}), and "
+        f"{available:,.0f} MiB are available. Reduce {_REMEDIES[largest.name]}."
+    )
+    raise TrainingError(msg)
+
+
+_REMEDIES = {
+    "sub-networks": "images_per_subnetwork, n_units or n_jobs, or increase n_subnetworks",
+    "output layer": "n_units, n_copies, grid (patch units) or n_train",
+    "measurement": "n_units or n_jobs",
+    "comparison for the report": "n_units, or leave the report out (--no-report)",
+    "bootstrap": "images_per_subnetwork, n_units or n_jobs",
+}
+"""The settings that decide on the memory of each step."""
+
+
+def fixed_columns(settings: SubnetworkSettings, columns_of_one: int) -> Iterator[tuple[int, int]]:
+    """Sub-networks that train at the same time, and the columns that are fixed meanwhile.
+
+    No other part of the estimate knows about schemes.
+
+    Parameters
+    ----------
+    columns_of_one : int
+        Columns of the units of one sub-network.
+
+    Yields
+    ------
+    n_members, n_fixed : int
+    """
+    before = 0
+    for group in _groups(settings):
+        yield len(group), before * columns_of_one
+        before += len(group)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """The sizes of a run, and the units that are measured.
+
+    Attributes
+    ----------
+    units, of_one : Units
+        Of the whole network, and of one sub-network while it trains.
+    sample : ndarray
+        The first training images.
+    n, n_test, k : int
+    bytes_of_image : int
+    before_mib : float
+        Memory of this process before the run.
+    peak_before_mib : float
+    """
+
+    units: Units
+    of_one: Units
+    sample: ImageArray
+    n: int
+    n_test: int
+    k: int
+    bytes_of_image: int
+    n_jobs: int
+    growth: bool
+    keep_sums: bool
+    before_mib: float
+    peak_before_mib: float
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, dataset: Dataset, n_jobs: int, growth: bool, keep_sums: bool
+    ) -> "_Sizes":
+        """Read the sizes off settings and data, and make the units."""
+        before = resident_memory_mib(), peak_memory_mib()
+        train = dataset.train.images
+        n = len(train) if config.n_train is None else min(config.n_train, len(train))
+        sample = train[: min(SAMPLE, n)]
+        with single_threaded_blas():
+            units = make_units(config, sample, np.random.default_rng(0))
+        check_size(units.n_units * units.n_cells)
+        return cls(
+            units, units_in_training(config, units), sample, n,
+            0 if dataset.test is None else len(dataset.test), len(dataset.classes),
+            prod(train.shape[1:]) * train.dtype.itemsize, n_jobs, growth, keep_sums,
+            *before,
+        )  # fmt: skip
+
+
+class _Run:
+    """A run, counted step by step."""
+
+    def __init__(
+        self, config: TrainConfig, sizes: _Sizes, rates: Rates, of_units: UnitRates
+    ) -> None:
+        self.config, self.rates, self.of_units = config, rates, of_units
+        self.settings = config.subnetworks
+        if self.settings.scheme == "untrained":
+            self.settings = replace(self.settings, max_nfev=0)
+        self.units, self.n, self.n_test, self.k = sizes.units, sizes.n, sizes.n_test, sizes.k
+        self.image_shape, self.bytes_of_image = sizes.sample.shape[1:], sizes.bytes_of_image
+        self.growth, self.keep_sums = sizes.growth, sizes.keep_sums
+        self.n_jobs, self.before_mib = sizes.n_jobs, sizes.before_mib
+        self.peak_before_mib = sizes.peak_before_mib
+        self.threads = min(sizes.n_jobs, effective_jobs(-1))
+        self.q = self.units.n_units * self.units.n_cells
+        self.one = SubnetworkCounts(
+            self.settings, sizes.of_one, sizes.k, self.image_shape, sizes.bytes_of_image,
+            config.distortion, rates, of_units,
+        )  # fmt: skip
+
+    def estimate(self) -> Estimate:
+        """Put all steps together."""
+        steps = [self._subnetworks(self.n, "sub-networks"), self._output(), self._measurement()]
+        if self.growth:
+            steps.append(self._comparison())
+        if self.config.bootstrap.enabled and self.n_test:
+            steps.append(self._bootstrap())
+        learnt = sum(array.size for array in array_fields(self.units).values())
+        n_parameters = self.units.n_units * self.units.n_weights + (self.q + 1) * self.k + learnt
+        disk = self._disk() / _MIB
+        return Estimate(n_parameters, self.n_jobs, disk, self.peak_before_mib, tuple(steps))
+
+    # --- sub-networks ------------------------------------------------------------------------
+
+    def _subnetworks(self, n: int, name: str) -> Step:
+        """Count all sub-networks on ``n`` images, each stage after the other."""
+        settings, cpu, wall, most = self.settings, 0.0, 0.0, 0.0
+        columns = self.one.units.n_units * self.one.units.n_cells
+        for members, fixed in fixed_columns(settings, columns):
+            at_once = min(self.threads, members)
+            one = self.one.seconds(n, fixed)
+            cpu += members * one.cpu
+            wall += -(-members // at_once) * one.wall(max(1, self.threads // members))
+            # More jobs than cores take turns, but each has its memory.
+            most = max(most, min(self.n_jobs, members) * self.one.memory(n, fixed) / _MIB)
+        if settings.max_nfev:
+            cpu += self.threads * _FIRST_USE_SECONDS
+            wall += _FIRST_USE_SECONDS
+        if self.n_jobs > 1:
+            cpu += self.n_jobs * _WORKER_SECONDS
+            wall += _WORKER_SECONDS
+        return Step(name, cpu, wall, self.before_mib + self._of_workers_mib() + most)
+
+    def _of_workers_mib(self) -> float:
+        """Memory of the worker processes, which stay until the output layer is fitted."""
+        n_workers = min(self.n_jobs, self.settings.n_subnetworks)
+        return n_workers * _WORKER_MIB if self.n_jobs > 1 else 0.0
+
+    # --- output layer ------------------------------------------------------------------------
+
+    def _output(self) -> Step:
+        """Count the output layer on all images and their copies."""
+        output, q = self.config.output, self.q
+        rows = self.n * (1 + output.n_copies)
+        alone = output.penalty is not None or (not output.n_copies and output.views == "single")
+        time = Time(self.n * output.n_copies * self.of_units.distortion)
+        n_bytes = 0.0
+        if output.n_copies:
+            n_bytes = rows * self.bytes_of_image + bytes_of_distortion(
+                self.config.distortion, self.image_shape
+            )
+        if output.layer == "ridge" and alone and min(rows, q) <= LARGEST_EIGENPROBLEM:
+            dual = q > rows
+            time += self._dual(rows) if dual else self._primal(rows, q)
+            n_bytes += self._bytes_of_dual(rows) if dual else self._bytes_of_primal(rows, q)
+        else:
+            time += self._stored(rows)
+            n_bytes += self._bytes_of_stored(rows)
+        left_out = rows if output.layer == "ridge" and alone else self.n / 6
+        time += Time(self._temperature(left_out))
+        memory = self.before_mib + self._of_workers_mib() + n_bytes / _MIB
+        return Step("output layer", time.cpu, time.wall(self.threads), memory)
+
+    def _features(self, n: float) -> Time:
+        return Time(0.0, n * self.units.n_units * self.of_units.features)
+
+    def _temperature(self, n: float) -> float:
+        """Count a search over one number: 35 evaluations, exponentials measured as 18 passes."""
+        return 35 * 18 * 8 * min(n, 20_000) * self.k * self.rates.elementwise
+
+    def _primal(self, n: int, q: int) -> Time:
+        """Gram matrix, eigendecomposition, and leave-one-out errors of all ridges."""
+        rates, ridges = self.rates, len(RIDGES)
+        shared = n * q**2 * rates.product + 2 * n * q**2 * rates.product
+        shared += 2 * n * q * ridges * (self.k + 1) * rates.product
+        shared += 4 * 4 * n * q * rates.elementwise
+        shared += 6 * 8 * n * ridges * self.k * rates.elementwise
+        # Reduction 4/3, divide and conquer 4/3, back-transformation 2.
+        alone = 14 / 3 * q**3 * rates.factorisation
+        return Time(alone, shared) + self._features(2 * n)
+
+    def _dual(self, n: int) -> Time:
+        rates, q = self.rates, self.q
+        shared = n**2 * q * rates.product + 2 * n * q * self.k * rates.thin_product
+        shared += 2 * n**2 * len(RIDGES) * (self.k + 1) * rates.double_product
+        return Time(14 / 3 * n**3 * rates.factorisation, shared) + self._features(2 * n)
+
+    def _stored(self, n: int) -> Time:
+        """Count stored features, columns of variance 1, and fits of one penalty after the other."""
+        output, rates, q = self.config.output, self.rates, self.q
+        total = self._features(n) + Time(8 * 4 * n * q * rates.elementwise)
+        chosen = output.penalty is None
+        if chosen and output.views != "single":
+            total += self._features(self.n / 6 * len(VIEWS[output.views]))
+        if output.layer == "ridge":
+            grams = n * q**2 * rates.product * (1 + chosen * 5 / 6)
+            solves = 1 + chosen * _RIDGES_TRIED
+            factors = q**3 / 3 * rates.factorisation + 4 * 8 * q**2 * rates.elementwise
+            return total + Time(solves * factors, grams)
+        start = min(n, max(20_000, ROWS_FOR_GRAM * q)) * q**2 * rates.product
+        products = _LAST_PRODUCTS + (_SEARCH_PRODUCTS if chosen else 0.0)
+        operations = operations_of_product(n, q, self.k)
+        # Preconditioners: as many operations as the products since the last one.
+        factors = products * operations * rates.product + 2 * q**3 / 3 * rates.factorisation
+        fits = products * self.rates.convex_product(n, q, self.k)
+        return total + Time(2 * q**3 / 3 * rates.factorisation, start + factors + fits)
+
+    def _bytes_of_primal(self, n: int, q: int) -> float:
+        """Gram matrix, eigenvectors, and the work space of LAPACK."""
+        errors = 4 * 8 * self._rows_of_block(n) * len(RIDGES) * self.k
+        return 8 * q**2 * (5 + self.keep_sums) + self._bytes_of_block(n) + errors
+
+    def _rows_of_block(self, n: int) -> int:
+        return min(n, block_slices(n, self.q)[0].stop)
+
+    def _bytes_of_block(self, n: int) -> float:
+        """Count images whose features are computed at a time: as they are, in single precision.
+
+        Then their features, the same in double precision, and a part of them.
+        """
+        image = self.bytes_of_image + 4 * prod(self.image_shape)
+        return self._rows_of_block(n) * (image + 16 * self.q)
+
+    def _bytes_of_dual(self, n: int) -> float:
+        kept = 4 * n * self.q if self.keep_sums else 0
+        return 4 * 8 * n**2 + 3 * DUAL_BLOCK_BYTES + n * self.bytes_of_image + kept
+
+    def _bytes_of_stored(self, n: int) -> float:
+        """Features that are not in a file, outputs, and preconditioners."""
+        q = self.q
+        features = 4 * n * q if 4 * n * q <= FEATURE_BYTES else 0
+        if self.config.output.layer == "ridge":
+            return features + self._bytes_of_block(n) + 8 * q**2 * 4
+        margins = (
+            3 * 8 * min(MARGINS, q * self.k) ** 2 if self.config.output.layer == "hinge" else 0
+        )
+        return features + self._bytes_of_block(n) + 8 * q**2 * 4 + 6 * 8 * n * self.k + margins
+
+    # --- the rest ----------------------------------------------------------------------------
+
+    def _outputs(self, n: int) -> Time:
+        """Count outputs of the network, whose linear weights are in double precision."""
+        views = len(VIEWS[self.config.output.views])
+        one = 2 * 2 * n * self.q * self.k * self.rates.thin_product
+        one += 8 * n * self.q * self.rates.elementwise
+        return (self._features(n) + Time(one)).times(views)
+
+    def _measurement(self) -> Step:
+        """Accuracy on training and test images, and calibration."""
+        time = self._outputs(self.n) + self._outputs(self.n_test)
+        # Calibration errors of 200 draws: random numbers and counts, measured as 160 passes.
+        # Digests and checks of all images, measured as 25.
+        draws = 200 * 160 * 8 * self.n_test * self.rates.elementwise
+        checks = 25 * (self.n + self.n_test) * self.bytes_of_image * self.rates.elementwise
+        time += Time(draws + checks)
+        memory = self.before_mib + self._bytes_of_block(max(self.n, self.n_test)) / _MIB
+        return Step("measurement", time.cpu, time.wall(self.threads), memory)
+
+    def _comparison(self) -> Step:
+        """Ridge layers of the first sub-networks, and of random units, for the report."""
+        rates = self.rates
+        n = min(self.n, MOST_IMAGES)
+        q = min(self.q, max(1, MOST_COLUMNS // self.units.n_cells) * self.units.n_cells)
+        sizes = q * np.geomspace(1 / self.settings.n_subnetworks, 1, MOST_POINTS)
+        solves = float(14 / 3 * (sizes**3).sum()) * rates.factorisation
+        gram = n * q**2 * rates.product
+        share = q / self.q
+        one = Time(solves, gram) + self._features((n + self.n_test) * share)
+        one += Time(MOST_POINTS * 2 * self.n_test * q * self.k * rates.thin_product)
+        time = one.times(2 if self.settings.max_nfev else 1)
+        memory = self.before_mib + (8 * q**2 * 6 + self._bytes_of_block(n)) / _MIB
+        return Step("comparison for the report", time.cpu, time.wall(self.threads), memory)
+
+    def _bootstrap(self) -> Step:
+        """Sub-networks and a ridge layer once more, on the test images."""
+        again = self._subnetworks(self.n_test, "bootstrap")
+        time = self._primal(self.n_test, self.q) + self._outputs(self.n_test).times(2)
+        memory = max(
+            again.memory_mib, self.before_mib + self._bytes_of_primal(self.n_test, self.q) / _MIB
+        )
+        return Step(
+            "bootstrap", again.cpu_seconds + time.cpu,
+            again.wall_seconds + time.wall(self.threads), memory,
+        )  # fmt: skip
+
+    def _disk(self) -> float:
+        """Model, sub-networks, histories, and what else was asked for."""
+        units, settings = self.units, self.settings
+        learnt = sum(array.nbytes for array in array_fields(units).values())
+        linear = 8 * (self.q + 1) * self.k
+        model = 4 * units.n_units * units.n_weights + linear + learnt + _HEADER_BYTES
+        records = settings.max_nfev * settings.n_rounds * _RECORD_BYTES
+        shard = 8 * self.one.units.n_units * units.n_weights + _HEADER_BYTES + records
+        total = model + settings.n_subnetworks * (shard + records) + _HEADER_BYTES
+        if self.config.bootstrap.enabled:
+            total += model
+        if self.keep_sums:
+            total += 8 * self.q**2 if self.n > self.q else 4 * self.n * self.q
+        return total + (_REPORT_BYTES if self.growth else 0)
