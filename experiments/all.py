@@ -104,6 +104,7 @@ TABLES: dict[str, Table] = {
         "field.calibration", ("--data", "cifar10", "--recipes", "default"), None
     ),
     "processors": Table("reliability.processors"),
+    "growth": Table("benchmarks.growth"),
     "overrides": Table("reliability.overrides"),
     "stages": Table("field.stages", ("mnist",), ("mnist", "--quick")),
     "stages_cross_entropy": Table(
