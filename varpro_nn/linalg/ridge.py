@@ -124,7 +124,7 @@ def definite_factor(gram: FloatArray, penalty: FloatArray, floor: FloatArray) ->
         msg = "the Gram matrix of the features is NaN or infinite."
         raise NonFiniteError(msg)
     while True:
-        matrix = gram.copy()
+        matrix = gram.copy(order="F")  # else SciPy copies it once more
         matrix[np.diag_indices_from(matrix)] += np.maximum(penalty, floor)
         try:
             R = scipy.linalg.cholesky(matrix, overwrite_a=True, check_finite=False)

@@ -10,6 +10,7 @@ from varpro_nn._typing import FloatArray, RealArray, TargetArray
 from varpro_nn.data.images import targets_of
 from varpro_nn.linalg import GramAccumulator, add_gram, definite_factor, product_over_rows
 from varpro_nn.linalg.convex import LOSSES, ROWS_FOR_GRAM, ConvexFit, fit_linear
+from varpro_nn.linalg.ridge import column_tiles
 from varpro_nn.linalg.threads import Threads
 from varpro_nn.output.features import block_slices
 
@@ -62,7 +63,7 @@ class LinearFits:
             # the others a few times further apart.
             first = rows.start or 0
             some = slice(first, first + min(len(Phi), max(20_000, ROWS_FOR_GRAM * Phi.shape[1])))
-            start = 4 * self._ridge(some, 1e-3 * (some.stop - some.start))
+            start = 4 * self._ridge(some, 1e-3 * (some.stop - some.start), once=True)
         fitted = fit_linear(
             self._name, Phi, self._targets[rows], start, penalty, tolerance=tolerance,
             preconditioner=self._preconditioner, threads=self._threads,
@@ -84,17 +85,23 @@ class LinearFits:
         eps = float(np.finfo(Phi.dtype).eps)
         return eps * trace / (np.sqrt(q) if self._name == "ridge" else q), 10 * trace
 
-    def _ridge(self, rows: slice, penalty: float) -> FloatArray:
+    def _ridge(self, rows: slice, penalty: float, *, once: bool = False) -> FloatArray:
+        """Solve for one penalty; ``once`` uses up the Gram matrix, which is large."""
         if self._rows != rows:
             self._rows = rows
             self._gram, self._moments, self._sums = self._accumulate(rows)
         total = self._sums[-1] or 1.0  # rows that weigh nothing: all sums are 0, and so is the fit
         mean_Phi, mean_tau = self._sums[:-1] / total, self._moments[-1] / total
-        gram = self._gram - np.outer(self._sums[:-1], mean_Phi)
+        squares = np.diag(self._gram).copy()
+        gram = self._gram if once else self._gram.copy()
+        for tile in column_tiles(len(gram)):
+            gram[tile] -= np.outer(self._sums[:-1][tile], mean_Phi)
+        if once:
+            self._rows = None
+            del self._gram
         moments = self._moments[:-1] - np.outer(self._sums[:-1], mean_tau)
         # Rounding errors of the products, relative to the squares before centring. A column of
         # zeros has no errors and no moments: any positive number makes the matrix definite.
-        squares = np.diag(self._gram)
         noise = np.where(squares > 0, float(np.finfo(np.float32).eps) * squares, 1.0)
         R = definite_factor(gram, np.full(len(gram), penalty), noise)
         slopes = scipy.linalg.cho_solve((R, False), moments, check_finite=False)
