@@ -215,9 +215,12 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     as_chosen = configure(config.recipe, data=kind_of_data(dataset.name, dataset.image_shape))
     given = {"scheme", "n_stages"} & set(overrides)
     if config.subnetworks.scheme != as_chosen.subnetworks.scheme and not given and not args.quiet:
+        loss = as_chosen.subnetworks.loss
+        is_loss = config.subnetworks.loss != loss
+        purpose = f"--loss {loss}" if is_loss else "fewer columns or more images"
         tell(
             f"sub-networks train independently: --scheme {as_chosen.subnetworks.scheme} of "
-            f"--recipe {config.recipe} is for fewer columns or more images"
+            f"--recipe {config.recipe} is for {purpose}"
         )
     is_colour = kind_of_data(dataset.name, dataset.image_shape) == "colour"
     if is_colour and "flip" not in overrides and not args.quiet:

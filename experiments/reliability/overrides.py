@@ -1,10 +1,10 @@
-"""Twice as much of anything, in every recipe: what it costs, and whether it does harm.
+"""Cost and accuracy when one setting is doubled, in every recipe.
 
 ``python -m experiments.reliability.overrides`` takes each recipe with one setting overridden, and
 again with twice as much: units, sub-networks of the same units, images to train on, images of a
-sub-network, cells (of patch units); and it goes through units of another kind and the schemes. The
-networks train on the first images of MNIST. The last 10,000 training images measure the accuracy;
-the test images are not read. Each run is a separate process with one job.
+sub-network, cells (of patch units, 16 to 36); and it goes through units of another kind and the
+schemes. The networks train on the first images of MNIST. The last 10,000 training images measure
+the accuracy; the test images are not read. Each run is a separate process with one job.
 
 A row is marked where the training takes more than 2.6 times as long, or the accuracy falls by more
 than two standard errors. A setting that is refused is printed with its message. ``--recipes`` takes
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.shared.ledger import Ledger, print_last_line
+from experiments.shared.ledger import Ledger, print_last_line, settings_of
 from experiments.shared.options import parser
 from experiments.shared.processes import child
 from experiments.shared.tables import print_table
@@ -89,7 +89,7 @@ def main() -> None:
         recipe, options = json.loads(args.task)
         print(json.dumps(measure(recipe, options, args.seed, args.data_dir)))
         return
-    ledger = Ledger(args.output, seed=args.seed)
+    ledger = Ledger(args.output, seed=args.seed, data=load("mnist", args.data_dir).digest)
     more = [] if args.data_dir is None else ["--data-dir", args.data_dir]
 
     def in_child(recipe: str, options: Row) -> Row:
@@ -103,11 +103,24 @@ def main() -> None:
             found: list[Row] = []
             for options in both:
                 point = options | (QUICK if args.quick else {})
-                found.append(ledger.get([recipe, point], partial(in_child, recipe, point)))
+                found.append(
+                    ledger.get(
+                        [recipe, point], partial(in_child, recipe, point),
+                        config=settings_or_fault(recipe, point),
+                    )
+                )  # fmt: skip
             rows.append({"recipe": recipe, "doubled": doubled, "runs": found})
             cells.append({"recipe": recipe, "doubled": doubled, **cells_of(found)})
     print_table(cells, "Twice as much of one setting")
     print_last_line({"rows": rows})
+
+
+def settings_or_fault(recipe: str, options: Row) -> Row | str:
+    """Name all settings, on which a row depends, or say why there are none."""
+    try:
+        return settings_of(configure(recipe, **options))
+    except ValueError as error:
+        return str(error)
 
 
 def cells_of(found: list[Row]) -> dict[str, str]:

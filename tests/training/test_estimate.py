@@ -191,7 +191,7 @@ def test_columns_that_are_fixed_in_stages():
     assert list(fixed_columns(settings, 10)) == [(3, 0), (2, 30)]
 
 
-def test_nothing_is_trained_or_measured(digits, monkeypatch):
+def test_nothing_is_trained(digits, monkeypatch):
     def no(*_, **__):
         msg = "this would train"
         raise AssertionError(msg)

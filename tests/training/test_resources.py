@@ -84,6 +84,16 @@ def test_available_memory_in_groups_of_version_1(system):
     assert available_memory_mib() == 1000 - 300 + 100
 
 
+def test_files_in_the_cache_of_a_group_are_free(system):
+    group = system / "groups"
+    write_group(group, 1000 * 2**20, 900, 0)
+    (group / "memory.stat").write_text(f"inactive_file {10 * 2**20}\nactive_file {500 * 2**20}\n")
+    assert available_memory_mib() == 1000 - 900 + 510 + 100
+    with (group / "memory.stat").open("a") as file:  # version 1: with the groups below
+        file.write(f"total_inactive_file {20 * 2**20}\ntotal_active_file {600 * 2**20}\n")
+    assert available_memory_mib() == 1000 - 900 + 620 + 100
+
+
 def test_a_group_beyond_its_limit_leaves_nothing(system):
     write_group(system / "groups", 200 * 2**20, 300, 0)
     assert available_memory_mib() == 100

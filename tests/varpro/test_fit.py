@@ -180,7 +180,7 @@ def test_a_bad_start_does_not_end_the_search_early(solver, rng):
     """
     functional, w0 = two_exponentials(rng, noise=1e-8)
     report = fit(functional, w0, solver=solver, max_nfev=1000)
-    assert report.converged or solver == "l-bfgs-b"
+    assert report.converged or (solver == "l-bfgs-b" and report.status == -3)
     assert_allclose(np.sort(report.w), [0.5, 2.0], rtol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Arrays in files: memory of rows that are not needed for now."""
+"""Arrays in files: memory of rows that are not needed at the moment."""
 
 import mmap
 from typing import Any
@@ -9,20 +9,22 @@ _DROP = getattr(mmap, "MADV_DONTNEED", None)  # there is none on Windows
 
 
 def release_rows(array: Any, rows: Any) -> None:
-    """Let go of the memory of rows of an array that maps a file; does nothing to other arrays.
+    """Release the memory of rows of an array that maps a file; does nothing to other arrays.
 
-    The rows stay in the file, and mostly in the memory of the system. They no longer count as
-    memory of the process, which otherwise grows to the size of the file in one pass over it.
+    The rows stay in the file, and mostly in the memory of the system. On Linux they no longer count
+    as memory of the process, which otherwise grows to the size of the file in one pass over it.
 
     Parameters
     ----------
     array : ndarray, shape (n, q)
-        Contiguous.
+        C-contiguous, and shared with its file or read only.
     rows : slice, or ndarray of int in ascending order
-        Between the first and the last of an index, all rows are let go.
+        An index releases all rows between its first and its last.
     """
     base = array
     while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and base.mode == "c":
+            return  # what was written is in memory alone
         base = base.base
     if not isinstance(base, mmap.mmap) or _DROP is None:
         return

@@ -120,4 +120,5 @@ def restored(
     columns = np.empty(Phi.shape, dtype)
     for rows in block_slices(*Phi.shape):
         columns[order[rows]] = Phi[rows] * deviation + mean
+        release_rows(Phi, rows)
     return columns

@@ -167,7 +167,11 @@ class LinearFits:
 
     def measure(self, rows: slice, A: FloatArray) -> tuple[float, float, FloatArray]:
         """Mean loss, share of rows whose largest output is not their label's, and outputs."""
-        outputs = self._Phi[rows] @ A[:-1].astype(self._Phi.dtype) + A[-1]
+        Phi = self._Phi[rows]
+        outputs = np.empty((len(Phi), A.shape[1]))
+        for block in block_slices(*Phi.shape):
+            outputs[block] = Phi[block] @ A[:-1].astype(Phi.dtype) + A[-1]
+            release_rows(Phi, block)
         targets = self._targets[rows]
         if self._name == "ridge":
             tau = targets_of(targets, self._n_targets)

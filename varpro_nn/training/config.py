@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from varpro_nn._settings import (
     check_settings,
     documented,
@@ -17,6 +19,7 @@ from varpro_nn._settings import (
     setting,
     with_options,
 )
+from varpro_nn._typing import IndexArray
 from varpro_nn.data.augmentation import Augmentation
 from varpro_nn.output.settings import OutputSettings
 from varpro_nn.units import ACTIVATIONS, DRAWS, KINDS
@@ -168,6 +171,11 @@ class SubnetworkSettings:
             )
             raise ValueError(msg)
 
+    @property
+    def stages(self) -> list[IndexArray]:
+        """Members of each stage; one group if there are no stages."""
+        return np.array_split(np.arange(self.n_subnetworks), self.n_stages)
+
 
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,8 +236,8 @@ class TrainConfig:
             raise ValueError(msg)
         if self.output.n_copies and not self.distortion:
             msg = (
-                f"n_copies={self.output.n_copies} needs a distortion, got none; set shift=1, say, "
-                "or leave n_copies out."
+                f"n_copies={self.output.n_copies} needs a distortion, got none; set shift=1, or "
+                "rotation, scale, shear, elastic or flip, or set n_copies=0."
             )
             raise ValueError(msg)
 

@@ -49,7 +49,6 @@ from varpro_nn.training.resources import (
     peak_memory_mib,
     resident_memory_mib,
 )
-from varpro_nn.training.schemes import _groups
 from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time, bytes_of_distortion
 from varpro_nn.units import Units, array_fields
 
@@ -288,7 +287,7 @@ def fixed_columns(settings: SubnetworkSettings, columns_of_one: int) -> Iterator
     n_members, n_fixed : int
     """
     before = 0
-    for group in _groups(settings):
+    for group in settings.stages:
         yield len(group), before * columns_of_one
         before += len(group)
 

@@ -161,18 +161,19 @@ def run(
     if config.bootstrap.enabled and test is None:
         msg = "bootstrap needs test images, and this data set has none."
         raise DatasetError(msg)
-    clock = Clock()
     training = TrainingSet.of(dataset, config.n_train)
     if test is not None:
         _check_scale(training, test)
-    if executor is None:  # what a cluster has is not known here
-        check_before_start(config, dataset, n_jobs=n_jobs, growth=growth, keep_sums=keep_sums)
     provenance = {"config": asdict(config), "dataset": dataset.name, "digest": training.digest}
     with ExitStack() as stack:
         store: SubnetworkStore = NoStore()
         if shard_folder is not None:
             stack.enter_context(locked(shard_folder))
             store = Shards(shard_folder, identity(config, training))
+        # What a cluster has is not known here, nor what is left of a run that was begun.
+        if executor is None and not store.read():
+            check_before_start(config, dataset, n_jobs=n_jobs, growth=growth, keep_sums=keep_sums)
+        clock = Clock()
         compute = stack.enter_context(
             Compute(n_jobs, executor=executor, scratch=shard_folder, progress=progress)
         )

@@ -172,7 +172,7 @@ def measured_units(
     of_patches = isinstance(units, PatchUnits)
     some = images[: 2 * IMAGES if of_patches else TASK_IMAGES]
     bytes_of_image = 4 * of_one.n_units * of_one.n_cells * of_one.n_weights
-    large = images[: max(1, LARGE + LARGE // 4) // bytes_of_image]
+    large = images[: max(1, (LARGE + LARGE // 4) // bytes_of_image)]
     few = some if of_patches or not len(large) else large
     h, all_units = of_one.n_units, with_n_units(units, min(units.n_units, TILE))
     moved = 0.0

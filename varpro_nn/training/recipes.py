@@ -114,8 +114,8 @@ RECIPES: dict[str, TrainConfig] = {
 }
 """The recipes by name, for images like those of MNIST."""
 
-CROWDED = 1.25
-"""Stages end where so many times the fixed columns of the recipe come to an image.
+CROWDED = 1.4
+"""Ratio of the fixed columns per image to those of the recipe above which stages end.
 
 With twice the units of ``default`` on MNIST, stages take twice the CPU time of independent
 sub-networks and are no better: the table ``stages`` of the ledger.
@@ -176,9 +176,10 @@ def configure(
         ``TrainConfig().options()``. Where ``n_units`` is given without ``n_subnetworks``, the
         number of sub-networks follows, so that they keep about the size of the recipe's. The
         number of stages follows the scheme, that of copies the distortions. A recipe with stages
-        becomes ``"independent"`` where more columns than its own would be fixed for each image of
-        a sub-network (more units or cells, fewer images), and with another loss: stages cost more
-        there and gain nothing.
+        becomes ``"independent"`` with another loss, and where an image of a sub-network would have
+        more than 1.4 times the fixed columns of the recipe (more units or cells, fewer images; the
+        number of images is known if ``data`` is a data set). Stages cost more there and gain
+        nothing.
 
     Returns
     -------
@@ -234,7 +235,7 @@ def _fixed_columns(config: TrainConfig, n_images: int | None) -> float:
     ``n_images`` is the number of training images, None for enough of them.
     """
     settings = config.subnetworks
-    n_known = config.units.n_units * (1 - 1 / settings.n_stages)
+    n_known = (settings.n_subnetworks - len(settings.stages[-1])) * config.units_per_subnetwork
     n_cells = config.units.grid**2 if config.units.kind == "patch" else 1
     sizes = (settings.images_per_subnetwork, config.n_train, n_images)
     return n_known * n_cells / min(size for size in sizes if size is not None)

@@ -22,6 +22,10 @@ _LIMITS = (
 """Folder of the control groups of memory, and their files of limit and usage, in bytes."""
 
 
+_CACHED = r"^((?:total_)?(?:in)?active_file) (\d+)$"
+"""Lines of the statistics of a control group: bytes of files in memory."""
+
+
 class Clock:
     """Wall and CPU seconds since it was made, worker processes that have ended included."""
 
@@ -83,11 +87,15 @@ def _left_in_groups() -> Iterator[float]:
                 bounds = [_text_of(folder / name).strip() for name in (limit, usage)]
                 if all(text.isdecimal() for text in bounds):  # "max" where there is no limit
                     statistics = _text_of(folder / "memory.stat")
-                    cached = re.search(
-                        r"^(?:total_)?inactive_file (\d+)$", statistics, re.MULTILINE
+                    cached = dict(re.findall(_CACHED, statistics, re.MULTILINE))
+                    # In version 1 the names with "total" count the groups below, as the usage does.
+                    prefix = "total_" if "total_inactive_file" in cached else ""
+                    in_cache = sum(
+                        int(cached.get(f"{prefix}{kind}_file", 0))
+                        for kind in ("active", "inactive")
                     )
                     most, used = map(int, bounds)
-                    yield max(0, most - used + (int(cached[1]) if cached else 0)) / 2**20
+                    yield max(0, most - used + in_cache) / 2**20
 
 
 def _own_mib(name: str) -> float | None:

@@ -14,10 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray, IndexArray
+from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.subnetwork import Subnetwork, SubnetworkPlan, round_sizes
 from varpro_nn.training.subnetworks import (
     SubnetworkStore,
@@ -45,7 +44,7 @@ def train_by_scheme(
     if settings.scheme == "untrained":
         plan = replace(plan, settings=replace(settings, max_nfev=0))
     trained: list[Subnetwork] = []
-    for group in _groups(settings):
+    for group in settings.stages:
         trained += train_subnetworks(
             plan, training, compute,
             members=group.tolist(), start=start, fixed=_columns_of(trained), store=store,
@@ -62,7 +61,7 @@ def _check_determined(plan: SubnetworkPlan, n_images: int) -> None:
     ValueError
     """
     settings = plan.settings
-    groups = _groups(settings)
+    groups = settings.stages
     # A sub-network of the last group has the columns of all earlier groups beside its own.
     n_units = (1 + settings.n_subnetworks - len(groups[-1])) * plan.units.n_units
     q, n = n_units * plan.units.n_cells + 1, round_sizes(settings, n_images)[0]
@@ -73,11 +72,6 @@ def _check_determined(plan: SubnetworkPlan, n_images: int) -> None:
             "linear weights fit any labels, and weight decay takes the unit weights to 0."
         )
         raise ValueError(msg)
-
-
-def _groups(settings: SubnetworkSettings) -> list[IndexArray]:
-    """Members of each stage; one group if there are no stages."""
-    return np.array_split(np.arange(settings.n_subnetworks), settings.n_stages)
 
 
 def _columns_of(subnetworks: list[Subnetwork]) -> FloatArray | None:

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 
 from experiments.benchmarks import growth
 
 
+@pytest.mark.usefixtures("mnist")
 def test_runs_of_a_size(run_script):
     result = run_script(growth, "--quick")[1]
     assert [row["value"] for row in result["rows"]] == [12, 24]
@@ -10,6 +12,7 @@ def test_runs_of_a_size(run_script):
     assert [row["size"] for row in result["slopes"]] == ["units"]
 
 
+@pytest.mark.usefixtures("mnist")
 def test_numbers_of_three_digits_side_by_side():
     few = growth.BASE | {"digits": 3, "classes": 1000, "images": 40, "side": 56, "channels": 2}
     data = growth.data_of(few, None)

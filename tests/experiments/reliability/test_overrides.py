@@ -1,7 +1,10 @@
+import pytest
+
 from experiments.reliability import overrides
 from varpro_nn import configure
 
 
+@pytest.mark.usefixtures("mnist")
 def test_a_pair_is_twice_as_much(run_script):
     (row,) = run_script(overrides, "--quick")[1]["rows"]
     few, many = row["runs"]
