@@ -26,9 +26,9 @@ class MemoryStore(dict):
 
 def train(
     units, training, settings, *,
-    n_jobs=1, progress=False, distortion=NO_DISTORTION, seed=0, **options,
+    n_jobs=1, executor=None, progress=False, distortion=NO_DISTORTION, seed=0, **options,
 ):  # fmt: skip
-    """Train sub-networks by processes of this machine."""
+    """Train sub-networks by processes of this machine, or by an executor."""
     plan = SubnetworkPlan(units, settings, distortion, seed)
-    with Compute(n_jobs, progress=progress) as compute:
+    with Compute(n_jobs, executor=executor, progress=progress) as compute:
         return train_subnetworks(plan, training, compute, **options)

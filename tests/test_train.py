@@ -384,13 +384,19 @@ def test_stages_that_end_are_said(tiny, tmp_path):
         assert config["subnetworks"]["scheme"] == ("stages" if number == 1 else "independent")
 
 
-@pytest.mark.parametrize("option", ["flip", "standardise", "bootstrap"])
-def test_flags_can_be_taken_back(option, tmp_path):
-    for number, (flag, value) in enumerate(((f"--{option}", True), (f"--no-{option}", False))):
-        arguments = ("digits", "--recipe", "tiny", "--n-units", "4", *FEW, flag)
+def test_flags_can_be_taken_back(tmp_path):
+    """Each in turn against the others, so that none takes the value of another."""
+    names = ("flip", "standardise", "bootstrap")
+    for number in range(3):
+        values = tuple(name == names[number] for name in names)
+        flags = [
+            f"--{name}" if on else f"--no-{name}" for name, on in zip(names, values, strict=True)
+        ]
+        arguments = ("digits", "--recipe", "tiny", "--n-units", "4", *FEW, *flags)
         assert call(*arguments, "--output", tmp_path / str(number))[0] == 0
         config = strict((tmp_path / str(number) / "config.json").read_text())
-        assert TrainConfig.from_dict(config).options()[option] is value
+        options = TrainConfig.from_dict(config).options()
+        assert tuple(options[name] for name in names) == values
 
 
 def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):

@@ -72,10 +72,10 @@ def test_workers_that_die_take_no_result_along(tmp_path):
 
 def test_a_task_that_keeps_killing_its_worker_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TRIES", 2)
-    found = dict(run_on_processes(square, tasks(tmp_path, 5, task_1=99), 2))
+    found = dict(run_on_processes(square, tasks(tmp_path, 3, task_1=99), 2))
     assert isinstance(found[1], WorkerDiedError)
     assert "killed 2 times" in str(found.pop(1))
-    assert found == {i: i * i for i in (0, 2, 3, 4)}
+    assert found == {i: i * i for i in (0, 2)}
     assert runs(tmp_path)[1] in (2, 3)  # the last time alone
     # and a pool is as good as before
     assert dict(run_on_processes(square, {7: (7, tmp_path)}, 2)) == {7: 49}

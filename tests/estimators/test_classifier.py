@@ -94,10 +94,10 @@ def test_every_setting_is_a_parameter():
 
 
 def test_settings_reach_the_configuration(digits):
-    classifier = VarProClassifier(n_units=24, ridge=3.0, random_state=5).fit(*digits[:2])
+    classifier = VarProClassifier(n_units=8, ridge=3.0, random_state=5).fit(*digits[:2])
     config = classifier.config_
     assert (config.recipe, config.units.kind, config.output.layer) == ("default", "patch", "hinge")
-    assert (config.units.n_units, config.subnetworks.ridge) == (24, 3.0)
+    assert (config.units.n_units, config.subnetworks.ridge) == (8, 3.0)
     assert classifier.score(*digits[2:]) > 0.9
 
 

@@ -1,5 +1,6 @@
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -226,28 +227,32 @@ class Killed(WholeImageUnits):
         os.kill(os.getpid(), signal.SIGKILL)  # as a system out of memory does
 
 
+class KilledWorker(Exception):  # noqa: N818
+    """Named like that of Dask, which stands for a death; test_pool.py has those of processes."""
+
+
 @dataclass(frozen=True)
 class SometimesKilled(WholeImageUnits):
     def features_and_derivative(self, W, inputs):
         if W[0, -1] == 9:
-            os.kill(os.getpid(), signal.SIGKILL)
+            raise KilledWorker
         return super().features_and_derivative(W, inputs)
 
 
 @pytest.mark.filterwarnings("ignore::varpro_nn.errors.SubnetworkWarning")
-def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded_and_not_kept(digits, monkeypatch):
+def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded_and_not_kept(digits):
     """The others go on; what failed for want of memory can be tried again."""
-    monkeypatch.setattr(pool, "TRIES", 1)  # each takes new workers; test_pool.py has several
     start = np.random.default_rng(0).standard_normal((4, 4, 17))
     sound = train(UNITS, digits, plan(), start=start)
     start[2, 0, -1] = 9
     store = MemoryStore()
-    found = train(
-        SometimesKilled("bilinear", (8, 8), 4), digits, plan(),
-        start=start, n_jobs=2, store=store,
-    )  # fmt: skip
+    with ThreadPoolExecutor(2) as executor:
+        found = train(
+            SometimesKilled("bilinear", (8, 8), 4), digits, plan(),
+            start=start, executor=executor, store=store,
+        )  # fmt: skip
     assert found[2].W is None
-    assert "killed 1 times" in found[2].error
+    assert "killed 3 times" in found[2].error
     assert sorted(store) == [0, 1, 3]
     assert_same_weights([found[i] for i in (0, 1, 3)], [sound[i] for i in (0, 1, 3)])
 
