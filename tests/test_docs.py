@@ -117,9 +117,10 @@ def test_differences_between_processors_were_measured():
             for some in (trained, predicted)
         ]
         probabilities = max(p["largest_difference_of_probabilities"] for p in exported)
+        some = list(dict.fromkeys((str(labels[0]), str(labels[-1]))))
+        shares = list(dict.fromkeys((f"{accuracy[0]:.4f}", f"{accuracy[-1]:.4f}")))
         for said in (
-            f"| {labels[0]} to {labels[-1]} | {accuracy[0]:.4f} to {accuracy[-1]:.4f} "
-            f"| {outputs[0]:.2g} |",
+            f"| {' to '.join(some)} | {' to '.join(shares)} | {outputs[0]:.2g} |",
             f"| 0 | {of_one:.4f} | {outputs[1]:.1e} |".replace("e-0", "e-"),
             f"| 0 | {of_one:.4f} | {probabilities:.1e} (of".replace("e-0", "e-"),
         ):
