@@ -53,7 +53,7 @@ from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time, bytes_o
 from varpro_nn.units import Units, array_fields
 
 KNOWN_ERROR = 1.5
-"""Factor within which nine of ten estimates are right (``experiments.benchmarks.estimates``)."""
+"""Factor within which most estimates are right (``experiments.benchmarks.estimates``)."""
 LONG = 600.0
 """Wall seconds from which on a run says how long it will take."""
 
