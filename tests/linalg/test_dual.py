@@ -169,7 +169,6 @@ def test_equal_columns_in_single_precision_are_one_direction(q, rng):
     Phi = np.repeat(rng.standard_normal((60, 1)), q, axis=1).astype(np.float32)
     path = dual_of(Phi, rng.standard_normal((60, 2)))
     assert path.rank == 1
-    assert path.eigenvalues[-2] < 0.7 * path.rounding
     assert path.eigenvalues[-1] > 1e3 * path.rounding
 
 
