@@ -346,12 +346,13 @@ def eigenvalue_rounding(
 
     The errors of its entries are about ``precision sqrt(G_ii G_jj)``, of random signs; the norm of
     such a matrix is about ``precision sum(G_ii) / sqrt(q)``. The eigenvalues, found in double
-    precision, add a few units of the last digit of the largest. Products of
-    equal columns are equal, and their errors do not cancel: they are up to 80 times as large
-    (measured, 5 to 2,000 columns in the dual form). The smallest eigenvalue shows such errors,
-    because the exact one is not negative. A null space has errors of both signs, so three times its
-    magnitude bounds the positive ones too. Columns of few different numbers are an exception: their
-    errors reach 7 times this bound.
+    precision, add a few units of the last digit of the largest.
+
+    Products of equal columns are equal, and their errors do not cancel. In trials with 5 to 2,000
+    columns in the dual form they were up to 80 times as large. The smallest eigenvalue shows such
+    errors, because the exact one is not negative. A null space has errors of both signs, so three
+    times its magnitude bounds the positive ones too. Columns of few different numbers are an
+    exception: their errors reached 7 times this bound.
 
     Parameters
     ----------

@@ -176,6 +176,11 @@ class SubnetworkSettings:
         """Members of each stage; one group if there are no stages."""
         return np.array_split(np.arange(self.n_subnetworks), self.n_stages)
 
+    @property
+    def n_known(self) -> int:
+        """Number of sub-networks whose columns are fixed in the last stage."""
+        return self.n_subnetworks - len(self.stages[-1])
+
 
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -235,7 +235,7 @@ def _fixed_columns(config: TrainConfig, n_images: int | None) -> float:
     ``n_images`` is the number of training images, None for enough of them.
     """
     settings = config.subnetworks
-    n_known = (settings.n_subnetworks - len(settings.stages[-1])) * config.units_per_subnetwork
+    n_known = settings.n_known * config.units_per_subnetwork
     n_cells = config.units.grid**2 if config.units.kind == "patch" else 1
     sizes = (settings.images_per_subnetwork, config.n_train, n_images)
     return n_known * n_cells / min(size for size in sizes if size is not None)

@@ -61,9 +61,8 @@ def _check_determined(plan: SubnetworkPlan, n_images: int) -> None:
     ValueError
     """
     settings = plan.settings
-    groups = settings.stages
     # A sub-network of the last group has the columns of all earlier groups beside its own.
-    n_units = (1 + settings.n_subnetworks - len(groups[-1])) * plan.units.n_units
+    n_units = (1 + settings.n_known) * plan.units.n_units
     q, n = n_units * plan.units.n_cells + 1, round_sizes(settings, n_images)[0]
     trained = settings.scheme != "untrained" and settings.max_nfev > 0
     if trained and settings.weight_decay > 0 and interpolates(n, q, settings.ridge):
