@@ -153,7 +153,8 @@ def measure(what: str, config: TrainConfig, train: Any, held_out: Any, n_jobs: i
             for block in np.array_split(held_out.images, 20)
         ])  # fmt: skip
     share = accuracy(codes, held_out.labels)
-    return {"accuracy": share, "error": standard_error(share, len(codes)), "cpu_seconds": seconds}
+    error = standard_error(share, len(codes))
+    return {"held_out_accuracy": share, "error": error, "cpu_seconds": seconds}
 
 
 def main() -> None:
@@ -192,7 +193,7 @@ def main() -> None:
             results.append({"width": width, "known": what, **found})
             cells.append({
                 "units": str(width), "known": what,
-                "held-out accuracy": f"{found['accuracy']:.4f} ± {found['error']:.4f}",
+                "held-out accuracy": f"{found['held_out_accuracy']:.4f} ± {found['error']:.4f}",
                 "CPU s of the units": f"{found['cpu_seconds']:.0f}",
             })  # fmt: skip
     print_table(cells, f"{args.dataset}, last {len(whole) - n:,} training images held out")

@@ -73,7 +73,7 @@ def measure(recipe: str, options: Row, seed: int, data_dir: str | None) -> Row:
     metrics = run(config, data, n_jobs=1).metrics
     return {
         "cpu_seconds": metrics["training_cpu_seconds"],
-        "accuracy": metrics["test_accuracy"],
+        "held_out_accuracy": metrics["test_accuracy"],
         "error": metrics["test_accuracy_standard_error"],
         "recipe": config.recipe,
         "scheme": config.subnetworks.scheme,
@@ -130,13 +130,13 @@ def cells_of(found: list[Row]) -> dict[str, str]:
         return {"CPU s": "", "ratio": "", "accuracy": refused[0], "": "refused"}
     before, after = found
     ratio = after["cpu_seconds"] / before["cpu_seconds"]
-    fall = before["accuracy"] - after["accuracy"]
+    fall = before["held_out_accuracy"] - after["held_out_accuracy"]
     marks = ["slow"] * (ratio > MOST)
     marks += ["worse"] * (fall > 2 * float(np.hypot(before["error"], after["error"])))
     return {
         "CPU s": f"{before['cpu_seconds']:.1f} → {after['cpu_seconds']:.1f}",
         "ratio": f"{ratio:.2f}",
-        "accuracy": f"{before['accuracy']:.4f} → {after['accuracy']:.4f}",
+        "accuracy": f"{before['held_out_accuracy']:.4f} → {after['held_out_accuracy']:.4f}",
         "": ", ".join(marks),
     }
 

@@ -10,13 +10,21 @@ def test_a_pair_is_twice_as_much(run_script):
     few, many = row["runs"]
     assert row["doubled"] == "units"
     assert few["recipe"] == many["recipe"] == "default"
-    assert min(few["cpu_seconds"], many["cpu_seconds"], few["accuracy"], many["accuracy"]) > 0
+    assert (
+        min(
+            few["cpu_seconds"],
+            many["cpu_seconds"],
+            few["held_out_accuracy"],
+            many["held_out_accuracy"],
+        )
+        > 0
+    )
 
 
 def test_marks_of_a_pair():
     def cells(seconds, accuracy):
         found = [
-            {"cpu_seconds": s, "accuracy": a, "error": 0.01}
+            {"cpu_seconds": s, "held_out_accuracy": a, "error": 0.01}
             for s, a in zip(seconds, accuracy, strict=True)
         ]
         return overrides.cells_of(found)
