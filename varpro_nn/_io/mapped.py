@@ -1,14 +1,20 @@
 """Arrays in files: memory of rows that are not needed at the moment."""
 
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _DROP = getattr(mmap, "MADV_DONTNEED", None)  # there is none on Windows
+_SPAN = 2**25
+"""Bytes of a file between the first and the last of rows that are copied at a time."""
 
 
-def release_rows(array: Any, rows: Any) -> None:
+def release_rows(array: Any, rows: slice) -> None:
     """Release the memory of rows of an array that maps a file; does nothing to other arrays.
 
     The rows stay in the file, and mostly in the memory of the system. On Linux they no longer count
@@ -18,20 +24,12 @@ def release_rows(array: Any, rows: Any) -> None:
     ----------
     array : ndarray, shape (n, q)
         C-contiguous, and shared with its file or read only.
-    rows : slice, or ndarray of int in ascending order
-        An index releases all rows between its first and its last.
+    rows : slice
     """
-    base = array
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap) and base.mode == "c":
-            return  # what was written is in memory alone
-        base = base.base
-    if not isinstance(base, mmap.mmap) or _DROP is None:
+    base = _mapping(array)
+    if base is None:
         return
-    if isinstance(rows, slice):
-        start, stop, _ = rows.indices(len(array))
-    else:
-        start, stop = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+    start, stop, _ = rows.indices(len(array))
     origin = np.frombuffer(base, np.uint8).ctypes.data
     first, end = (array.ctypes.data - origin + row * array.strides[0] for row in (start, stop))
     # Whole pages; those at both ends have rows beside, which other threads may be reading.
@@ -39,3 +37,41 @@ def release_rows(array: Any, rows: Any) -> None:
     end = end // mmap.PAGESIZE * mmap.PAGESIZE
     if first < end:
         base.madvise(_DROP, first, end - first)
+
+
+@contextmanager
+def rows_in_use(array: Any, rows: slice | NDArray[np.intp]) -> Iterator[Any]:
+    """Give rows of an array, whose memory is released after the block as by :func:`release_rows`.
+
+    Parameters
+    ----------
+    array : ndarray, shape (n, q)
+        As in :func:`release_rows`.
+    rows : slice, or ndarray of int in ascending order
+        Rows of an index are a copy. It is made in parts: the system reads the pages around each
+        row as well, so that few rows can bring the whole file into memory.
+    """
+    if isinstance(rows, slice):
+        yield array[rows]
+        release_rows(array, rows)
+    elif len(rows) == 0 or _mapping(array) is None:
+        yield array[rows]
+    else:
+        chosen = np.empty((len(rows), *array.shape[1:]), array.dtype)
+        parts = (rows - rows[0]) * array.strides[0] // _SPAN
+        bounds = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(rows)]
+        for start, stop in pairwise(bounds):
+            part = rows[start:stop]
+            chosen[start:stop] = array[part]
+            release_rows(array, slice(part[0], part[-1] + 1))
+        yield chosen
+
+
+def _mapping(array: Any) -> mmap.mmap | None:
+    """Find the mapping of a file below an array, if its pages can be dropped."""
+    base = array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and base.mode == "c":
+            return None  # what was written is in memory alone
+        base = base.base
+    return base if isinstance(base, mmap.mmap) and _DROP is not None else None

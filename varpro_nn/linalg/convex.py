@@ -45,7 +45,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from varpro_nn._io.mapped import release_rows
+from varpro_nn._io.mapped import rows_in_use
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.linalg import add_gram, definite_factor, run_tiles
 from varpro_nn.linalg.ridge import ROWS
@@ -384,10 +384,18 @@ class _Problem:
 
         def block(number: int) -> None:
             terms[number] = term(blocks[number])
-            release_rows(self._Phi, blocks[number])
 
         run_tiles(self._threads, block, range(len(terms)))
         return terms
+
+    def _over_features(self, blocks: list[Any], term: Callable[[Any, Any], Any]) -> list[Any]:
+        """Call ``term`` on each block and its features."""
+
+        def with_features(rows: Any) -> Any:
+            with rows_in_use(self._Phi, rows) as Phi:
+                return term(rows, Phi)
+
+        return self._over(blocks, with_features)
 
     def _outputs(self, Phi: RealArray, A: FloatArray) -> FloatArray:
         return (Phi @ A[:-1].astype(Phi.dtype)).astype(np.float64) + A[-1]
@@ -396,10 +404,10 @@ class _Problem:
         """``Phi A``, (n, k), with the constant column."""
         outputs = np.empty((len(self._Phi), A.shape[1]))
 
-        def term(rows: slice) -> None:
-            outputs[rows] = self._outputs(self._Phi[rows], A)
+        def term(rows: slice, Phi: RealArray) -> None:
+            outputs[rows] = self._outputs(Phi, A)
 
-        self._over(self._slices, term)
+        self._over_features(self._slices, term)
         return outputs
 
     def _moments(self, Phi: RealArray, V: FloatArray, rows: Any) -> tuple[RealArray, FloatArray]:
@@ -432,10 +440,10 @@ class _Problem:
         cost = sum(self._over(self._slices, losses)) + 0.5 * float((self._penalty * A**2).sum())
         sloping = self._blocks_of(np.count_nonzero(slopes, axis=1) > 0)
 
-        def moments(rows: Any) -> tuple[RealArray, FloatArray]:
-            return self._moments(self._Phi[rows], slopes[rows], rows)
+        def moments(rows: Any, Phi: RealArray) -> tuple[RealArray, FloatArray]:
+            return self._moments(Phi, slopes[rows], rows)
 
-        gradient = self._sum(self._over(sloping, moments), A)
+        gradient = self._sum(self._over_features(sloping, moments), A)
         curved = self._blocks_of(self._curves(slopes, curvature))
         return _Point(A, outputs, slopes, curvature, curved, cost, gradient, reach)
 
@@ -453,14 +461,13 @@ class _Problem:
     def times_hessian(self, point: _Point, direction: FloatArray) -> FloatArray:
         """Multiply the (generalised) Hessian at a point by a direction (q + 1, k)."""
 
-        def term(rows: Any) -> tuple[RealArray, FloatArray]:
-            Phi = self._Phi[rows]
+        def term(rows: Any, Phi: RealArray) -> tuple[RealArray, FloatArray]:
             U = self._outputs(Phi, direction)
             return self._moments(
                 Phi, self._curvature(point.slopes[rows], self._labels[rows], U), rows
             )
 
-        return self._sum(self._over(point.curved, term), direction)
+        return self._sum(self._over_features(point.curved, term), direction)
 
     def exact_newton_step(self, point: _Point) -> FloatArray | None:
         """Solve ``H X = -g`` for a hinge with few violated margins; else give None.
@@ -484,7 +491,8 @@ class _Problem:
         C = -np.eye(k)[self._labels[rows]][at]
         C[np.arange(len(C)), outputs] += 1.0
         C *= root[:, None]
-        Phi = self._Phi[rows].astype(np.float64)
+        with rows_in_use(self._Phi, rows) as some:
+            Phi = some.astype(np.float64)
         K = (Phi @ Phi.T)[np.ix_(at, at)]
         K *= C @ C.T / self._penalty[0, 0]
         # The smallest eigenvalue of I + B B' / lam is at least 1.
@@ -550,11 +558,11 @@ class _Problem:
         q = self._Phi.shape[1]
         gram, chosen = np.zeros((q + 1, q + 1)), self._for_gram(point)
         for rows in chosen:
-            Phi = self._Phi[rows]
             curvature = (point.curvature[rows] + _FLAT) * self._weights[rows]
-            root = np.sqrt(curvature).astype(Phi.dtype)[:, None]
-            add_gram(gram, np.concatenate([root * Phi, root], axis=1), self._threads)
-            release_rows(self._Phi, rows)
+            with rows_in_use(self._Phi, rows) as Phi:
+                root = np.sqrt(curvature).astype(Phi.dtype)[:, None]
+                weighted = np.concatenate([root * Phi, root], axis=1)
+            add_gram(gram, weighted, self._threads)
         gram *= point.n_curved / max(1, _n_rows(chosen))
         squares = np.diag(gram)
         # For a column of zeros in these rows, any positive number will do.
