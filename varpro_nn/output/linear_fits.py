@@ -9,13 +9,20 @@ from varpro_nn._io.mapped import release_rows
 from varpro_nn._typing import FloatArray, RealArray, TargetArray
 from varpro_nn.data.images import targets_of
 from varpro_nn.linalg import GramAccumulator, add_gram, definite_factor, product_over_rows
-from varpro_nn.linalg.convex import LOSSES, ROWS_FOR_GRAM, ConvexFit, fit_linear
+from varpro_nn.linalg.convex import LOSSES, ConvexFit, fit_linear
 from varpro_nn.linalg.ridge import column_tiles
 from varpro_nn.linalg.threads import Threads
 from varpro_nn.output.features import block_slices
 
 FOR_TRACE = 1000
 """Rows from which the size of the columns is estimated."""
+_FEWEST, _ROWS_PER_COLUMN = 20_000, 2
+"""A start need not be exact: of more rows for each column, it would take longer than the fit."""
+
+
+def rows_for_start(q: int) -> int:
+    """Rows of the ridge solution that a convex fit of ``q`` columns starts from."""
+    return max(_FEWEST, _ROWS_PER_COLUMN * q)
 
 
 class LinearFits:
@@ -62,7 +69,7 @@ class LinearFits:
             # Some rows are enough to start from. Outputs of least squares lie in [0, 1], those of
             # the others a few times further apart.
             first = rows.start or 0
-            some = slice(first, first + min(len(Phi), max(20_000, ROWS_FOR_GRAM * Phi.shape[1])))
+            some = slice(first, first + min(len(Phi), rows_for_start(Phi.shape[1])))
             start = 4 * self._ridge(some, 1e-3 * (some.stop - some.start), once=True)
         fitted = fit_linear(
             self._name, Phi, self._targets[rows], start, penalty, tolerance=tolerance,

@@ -23,10 +23,11 @@ from varpro_nn._typing import ImageArray
 from varpro_nn.data import Dataset
 from varpro_nn.errors import TrainingError
 from varpro_nn.linalg.blas_limit import single_threaded_blas
-from varpro_nn.linalg.convex import MARGINS, ROWS_FOR_GRAM
+from varpro_nn.linalg.convex import MARGINS
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.feature_store import FEATURE_BYTES
+from varpro_nn.output.linear_fits import rows_for_start
 from varpro_nn.output.features import VIEWS, block_slices
 from varpro_nn.output.fit import LARGEST_EIGENPROBLEM, check_size
 from varpro_nn.output.penalties import RIDGES
@@ -463,7 +464,7 @@ class _Run:
             solves = 1 + chosen * _RIDGES_TRIED
             factors = q**3 / 3 * rates.factorisation + 4 * 8 * q**2 * rates.elementwise
             return total + Time(solves * factors, grams)
-        start = min(n, max(20_000, ROWS_FOR_GRAM * q)) * q**2 * rates.product
+        start = min(n, rows_for_start(q)) * q**2 * rates.product
         products = _LAST_PRODUCTS + (_SEARCH_PRODUCTS if chosen else 0.0)
         operations = operations_of_product(n, q, self.k)
         # Preconditioners: as many operations as the products since the last one.
