@@ -27,7 +27,7 @@ def release_rows(array: Any, rows: slice) -> None:
     rows : slice
     """
     base = _mapping(array)
-    if base is None:
+    if base is None or _DROP is None:
         return
     start, stop, _ = rows.indices(len(array))
     origin = np.frombuffer(base, np.uint8).ctypes.data
@@ -68,10 +68,10 @@ def rows_in_use(array: Any, rows: slice | NDArray[np.intp]) -> Iterator[Any]:
 
 
 def _mapping(array: Any) -> mmap.mmap | None:
-    """Find the mapping of a file below an array, if its pages can be dropped."""
+    """Find the file's mapping below an array, if it holds all that was written."""
     base = array
     while isinstance(base, np.ndarray):
         if isinstance(base, np.memmap) and base.mode == "c":
             return None  # what was written is in memory alone
         base = base.base
-    return base if isinstance(base, mmap.mmap) and _DROP is not None else None
+    return base if isinstance(base, mmap.mmap) else None

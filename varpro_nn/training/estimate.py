@@ -27,9 +27,9 @@ from varpro_nn.linalg.convex import MARGINS
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.feature_store import FEATURE_BYTES
-from varpro_nn.output.linear_fits import rows_for_start
 from varpro_nn.output.features import VIEWS, block_slices
 from varpro_nn.output.fit import LARGEST_EIGENPROBLEM, check_size
+from varpro_nn.output.linear_fits import rows_for_start
 from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import DUAL_BLOCK_BYTES
 from varpro_nn.training.config import SubnetworkSettings, TrainConfig
