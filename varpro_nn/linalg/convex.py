@@ -60,6 +60,8 @@ ROWS_FOR_GRAM = 10
 """Rows for each column that a preconditioner is made of at least."""
 _FLAT = 1e-6
 """Relative floor: of the curvature of a row, and of the squared norm of a weighted column."""
+_SMALLEST = 1e-30
+"""Least pivot of a preconditioner whose largest is 1: it must not round to zero."""
 _STRAIGHT = 1e-3
 """Share of the mean curvature below which a row is flat, with its weight and without it."""
 _ILL_CONDITIONED = 1e-4
@@ -155,7 +157,7 @@ class ConvexFit:
     gradient_norm: float
     excess: float
     converged: bool
-    preconditioner: FloatArray | None
+    preconditioner: RealArray | None
 
 
 def fit_linear(
@@ -167,7 +169,7 @@ def fit_linear(
     *,
     max_iterations: int = 3000,
     tolerance: float = 1e-4,
-    preconditioner: FloatArray | None = None,
+    preconditioner: RealArray | None = None,
     threads: Threads | None = None,
     sample_weight: FloatArray | None = None,
 ) -> ConvexFit:
@@ -240,13 +242,17 @@ def fit_linear(
 
 
 def _newton_step(
-    problem: "_Problem", point: "_Point", R: FloatArray, most: int
+    problem: "_Problem", point: "_Point", R: RealArray, most: int
 ) -> tuple[FloatArray, float, int]:
     """Solve ``H X = -g`` roughly; return ``X``, the gain of the model, and the iterations."""
 
     def precondition(residual: FloatArray) -> FloatArray:
-        solved: FloatArray = scipy.linalg.cho_solve((R, False), residual, check_finite=False)
-        return solved
+        # Single precision: of many columns, reading the factor takes all the time.
+        size = float(np.abs(residual).max(initial=0.0)) or 1.0
+        solved = scipy.linalg.cho_solve(
+            (R, False), (residual / size).astype(R.dtype), check_finite=False
+        )
+        return solved.astype(np.float64) * size
 
     X, gain, count = np.zeros_like(point.A), 0.0, 0
     residual = -point.gradient
@@ -547,12 +553,13 @@ class _Problem:
         enough = max(ROWS_FOR_GRAM * self._Phi.shape[1], ROWS)
         return point.curved[:: max(1, point.n_curved // enough)]
 
-    def preconditioner(self, point: _Point) -> FloatArray:
+    def preconditioner(self, point: _Point) -> RealArray:
         """Upper Cholesky factor of the Gram matrix, each row weighted by its curvature.
 
-        It need not be exact, so some of many blocks stand for all. The
-        Gram matrix may be singular, because of flat rows or linearly dependent columns, so a floor
-        is added to its diagonal. The floor is relative to each column. A common floor could exceed
+        It need not be exact: some of many blocks stand for all, it is in single precision, and
+        its largest pivot is 1, because a factor changes no step of conjugate gradients. The Gram
+        matrix may be singular, because of flat rows or linearly dependent columns, so a floor is
+        added to its diagonal. The floor is relative to each column. A common floor could exceed
         the square of the constant column, which has no penalty: its gradient would look like zero.
         """
         q = self._Phi.shape[1]
@@ -566,9 +573,12 @@ class _Problem:
         gram *= point.n_curved / max(1, _n_rows(chosen))
         squares = np.diag(gram)
         # For a column of zeros in these rows, any positive number will do.
-        return definite_factor(
-            gram, self._penalty[:, 0], np.where(squares > 0, _FLAT * squares, 1.0)
-        )
+        R = definite_factor(gram, self._penalty[:, 0], np.where(squares > 0, _FLAT * squares, 1.0))
+        del gram, squares  # as large as the factor
+        R /= np.diag(R).max()
+        single = R.astype(np.float32, order="F")
+        np.fill_diagonal(single, np.maximum(np.diag(single), _SMALLEST))
+        return single
 
 
 def _n_rows(blocks: list[Any]) -> int:

@@ -56,7 +56,7 @@ class LinearFits:
         self._n_targets = n_targets
         self._threads = threads
         self._rows: slice | None = None
-        self._preconditioner: FloatArray | None = None
+        self._preconditioner: RealArray | None = None
 
     def fit(
         self, rows: slice, penalty: float, start: FloatArray | None, *, tolerance: float
