@@ -501,7 +501,8 @@ class _Run:
         margins = (
             3 * 8 * min(MARGINS, q * self.k) ** 2 if self.config.output.layer == "hinge" else 0
         )
-        return features + self._bytes_of_block(n) + 8 * q**2 * 3 + 6 * 8 * n * self.k + margins
+        grams = 20 * q**2  # two in double precision, and the last preconditioner in single
+        return features + self._bytes_of_block(n) + grams + 6 * 8 * n * self.k + margins
 
     # --- the rest ----------------------------------------------------------------------------
 
