@@ -162,7 +162,7 @@ def test_what_is_no_fault_is_none_to_patch_units(layer, loss, whitening, images)
             {"whitening": 0.1, "n_components": 4, "scalarisation": "bilinear"},
             "n_components=4 needs scalarisation='dense'",
         ),
-        ({"scheme": "stages", "n_stages": 3}, "must be at most n_subnetworks, got 3 and 2"),
+        ({"scheme": "stages", "n_stages": 3}, "n_subnetworks, got n_stages=3 and n_subnetworks=2"),
         ({"form": "operator"}, "loss='cross-entropy' needs form auto or reduced"),
         ({"ridge": 0}, "loss='cross-entropy' needs a positive ridge"),
         ({"output_penalty": 0}, "output_penalty must be positive with the hinge layer, got 0"),
@@ -202,7 +202,7 @@ def test_quadratic_units_need_squares():
     ("changes", "match"),
     [
         ({"units": "dense", "rank": 2}, "rank must be 1 with dense units, got 2"),
-        ({"solver": "lm", "form": "operator"}, "form must be auto or one that lm can use"),
+        ({"solver": "lm", "form": "operator"}, "form must be auto or reduced or array for solver"),
     ],
 )
 @pytest.mark.parametrize("n_jobs", [1, 2])

@@ -372,7 +372,7 @@ def test_units_of_another_kind_are_said_to_change_the_recipe(tiny, tmp_path):
 
 def test_stages_that_end_are_said(tiny, tmp_path):
     """The data have so few images that columns of earlier stages would explain all of them."""
-    said = "sub-networks train independently: --scheme stages of --recipe default is for"
+    said = "sub-networks train independently: the stages of --recipe default cost more"
     few = ("--n-units", "30", "--n-subnetworks", "3", "--max-nfev", "0", "--window", "3")
     for number, more in enumerate(((), ("--scheme", "stages", "--n-stages", "2"), ("--quiet",))):
         folder = tmp_path / str(number)

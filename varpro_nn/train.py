@@ -217,10 +217,15 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     if config.subnetworks.scheme != as_chosen.subnetworks.scheme and not given and not args.quiet:
         loss = as_chosen.subnetworks.loss
         is_loss = config.subnetworks.loss != loss
-        purpose = f"--loss {loss}" if is_loss else "fewer columns or more images"
+        scheme = as_chosen.subnetworks.scheme
+        reason = (
+            f"were chosen for --loss {loss}"
+            if is_loss
+            else ("cost more and gain nothing with so many columns for each image of a sub-network")
+        )
         tell(
-            f"sub-networks train independently: --scheme {as_chosen.subnetworks.scheme} of "
-            f"--recipe {config.recipe} is for {purpose}"
+            f"sub-networks train independently: the {scheme} of --recipe {config.recipe} {reason}; "
+            f"add --scheme {scheme} to keep them"
         )
     is_colour = kind_of_data(dataset.name, dataset.image_shape) == "colour"
     if is_colour and "flip" not in overrides and not args.quiet:

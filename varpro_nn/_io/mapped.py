@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 _DROP = getattr(mmap, "MADV_DONTNEED", None)  # there is none on Windows
 _SPAN = 2**25
-"""Bytes of a file between the first and the last of rows that are copied at a time."""
+"""Bytes of the file that rows copied at a time may lie apart."""
 
 
 def release_rows(array: Any, rows: slice) -> None:
@@ -32,7 +32,7 @@ def release_rows(array: Any, rows: slice) -> None:
     start, stop, _ = rows.indices(len(array))
     origin = np.frombuffer(base, np.uint8).ctypes.data
     first, end = (array.ctypes.data - origin + row * array.strides[0] for row in (start, stop))
-    # Whole pages; those at both ends have rows beside, which other threads may be reading.
+    # Whole pages: the first and the last may hold other rows, which another thread may be reading.
     first = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
     end = end // mmap.PAGESIZE * mmap.PAGESIZE
     if first < end:
@@ -41,15 +41,15 @@ def release_rows(array: Any, rows: slice) -> None:
 
 @contextmanager
 def rows_in_use(array: Any, rows: slice | NDArray[np.intp]) -> Iterator[Any]:
-    """Give rows of an array, whose memory is released after the block as by :func:`release_rows`.
+    """Give rows of an array, and release their memory after the block (:func:`release_rows`).
 
     Parameters
     ----------
     array : ndarray, shape (n, q)
         As in :func:`release_rows`.
     rows : slice, or ndarray of int in ascending order
-        Rows of an index are a copy. It is made in parts: the system reads the pages around each
-        row as well, so that few rows can bring the whole file into memory.
+        Rows chosen by an index are copied, in parts. The system reads the pages around each row
+        as well, so a few scattered rows could bring the whole file into memory.
     """
     if isinstance(rows, slice):
         yield array[rows]

@@ -5,9 +5,9 @@ For rows ``phi_i`` of fixed features, labels ``y_i`` and a penalty ``lam``, find
     min_A  f(A) = sum_i loss(A' phi_i, y_i) + lam/2 ||A||^2    (the constant column's row is free).
 
 A Newton step ``X`` solves ``H X = -g`` by conjugate gradients. A product with ``H`` is two products
-with the rows whose loss curves. Near the optimum of the hinge these are few. If most rows are right
-and have hardly any curvature, softmax leaves these out of products. Gradients and costs have all
-rows, so the optimum stays; the gain is estimated too large, which errs on the safe side. The
+with the rows whose loss curves. Near the optimum of the hinge few rows curve. Softmax leaves rows
+out of these products that are classified correctly and hardly curve. Gradients and costs have all
+rows, so the optimum stays; the gain is estimated too large, so the fit does not end too early. The
 eigenvalues of the features' Gram matrix span ten orders of magnitude, so the system is
 preconditioned by ``R'R``, the Cholesky factorisation of the Gram matrix of the same rows, each
 weighted by the curvature of its loss, plus ``lam``. The rows change from step to step, so the
@@ -189,10 +189,10 @@ def fit_linear(
         Gradients and products with the Hessian, at most.
     tolerance : float
         Largest relative distance of the cost from its minimum before the last step, estimated by
-        the quadratic model. After the step it is smaller: at most 1e-5 with 1e-4, measured against
-        scikit-learn. Of a hinge with more than ``MARGINS`` violated margins and a small penalty,
-        the estimate can be several times too small. A tolerance below rounding error is not
-        reached.
+        the quadratic model. After the step it is smaller: with a tolerance of 1e-4 at most 1e-5,
+        measured against scikit-learn. For a hinge with more than ``MARGINS`` violated margins and a
+        small penalty, the estimate can be several times too small. A tolerance below rounding error
+        is not reached.
     preconditioner : ndarray, shape (q + 1, q + 1), optional
         Of an earlier fit, to begin with.
     threads : Threads, optional
@@ -205,9 +205,9 @@ def fit_linear(
     ConvexFit
     """
     problem = _Problem(loss, Phi, labels, penalty, threads, sample_weight)
-    # What a column gives to all outputs alike changes no loss, so its best share is none. Only the
-    # penalty curves there, which conjugate gradients would have to find out. Such a share of the
-    # constant only adds rounding errors.
+    # A number that is added to all outputs changes no loss, so the mean over the outputs is taken
+    # off each row of A. Else conjugate gradients would need steps for it, because in this direction
+    # only the penalty curves. In the row of the constant it would only add rounding errors.
     A = start.copy()
     A -= A.mean(axis=1, keepdims=True)
     point = problem.at(A)
@@ -335,7 +335,8 @@ class _Point:
     cost : float
     gradient : ndarray, shape (q + 1, k)
     reach : float
-        Largest output on the way from where outputs were computed, whose rounding errors they have.
+        Largest absolute output since outputs were computed from the rows. Outputs that were
+        updated since have rounding errors of its size.
     """
 
     A: FloatArray

@@ -152,7 +152,8 @@ class SubnetworkSettings:
     def __post_init__(self) -> None:
         check_settings(self)
         if self.form not in ("auto", *SOLVERS[self.solver].forms):
-            msg = f"form must be auto or one that {self.solver} can use, got {self.form!r}."
+            forms = "".join(f" or {form}" for form in SOLVERS[self.solver].forms)
+            msg = f"form must be auto{forms} for solver={self.solver!r}, got {self.form!r}."
             raise ValueError(msg)
         if self.loss != "squares":
             if self.ridge == 0:
@@ -166,8 +167,8 @@ class SubnetworkSettings:
                 raise ValueError(msg)
         if self.n_stages > self.n_subnetworks:
             msg = (
-                "n_stages must be at most n_subnetworks, "
-                f"got {self.n_stages} and {self.n_subnetworks}."
+                f"n_stages must be at most n_subnetworks, got n_stages={self.n_stages} and "
+                f"n_subnetworks={self.n_subnetworks}: take fewer stages, or more sub-networks."
             )
             raise ValueError(msg)
 

@@ -1,13 +1,13 @@
 """What a run will take, before it starts: parameters, time, memory and disk.
 
-Each step of a run is counted: operations by kind, and bytes of the arrays that are there at the
-same time. Counts times the rates of this machine (:mod:`varpro_nn.training.rates`) are seconds.
+Each step of a run is counted: operations by kind, and bytes of the arrays held at the same time.
+Seconds are counts multiplied by the rates of this machine (:mod:`varpro_nn.training.rates`).
 Letters: n images, h units of p weights and m cells each, k classes, q columns of ``Phi``, f fixed
 columns, P = h p.
 
-Nothing is trained. What cannot be counted is how long iterative fits go on. Sub-networks are taken
-to use all evaluations that they may. For the iterations of convex fits there are typical numbers,
-which were measured.
+Nothing is trained. The iterations of a fit cannot be counted beforehand. Sub-networks are assumed
+to use all evaluations that they may; for convex fits there are typical numbers, which were
+measured.
 
 ``python -m experiments.benchmarks.estimates`` compares estimates with runs.
 """
@@ -59,9 +59,9 @@ LONG = 600.0
 """Wall seconds from which on a run says how long it will take."""
 
 _SEARCH_PRODUCTS, _LAST_PRODUCTS = 80.0, 30.0
-"""Convex fits of the output layer, in products with all rows: of all penalties that are tried, and
-of the last fit. Most products have a part of the rows; typical numbers of runs on MNIST, CIFAR-10
-and digits with hinge and softmax, their CPU time divided by that of a product with all rows."""
+"""Typical CPU time of the convex fits, in units of a product with all rows: the search over all
+penalties, and the last fit. Measured in runs on MNIST, CIFAR-10 and digits with hinge and
+softmax."""
 _RIDGES_TRIED = 9
 """Penalties of a ridge layer that are fitted to a split, one by one."""
 _WORKER_SECONDS, _WORKER_MIB = 1.0, 90.0
@@ -92,7 +92,7 @@ class Step:
     wall_seconds : float
         If no other program needs the cores.
     memory_mib : float
-        Of all processes together, what is there before the step included.
+        Of all processes together during the step, with what was in use before it.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Estimate:
     disk_mib : float
         Of the run folder.
     peak_before_mib : float
-        Largest memory that this process had before the estimate: when it read the data, say.
+        Largest memory of this process before the estimate, for example while it read the data.
     steps : tuple of Step
         In the order of the run.
     """
@@ -137,7 +137,7 @@ class Estimate:
 
     @property
     def memory_mib(self) -> float:
-        """Largest memory of all processes together, what was before the run included."""
+        """Largest memory of all processes together, with what was in use before the run."""
         return max(self.peak_before_mib, *(step.memory_mib for step in self.steps))
 
     def summary(self) -> str:
@@ -187,9 +187,10 @@ def estimate(
     n_jobs : int
         Worker processes and threads; -1 for all cores.
     growth : bool
-        With the ridge layers that a report compares.
+        Include the ridge layers that a report compares.
     keep_sums : bool
-        With the sums of the ridge layer.
+        Include memory and disk space of the sums of the ridge layer (``keep_sums`` of
+        :func:`varpro_nn.run`).
 
     Returns
     -------
@@ -198,7 +199,7 @@ def estimate(
     Raises
     ------
     ValueError
-        Settings that the images do not allow.
+        The settings do not fit the images, or the output layer would have too many columns.
     """
     sizes = _Sizes.of(config, dataset, effective_jobs(n_jobs), growth, keep_sums)
     with single_threaded_blas():

@@ -29,7 +29,7 @@ LARGE = 2**25
 SAMPLE = 2000
 """Images on which units are measured, at most."""
 _LEAST_SECONDS = 0.03
-"""CPU seconds for which an operation is repeated at least, after once to warm up."""
+"""Least CPU seconds for which an operation is repeated, after one call to warm up."""
 _CLASSES = 10
 """Columns of a product with few columns."""
 

@@ -115,7 +115,7 @@ RECIPES: dict[str, TrainConfig] = {
 """The recipes by name, for images like those of MNIST."""
 
 CROWDED = 1.4
-"""Ratio of the fixed columns per image to those of the recipe above which stages end.
+"""With more than this multiple of the recipe's fixed columns per image, there are no stages.
 
 With twice the units of ``default`` on MNIST, stages take twice the CPU time of independent
 sub-networks and are no better: the table ``stages`` of the ledger.
@@ -173,13 +173,12 @@ def configure(
         not matter.
     **overrides
         Settings by their flat names, those of the command line: the keys of
-        ``TrainConfig().options()``. Where ``n_units`` is given without ``n_subnetworks``, the
-        number of sub-networks follows, so that they keep about the size of the recipe's. The
-        number of stages follows the scheme, that of copies the distortions. A recipe with stages
-        becomes ``"independent"`` with another loss, and where an image of a sub-network would have
-        more than 1.4 times the fixed columns of the recipe (more units or cells, fewer images; the
-        number of images is known if ``data`` is a data set). Stages cost more there and gain
-        nothing.
+        ``TrainConfig().options()``. If ``n_units`` is given without ``n_subnetworks``, each
+        sub-network gets about as many units as in the recipe. ``n_stages`` is 1 unless the scheme
+        is ``"stages"``, and ``n_copies`` is 0 without distortions. A recipe with stages becomes
+        ``"independent"`` if the loss is another, or if there are more than 1.4 times as many fixed
+        columns for each image of a sub-network: stages would cost more and gain nothing. The
+        number of images is known only if ``data`` is a data set.
 
     Returns
     -------
@@ -279,7 +278,7 @@ def _n_subnetworks(n_units: int, size: int) -> int:
         near = next(n for n in range(n_units + 1, 2 * n_units) if _size_near(n, size))
         msg = (
             f"n_units={n_units} cannot be cut into equal sub-networks of about {size} units; "
-            f"take {near}, or give n_subnetworks too."
+            f"take n_units={near}, or give n_subnetworks too."
         )
         raise ValueError(msg)
     return n_units // found

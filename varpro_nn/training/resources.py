@@ -60,7 +60,7 @@ def resident_memory_mib() -> float:
 
 
 def available_memory_mib() -> float | None:
-    """Memory that this process may have, with what it has already; None if that is not known.
+    """Memory that this process may use in all, with what it has already; None if not known.
 
     It is what the machine has left, or a control group (a container, a job of a batch system) if
     that has less. Pages of files in the cache count as free.
@@ -76,7 +76,7 @@ def _left_in_machine() -> Iterator[float]:
 
 
 def _left_in_groups() -> Iterator[float]:
-    """Tell what the control groups leave: that of this process, and those around it."""
+    """Tell what is left in the control group of this process, and in each group around it."""
     lines = [line.split(":", 2) for line in _text_of(_OWN_GROUPS).splitlines()]
     for controller, limit, usage in _LIMITS:
         root = _GROUPS / controller
