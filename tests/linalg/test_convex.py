@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from varpro_nn import configure, load
 from varpro_nn.data.images import intensities
 from varpro_nn.linalg import convex
-from varpro_nn.linalg.convex import LOSSES, ROWS, fit_linear
+from varpro_nn.linalg.convex import LOSSES, ROWS, Preconditioner, fit_linear
 from varpro_nn.training.plan import make_units
 
 EVERY_LOSS = pytest.mark.parametrize("loss", LOSSES)
@@ -377,24 +377,25 @@ def weighted_gram(loss, A, Phi, labels, penalty):
     return gram
 
 
-def assert_multiple(R, gram):
-    """``R'R`` is ``gram`` times a number, up to a rounding of each entry of ``R``."""
-    assert R.dtype == np.float32
-    assert np.diag(R).max() == 1
-    found = R.T.astype(np.float64) @ R
-    found *= np.trace(gram) / np.trace(found)
-    # Each entry is a sum of products of two entries, whose squares sum to the diagonal.
+def assert_factorises(M, gram):
+    """Up to a rounding of each entry of the factor to single precision."""
+    assert M.factor.dtype == np.float32
+    assert_array_equal(M.factor, np.triu(M.factor))
+    assert_array_equal(np.diag(M.factor), 1)
+    R = M.factor.astype(np.float64) * M.pivots
+    # An entry is a sum of products of two entries, whose squares sum to the diagonal.
     bound = 2 * float(np.finfo(np.float32).eps)
-    assert_allclose(found, gram, rtol=0, atol=bound * np.diag(gram).max())
+    assert_allclose(R.T @ R, gram, rtol=0, atol=bound * np.diag(gram).max())
+    B = np.ones((len(gram), 2))
+    assert_allclose(gram @ M.solve(B), B, rtol=0, atol=bound * np.linalg.cond(gram))
 
 
 @EVERY_LOSS
 def test_the_preconditioner_is_the_factor_of_the_weighted_gram_matrix(loss, rng):
     Phi, labels, _ = problem(rng)
     start = 0.1 * rng.standard_normal((5, 3))
-    R = fit_linear(loss, Phi, labels, start, 2.0, max_iterations=1).preconditioner
-    assert_array_equal(R, np.triu(R))
-    assert_multiple(R, weighted_gram(loss, start, Phi, labels, 2.0))
+    M = fit_linear(loss, Phi, labels, start, 2.0, max_iterations=1).preconditioner
+    assert_factorises(M, weighted_gram(loss, start, Phi, labels, 2.0))
 
 
 @EVERY_LOSS
@@ -404,44 +405,45 @@ def test_where_rows_are_many_some_blocks_stand_for_all(loss, rng, monkeypatch):
     Phi, labels, _ = problem(rng, n=118, q=5)
     start = 0.1 * rng.standard_normal((6, 3))
     chosen = np.flatnonzero(np.arange(118) // 10 % 2 == 0)
-    R = fit_linear(loss, Phi, labels, start, 2.0, max_iterations=1).preconditioner
+    M = fit_linear(loss, Phi, labels, start, 2.0, max_iterations=1).preconditioner
     gram = weighted_gram(loss, start, Phi[chosen], labels[chosen], 0.0) * 118 / len(chosen)
     gram[np.arange(5), np.arange(5)] += 2.0
-    assert_multiple(R, gram)
+    assert_factorises(M, gram)
     # The optimum is that of all rows.
     monkeypatch.setattr(convex, "ROWS_FOR_GRAM", 2)
     some = exactly(loss, Phi, labels, start, 2.0)
     monkeypatch.setattr(convex, "ROWS_FOR_GRAM", 1000)
     every = exactly(loss, Phi, labels, start, 2.0)
-    assert not np.allclose(some.preconditioner, every.preconditioner, rtol=1e-6)
+    assert not np.allclose(some.preconditioner.pivots, every.preconditioner.pivots, rtol=1e-6)
     for fitted in (some, every):
         fitted.A[-1] -= fitted.A[-1].mean()  # a constant on all outputs is free
     assert some.cost == pytest.approx(every.cost, rel=1e-9)
     assert_allclose(some.A, every.A, rtol=1e-4, atol=1e-5)
 
 
-def test_a_preconditioner_has_no_pivot_that_rounds_to_zero():
-    """Weights so small that the constant column is nothing beside the penalty."""
-    rng = np.random.default_rng(0)
+def test_columns_of_any_scale_can_be_preconditioned(rng):
+    """The constant column is nothing beside the penalty: its pivot is 1e-60."""
     Phi, labels, start = problem(rng, n=60)
-    weights = np.full(60, 1e-120)
-    fitted = fit_linear("softmax", Phi, labels, start, 1.0, sample_weight=weights)
-    assert np.diag(fitted.preconditioner).min() > 0
-    assert np.isfinite(fitted.A).all()
+    s = 1e-120
+    fitted = fit_linear("softmax", Phi, labels, start, 1.0, sample_weight=np.full(60, s))
+    # Without slopes, the best probabilities are the shares of the classes.
+    shares = np.bincount(labels, minlength=3) / 60
+    assert fitted.cost == pytest.approx(-60 * s * float(shares @ np.log(shares)), rel=1e-6)
 
 
 @EVERY_LOSS
 def test_a_preconditioner_that_is_given_is_used_in_the_first_round(loss, rng):
     Phi, labels, start = problem(rng, n=400)
     first = fit_linear(loss, Phi, labels, start, 1.0)
-    kept = first.preconditioner.copy()
+    kept = first.preconditioner.factor.copy()
     given = {"preconditioner": first.preconditioner}
     again = fit_linear(loss, Phi, labels, start, 1.0, max_iterations=1, **given)
-    assert_array_equal(again.preconditioner, kept)
-    assert_array_equal(first.preconditioner, kept)  # left as it was
+    assert_array_equal(again.preconditioner.factor, kept)
+    assert_array_equal(first.preconditioner.factor, kept)  # left as it was
     # Later steps make their own.
-    later = fit_linear(loss, Phi, labels, start, 1.0, preconditioner=np.eye(5))
-    assert not np.allclose(later.preconditioner, np.eye(5))
+    identity = Preconditioner.of(np.eye(5))
+    later = fit_linear(loss, Phi, labels, start, 1.0, preconditioner=identity)
+    assert not np.allclose(later.preconditioner.factor, np.eye(5))
 
 
 @EVERY_LOSS
@@ -449,8 +451,9 @@ def test_a_preconditioner_that_is_given_is_used_in_the_first_round(loss, rng):
 def test_the_optimum_does_not_depend_on_the_preconditioner(loss, other, rng):
     Phi, labels, start = problem(rng)
     best = exactly(loss, Phi, labels, start, 1.0)
-    R = np.eye(5) if other == "identity" else exactly(loss, Phi, labels, start, 30).preconditioner
-    found = fit_linear(loss, Phi, labels, start, 1.0, tolerance=1e-24, preconditioner=R)
+    identity = Preconditioner.of(np.eye(5))
+    M = identity if other == "identity" else exactly(loss, Phi, labels, start, 30).preconditioner
+    found = fit_linear(loss, Phi, labels, start, 1.0, tolerance=1e-24, preconditioner=M)
     assert found.cost == pytest.approx(best.cost, rel=1e-9)
     assert_allclose(found.A, best.A, rtol=1e-4, atol=1e-5)
 
@@ -651,7 +654,8 @@ def test_rows_that_say_little_leave_the_weights_finite(loss, case, dtype, penalt
         loss, Phi, labels, start, penalty, sample_weight=weights, max_iterations=300
     )
     assert np.isfinite(fitted.A).all()
-    assert fitted.preconditioner is None or np.isfinite(fitted.preconditioner).all()
+    M = fitted.preconditioner
+    assert M is None or (np.isfinite(M.factor).all() and np.isfinite(M.pivots).all())
     # The search compares costs to the rounding of their products; sums add a few digits.
     rounding = max(2 * np.finfo(dtype).eps, 1e-12)
     assert fitted.cost <= plain_cost(loss, start, Phi, labels, penalty) * (1 + rounding)

@@ -60,8 +60,6 @@ ROWS_FOR_GRAM = 10
 """Rows for each column that a preconditioner is made of at least."""
 _FLAT = 1e-6
 """Relative floor: of the curvature of a row, and of the squared norm of a weighted column."""
-_SMALLEST = 1e-30
-"""Least pivot of a preconditioner whose largest is 1: it must not round to zero."""
 _STRAIGHT = 1e-3
 """Share of the mean curvature below which a row is flat, with its weight and without it."""
 _ILL_CONDITIONED = 1e-4
@@ -146,7 +144,7 @@ class ConvexFit:
         a cost of less than 2e-16 a row.
     converged : bool
         Whether ``excess`` is at most the tolerance, or the rounding error of the products.
-    preconditioner : ndarray, shape (q + 1, q + 1), or None
+    preconditioner : Preconditioner or None
         The last one: good for a fit of the same rows with another penalty. None if there was no
         need for any.
     """
@@ -157,7 +155,41 @@ class ConvexFit:
     gradient_norm: float
     excess: float
     converged: bool
-    preconditioner: RealArray | None
+    preconditioner: "Preconditioner | None"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preconditioner:
+    """``M = (factor diag(pivots))' (factor diag(pivots))``, an approximation of the Gram matrix.
+
+    Of many columns, reading the factor takes all the time, so it is in single precision. Its pivots
+    are 1, so that nothing in it is too small: an entry is at most the root of the largest ratio of
+    a diagonal entry of the Gram matrix to its square pivot, 1e3.
+
+    Attributes
+    ----------
+    factor : ndarray of float32, shape (q + 1, q + 1)
+        Upper triangular.
+    pivots : ndarray of float64, shape (q + 1,)
+    """
+
+    factor: RealArray
+    pivots: FloatArray
+
+    @classmethod
+    def of(cls, R: FloatArray) -> "Preconditioner":
+        """Take over an upper Cholesky factor, which is used up."""
+        pivots = np.diag(R).copy()
+        R /= pivots
+        return cls(R.astype(np.float32, order="F"), pivots)
+
+    def solve(self, B: FloatArray) -> FloatArray:
+        """Solve ``M X = B``, both (q + 1, k)."""
+        scaled = B / self.pivots[:, None]
+        size = float(np.abs(scaled).max(initial=0.0)) or 1.0
+        right = (scaled / size).astype(self.factor.dtype)
+        solved = scipy.linalg.cho_solve((self.factor, False), right, check_finite=False)
+        return solved.astype(np.float64) * (size / self.pivots[:, None])
 
 
 def fit_linear(
@@ -169,7 +201,7 @@ def fit_linear(
     *,
     max_iterations: int = 3000,
     tolerance: float = 1e-4,
-    preconditioner: RealArray | None = None,
+    preconditioner: Preconditioner | None = None,
     threads: Threads | None = None,
     sample_weight: FloatArray | None = None,
 ) -> ConvexFit:
@@ -193,7 +225,7 @@ def fit_linear(
         measured against scikit-learn. For a hinge with more than ``MARGINS`` violated margins and a
         small penalty, the estimate can be several times too small. A tolerance below rounding error
         is not reached.
-    preconditioner : ndarray, shape (q + 1, q + 1), optional
+    preconditioner : Preconditioner, optional
         Of an earlier fit, to begin with.
     threads : Threads, optional
         Threads that share the rows. The result does not depend on it.
@@ -211,7 +243,7 @@ def fit_linear(
     A = start.copy()
     A -= A.mean(axis=1, keepdims=True)
     point = problem.at(A)
-    R, spent = preconditioner, 0.0
+    M, spent = preconditioner, 0.0
     n_iterations, least = 1, np.inf
     rounding = float(np.finfo(Phi.dtype).eps)
     while True:
@@ -219,9 +251,9 @@ def fit_linear(
         if step is not None:
             gain, count = max(-0.5 * float(np.vdot(point.gradient, step)), 0.0), 1
         else:
-            if R is None or spent >= problem.price_of_preconditioner(point):
-                R, spent = problem.preconditioner(point), 0.0
-            step, gain, count = _newton_step(problem, point, R, max_iterations - n_iterations)
+            if M is None or spent >= problem.price_of_preconditioner(point):
+                M, spent = problem.preconditioner(point), 0.0
+            step, gain, count = _newton_step(problem, point, M, max_iterations - n_iterations)
             spent += count * problem.price_of_product(point)
         excess = min(gain, point.cost) / point.cost if point.cost > problem.least_cost else 0.0
         # Where all that is left is rounding error, the estimate stops falling.
@@ -238,25 +270,16 @@ def fit_linear(
             break
     norm = float(np.linalg.norm(point.gradient))
     converged = excess <= max(tolerance, rounding)
-    return ConvexFit(point.A, point.cost, n_iterations, norm, excess, converged, R)
+    return ConvexFit(point.A, point.cost, n_iterations, norm, excess, converged, M)
 
 
 def _newton_step(
-    problem: "_Problem", point: "_Point", R: RealArray, most: int
+    problem: "_Problem", point: "_Point", M: Preconditioner, most: int
 ) -> tuple[FloatArray, float, int]:
     """Solve ``H X = -g`` roughly; return ``X``, the gain of the model, and the iterations."""
-
-    def precondition(residual: FloatArray) -> FloatArray:
-        # Single precision: of many columns, reading the factor takes all the time.
-        size = float(np.abs(residual).max(initial=0.0)) or 1.0
-        solved = scipy.linalg.cho_solve(
-            (R, False), (residual / size).astype(R.dtype), check_finite=False
-        )
-        return solved.astype(np.float64) * size
-
     X, gain, count = np.zeros_like(point.A), 0.0, 0
     residual = -point.gradient
-    Z = precondition(residual)
+    Z = M.solve(residual)
     direction, product = Z, float(np.vdot(residual, Z))
     while product > 0:
         HD = problem.times_hessian(point, direction)
@@ -275,7 +298,7 @@ def _newton_step(
         levelled_off = max(count, _FEWEST) * more <= _LEFT * gain
         if levelled_off or length == most_length or count >= most:
             break
-        Z = precondition(residual)
+        Z = M.solve(residual)
         before, product = product, float(np.vdot(residual, Z))
         direction = Z + (product / before) * direction
     return X, gain, count
@@ -500,6 +523,7 @@ class _Problem:
         C *= root[:, None]
         with rows_in_use(self._Phi, rows) as some:
             Phi = some.astype(np.float64)
+        del some
         K = (Phi @ Phi.T)[np.ix_(at, at)]
         K *= C @ C.T / self._penalty[0, 0]
         # The smallest eigenvalue of I + B B' / lam is at least 1.
@@ -554,14 +578,13 @@ class _Problem:
         enough = max(ROWS_FOR_GRAM * self._Phi.shape[1], ROWS)
         return point.curved[:: max(1, point.n_curved // enough)]
 
-    def preconditioner(self, point: _Point) -> RealArray:
-        """Upper Cholesky factor of the Gram matrix, each row weighted by its curvature.
+    def preconditioner(self, point: _Point) -> Preconditioner:
+        """Factorise the Gram matrix, each row weighted by its curvature.
 
-        It need not be exact: some of many blocks stand for all, it is in single precision, and
-        its largest pivot is 1, because a factor changes no step of conjugate gradients. The Gram
-        matrix may be singular, because of flat rows or linearly dependent columns, so a floor is
-        added to its diagonal. The floor is relative to each column. A common floor could exceed
-        the square of the constant column, which has no penalty: its gradient would look like zero.
+        It need not be exact, so some of many blocks stand for all. The Gram matrix may be singular,
+        because of flat rows or linearly dependent columns, so a floor is added to its diagonal. The
+        floor is relative to each column. A common floor could exceed the square of the constant
+        column, which has no penalty: its gradient would look like zero.
         """
         q = self._Phi.shape[1]
         gram, chosen = np.zeros((q + 1, q + 1)), self._for_gram(point)
@@ -576,10 +599,7 @@ class _Problem:
         # For a column of zeros in these rows, any positive number will do.
         R = definite_factor(gram, self._penalty[:, 0], np.where(squares > 0, _FLAT * squares, 1.0))
         del gram, squares  # as large as the factor
-        R /= np.diag(R).max()
-        single = R.astype(np.float32, order="F")
-        np.fill_diagonal(single, np.maximum(np.diag(single), _SMALLEST))
-        return single
+        return Preconditioner.of(R)
 
 
 def _n_rows(blocks: list[Any]) -> int:
