@@ -18,7 +18,7 @@ from experiments.shared.tables import print_table
 from experiments.shared.uncertainty import mean_and_error
 from varpro_nn import load
 
-UNTRAINED = {"scheme": "untrained", "n_stages": 1}
+UNTRAINED: dict[str, Any] = {"scheme": "untrained", "n_stages": 1}
 SMALL: dict[str, dict[str, Any]] = {
     "up to 1,026 parameters": {"recipe": "tiny", "n_units": 11, "n_subnetworks": 1, "grid": 2},
     "tiny": {"recipe": "tiny"},

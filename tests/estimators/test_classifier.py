@@ -93,6 +93,13 @@ def test_every_setting_is_a_parameter():
         assert VarProClassifier(glue_ridge=2.0).output_penalty == 2.0
 
 
+def test_stages_end_with_few_images(rng):
+    """As from the command line: 768 fixed columns would explain 600 images."""
+    images, y = rng.random((600, 28, 28)), np.arange(600) % 2
+    fitted = VarProClassifier("default", max_nfev=0, output_layer="ridge", n_copies=0)
+    assert fitted.fit(images, y).config_.subnetworks.scheme == "independent"
+
+
 def test_settings_reach_the_configuration(digits):
     classifier = VarProClassifier(n_units=8, ridge=3.0, random_state=5).fit(*digits[:2])
     config = classifier.config_

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from varpro_nn.output import linear_fits
 from varpro_nn.output.feature_store import standardise_columns
 from varpro_nn.output.linear_fits import LinearFits
 
@@ -25,6 +26,26 @@ def test_a_ridge_fit_sees_columns_of_any_scale(n_copies, penalty, rng):
     X = np.column_stack([X, np.ones(300)])
     expected = X @ np.linalg.lstsq(X, np.eye(3)[labels])[0]
     assert_allclose(Phi.astype(np.float64) @ A[:-1] + A[-1], expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["softmax", "hinge"])
+def test_a_convex_fit_starts_from_some_of_its_rows(name, rng, monkeypatch):
+    """Two a column and some more; none of those that are held out."""
+    monkeypatch.setattr(linear_fits, "_FEWEST", 20)
+    Phi = rng.standard_normal((300, 15)).astype(np.float32)
+    labels = np.argmax(Phi[:, :3], axis=1)
+    asked = []
+    fits = fits_of(name, Phi, labels)
+    ridge = fits._ridge
+    monkeypatch.setattr(
+        fits, "_ridge", lambda rows, *args, **kw: asked.append(rows) or ridge(rows, *args, **kw)
+    )
+    for rows, some in ((slice(50, None), slice(50, 80)), (slice(280, None), slice(280, 300))):
+        A, fitted = fits.fit(rows, 1.0, None, tolerance=1e-6)
+        assert asked.pop() == some
+        assert fitted.converged
+        other, _ = fits.fit(rows, 1.0, np.zeros_like(A), tolerance=1e-6)
+        assert_allclose(A[:-1], other[:-1], atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["ridge", "softmax", "hinge"])

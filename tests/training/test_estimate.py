@@ -6,6 +6,8 @@ would fail on a busy machine.
 
 import dataclasses
 import logging
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +97,64 @@ def test_the_sums_of_a_ridge_layer_take_disk(digits):
         estimate(config, digits, n_jobs=1, keep_sums=keep).disk_mib for keep in (False, True)
     )
     assert with_sums - without == pytest.approx(8 * 40**2 / 2**20)
+
+
+def test_stored_features_take_disk_for_a_while(digits, monkeypatch):
+    config = configure("tiny", data=digits, n_train=300, n_copies=1)
+    columns = config.units.n_units * config.units.grid**2
+    without = estimate(config, digits, n_jobs=1)
+    n_bytes = 4 * 600 * columns
+    monkeypatch.setattr(module, "FEATURE_BYTES", n_bytes - 1)
+    stored = estimate(config, digits, n_jobs=1)
+    assert (without.temporary_mib, stored.temporary_mib) == (0, n_bytes / 2**20)
+    assert stored.disk_mib == pytest.approx(without.disk_mib + n_bytes / 2**20)
+    monkeypatch.setattr(module, "FEATURE_BYTES", n_bytes)
+    assert estimate(config, digits, n_jobs=1).temporary_mib == 0
+
+
+def test_a_run_that_does_not_fit_on_the_disk_is_refused(digits, monkeypatch, tmp_path):
+    config = configure("tiny", data=digits, n_train=300, n_copies=1, loss="squares", max_nfev=1)
+    monkeypatch.setattr(module, "FEATURE_BYTES", 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(TrainingError, match=f"{tmp_path}: .* MiB of disk, and .*n_copies"):
+        run(config, digits, n_jobs=1, shard_folder=tmp_path)
+    monkeypatch.setattr(module, "FEATURE_BYTES", 2**30)
+    assert run(config, digits, n_jobs=1, shard_folder=tmp_path).metrics["n_train"] == 300
+
+
+def test_the_pass_of_the_bootstrap_uses_all_windows(digits):
+    """And has no stages."""
+    settings = {"data": digits, "n_train": 600, "bootstrap": True}
+    sparse = configure("default", training_stride=2, scheme="stages", n_stages=3, **settings)
+    dense = configure("default", scheme="independent", training_stride=None, **settings)
+    one, other = (estimate(config, digits, n_jobs=1).steps[-1] for config in (sparse, dense))
+    assert one.name == "bootstrap"
+    assert one.cpu_seconds == pytest.approx(other.cpu_seconds, rel=0.25)
+    assert one.memory_mib == pytest.approx(other.memory_mib, rel=0.01)
+
+
+def test_more_fixed_columns_than_images_take_memory(digits):
+    """Several arrays (n, f) in double precision, while they are eliminated."""
+    settings = {"data": digits, "units": "bilinear", "n_train": 100, "n_units": 4000}
+    settings |= {"n_subnetworks": 40, "images_per_subnetwork": 100}
+    stages, one = (
+        estimate(configure("bilinear", **settings, **more), digits, n_jobs=1).steps[0].memory_mib
+        for more in ({"scheme": "stages", "n_stages": 20}, {})
+    )
+    assert stages - one > 4 * 8 * 100 * 3800 / 2**20
+
+
+def test_each_thread_has_a_block_of_features(digits, monkeypatch):
+    real = module.effective_jobs
+    monkeypatch.setattr(module, "effective_jobs", lambda n: 64 if n == -1 else real(n))
+    rng = np.random.default_rng(0)
+    images = np.broadcast_to(rng.integers(0, 256, (28, 28), dtype=np.uint8), (60_000, 28, 28))
+    dataset = Dataset("made", np.arange(10), ImageSet(images, np.arange(60_000) % 10), None)
+    config = configure("default", data=dataset, n_units=576)
+    few, many = (module.first_look(config, dataset, n_jobs=n).steps[1] for n in (1, 49))
+    workers = (min(49, config.subnetworks.n_subnetworks)) * 90
+    # 120,000 rows are 30 blocks of 4,096, of 9,216 columns.
+    assert many.memory_mib - workers - few.memory_mib > 2000
 
 
 SETTINGS = [
@@ -252,13 +312,13 @@ def test_the_remedy_is_that_of_the_step(digits, monkeypatch):
 def test_a_long_run_says_how_long(digits, monkeypatch, caplog):
     config = config_of_a_short_run(digits)
     step = module.Step("sub-networks", 2400.0, 1500.0, 100.0)
-    monkeypatch.setattr(module._Run, "estimate", lambda self: Estimate(1, 2, 0.1, 0.0, (step,)))
+    monkeypatch.setattr(module._Run, "estimate", lambda self: Estimate(1, 2, 0.1, 0, 0, (step,)))
     with caplog.at_level(logging.WARNING):
         run(config, digits, n_jobs=2)
     assert caplog.messages == ["this run will take about 25 minutes with n_jobs=2 (40 CPU minutes)"]
     caplog.clear()
     short = dataclasses.replace(step, wall_seconds=599.0)
-    monkeypatch.setattr(module._Run, "estimate", lambda self: Estimate(1, 2, 0.1, 0.0, (short,)))
+    monkeypatch.setattr(module._Run, "estimate", lambda self: Estimate(1, 2, 0.1, 0, 0, (short,)))
     run(config, digits, n_jobs=1)
     assert caplog.messages == []
 

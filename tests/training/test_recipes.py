@@ -319,6 +319,7 @@ def test_subnetworks_keep_the_size_of_the_recipe(times, recipe):
         ("stages", {"n_units": 144, "images_per_subnetwork": 5000}),
         ("stages", {"n_units": 144, "grid": 2}),
         ("independent", {"grid": 6}),
+        ("independent", {"activation": "two-sided", "threshold": 0.5}),  # twice the columns
         ("stages", {"n_train": 2500}),
         ("independent", {"n_train": 1000}),
         ("independent", {"images_per_subnetwork": 1000}),
@@ -338,6 +339,8 @@ def test_stages_end_where_the_data_have_few_images():
     assert configure("default", data=few).subnetworks.scheme == "stages"
     few = replace(few, train=few.train.take(slice(200)))
     assert configure("default", data=few).subnetworks.scheme == "independent"
+    assert configure("default", n_images=60_000).subnetworks.scheme == "stages"
+    assert configure("default", n_images=600).subnetworks.scheme == "independent"
 
 
 def test_what_depends_on_a_setting_follows_it():

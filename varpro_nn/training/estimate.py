@@ -13,9 +13,12 @@ measured.
 """
 
 import logging
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +27,7 @@ from varpro_nn.data import Dataset
 from varpro_nn.errors import TrainingError
 from varpro_nn.linalg.blas_limit import single_threaded_blas
 from varpro_nn.linalg.convex import MARGINS
+from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.feature_store import FEATURE_BYTES
@@ -51,7 +55,7 @@ from varpro_nn.training.resources import (
     resident_memory_mib,
 )
 from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time, bytes_of_distortion
-from varpro_nn.units import Units, array_fields
+from varpro_nn.units import Units, array_fields, with_n_units
 
 KNOWN_ERROR = 1.5
 """Factor within which most estimates are right (``experiments.benchmarks.estimates``)."""
@@ -112,7 +116,10 @@ class Estimate:
     n_jobs : int
         Worker processes and threads.
     disk_mib : float
-        Of the run folder.
+        Of the run folder, and of the temporary file with the features of the output layer, which
+        is there while the layer is fitted.
+    temporary_mib : float
+        Of the temporary file alone.
     peak_before_mib : float
         Largest memory of this process before the estimate, for example while it read the data.
     steps : tuple of Step
@@ -122,6 +129,7 @@ class Estimate:
     n_parameters: int
     n_jobs: int
     disk_mib: float
+    temporary_mib: float
     peak_before_mib: float
     steps: tuple[Step, ...]
 
@@ -226,22 +234,35 @@ def first_look(
 
 
 def check_before_start(
-    config: TrainConfig, dataset: Dataset, *, n_jobs: int, growth: bool, keep_sums: bool
+    config: TrainConfig,
+    dataset: Dataset,
+    *,
+    n_jobs: int,
+    growth: bool,
+    keep_sums: bool,
+    scratch: Path | None,
 ) -> None:
-    """Refuse a run that will not fit into memory; log how long a long one will take.
+    """Refuse a run that will not fit into memory or on the disk; log how long a long one will take.
 
     Short runs start at once: a first look with typical rates decides whether rates are measured.
+
+    Parameters
+    ----------
+    scratch : Path or None
+        Where the temporary file will be; None for the folder of temporary files.
 
     Raises
     ------
     TrainingError
         The run needs more memory than there is, even if the estimate is too high by its known
-        error. The message names the settings that need less.
+        error; or its temporary file is larger than what is free on the disk. The message names the
+        settings that need less.
     ValueError
         As :func:`estimate`.
     """
     found = first_look(config, dataset, n_jobs=n_jobs, growth=growth, keep_sums=keep_sums)
     _check_memory(found)
+    _check_disk(found, Path(tempfile.gettempdir()) if scratch is None else scratch)
     if found.wall_seconds < LONG / _FIRST_LOOK_ERROR:
         return
     found = estimate(config, dataset, n_jobs=n_jobs, growth=growth, keep_sums=keep_sums)
@@ -264,10 +285,21 @@ def _check_memory(found: Estimate) -> None:
     raise TrainingError(msg)
 
 
+def _check_disk(found: Estimate, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free / _MIB
+    if found.temporary_mib > free:
+        msg = (
+            f"{folder}: the features of the output layer need {found.temporary_mib:,.0f} MiB of "
+            f"disk, and {free:,.0f} MiB are free. Free some, or reduce "
+            f"{_REMEDIES['output layer']}."
+        )
+        raise TrainingError(msg)
+
+
 _REMEDIES = {
     "sub-networks": "images_per_subnetwork, n_units or n_jobs, or increase n_subnetworks",
     "output layer": "n_units, n_copies, grid (patch units) or n_train",
-    "measurement": "n_units or n_jobs",
+    "measurement": "n_units",
     "comparison for the report": "n_units, or leave the report out (--no-report)",
     "bootstrap": "images_per_subnetwork, n_units or n_jobs",
 }
@@ -368,29 +400,33 @@ class _Run:
 
     def estimate(self) -> Estimate:
         """Put all steps together."""
-        steps = [self._subnetworks(self.n, "sub-networks"), self._output(), self._measurement()]
+        subnetworks = self._subnetworks(self.one, self.n, "sub-networks")
+        steps = [subnetworks, self._output(), self._measurement()]
         if self.growth:
             steps.append(self._comparison())
         if self.config.bootstrap.enabled and self.n_test:
             steps.append(self._bootstrap())
         learnt = sum(array.size for array in array_fields(self.units).values())
         n_parameters = self.units.n_units * self.units.n_weights + (self.q + 1) * self.k + learnt
-        disk = self._disk() / _MIB
-        return Estimate(n_parameters, self.n_jobs, disk, self.peak_before_mib, tuple(steps))
+        temporary = self._bytes_of_temporary() / _MIB
+        return Estimate(
+            n_parameters, self.n_jobs, self._disk() / _MIB + temporary, temporary,
+            self.peak_before_mib, tuple(steps),
+        )  # fmt: skip
 
     # --- sub-networks ------------------------------------------------------------------------
 
-    def _subnetworks(self, n: int, name: str) -> Step:
+    def _subnetworks(self, counts: SubnetworkCounts, n: int, name: str) -> Step:
         """Count all sub-networks on ``n`` images, each stage after the other."""
-        settings, cpu, wall, most = self.settings, 0.0, 0.0, 0.0
-        columns = self.one.units.n_units * self.one.units.n_cells
+        settings, cpu, wall, most = counts.settings, 0.0, 0.0, 0.0
+        columns = counts.units.n_units * counts.units.n_cells
         for members, fixed in fixed_columns(settings, columns):
             at_once = min(self.threads, members)
-            one = self.one.seconds(n, fixed)
+            one = counts.seconds(n, fixed)
             cpu += members * one.cpu
             wall += -(-members // at_once) * one.wall(max(1, self.threads // members))
             # More jobs than cores take turns, but each has its memory.
-            most = max(most, min(self.n_jobs, members) * self.one.memory(n, fixed) / _MIB)
+            most = max(most, min(self.n_jobs, members) * counts.memory(n, fixed) / _MIB)
         if settings.max_nfev:
             cpu += self.threads * _FIRST_USE_SECONDS
             wall += _FIRST_USE_SECONDS
@@ -408,26 +444,42 @@ class _Run:
 
     def _output(self) -> Step:
         """Count the output layer on all images and their copies."""
-        output, q = self.config.output, self.q
-        rows = self.n * (1 + output.n_copies)
-        alone = output.penalty is not None or (not output.n_copies and output.views == "single")
+        output, q, rows = self.config.output, self.q, self._rows
         time = Time(self.n * output.n_copies * self.of_units.distortion)
         n_bytes = 0.0
         if output.n_copies:
             n_bytes = rows * self.bytes_of_image + bytes_of_distortion(
                 self.config.distortion, self.image_shape
             )
-        if output.layer == "ridge" and alone and min(rows, q) <= LARGEST_EIGENPROBLEM:
+        if not self._stores_features:
             dual = q > rows
             time += self._dual(rows) if dual else self._primal(rows, q)
             n_bytes += self._bytes_of_dual(rows) if dual else self._bytes_of_primal(rows, q)
         else:
             time += self._stored(rows)
             n_bytes += self._bytes_of_stored(rows)
-        left_out = rows if output.layer == "ridge" and alone else self.n / 6
+        left_out = self.n / 6 if self._stores_features else rows
         time += Time(self._temperature(left_out))
         memory = self.before_mib + self._of_workers_mib() + n_bytes / _MIB
         return Step("output layer", time.cpu, time.wall(self.threads), memory)
+
+    @property
+    def _rows(self) -> int:
+        """Images of the output layer, copies included."""
+        return self.n * (1 + self.config.output.n_copies)
+
+    @property
+    def _stores_features(self) -> bool:
+        """Whether the output layer passes over all features again and again."""
+        output = self.config.output
+        alone = output.penalty is not None or (not output.n_copies and output.views == "single")
+        small = min(self._rows, self.q) <= LARGEST_EIGENPROBLEM
+        return not (output.layer == "ridge" and alone and small)
+
+    def _bytes_of_temporary(self) -> int:
+        """Features that are stored in a file."""
+        n_bytes = 4 * self._rows * self.q
+        return n_bytes if self._stores_features and n_bytes > FEATURE_BYTES else 0
 
     def _features(self, n: float) -> Time:
         return Time(0.0, n * self.units.n_units * self.of_units.features)
@@ -496,14 +548,16 @@ class _Run:
     def _bytes_of_stored(self, n: int) -> float:
         """Features that are not in a file, outputs, and preconditioners."""
         q = self.q
-        features = 4 * n * q if 4 * n * q <= FEATURE_BYTES else 0
+        features = 0 if self._bytes_of_temporary() else 4 * n * q
         if self.config.output.layer == "ridge":
             return features + self._bytes_of_block(n) + 8 * q**2 * 4
         margins = (
             3 * 8 * min(MARGINS, q * self.k) ** 2 if self.config.output.layer == "hinge" else 0
         )
-        grams = 20 * q**2  # two in double precision, and the last preconditioner in single
-        return features + self._bytes_of_block(n) + grams + 6 * 8 * n * self.k + margins
+        # Two Gram matrices and the last preconditioner; or that alone, and a block for each thread.
+        blocks = min(self.threads, -(-n // ROWS)) * 4 * min(n, ROWS) * q
+        arrays = max(20 * q**2, 4 * q**2 + blocks)
+        return features + self._bytes_of_block(n) + arrays + 6 * 8 * n * self.k + margins
 
     # --- the rest ----------------------------------------------------------------------------
 
@@ -541,8 +595,20 @@ class _Run:
         return Step("comparison for the report", time.cpu, time.wall(self.threads), memory)
 
     def _bootstrap(self) -> Step:
-        """Sub-networks and a ridge layer once more, on the test images."""
-        again = self._subnetworks(self.n_test, "bootstrap")
+        """Sub-networks and a ridge layer once more, on the test images, with all windows."""
+        rates, per = self.of_units, self.config.units_per_subnetwork
+        slower = rates.features / rates.features_in_training
+        counts = replace(
+            self.one,
+            settings=replace(self.settings, n_stages=1),
+            units=with_n_units(self.units, per),
+            of_units=replace(
+                rates,
+                features_in_training=rates.features,
+                derivative=slower * rates.derivative,
+            ),
+        )
+        again = self._subnetworks(counts, self.n_test, "bootstrap")
         time = self._primal(self.n_test, self.q) + self._outputs(self.n_test).times(2)
         memory = max(
             again.memory_mib, self.before_mib + self._bytes_of_primal(self.n_test, self.q) / _MIB

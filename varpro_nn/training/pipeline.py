@@ -172,7 +172,10 @@ def run(
             store = Shards(shard_folder, identity(config, training))
         # What a cluster has is not known here, nor what is left of a run that was begun.
         if executor is None and not store.read():
-            check_before_start(config, dataset, n_jobs=n_jobs, growth=growth, keep_sums=keep_sums)
+            check_before_start(
+                config, dataset, n_jobs=n_jobs, growth=growth, keep_sums=keep_sums,
+                scratch=shard_folder,
+            )  # fmt: skip
         clock = Clock()
         compute = stack.enter_context(
             Compute(n_jobs, executor=executor, scratch=shard_folder, progress=progress)

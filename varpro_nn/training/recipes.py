@@ -12,6 +12,7 @@ from varpro_nn.data import Dataset
 from varpro_nn.data.augmentation import Augmentation
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
+from varpro_nn.units.activations import sides
 
 _SETTINGS = settings_of(TrainConfig)
 
@@ -154,7 +155,11 @@ def kind_of_data(name: str, image_shape: Sequence[int]) -> str:
 
 
 def configure(
-    recipe: str = "default", *, data: str | Dataset = "mnist", **overrides: Any
+    recipe: str = "default",
+    *,
+    data: str | Dataset = "mnist",
+    n_images: int | None = None,
+    **overrides: Any,
 ) -> TrainConfig:
     """Take the settings of a recipe and override some.
 
@@ -171,14 +176,15 @@ def configure(
         they have several channels, else ``"mnist"``. Your own images are not mirrored; set
         ``flip=True`` (in training) and ``views="flip"`` (average over both) if left and right do
         not matter.
+    n_images : int, optional
+        Number of training images, if ``data`` is no data set; by default there are enough.
     **overrides
         Settings by their flat names, those of the command line: the keys of
         ``TrainConfig().options()``. If ``n_units`` is given without ``n_subnetworks``, each
         sub-network gets about as many units as in the recipe. ``n_stages`` is 1 unless the scheme
         is ``"stages"``, and ``n_copies`` is 0 without distortions. A recipe with stages becomes
         ``"independent"`` if the loss is another, or if there are more than 1.4 times as many fixed
-        columns for each image of a sub-network: stages would cost more and gain nothing. The
-        number of images is known only if ``data`` is a data set.
+        columns for each image of a sub-network: stages would cost more and gain nothing.
 
     Returns
     -------
@@ -193,7 +199,6 @@ def configure(
         msg = f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}."
         raise ValueError(msg)
     overrides = current_names(overrides)
-    n_images = None
     if isinstance(data, Dataset):
         n_images = len(data.train)
         if isinstance(data.train.images, ImagesOnDisk):
@@ -235,7 +240,9 @@ def _fixed_columns(config: TrainConfig, n_images: int | None) -> float:
     """
     settings = config.subnetworks
     n_known = settings.n_known * config.units_per_subnetwork
-    n_cells = config.units.grid**2 if config.units.kind == "patch" else 1
+    n_cells = 1
+    if config.units.kind == "patch":
+        n_cells = len(sides(config.units.activation)) * config.units.grid**2
     sizes = (settings.images_per_subnetwork, config.n_train, n_images)
     return n_known * n_cells / min(size for size in sizes if size is not None)
 

@@ -134,8 +134,9 @@ class SubnetworkCounts:
         features = z.n * z.fixed / z.m * self.of_units.features_in_training
         if self.settings.loss != "squares":
             return features
-        # LAPACK's on (n, f): about 6 n f^2 + 20 f^3 operations, at twice the rate of a QR.
-        return features + (3 * z.n * z.basis**2 + 10 * z.basis**3) * self.rates.factorisation
+        # LAPACK's on (n, f), f < n: about 6 n f^2 + 20 f^3 operations, at twice the rate of a QR.
+        longer = max(z.n, z.fixed)
+        return features + (3 * longer * z.basis**2 + 10 * z.basis**3) * self.rates.factorisation
 
     def _evaluation(self, z: Problem) -> Time:
         """One evaluation with its Jacobian and the inner iterations that follow."""
@@ -253,10 +254,11 @@ class SubnetworkCounts:
         if self.settings.max_nfev == 0:
             return images
         # Columns now and at the last point, and what a QR makes of them: five in double precision.
-        columns = 5 * 8 * z.n * z.q
+        # The elimination has six of the fixed columns.
+        columns = 8 * z.n * max(5 * z.q, 6 * z.fixed)
         form, derivative = self._form(z), 4 * z.n * z.m * z.n_weights
         if self.settings.loss != "squares":
-            side = z.k * z.q
+            side = z.k * (z.trained + z.fixed)
             return (
                 images
                 + columns / 2
