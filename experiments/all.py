@@ -105,6 +105,7 @@ TABLES: dict[str, Table] = {
     ),
     "processors": Table("reliability.processors"),
     "growth": Table("benchmarks.growth"),
+    "estimates": Table("benchmarks.estimates"),
     "overrides": Table("reliability.overrides"),
     "stages": Table("field.stages", ("mnist",), ("mnist", "--quick")),
     "stages_cross_entropy": Table(

@@ -9,8 +9,8 @@ Recipes are trained on fewer images, where all of them would take too long. Rand
 drawn with ``--seed``: units, activation, sizes, scheme, images, output layer, copies, and data
 (MNIST, CIFAR-10 and digits, of the first two 500 to 20,000 training images). Settings that would
 take more than ``--longest`` CPU seconds, by a first look at their sizes, are drawn again.
-``--n-random`` says how many to measure. Runs are kept in ``--output``; estimates are quick and made
-again each time. The last line is JSON.
+``--n-random`` says how many to measure. Each estimate is made right before its run, on a machine
+that is as busy. The last line is JSON.
 """
 
 import argparse
@@ -135,6 +135,12 @@ def in_child(what: str, run_: Run, data_dir: str | None) -> Row:
     return dict(json.loads(lines[-1]))
 
 
+def on_both(run_: Run, data_dir: str | None) -> Row:
+    """Estimate, then train at once: a busy machine makes both slower."""
+    what = {"estimate": "estimate", "measured": "run"}
+    return {name: in_child(task, run_, data_dir) for name, task in what.items()}
+
+
 def described(config: TrainConfig) -> str:
     """Name the settings that decide on time and memory."""
     units, subnetworks, output = config.units, config.subnetworks, config.output
@@ -186,16 +192,8 @@ def main() -> None:
     ledger, rows = Ledger(args.output), []
     for each in runs_of(args):
         name, data, config = each
-        measured = ledger.get(
-            settings_of(config), partial(in_child, "run", each, args.data_dir), data=data
-        )
-        estimated = in_child("estimate", each, args.data_dir)
-        rows.append(
-            {
-                "name": name, "data": data, "settings": described(config),
-                "measured": measured, "estimate": estimated,
-            }
-        )  # fmt: skip
+        both = ledger.get(settings_of(config), partial(on_both, each, args.data_dir), data=data)
+        rows.append({"name": name, "data": data, "settings": described(config), **both})
     print_rows(rows)
     told = {}
     for name, unit in NAMES.items():
