@@ -341,6 +341,9 @@ def test_stages_end_where_the_data_have_few_images():
     assert configure("default", data=few).subnetworks.scheme == "independent"
     assert configure("default", n_images=60_000).subnetworks.scheme == "stages"
     assert configure("default", n_images=600).subnetworks.scheme == "independent"
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match="n_images must be a positive integer or None, got"):
+            configure("default", n_images=wrong)
 
 
 def test_what_depends_on_a_setting_follows_it():

@@ -177,7 +177,7 @@ def configure(
         ``flip=True`` (in training) and ``views="flip"`` (average over both) if left and right do
         not matter.
     n_images : int, optional
-        Number of training images, if ``data`` is no data set; by default there are enough.
+        Number of training images, by default enough. A data set has its own.
     **overrides
         Settings by their flat names, those of the command line: the keys of
         ``TrainConfig().options()``. If ``n_units`` is given without ``n_subnetworks``, each
@@ -199,6 +199,9 @@ def configure(
         msg = f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}."
         raise ValueError(msg)
     overrides = current_names(overrides)
+    if n_images is not None and not (isinstance(n_images, Integral) and n_images >= 1):
+        msg = f"n_images must be a positive integer or None, got {n_images!r}."
+        raise ValueError(msg)
     if isinstance(data, Dataset):
         n_images = len(data.train)
         if isinstance(data.train.images, ImagesOnDisk):
