@@ -49,7 +49,7 @@ from varpro_nn.units import Units, with_n_units
 
 SIZES = {"mnist": 12, "cifar10": 16}
 """Units of a sub-network of ``default``, by data set."""
-WIDTHS = {"mnist": (72, 144), "cifar10": (96, 192)}
+WIDTHS = {"mnist": (72, 144, 288), "cifar10": (96, 192)}
 KNOWN = ("untrained", "nothing", "all columns", "leading directions", "outputs")
 N_STAGES, N_DIRECTIONS = 3, 100
 N_IMAGES = 10_000
