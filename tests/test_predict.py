@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 import varpro_nn
-from varpro_nn import Network, configure, load, train_network, whole_image_units
+from varpro_nn import Network, configure, load, run, train_network, whole_image_units
 from varpro_nn._cli import run_command
 from varpro_nn.data.preparation import Preparation
 from varpro_nn.predict import main
@@ -365,3 +365,28 @@ def test_interrupted(network, images, tmp_path, monkeypatch):
     path = write(tmp_path / "images.npz", images)
     monkeypatch.setattr("varpro_nn.data.read_all_images", interrupt)
     assert call("--model", tmp_path / "run", path) == (130, "", "interrupted\n")
+
+
+def test_the_folder_that_a_network_was_trained_from_gives_the_figures_of_training(tmp_path):
+    data = load("digits")
+    for label in range(10):
+        (tmp_path / "pictures" / str(label)).mkdir(parents=True)
+        of_class = data.train.images[data.train.labels == label][:12]
+        for number, image in enumerate(of_class):
+            size = (16 + number, 20 + label)
+            picture = Image.fromarray(np.uint8(255 * image)).resize(size)
+            picture.save(tmp_path / "pictures" / str(label) / f"{number}.png")
+    pictures = load(tmp_path / "pictures", image_size=(12, 12))
+    config = configure("tiny", data=pictures, n_units=2, max_nfev=1, output_layer="ridge")
+    done = run(config, pictures)
+    path = tmp_path / "model.npz"
+    done.network.save(path)
+    status, out, err = call("--model", path, tmp_path / "pictures")
+    assert status == 0
+    expected = done.metrics["train_accuracy"]
+    assert 0.5 < expected < 1
+    assert err.startswith(f"accuracy {expected:.4f} ± ")
+    assert err.endswith("on the 120 pictures in sub-folders named like a class\n")
+    lines = [json.loads(line) for line in out.splitlines()]
+    right = [line["label"] == Path(line["path"]).parent.name for line in lines]
+    assert np.mean(right) == expected

@@ -2,12 +2,13 @@
 
 Prints one JSON object a line for each image: its number, its file, the label, the probabilities.
 Files that cannot be read are named on standard error. The others are labelled, and the exit status
-is 1.
+is 1. Where the pictures of a folder lie in sub-folders named like the classes, standard error also
+has the accuracy.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import count
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from varpro_nn._warn import warn_user
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.network import Network, probabilities
+from varpro_nn.training.metrics import standard_error
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,8 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "images", nargs="+", metavar="IMAGES",
-        help="a picture in any format of Pillow, a folder of pictures, or a file: npz (array "
-        "x_test, else images, else the only array), npy, IDX (also as .gz)",
+        help="a picture in any format of Pillow, a folder of pictures or of folders of pictures, "
+        "or a file: npz (array x_test, else images, else the only array), npy, IDX (also as .gz)",
     )  # fmt: skip
     return parser
 
@@ -68,9 +70,12 @@ def _lines(args: argparse.Namespace, faults: list[DatasetError]) -> Iterator[str
         )
         warn_user(msg)
     numbers = count()
+    names = {str(name) for name in network.classes.tolist()}
+    right: list[bool] = []
     for part in data.read_all_images(
         args.images, network.image_shape,
-        prepared=network.preparation if args.prepare else None,
+        # Cropped and resized as for training, which leaves those of the right size as they are.
+        prepared=network.preparation if args.prepare or network.preparation.cropped else None,
         on_fault=report, on_note=lambda note: tell(f"note: {note}"),
     ):  # fmt: skip
         try:
@@ -85,6 +90,23 @@ def _lines(args: argparse.Namespace, faults: list[DatasetError]) -> Iterator[str
         for file, line in zip(part.files, lines, strict=True):
             place = {"image": next(numbers), "file": file.name, "path": str(file)}
             yield json.dumps({**place, **line})
+            true = _class_of_folder(file, args.images, names)
+            right += [] if true is None else [true == str(line["label"])]
+    if right and not faults:
+        share = sum(right) / len(right)
+        tell(
+            f"accuracy {share:.4f} ± {standard_error(share, len(right)):.4f} on the {len(right):,} "
+            "pictures in sub-folders named like a class"
+        )
+
+
+def _class_of_folder(file: Path, given: Sequence[str], names: Set[str]) -> str | None:
+    """Name the class in whose folder a picture lies, below a folder that the user gave."""
+    for folder in map(Path, given):
+        if file.is_relative_to(folder):
+            below = file.relative_to(folder).parent.parts
+            return next((part for part in reversed(below) if part in names), None)
+    return None
 
 
 def _labelled(network: Network, images: ImageArray, n_jobs: int) -> list[dict[str, object]]:

@@ -39,7 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "dataset",
         nargs="?",
-        help=f"{', '.join(data.NAMES)}, a file that ends in .npz, or a folder of .npy or IDX files",
+        help=f"{', '.join(data.NAMES)}, a file that ends in .npz, a folder of .npy or IDX files, "
+        "or a folder with a sub-folder of pictures for each class",
     )
     parser.add_argument(
         "--recipe", choices=tuple(RECIPES), default="default",

@@ -56,8 +56,7 @@ def read_folder(folder: Path) -> Dataset:
             arrays[array] = images_in(path) if array.startswith("x") else _labels_in(path)
         elif array.endswith("train"):
             msg = f"{folder}: needs {array}.npy, {names[0]} or {names[1]} (IDX also as .gz)."
-            if any(entry.is_dir() for entry in folder.iterdir()):
-                msg += " Folders of classes are not read: put their pictures into an .npz file."
+            msg += " Or a sub-folder of pictures for each class."
             raise DatasetError(msg)
     if "x_test" in arrays:
         arrays["x_test"] = arrays["x_test"][:]

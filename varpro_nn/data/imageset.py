@@ -111,14 +111,19 @@ class Dataset:
         The original label of each class: integers, or strings of fixed width.
     train, test : ImageSet
         Images of the same shape; ``test`` may be None.
+    validation : ImageSet, optional
+        Images that nothing is trained on, to measure the network while it is being developed.
+    cropped : bool
+        Whether the images were made of pictures of several sizes, by cropping and resizing them:
+        new pictures are treated alike (:mod:`varpro_nn.data.preparation`).
     origin : Origin, optional
         What another process needs to ``load`` the same training set.
 
     Raises
     ------
     ValueError
-        Classes that are not distinct integers or strings, a label outside 0 to k - 1, or test
-        images of another shape than the training images.
+        Classes that are not distinct integers or strings, a label outside 0 to k - 1, or test or
+        validation images of another shape than the training images.
     """
 
     name: str
@@ -126,6 +131,8 @@ class Dataset:
     train: ImageSet
     test: ImageSet | None
     origin: "Origin | None" = None
+    validation: ImageSet | None = None
+    cropped: bool = False
 
     def __post_init__(self) -> None:
         classes = plain_array(self.classes, "classes")
@@ -139,19 +146,22 @@ class Dataset:
             msg = f"classes must be distinct, got {classes.tolist()}."
             raise ValueError(msg)
         check_text(classes, "classes")
-        for subset, images in (("train", self.train), ("test", self.test)):
-            if images is not None and int(images.labels.max()) >= len(classes):
+        subsets = {"train": self.train, "test": self.test, "validation": self.validation}
+        for subset, images in subsets.items():
+            if images is None:
+                continue
+            if int(images.labels.max()) >= len(classes):
                 msg = (
                     f"{subset} labels must be 0 to {len(classes) - 1} for {len(classes)} classes, "
                     f"got {images.labels.max()}."
                 )
                 raise ValueError(msg)
-        if self.test is not None and self.test.images.shape[1:] != self.image_shape:
-            msg = (
-                "train and test images must have the same shape, "
-                f"got {self.image_shape} and {self.test.images.shape[1:]}."
-            )
-            raise ValueError(msg)
+            if images.images.shape[1:] != self.image_shape:
+                msg = (
+                    f"train and {subset} images must have the same shape, "
+                    f"got {self.image_shape} and {images.images.shape[1:]}."
+                )
+                raise ValueError(msg)
         object.__setattr__(self, "classes", read_only(classes))
 
     @property
@@ -168,7 +178,7 @@ class Dataset:
     def digest(self) -> str:
         """SHA-256 (hex) of the arrays, their types and shapes; the name does not count."""
         arrays: list[Any] = [self.classes]
-        for subset in (self.train, self.test):
+        for subset in (self.train, self.test, self.validation):
             if subset is not None:
                 arrays += [subset.images, subset.labels]
                 arrays += [] if subset.weights is None else [subset.weights]

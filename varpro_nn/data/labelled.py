@@ -17,42 +17,58 @@ _FIRST_INEXACT = 2**53
 
 
 def dataset_of(where: str, arrays: Mapping[str, Any]) -> Dataset:
-    """Make a data set of ``x_train`` and ``y_train``, and ``x_test`` and ``y_test`` if given.
+    """Make a data set of ``x_train`` and ``y_train``, and the same of ``test`` and ``validation``.
 
-    ``where`` is the name of the data set. Error messages start with it. Labels are integers,
-    booleans, strings, or floats without a fraction: (n,), a column (n, 1), or one-hot rows (n, k).
+    Test and validation images may be missing. ``where`` is the name of the data set. Error messages
+    start with it. Labels are integers, booleans, strings, or floats without a fraction: (n,), a
+    column (n, 1), or one-hot rows (n, k).
 
     Raises
     ------
     DatasetError
         A missing or unsuitable array; different lengths or image shapes; one class only; a test
-        label that no training image has.
+        or validation label that no training image has.
     """
-    present = [name for name in ("x_test", "y_test") if name in arrays]
-    if len(present) == 1:
-        msg = f"{where}: must contain both x_test and y_test or neither, got {present[0]} only."
-        raise DatasetError(msg)
     x_train, y_train = _subset(where, arrays, "train")
-    x_test, y_test = _subset(where, arrays, "test", x_train.shape[1:]) if present else (None, None)
     classes, codes = np.unique(y_train, return_inverse=True)
     if len(classes) < 2:
         msg = f"{where}: y_train must have two classes or more, got {classes.tolist()} only."
         raise DatasetError(msg)
     try:
         train = ImageSet(x_train, codes)
-        test = None
-        if x_test is not None and y_test is not None:
-            test = ImageSet(x_test, _test_codes(where, classes, y_test))
-        return Dataset(where, classes, train, test)
+        test, validation = (
+            _measured_on(where, arrays, subset, classes, x_train.shape[1:])
+            for subset in ("test", "validation")
+        )
+        return Dataset(where, classes, train, test, validation=validation)
     except ValueError as error:
         msg = f"{where}: {error}"
         raise DatasetError(msg) from error
 
 
+def _measured_on(
+    where: str,
+    arrays: Mapping[str, Any],
+    subset: str,
+    classes: NDArray[Any],
+    shape: Sequence[int],
+) -> ImageSet | None:
+    """Make the set of images that is only measured on, if there is one."""
+    names = f"x_{subset}", f"y_{subset}"
+    present = [name for name in names if name in arrays]
+    if not present:
+        return None
+    if len(present) == 1:
+        msg = f"{where}: must contain both {' and '.join(names)} or neither, got {present[0]} only."
+        raise DatasetError(msg)
+    images, labels = _subset(where, arrays, subset, shape)
+    return ImageSet(images, _codes(where, classes, labels, f"y_{subset}"))
+
+
 def _subset(
     where: str, arrays: Mapping[str, Any], subset: str, shape: Sequence[int] | None = None
 ) -> tuple[Any, NDArray[Any]]:
-    """Check images, of a certain shape if it is given, and labels of "train" or "test"."""
+    """Check images, of a certain shape if it is given, and labels of a subset."""
     try:
         images = check_images(arrays[f"x_{subset}"], f"x_{subset}", shape)
         labels = _checked_labels(label_row(arrays[f"y_{subset}"], f"y_{subset}"), f"y_{subset}")
@@ -91,10 +107,10 @@ def _checked_labels(labels: NDArray[Any], name: str) -> NDArray[Any]:
     return labels.astype(np.int64)
 
 
-def _test_codes(where: str, classes: NDArray[Any], labels: NDArray[Any]) -> LabelArray:
+def _codes(where: str, classes: NDArray[Any], labels: NDArray[Any], name: str) -> LabelArray:
     if (classes.dtype.kind == "U") != (labels.dtype.kind == "U"):
         msg = (
-            f"{where}: y_train and y_test must both be numbers or both be strings, "
+            f"{where}: y_train and {name} must both be numbers or both be strings, "
             f"got {classes.dtype} and {labels.dtype}."
         )
         raise DatasetError(msg)
@@ -102,8 +118,8 @@ def _test_codes(where: str, classes: NDArray[Any], labels: NDArray[Any]) -> Labe
     unknown = np.unique(labels[classes[codes] != labels])
     if unknown.size:
         msg = (
-            f"{where}: every label of y_test must occur in y_train, "
-            f"got {listed(unknown.tolist())} in y_test only."
+            f"{where}: every label of {name} must occur in y_train, "
+            f"got {listed(unknown.tolist())} in {name} only."
         )
         raise DatasetError(msg)
     return codes

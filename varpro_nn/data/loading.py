@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from varpro_nn.data.cifar import read_cifar_binary
+from varpro_nn.data.class_folder import has_class_folders, read_class_folder
 from varpro_nn.data.fetch.catalog import CIFAR_FILES, FILE_SETS, IDX_FILES
 from varpro_nn.data.fetch.store import obtain
 from varpro_nn.data.folder import read_folder
@@ -27,6 +28,9 @@ def load(
     *,
     offline: bool = False,
     progress: bool = True,
+    image_size: tuple[int, int] | None = None,
+    follow_links: bool = False,
+    n_jobs: int = -1,
 ) -> Dataset:
     """Load a data set; fetch it first if this machine does not have it.
 
@@ -46,14 +50,23 @@ def load(
         first or last), ``y_train`` (labels: integers, booleans or strings of any values, (n,) or
         (n, 1); or one-hot, (n, k)) and, if it has a test set, ``x_test`` and ``y_test``. Or a
         folder of such arrays as ``.npy`` or IDX files, whose training images stay on disk: see
-        :mod:`varpro_nn.data.folder`.
+        :mod:`varpro_nn.data.folder`. Or a folder of pictures that has a sub-folder for each class,
+        or ``train``, ``test`` and ``valid`` with such sub-folders: see
+        :mod:`varpro_nn.data.class_folder`.
     data_dir : str or path, optional
         Where the data files are, or go. Default: the environment variable ``VARPRO_NN_DATA``,
         if it is set.
     offline : bool
         Use only what is on this machine.
     progress : bool
-        Show on standard error what is being fetched.
+        Show on standard error what is being fetched or read.
+    image_size : (rows, columns), optional
+        Size of the images that pictures of a folder become. By default the median size of the
+        pictures, reduced to 64 pixels on the longer side.
+    follow_links : bool
+        Also read pictures to which links lead out of the folder.
+    n_jobs : int
+        Processes that read the pictures of a folder; -1 for all cores.
 
     Returns
     -------
@@ -77,6 +90,12 @@ def load(
     if name.lower().endswith(".npz"):
         return _with_origin(read_dataset_npz(name), str(Path(name).absolute()))
     if name not in NAMES and Path(name).is_dir():
+        if has_class_folders(Path(name)):
+            # Not loaded again by its name: images depend on the size that was asked for.
+            return read_class_folder(
+                Path(name), image_size=image_size, follow_links=follow_links, n_jobs=n_jobs,
+                progress=progress,
+            )  # fmt: skip
         return _with_origin(read_folder(Path(name)), str(Path(name).absolute()))
     if name == "digits":
         return _with_origin(_digits(), name)

@@ -26,28 +26,76 @@ _LEFT_OUT = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow knows but does not decode itself; for EPS it starts another program."""
 _ORIENTATION = 0x0112
 """Tag of EXIF."""
+_ON_ITS_SIDE = 5
+"""From this orientation on, rows and columns are exchanged."""
 _DEEP = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "F": 1}
 """Modes of more than 8 bits, and the value of white."""
 _SCALED_TO_16_BITS = ("PNG", "PPM")
 """Formats whose 16-bit pictures have 32-bit numbers in Pillow."""
 
 
-def picture_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Find the pictures of a folder, by the endings of their names.
+def entries_of(folder: Path) -> list[Path]:
+    """Return what is in a folder, in the order of names, but for hidden files.
 
-    Returns
-    -------
-    pictures, others : list of Path
-        In the order of their names; hidden files are in neither.
+    Raises
+    ------
+    DatasetError
     """
     try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         msg = f"{folder}: cannot be read: {error.strerror or error}"
         raise DatasetError(msg) from error
-    pictures = [entry for entry in entries if entry.suffix.lower() in _endings()]
-    others = [entry for entry in entries if entry.suffix.lower() not in _endings()]
-    return pictures, others
+
+
+def files_below(
+    folder: Path, home: Path | None = None, *, follow_links: bool
+) -> Iterator[tuple[Path, bool]]:
+    """Give each file below a folder, and whether it is a link that is not to be followed.
+
+    Parameters
+    ----------
+    folder : Path
+    home : Path, optional
+        Links to files within it are read like files. By default ``folder``.
+    follow_links : bool
+        Follow all links, but for those to a folder that contains the link: that would not end.
+    """
+    home = (home or folder).resolve()
+    if folder.is_symlink() and not follow_links:
+        yield folder, True
+        return
+    for entry in entries_of(folder):
+        if entry.is_symlink() and not follow_links:
+            target = entry.resolve()
+            yield entry, target.is_dir() or not target.is_relative_to(home)
+        elif entry.is_dir():
+            if not entry.is_symlink() or not folder.resolve().is_relative_to(entry.resolve()):
+                yield from files_below(entry, home, follow_links=follow_links)
+        else:
+            yield entry, False
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the name of a file ends like that of a picture."""
+    return path.suffix.lower() in _endings()
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Read the size of a picture, upright; no pixel is decoded.
+
+    Returns
+    -------
+    rows, columns : int
+
+    Raises
+    ------
+    DatasetError
+        Pillow cannot read it.
+    """
+    with _opened(path) as image:
+        size = image.height, image.width
+        return size[::-1] if _orientation(image) >= _ON_ITS_SIDE else size
 
 
 def read_picture(

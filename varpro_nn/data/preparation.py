@@ -9,8 +9,9 @@ Training measures three properties of the training images, and the network keeps
   middle of the bounding box, or the centre of mass. MNIST has boxes of 20 of 28 pixels and the
   centre of mass in the middle. The object of a picture is scaled and moved to the frame.
 
-Without a ground, a picture is only cropped and resized. ``exporters/templates/draw.js`` does the
-same in a browser.
+Without a ground, a picture is only cropped and resized. So it is, too, where the training images
+were made of pictures of several sizes (*cropped*), so that each of these pictures becomes the same
+image again. ``exporters/templates/draw.js`` does the same in a browser.
 """
 
 from collections.abc import Mapping
@@ -85,12 +86,16 @@ class Preparation:
         None: objects have any size and place.
     learnt : bool
         Whether ground and frame were looked for. Older model files have no record of them.
+    cropped : bool
+        Whether the training images were cropped and resized pictures. Ground and frame are None
+        then.
     """
 
     intensities: IntensityRange | None = None
     ground: float | None = None
     frame: Frame | None = None
     learnt: bool = False
+    cropped: bool = False
 
     def __post_init__(self) -> None:
         known = self.intensities is not None
@@ -101,23 +106,28 @@ class Preparation:
         if self.frame is not None and self.ground is None:
             msg = "frame needs a ground."
             raise ValueError(msg)
+        if self.cropped and self.ground is not None:
+            msg = "cropped pictures have no ground."
+            raise ValueError(msg)
 
     # --- how it comes about ----------------------------------------------------------------
 
     @classmethod
-    def learn(cls, images: Any) -> "Preparation":
+    def learn(cls, images: Any, *, cropped: bool = False) -> "Preparation":
         """Measure training images.
 
         Parameters
         ----------
         images : ndarray or ImagesOnDisk, shape (n, rows, columns) or (n, channels, rows, columns)
             ``uint8`` or floating point, checked.
+        cropped : bool
+            Whether they were cropped and resized already, from pictures of several sizes.
         """
         reached = IntensityRange.of(images)
         if images.dtype == np.uint8:
             reached = reached.scaled(1 / 255)
-        bare = cls(reached, learnt=True)
-        if not bare.takes_bytes or not reached.span or prod(images.shape[1:-2]) != 1:
+        bare = cls(reached, learnt=True, cropped=cropped)
+        if cropped or not bare.takes_bytes or not reached.span or prod(images.shape[1:-2]) != 1:
             return bare
         chosen = np.linspace(0, len(images) - 1, min(len(images), _SAMPLE)).astype(np.int64)
         planes: Any = intensities(images[chosen], np.float64).reshape(-1, *images.shape[-2:])
@@ -150,6 +160,7 @@ class Preparation:
             "ground": self.ground,
             "frame": None if self.frame is None else asdict(self.frame),
             "learnt": self.learnt,
+            "cropped": self.cropped,
         }
 
     @classmethod
@@ -169,6 +180,7 @@ class Preparation:
             if frame is None
             else Frame(frame["filled"], frame["anchor"], tuple(frame["centre"])),
             bool(spec["learnt"]),
+            bool(spec.get("cropped", False)),  # older files lack it
         )
 
     # --- what it says about arrays ---------------------------------------------------------
@@ -222,10 +234,10 @@ class Preparation:
 
         Parameters
         ----------
-        pixels : ndarray of uint8, shape (rows, columns) or (3, rows, columns)
+        pixels : ndarray of uint8, shape (rows, columns) or (channels, rows, columns)
             Of any size.
         shape : tuple of int
-            Shape of the image, with as many axes.
+            Shape of the image, with as many channels.
 
         Returns
         -------

@@ -65,6 +65,9 @@ class TrainingSet:
         Weights of the images in sums of squares and losses. None: all weigh 1.
     origin : NamedData, optional
         What another process needs to load the same images.
+    cropped : bool
+        Whether the images were made of pictures of several sizes, as in
+        :class:`~varpro_nn.data.imageset.Dataset`.
     derived : bool
         Whether the images were made from others in this process: distorted copies, for example.
 
@@ -80,6 +83,7 @@ class TrainingSet:
     n_targets: int
     weights: FloatArray | None = None
     origin: NamedData | None = field(default=None, repr=False)
+    cropped: bool = field(default=False, repr=False)
     derived: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -100,7 +104,10 @@ class TrainingSet:
         loadable, origin = dataset.loadable, None
         if loadable is not None and train.weights is None:  # data loaded by name have no weights
             origin = NamedData(loadable.name, loadable.data_dir, n_train)
-        return cls(train.images, train.labels, len(dataset.classes), train.weights, origin)
+        return cls(
+            train.images, train.labels, len(dataset.classes), train.weights, origin,
+            dataset.cropped,
+        )  # fmt: skip
 
     @classmethod
     def classified(
@@ -122,7 +129,7 @@ class TrainingSet:
     @cached_property
     def preparation(self) -> Preparation:
         """What the images say about pictures to be classified; one pass over them."""
-        return Preparation.learn(self.images)
+        return Preparation.learn(self.images, cropped=self.cropped)
 
     @cached_property
     def digest(self) -> str:
@@ -155,6 +162,7 @@ class TrainingSet:
         made = object.__new__(TrainingSet)
         object.__setattr__(made, "n_targets", self.n_targets)
         object.__setattr__(made, "origin", None)
+        object.__setattr__(made, "cropped", self.cropped)
         object.__setattr__(made, "derived", True)
         made._set(images, self.targets[rows], self.weights_at(rows))
         return made

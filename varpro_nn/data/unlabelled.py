@@ -15,7 +15,7 @@ from varpro_nn.data.folder import images_in
 from varpro_nn.data.idx import read_idx
 from varpro_nn.data.images import check_images
 from varpro_nn.data.npz import open_npz
-from varpro_nn.data.pictures import picture_files, read_picture
+from varpro_nn.data.pictures import entries_of, files_below, is_picture, read_picture
 from varpro_nn.data.preparation import Preparation
 from varpro_nn.errors import DatasetError
 
@@ -47,7 +47,8 @@ def read_images(
     path : str or path
         A ``.npz`` file (array ``x_test``, else ``images``, else its only array); an IDX file,
         gzipped or not; a ``.npy`` array; a picture that Pillow reads; or a folder, whose pictures
-        are read in the order of their names. The first bytes of a file tell its kind, not its name.
+        are read in the order of their names. Of a folder without pictures, those in its
+        sub-folders are read. The first bytes of a file tell its kind, not its name.
     image_shape : sequence of int
         (rows, columns) or (channels, rows, columns). Pictures become grey for one channel and
         red, green, blue for three; see :func:`varpro_nn.data.pictures.read_picture`. Channels of
@@ -146,13 +147,25 @@ def _files_in(
 
 
 def _pictures_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    pictures, others = picture_files(folder)
+    """Find the pictures of a folder, or of its sub-folders; and what else there is."""
+    entries = entries_of(folder)
+    if not any(map(_is_picture_file, entries)):
+        below = [entry for entry in entries if entry.is_dir()]
+        entries = [
+            file
+            for entry in below
+            for file, leads_outside in files_below(entry, folder, follow_links=False)
+            if not leads_outside
+        ]
+    pictures = list(filter(_is_picture_file, entries))
     if not pictures:
-        nested = any(other.is_dir() for other in others)
-        remedy = f" Subfolders are not read: name them, {folder}/*/." if nested else ""
-        msg = f"{folder}: must contain PNG or other pictures, got a folder without any.{remedy}"
+        msg = f"{folder}: must contain PNG or other pictures, got a folder without any."
         raise DatasetError(msg)
-    return pictures, others
+    return pictures, [entry for entry in entries if not _is_picture_file(entry)]
+
+
+def _is_picture_file(path: Path) -> bool:
+    return is_picture(path) and not path.is_dir()
 
 
 def _checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
@@ -205,7 +218,4 @@ def _read_picture(
     if prepared is None:
         rows, columns = shape[-2:]
         return read_picture(path, channels, (rows, columns)).reshape(shape)
-    planes = read_picture(path, channels)
-    if channels == 1:
-        return prepared.picture(planes[0], shape[-2:]).reshape(shape)
-    return prepared.picture(planes, shape)
+    return prepared.picture(read_picture(path, channels), shape)
