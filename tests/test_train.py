@@ -195,6 +195,29 @@ def test_a_file_of_ones_own_with_names_for_classes(tiny, tmp_path):
     assert Network.load(tmp_path / "run" / "model.npz").classes.tolist() == ["left", "right"]
 
 
+def test_images_are_held_out_where_there_is_nothing_to_measure_on(tmp_path, capsys):
+    digits = load("digits").train
+    np.savez(tmp_path / "mine.npz", x_train=digits.images[:300], y_train=digits.labels[:300])
+    arguments = (tmp_path / "mine.npz", "--n-units", "4", "--max-nfev", "1", "--n-jobs", "1")
+    arguments = (*arguments, "--recipe", "tiny", "--no-report", "--overwrite")
+    said = {}
+    for share in (None, "0.3", "0"):
+        chosen = [] if share is None else ["--validation", share]
+        main([str(word) for word in (*arguments, *chosen, "--output", tmp_path / "run")])
+        out, err = capsys.readouterr()
+        metrics = json.loads(out)
+        said[share] = metrics["n_train"], metrics["n_validation"], "images are held out" in err
+        assert ("validation_accuracy" in metrics) == (share != "0")
+        assert "test_accuracy" not in metrics
+    assert said["0"] == (300, 0, False)
+    for share, name in ((0.2, None), (0.3, "0.3")):
+        n_train, n_validation, _ = said[name]
+        assert n_train + n_validation == 300
+        assert abs(n_validation - 300 * share) <= 5
+    assert said[None][2]
+    assert not said["0.3"][2]
+
+
 def test_without_a_name_the_folder_says_when_and_what(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, _ = call("digits", *SMALL)
@@ -621,7 +644,8 @@ def test_settings_that_the_images_do_not_allow(tiny, tmp_path):
 
 def test_bootstrap_without_test_images(tiny, tmp_path):
     path = rewritten(tiny, x_test=None, y_test=None)
-    fault(path, *SMALL, "--bootstrap", "--output", tmp_path / "run", match="needs test images")
+    options = (*SMALL, "--bootstrap", "--validation", "0")
+    fault(path, *options, "--output", tmp_path / "run", match="needs test images")
     status, out, _ = call(path, *SMALL, "--output", tmp_path / "run")
     assert status == 0
     assert "test_accuracy" not in strict(out)

@@ -29,6 +29,8 @@ from varpro_nn.training.run_folder import RunFolder, check_sums_can_be_kept, def
 
 SETTINGS = {option: s for option, s in settings_of(TrainConfig).items() if option != "recipe"}
 """The settings with an option each; the option of the recipe is made separately."""
+VALIDATION = 0.2
+"""Share of the training images that is held out if there is nothing else to measure on."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,6 +74,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--scheduler", metavar="ADDRESS",
         help="of the cluster, tcp://HOST:PORT or tls://HOST:PORT; without it --backend dask "
         "starts --n-jobs processes on this machine",
+    )  # fmt: skip
+    parser.add_argument(
+        "--validation", type=_share, default=None, metavar="X",
+        help="share of the training images of each class that is held out of everything, and "
+        "measured at the end; 0 for none (0.2 if the data have neither test nor validation images)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--follow-links", action="store_true",
+        help="also read pictures to which links lead out of the folder",
     )  # fmt: skip
     parser.add_argument("--data-dir", metavar="DIR", help="where the data files are, or go")
     parser.add_argument("--offline", action="store_true", help="fetch no data")
@@ -206,7 +217,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     if not args.estimate:
         folder.check_writable()
         folder.check_free()
-    dataset = data.load(args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet)
+    dataset = _load(args)
     config = configure(args.recipe, data=dataset, **overrides)
     if config.recipe != args.recipe and not args.quiet:
         tell(
@@ -259,6 +270,34 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     return strict_json(result.metrics).decode().strip()
 
 
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share < 1:
+        msg = f"must be at least 0 and below 1, got {text}"
+        raise argparse.ArgumentTypeError(msg)
+    return share
+
+
+def _load(args: argparse.Namespace) -> data.Dataset:
+    """Load the data set; hold images out, by default if there is nothing to measure on."""
+    dataset = data.load(
+        args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet,
+        follow_links=args.follow_links, n_jobs=args.n_jobs,
+    )  # fmt: skip
+    share = args.validation
+    if share is None:
+        measured = dataset.test is not None or dataset.validation is not None
+        share = 0.0 if measured else VALIDATION
+    if share:
+        dataset = dataset.hold_out(share)
+        if args.validation is None and not args.quiet and dataset.validation is not None:
+            tell(
+                f"no test images: {len(dataset.validation):,} training images are held out to "
+                "measure the network; --validation 0 trains on all"
+            )
+    return dataset
+
+
 def _estimate(
     args: argparse.Namespace, config: TrainConfig, dataset: data.Dataset, *, with_report: bool
 ) -> str:
@@ -292,11 +331,12 @@ def _in_words(result: Run) -> Iterator[str]:
     """Say in a few lines what came out."""
     metrics = result.metrics
     said = f"network of {metrics['n_parameters']:,} parameters in {metrics['output']}"
-    if "test_accuracy" in metrics:
-        said = (
-            f"test accuracy {metrics['test_accuracy']:.4f} "
-            f"± {metrics['test_accuracy_standard_error']:.4f}; {said}"
-        )
+    for subset in ("validation", "test"):
+        if f"{subset}_accuracy" in metrics:
+            said = (
+                f"{subset} accuracy {metrics[f'{subset}_accuracy']:.4f} "
+                f"± {metrics[f'{subset}_accuracy_standard_error']:.4f}; {said}"
+            )
     yield said
     model = shlex.quote(metrics["output"])
     yield f"label images with it: python -m varpro_nn.predict --model {model} my.png"

@@ -75,6 +75,20 @@ def test_a_part_stays_on_disk(both):
     assert_array_equal(part.between(2, 4)[:], array[9:11])
 
 
+def test_chosen_images_stay_on_disk(both, monkeypatch):
+    array, on_disk = both
+    positions = np.array([3, 4, 5, 9, 2, 39])
+    chosen = on_disk.at(positions)
+    assert isinstance(chosen, ImagesOnDisk)
+    assert_array_equal(chosen[:], array[positions])
+    assert_array_equal(chosen[[5, 0]], array[[39, 3]])
+    assert_array_equal(chosen.between(2, 5)[:], array[[5, 9, 2]])
+    assert_array_equal(chosen.at(np.array([1, 4]))[:], array[[4, 2]])
+    assert_array_equal(chosen.astype(np.float64)[:], array[positions].astype(np.float64))
+    monkeypatch.setattr(images_on_disk, "BLOCK_BYTES", 2 * array[0].nbytes)
+    assert_array_equal(np.concatenate(list(chosen.blocks())), array[positions])
+
+
 @pytest.mark.parametrize("index", [(0, 1), (slice(2), 0), 40, [-41], [0.5], np.ones(3, dtype=bool)])
 def test_what_is_no_index(index, both):
     with pytest.raises(IndexError):

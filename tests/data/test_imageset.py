@@ -88,6 +88,7 @@ def test_take_outside():
     [
         ({"classes": np.arange(2)}, "train labels must be 0 to 1 for 2 classes, got 2"),
         ({"test": make_set(4, k=4)}, "test labels must be 0 to 2 for 3 classes, got 3"),
+        ({"validation": make_set(4, k=4)}, "validation labels must be 0 to 2 .*, got 3"),
         ({"test": make_set(shape=(5, 4))}, r"same shape, got \(4, 5\) and \(5, 4\)"),
         ({"classes": np.array([1, 2, 1])}, "distinct"),
         ({"classes": np.arange(3.0)}, "integers or strings"),
@@ -95,11 +96,60 @@ def test_take_outside():
         ({"classes": np.arange(3)[:, None]}, "1-D"),
         ({"classes": np.array(["a", "b\udcff", "c"])}, "do not exist in entry 1: .*0xdcff"),
     ],
-    ids=["train label", "test label", "shape", "repeated", "float", "object", "2-D", "no text"],
+    ids=[
+        "train label",
+        "test label",
+        "validation label",
+        "shape",
+        "repeated",
+        "float",
+        "object",
+        "2-D",
+        "no text",
+    ],
 )
 def test_wrong_dataset(changes, match):
     with pytest.raises(ValueError, match=match):
         make_dataset(**changes)
+
+
+def counted(labels):
+    labels = np.array(labels)
+    images = np.arange(len(labels), dtype=np.uint8)[:, None, None] * np.ones((3, 4), np.uint8)
+    train = ImageSet(images, labels, weights=np.arange(len(labels)) + 1.0)
+    return Dataset("mine", np.arange(labels.max() + 1), train, None)
+
+
+def test_the_same_share_of_each_class_is_held_out():
+    data = counted([0] * 10 + [1] * 20 + [2] * 5 + [3])
+    divided = data.hold_out(0.2)
+    assert np.bincount(divided.validation.labels).tolist() == [2, 4, 1]
+    assert np.bincount(divided.train.labels).tolist() == [8, 16, 4, 1]
+    numbers = [part.images[:, 0, 0] for part in (divided.train, divided.validation)]
+    assert sorted(np.concatenate(numbers)) == list(range(36))
+    for part, own in zip((divided.train, divided.validation), numbers, strict=True):
+        assert_array_equal(part.labels, data.train.labels[own])
+        assert_array_equal(part.weights, own + 1.0)
+    assert data.hold_out(0.2).digest == divided.digest != data.hold_out(0.2, seed=1).digest
+
+
+@pytest.mark.parametrize(
+    ("labels", "share", "match"),
+    [
+        ([0, 0, 1, 1], 0.0, "above 0 and below 1"),
+        ([0, 0, 1, 1], 1.0, "above 0 and below 1"),
+        ([0, 0, 1, 1], 0.2, "less than an image of every class, got 4 images of 2 classes"),
+        ([0, 1], 0.9, "less than an image"),
+    ],
+)
+def test_what_cannot_be_held_out(labels, share, match):
+    with pytest.raises(ValueError, match=match):
+        counted(labels).hold_out(share)
+
+
+def test_validation_images_are_held_out_once():
+    with pytest.raises(ValueError, match="validation images already"):
+        counted([0, 0, 1, 1]).hold_out(0.5).hold_out(0.5)
 
 
 def test_test_set_is_optional():

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from varpro_nn.training.metrics import accuracy, standard_error
+from varpro_nn.training.metrics import ByClass, accuracy, standard_error
 
 
 def test_accuracy_by_hand():
@@ -25,3 +25,22 @@ def test_standard_error_is_that_of_a_mean_of_zeros_and_ones():
     hits = np.array([1] * 90 + [0] * 10)
     assert math.isclose(standard_error(0.9, 100), hits.std() / math.sqrt(100))
     assert standard_error(1.0, 7) == standard_error(0.0, 7) == 0
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_figures_of_classes_are_those_of_scikit_learn():
+    from sklearn import metrics
+
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 5, 60), rng.integers(1, 6, 60)
+    labels[labels == 4] = 3  # 4 is predicted and never true, 0 true and never predicted, 6 neither
+    found = ByClass.of(predicted, labels, 7)
+    expected = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=range(7), zero_division=0.0
+    )
+    np.testing.assert_allclose(found.precision, expected[0])
+    np.testing.assert_allclose(found.recall, expected[1])
+    balanced = metrics.balanced_accuracy_score(labels, predicted)
+    assert found.balanced_accuracy == pytest.approx(balanced)
+    f1 = metrics.f1_score(labels, predicted, average="macro", zero_division=0.0)
+    assert found.macro_f1 == pytest.approx(f1)

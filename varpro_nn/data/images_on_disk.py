@@ -6,7 +6,8 @@ file count as memory of the process, and accumulate in a pass over the file.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ class ImagesOnDisk:
         Type in the file.
     channels_last : bool
         Whether the file has (n, rows, columns, channels), several channels.
+    chosen : ndarray of int, shape (n,), optional
+        Positions in the file, counted from ``offset``. None: 0 to n - 1.
     """
 
     path: Path
@@ -41,6 +44,7 @@ class ImagesOnDisk:
     dtype: np.dtype[Any]
     stored: np.dtype[Any]
     channels_last: bool = False
+    chosen: NDArray[np.int64] | None = field(default=None, compare=False)
 
     @property
     def ndim(self) -> int:
@@ -112,7 +116,14 @@ class ImagesOnDisk:
     def between(self, start: int, stop: int) -> "ImagesOnDisk":
         """Images ``start`` to ``stop - 1``, still on disk."""
         shape = (stop - start, *self.shape[1:])
+        if self.chosen is not None:
+            return replace(self, chosen=self.chosen[start:stop], shape=shape)
         return replace(self, offset=self.offset + start * self.image_bytes, shape=shape)
+
+    def at(self, positions: NDArray[np.int64]) -> "ImagesOnDisk":
+        """Images at positions from 0 to n - 1, still on disk."""
+        chosen = positions if self.chosen is None else self.chosen[positions]
+        return replace(self, chosen=chosen, shape=(len(chosen), *self.shape[1:]))
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """All images, some at a time."""
@@ -121,6 +132,17 @@ class ImagesOnDisk:
             yield self[start : start + size]
 
     def _read(self, start: int, count: int) -> NDArray[Any]:
+        if self.chosen is None:
+            return self._read_file(start, count)
+        at = self.chosen[start : start + count]
+        found = np.empty((len(at), *self.shape[1:]), dtype=self.dtype)
+        ends = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), len(at)]
+        for first, last in pairwise(ends):  # neighbours in the file are read together
+            if first < last:
+                found[first:last] = self._read_file(int(at[first]), last - first)
+        return found
+
+    def _read_file(self, start: int, count: int) -> NDArray[Any]:
         n_values = count * math.prod(self.shape[1:])
         offset = self.offset + start * self.image_bytes
         flat = np.fromfile(self.path, dtype=self.stored, count=n_values, offset=offset)

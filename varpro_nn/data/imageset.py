@@ -5,7 +5,7 @@ Arrays are read-only views, so that nobody changes by accident what several sub-
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,13 @@ class ImageSet:
         at = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
         return ImageSet(self.images[at], self.labels[at], self._weights_at(at))
 
+    def at(self, positions: NDArray[np.int64]) -> "ImageSet":
+        """Return the images at positions from 0 to n - 1; images of a file stay there."""
+        images: Any = self.images
+        chosen: Any
+        chosen = images.at(positions) if isinstance(images, ImagesOnDisk) else images[positions]
+        return ImageSet(chosen, self.labels[positions], self._weights_at(positions))
+
     def _weights_at(self, index: Any) -> FloatArray | None:
         return None if self.weights is None else self.weights[index]
 
@@ -163,6 +170,52 @@ class Dataset:
                 )
                 raise ValueError(msg)
         object.__setattr__(self, "classes", read_only(classes))
+
+    def hold_out(self, share: float, seed: int = 0) -> "Dataset":
+        """Hold training images out as validation images, the same share of each class.
+
+        Parameters
+        ----------
+        share : float
+            Above 0 and below 1. Each class keeps an image at least.
+        seed : int
+            Chooses the images.
+
+        Returns
+        -------
+        Dataset
+            Images of a file stay there.
+
+        Raises
+        ------
+        ValueError
+            There are validation images already, a share that is none, or no class with so many
+            images that one could be held out.
+        """
+        if self.validation is not None:
+            msg = "data have validation images already, got another share to hold out."
+            raise ValueError(msg)
+        if not 0 < share < 1:
+            msg = f"share must be above 0 and below 1, got {share}."
+            raise ValueError(msg)
+        rng = np.random.default_rng(seed)
+        held: list[NDArray[np.int64]] = []
+        for code in range(len(self.classes)):
+            of_class = np.flatnonzero(self.train.labels == code)
+            n_held = min(round(share * len(of_class)), len(of_class) - 1)
+            held.append(rng.permutation(of_class)[: max(n_held, 0)])
+        mask = np.zeros(len(self.train), bool)
+        mask[np.concatenate(held)] = True
+        if not mask.any():
+            msg = (
+                f"a share of {share} is less than an image of every class, got "
+                f"{len(self.train)} images of {len(self.classes)} classes; hold out more."
+            )
+            raise ValueError(msg)
+        return replace(
+            self, train=self.train.at(np.flatnonzero(~mask)),
+            validation=self.train.at(np.flatnonzero(mask)),
+        )  # fmt: skip
 
     @property
     def loadable(self) -> "Origin | None":

@@ -1,10 +1,11 @@
 """How good a network is: the one place that true labels of a test set reach."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
-from varpro_nn._typing import LabelArray
+from varpro_nn._typing import FloatArray, LabelArray
 
 
 def accuracy(predicted: LabelArray, labels: LabelArray) -> float:
@@ -16,6 +17,47 @@ def accuracy(predicted: LabelArray, labels: LabelArray) -> float:
         )
         raise ValueError(msg)
     return float(np.mean(predicted == labels))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ByClass:
+    """Figures of each class, (k,), and their means; 0 where a ratio has nothing below the line.
+
+    Attributes
+    ----------
+    precision : ndarray
+        Share of the images predicted as the class that are of the class.
+    recall : ndarray
+        Share of the images of the class that are predicted as it.
+    balanced_accuracy : float
+        Mean recall of the classes that have images.
+    macro_f1 : float
+        Mean of ``2 precision recall / (precision + recall)`` over the classes that have images or
+        are predicted.
+    """
+
+    precision: FloatArray
+    recall: FloatArray
+    balanced_accuracy: float
+    macro_f1: float
+
+    @classmethod
+    def of(cls, predicted: LabelArray, labels: LabelArray, n_classes: int) -> "ByClass":
+        """Count predicted and true class numbers, both (n,)."""
+        right = np.bincount(labels[predicted == labels], minlength=n_classes)
+        found = np.bincount(predicted, minlength=n_classes)
+        true = np.bincount(labels, minlength=n_classes)
+        # 2 P R / (P + R) is 2 right / (found + true).
+        f1 = _ratio(2 * right, found + true)
+        recall = _ratio(right, true)
+        return cls(
+            _ratio(right, found), recall,
+            float(recall[true > 0].mean()), float(f1[found + true > 0].mean()),
+        )  # fmt: skip
+
+
+def _ratio(above: LabelArray, below: LabelArray) -> FloatArray:
+    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
 
 
 def standard_error(share: float, n: int) -> float:

@@ -23,7 +23,7 @@ from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.estimate import check_before_start
 from varpro_nn.training.growth import Growth, growth_of
 from varpro_nn.training.layers import train_classifier
-from varpro_nn.training.metrics import accuracy, standard_error
+from varpro_nn.training.metrics import ByClass, accuracy, standard_error
 from varpro_nn.training.plan import identity, streams
 from varpro_nn.training.pseudo_labels import BootstrapResult, bootstrap
 from varpro_nn.training.resources import Clock, peak_memory_mib, versions
@@ -77,7 +77,11 @@ class Run:
         if costs:
             trained += f", cost {min(costs):.4g} at best, {np.median(costs):.4g} in the middle"
         rows = [
-            ("data", f"{m['dataset']}: {m['n_train']:,} training images, {m['n_test']:,} test"),
+            (
+                "data",
+                f"{m['dataset']}: {m['n_train']:,} training images, {m['n_validation']:,} "
+                f"validation, {m['n_test']:,} test",
+            ),
             ("recipe", f"{m['recipe']}, seed {m['seed']}"),
             ("all parameters", f"{m['n_parameters']:,}"),
             ("trained sub-networks", trained),
@@ -87,14 +91,21 @@ class Run:
                 f"({m['output_penalty_chosen_by']})",
             ),
         ]
-        if "test_accuracy" in m:
-            spread = m["test_accuracy_standard_error"]
+        for subset in ("validation", "test"):
+            if f"{subset}_accuracy" not in m:
+                continue
+            share, spread, error, by_chance = (
+                m[f"{subset}_{name}"]
+                for name in (
+                    "accuracy", "accuracy_standard_error",
+                    "calibration_error", "calibration_error_by_chance",
+                )
+            )  # fmt: skip
             rows += [
-                ("test accuracy", f"{m['test_accuracy']:.4f} ± {spread:.4f}"),
+                (f"{subset} accuracy", f"{share:.4f} ± {spread:.4f}"),
                 (
                     "calibration error",
-                    f"{m['test_calibration_error']:.4f} (exactly right probabilities: "
-                    f"{m['test_calibration_error_by_chance']:.4f})",
+                    f"{error:.4f} (exactly right probabilities: {by_chance:.4f})",
                 ),
             ]
         seconds = f"{m['training_wall_seconds']:.1f} s, {m['training_cpu_seconds']:.1f} CPU s"
@@ -162,8 +173,9 @@ def run(
         msg = "bootstrap needs test images, and this data set has none."
         raise DatasetError(msg)
     training = TrainingSet.of(dataset, config.n_train)
-    if test is not None:
-        _check_scale(training, test)
+    for subset, images in (("test", test), ("validation", dataset.validation)):
+        if images is not None:
+            _check_scale(training, images, subset)
     provenance = {"config": asdict(config), "dataset": dataset.name, "digest": training.digest}
     with ExitStack() as stack:
         store: SubnetworkStore = NoStore()
@@ -190,6 +202,7 @@ def run(
         "recipe": config.recipe,
         "n_train": len(training),
         "n_test": 0 if test is None else len(test),
+        "n_validation": 0 if dataset.validation is None else len(dataset.validation),
         "n_units": len(network.W),
         "n_parameters": network.n_parameters,
     }
@@ -200,7 +213,10 @@ def run(
     outputs = None
     if test is not None:
         outputs = network.decision_function(test.images, n_jobs=n_jobs)
-        metrics.update(_measure(network, outputs, test))
+        metrics.update(_measure(network, outputs, test, "test"))
+    if dataset.validation is not None:
+        held_out = network.decision_function(dataset.validation.images, n_jobs=n_jobs)
+        metrics.update(_measure(network, held_out, dataset.validation, "validation"))
     metrics.update(
         output_layer=layer.name,
         output_penalty=layer.penalty,
@@ -239,12 +255,12 @@ def run(
     return Run(network, subnetworks, layer, metrics, result, outputs, grown)
 
 
-def _check_scale(training: TrainingSet, test: ImageSet) -> None:
-    """Raise before training if the network would refuse the test images."""
+def _check_scale(training: TrainingSet, images: ImageSet, subset: str) -> None:
+    """Raise before training if the network would refuse the images of a subset."""
     try:
-        training.preparation.check(test.images)
+        training.preparation.check(images.images)
     except ValueError as error:
-        msg = f"test {error}"
+        msg = f"{subset} {error}"
         raise DatasetError(msg) from error
 
 
@@ -279,15 +295,26 @@ def _of_choice(config: TrainConfig, layer: OutputLayer) -> dict[str, float]:
     return {"linear_layer_loo_accuracy": 1 - layer.error_rate}
 
 
-def _measure(network: Network, outputs: FloatArray, test: ImageSet) -> dict[str, Any]:
-    share = accuracy(outputs.argmax(axis=1), test.labels)
+def _measure(
+    network: Network, outputs: FloatArray, images: ImageSet, subset: str
+) -> dict[str, Any]:
+    """Compare outputs with true labels; each name begins with that of the subset."""
+    predicted, labels = outputs.argmax(axis=1), images.labels
+    share = accuracy(predicted, labels)
     proba = probabilities(outputs, network.output_layer, network.temperature)
-    return {
-        "test_accuracy": share,
-        "test_accuracy_standard_error": standard_error(share, len(test)),
-        "test_calibration_error": expected_calibration_error(proba, test.labels),
-        "test_calibration_error_by_chance": error_of_right_probabilities(proba),
+    names = [str(name) for name in network.classes.tolist()]
+    by_class = ByClass.of(predicted, labels, len(names))
+    figures = {
+        "accuracy": share,
+        "accuracy_standard_error": standard_error(share, len(labels)),
+        "balanced_accuracy": by_class.balanced_accuracy,
+        "macro_f1": by_class.macro_f1,
+        "precision": dict(zip(names, by_class.precision.tolist(), strict=True)),
+        "recall": dict(zip(names, by_class.recall.tolist(), strict=True)),
+        "calibration_error": expected_calibration_error(proba, labels),
+        "calibration_error_by_chance": error_of_right_probabilities(proba),
     }
+    return {f"{subset}_{name}": figure for name, figure in figures.items()}
 
 
 def _bootstrap(
