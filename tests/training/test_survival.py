@@ -11,11 +11,10 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from experiments.reliability.chaos import children
-from varpro_nn import load, train
+from varpro_nn import train
 from varpro_nn._io.atomic import locked
 
 N = 6
@@ -28,16 +27,9 @@ ENVIRONMENT = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Arguments of the command. As a file, because `digits` takes 2 s to import scikit-learn."""
-    path = tmp_path_factory.mktemp("data") / "digits.npz"
-    digits = load("digits")
-    np.savez(
-        path,
-        x_train=digits.train.images, y_train=digits.train.labels,
-        x_test=digits.test.images, y_test=digits.test.labels,
-    )  # fmt: skip
-    return [str(path), *OPTIONS]
+def run(digits_file):
+    """Arguments of the command."""
+    return [str(digits_file), *OPTIONS]
 
 
 @pytest.fixture(scope="module")
