@@ -6,12 +6,14 @@ import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from varpro_nn import load
 from varpro_nn.compute.pool import ProcessPool
 from varpro_nn.training import recipes
 
@@ -78,6 +80,18 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     of_digits = recipes.VARIANTS["digits"]
     short = {name: {**of_digits.get(name, {}), **least} for name in recipes.RECIPES}
     monkeypatch.setitem(recipes.VARIANTS, "digits", short)
+
+
+@pytest.fixture(scope="session")
+def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set ``digits`` as a file: other processes import scikit-learn in 2 s to load it."""
+    path = tmp_path_factory.mktemp("digits") / "digits.npz"
+    train, test = load("digits").train, load("digits").test
+    assert test is not None
+    np.savez(
+        path, x_train=train.images, y_train=train.labels, x_test=test.images, y_test=test.labels
+    )
+    return path
 
 
 @pytest.fixture

@@ -44,19 +44,21 @@ def test_patch_networks(capsys):
 def test_metrics_page_names_every_key(tmp_path):
     from varpro_nn import configure, load, run
 
-    few = {"n_units": 10, "images_per_subnetwork": 60, "max_nfev": 2, "bootstrap": True}
+    few = {"n_units": 10, "images_per_subnetwork": 60, "max_nfev": 2, "n_train": 300}
     page = (DOCS / "metrics.md").read_text()
     for recipe in ("bilinear", "tiny"):
-        config = configure(recipe, data="digits", **few)
+        config = configure(recipe, data="digits", bootstrap=True, **few)
         metrics = run(config, load("digits"), n_jobs=1).metrics
         keys = [*metrics, *metrics["bootstrap"]]
         assert [key for key in keys if f"`{key}`" not in page] == []
 
 
-def test_cluster(capsys):
+def test_cluster(digits_file, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "cluster.md").read_text(), re.DOTALL)
     assert "ProcessPoolExecutor(2," in example
     example = example.replace("Executor(2,", "Executor(1,")  # each imports for a second
+    assert 'load("digits")' in example
+    example = example.replace('"digits"', repr(str(digits_file)))  # needs no scikit-learn
     exec(compile(example, "cluster.md", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out == "0\n"
 

@@ -269,11 +269,11 @@ def test_files_of_the_user_are_never_replaced(tmp_path):
         assert contents(tmp_path) == before
 
 
-def test_a_process_of_its_own(tmp_path):
+def test_a_process_of_its_own(digits_file, tmp_path):
     """With ``--quiet`` the terminal stays empty; nothing of BLAS or of the workers strays there."""
     status, out, err = ended(
         *on_a_terminal(
-            *("digits", *SMALL, "--n-jobs", "2", "--output", "run", "--quiet"), folder=tmp_path
+            *(digits_file, *SMALL, "--n-jobs", "2", "--output", "run", "--quiet"), folder=tmp_path
         )
     )
     assert (status, err) == (0, "")
@@ -743,13 +743,13 @@ def test_the_bar_is_on_standard_error(tmp_path, monkeypatch, capsys):
         pytest.param("group", "1", marks=pytest.mark.slow),
     ],
 )
-def test_control_c_ends_a_run_within_seconds_and_leaves_nothing(to, n_jobs, tmp_path):
+def test_control_c_ends_a_run_within_seconds_and_leaves_nothing(to, n_jobs, digits_file, tmp_path):
     """A terminal sends the signal to the whole group, ``kill -INT`` to the process alone.
 
     Workers are deaf to it (test_pool.py), so that the process must end them in either case.
     """
     process, main_end = on_a_terminal(
-        *("digits", *LONG, "--n-jobs", n_jobs, "--output", "run"), folder=tmp_path
+        *(digits_file, *LONG, "--n-jobs", n_jobs, "--output", "run"), folder=tmp_path
     )
     try:
         assert "best_cost=" in read_until(main_end, "best_cost=")  # in the middle of training

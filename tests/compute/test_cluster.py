@@ -33,8 +33,8 @@ SETTINGS = SubnetworkSettings(
 
 
 @pytest.fixture(scope="module")
-def dataset():
-    return load("digits")
+def dataset(digits_file):
+    return load(digits_file)
 
 
 @pytest.fixture(scope="module")

@@ -18,19 +18,32 @@ from varpro_nn import train
 from varpro_nn._io.atomic import locked
 
 N = 6
-RUN = [
-    *("digits", "--recipe", "bilinear", "--n-units", "48", "--n-subnetworks", str(N)),
+OPTIONS = [
+    *("--recipe", "bilinear", "--n-units", "48", "--n-subnetworks", str(N)),
     *("--images-per-subnetwork", "700", "--max-nfev", "8", "--output", "run", "--quiet"),
+    "--no-report",
 ]
 ENVIRONMENT = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
 
 
-def start(folder, *options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "varpro_nn.train", *RUN, "--no-report", *options],
-        cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def run(digits_file):
+    """Arguments of the command."""
+    return [str(digits_file), *OPTIONS]
+
+
+@pytest.fixture(scope="module")
+def start(run):
+    """Start the command in a process."""
+
+    def call(folder, *options):
+        return subprocess.Popen(
+            [sys.executable, "-m", "varpro_nn.train", *run, *options],
+            cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    return call
 
 
 def finish(process):
@@ -39,19 +52,19 @@ def finish(process):
 
 
 @pytest.fixture
-def in_this_process(tmp_path, monkeypatch, capsys):
+def in_this_process(run, tmp_path, monkeypatch, capsys):
     """Call the command here, where nothing is to be killed: status, output and errors."""
 
     def call(*options):
         monkeypatch.chdir(tmp_path)
-        status = train.main([*RUN, "--no-report", "--n-jobs", "1", *options])
+        status = train.main([*run, "--n-jobs", "1", *options])
         return status, *capsys.readouterr()
 
     return call
 
 
 @pytest.fixture
-def in_second_process(in_child, tmp_path):
+def in_second_process(run, in_child, tmp_path):
     """The same in a forked process, where files may have ``largest`` bytes at most."""
 
     def call(*options, largest=resource.RLIM_INFINITY):
@@ -60,7 +73,7 @@ def in_second_process(in_child, tmp_path):
             os.chdir(tmp_path)
             out, err = io.StringIO(), io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                status = train.main([*RUN, "--no-report", *options])
+                status = train.main([*run, *options])
             return status, out.getvalue(), err.getvalue()
 
         return in_child(work, 60)
@@ -85,7 +98,7 @@ def wait_for(condition, process, seconds=60):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     status, _, err = finish(start(folder, "--n-jobs", "1"))
     assert (status, err) == (0, "")
@@ -100,7 +113,9 @@ def finished(undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("n_jobs", ["21", pytest.param("22", marks=pytest.mark.slow)])
-def test_a_killed_driver_loses_and_repeats_nothing(n_jobs, undisturbed, in_this_process, tmp_path):
+def test_a_killed_driver_loses_and_repeats_nothing(
+    n_jobs, undisturbed, start, in_this_process, tmp_path
+):
     """Killed twice; the jobs of either run are given."""
     kept = {}
     for n_kept, jobs in zip((1, 4), n_jobs, strict=True):
@@ -121,7 +136,9 @@ def test_a_killed_driver_loses_and_repeats_nothing(n_jobs, undisturbed, in_this_
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 @pytest.mark.parametrize("deaths", [(2,), pytest.param((1, 4), marks=pytest.mark.slow)], ids=str)
-def test_killed_workers_change_no_bit_and_lose_nothing_finished(deaths, undisturbed, tmp_path):
+def test_killed_workers_change_no_bit_and_lose_nothing_finished(
+    deaths, undisturbed, start, tmp_path
+):
     """One death; test_pool.py has several in a run."""
     process = start(tmp_path, "--n-jobs", "2")
     for n_kept in deaths:
