@@ -13,9 +13,12 @@ from varpro_nn.data.folder import read_folder
 from varpro_nn.data.idx import read_idx
 from varpro_nn.data.imageset import Dataset, ImageSet, Origin
 from varpro_nn.data.npz import read_dataset_npz
+from varpro_nn.data.reading import AS_IT_IS, Reading
 
 NAMES = (*FILE_SETS, "digits")
 """Data sets that `load` knows by name."""
+ENDINGS = (".npz",)
+"""Of the names of files that `load` reads."""
 
 _FOLDER_VARIABLE = "VARPRO_NN_DATA"
 _N_TRAIN_DIGITS = 1500
@@ -27,6 +30,8 @@ def load(
     *,
     offline: bool = False,
     progress: bool = True,
+    label_column: str | int | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> Dataset:
     """Load a data set; fetch it first if this machine does not have it.
 
@@ -42,11 +47,18 @@ def load(
         ``"mnist"`` and ``"fashion-mnist"``: 60,000 and 10,000 images of 28 x 28 pixels.
         ``"cifar10"``: 50,000 and 10,000 images of 3 x 32 x 32. ``"digits"``: 8 x 8 pixels, out
         of scikit-learn, never downloaded; the first 1,500 images are for training, the last
-        297 for testing. Or the path of a file that ends in ``.npz``: ``x_train`` (images, channels
-        first or last), ``y_train`` (labels: integers, booleans or strings of any values, (n,) or
-        (n, 1); or one-hot, (n, k)) and, if it has a test set, ``x_test`` and ``y_test``. Or a
-        folder of such arrays as ``.npy`` or IDX files, whose training images stay on disk: see
-        :mod:`varpro_nn.data.folder`.
+        297 for testing. Or the path of your own data:
+
+        a ``.npz`` file
+            Arrays ``x_train`` (images, channels first or last) and ``y_train`` (labels: integers,
+            booleans or strings of any values, (n,) or (n, 1); or one-hot, (n, k)) and, if it has a
+            test set, ``x_test`` and ``y_test``. Many other names are known, such as
+            ``train_images`` and ``images``: see :func:`varpro_nn.data.npz.read_dataset_npz`.
+        a folder
+            Such arrays as ``.npy`` or IDX files, whose training images stay on disk: see
+            :mod:`varpro_nn.data.folder`.
+
+        The images of arrays may be rows of pixels (n, d). A validation set is left out.
     data_dir : str or path, optional
         Where the data files are, or go. Default: the environment variable ``VARPRO_NN_DATA``,
         if it is set.
@@ -54,6 +66,8 @@ def load(
         Use only what is on this machine.
     progress : bool
         Show on standard error what is being fetched.
+    image_size : (rows, columns), optional
+        The size of images that are rows of pixels. By default they are squares.
 
     Returns
     -------
@@ -63,7 +77,7 @@ def load(
     Raises
     ------
     ValueError
-        No such name.
+        No such name; or an option that has no effect on such data.
     DatasetError
         Files are missing and no source has them; or a file is damaged.
 
@@ -74,10 +88,11 @@ def load(
     """
     name = os.fspath(name)
     check_name(name)
-    if name.lower().endswith(".npz"):
-        return _with_origin(read_dataset_npz(name), str(Path(name).absolute()))
-    if name not in NAMES and Path(name).is_dir():
-        return _with_origin(read_folder(Path(name)), str(Path(name).absolute()))
+    reading = Reading(label_column=label_column, image_size=image_size)
+    if name not in NAMES:
+        name = os.path.expanduser(name)
+        return _with_origin(_read(name, reading), str(Path(name).absolute()), reading=reading)
+    reading.check_unused(name, "label_column", "image_size")
     if name == "digits":
         return _with_origin(_digits(), name)
     contents = obtain(
@@ -107,23 +122,37 @@ def load(
 
 
 def check_name(name: str, argument: str = "name") -> None:
-    """Refuse what is neither the name of a data set, nor a ``.npz`` file, nor a folder.
+    """Refuse what is neither the name of a data set, nor a file that can be read, nor a folder.
 
     Raises
     ------
     ValueError
         The message calls the name ``argument``.
     """
-    if name not in NAMES and not name.lower().endswith(".npz") and not Path(name).is_dir():
+    if (
+        name not in NAMES
+        and not name.lower().endswith(ENDINGS)
+        and not os.path.isdir(os.path.expanduser(name))
+    ):
         msg = (
-            f"{argument} must be one of {', '.join(NAMES)}, or the path of a .npz file or a "
-            f"folder, got {name!r}."
+            f"{argument} must be one of {', '.join(NAMES)}, or the path of a folder or of a file "
+            f"that ends in {', '.join(ENDINGS)}, got {name!r}."
         )
         raise ValueError(msg)
 
 
-def _with_origin(dataset: Dataset, name: str, data_dir: str | None = None) -> Dataset:
-    return replace(dataset, origin=Origin(name, data_dir, dataset.train))
+def _read(name: str, reading: Reading) -> Dataset:
+    """Read a file or folder of the user."""
+    if name.lower().endswith(".npz"):
+        reading.check_unused(name, "label_column")
+        return read_dataset_npz(name, reading.image_size)
+    return read_folder(Path(name), reading)
+
+
+def _with_origin(
+    dataset: Dataset, name: str, data_dir: str | None = None, reading: Reading = AS_IT_IS
+) -> Dataset:
+    return replace(dataset, origin=Origin(name, data_dir, dataset.train, reading))
 
 
 def _user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
