@@ -12,12 +12,13 @@ from varpro_nn.data.fetch.store import obtain
 from varpro_nn.data.folder import read_folder
 from varpro_nn.data.idx import read_idx
 from varpro_nn.data.imageset import Dataset, ImageSet, Origin
+from varpro_nn.data.matlab import read_dataset_mat
 from varpro_nn.data.npz import read_dataset_npz
 from varpro_nn.data.reading import AS_IT_IS, Reading
 
 NAMES = (*FILE_SETS, "digits")
 """Data sets that `load` knows by name."""
-ENDINGS = (".npz",)
+ENDINGS = (".npz", ".mat")
 """Of the names of files that `load` reads."""
 
 _FOLDER_VARIABLE = "VARPRO_NN_DATA"
@@ -54,6 +55,9 @@ def load(
             booleans or strings of any values, (n,) or (n, 1); or one-hot, (n, k)) and, if it has a
             test set, ``x_test`` and ``y_test``. Many other names are known, such as
             ``train_images`` and ``images``: see :func:`varpro_nn.data.npz.read_dataset_npz`.
+        a ``.mat`` file
+            Arrays with such names, as MATLAB saves them up to version 7. The images may be numbered
+            along the last axis: see :func:`varpro_nn.data.matlab.read_dataset_mat`.
         a folder
             Such arrays as ``.npy`` or IDX files, whose training images stay on disk: see
             :mod:`varpro_nn.data.folder`.
@@ -143,9 +147,10 @@ def check_name(name: str, argument: str = "name") -> None:
 
 def _read(name: str, reading: Reading) -> Dataset:
     """Read a file or folder of the user."""
-    if name.lower().endswith(".npz"):
+    if name.lower().endswith((".npz", ".mat")):
         reading.check_unused(name, "label_column")
-        return read_dataset_npz(name, reading.image_size)
+        read = read_dataset_npz if name.lower().endswith(".npz") else read_dataset_mat
+        return read(name, reading.image_size)
     return read_folder(Path(name), reading)
 
 

@@ -20,9 +20,9 @@ from varpro_nn._io.regular_file import open_regular
 from varpro_nn.data.imageset import Dataset
 from varpro_nn.data.labelled import dataset_of, listed
 from varpro_nn.data.naming import choose
+from varpro_nn.data.packed import DEFLATE_RATIO
 from varpro_nn.errors import DatasetError
 
-_DEFLATE_RATIO = 1032
 _SUFFIX = ".npy"
 _WITHOUT_NAMES = ({"arr_0", "arr_1"}, {"arr_0", "arr_1", "arr_2", "arr_3"})
 """Names that `numpy.savez` gives to arrays without one."""
@@ -87,7 +87,7 @@ class NpzArrays:
             msg = f"{where} must be stored or deflated, got compression {member.compress_type}."
             raise DatasetError(msg)
         packed = min(member.compress_size, self._file_size)
-        if member.file_size > _DEFLATE_RATIO * packed:
+        if member.file_size > DEFLATE_RATIO * packed:
             msg = f"{where} claims {member.file_size} bytes, packed into {packed}."
             raise DatasetError(msg)
         with self._archive.open(member) as stream:
