@@ -41,8 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "dataset",
         nargs="?",
-        help=f"{', '.join(data.NAMES)}, a file that ends in .npz, a folder of .npy or IDX files, "
-        "or a folder with a sub-folder of pictures for each class",
+        help=f"{', '.join(data.NAMES)}, a file that ends in .npz or .mat, a folder of .npy or IDX "
+        "files, or a folder with a sub-folder of pictures for each class",
     )
     parser.add_argument(
         "--recipe", choices=tuple(RECIPES), default="default",
@@ -79,6 +79,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--validation", type=_share, default=None, metavar="X",
         help="share of the training images of each class that is held out of everything, and "
         "measured at the end; 0 for none (0.2 if the data have neither test nor validation images)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--image-size", type=_size, metavar="ROWSxCOLUMNS",
+        help="size of the images made of pictures in folders (the median size of the pictures, at "
+        "most 64 pixels on the longer side) or of rows of pixels (squares); N is NxN",
     )  # fmt: skip
     parser.add_argument(
         "--follow-links", action="store_true",
@@ -278,11 +283,20 @@ def _share(text: str) -> float:
     return share
 
 
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    rows, columns = (int(side) for side in (sides * 2 if len(sides) == 1 else sides))
+    if min(rows, columns) < 1:
+        msg = f"must be N or ROWSxCOLUMNS, positive, got {text}"
+        raise argparse.ArgumentTypeError(msg)
+    return rows, columns
+
+
 def _load(args: argparse.Namespace) -> data.Dataset:
     """Load the data set; hold images out, by default if there is nothing to measure on."""
     dataset = data.load(
         args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet,
-        follow_links=args.follow_links, n_jobs=args.n_jobs,
+        image_size=args.image_size, follow_links=args.follow_links, n_jobs=args.n_jobs,
     )  # fmt: skip
     share = args.validation
     if share is None:

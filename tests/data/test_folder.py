@@ -154,6 +154,9 @@ def test_arrays_of_any_layout(images, expected, on_disk, tmp_path):
         ("x_train.idx", "y_train.idx"),
         ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
         ("train-images.idx3-ubyte", "train-labels.idx1-ubyte"),
+        ("emnist-letters-train-images-idx3-ubyte", "emnist-letters-train-labels-idx1-ubyte"),
+        ("X_dig_MNIST-idx3-ubyte", "y_dig_MNIST-idx1-ubyte"),
+        ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
     ],
     ids=str,
 )
@@ -168,6 +171,61 @@ def test_idx_files_of_images_and_labels(names, pack, tmp_path):
     assert dataset.test is None
 
 
+def write_pair(folder, images, labels, n, end=""):
+    pack = gzip.compress if end else bytes
+    (folder / f"{images}{end}").write_bytes(pack(idx_bytes(IMAGES[:n, ..., 0])))
+    (folder / f"{labels}{end}").write_bytes(pack(idx_bytes(LABELS[:n])))
+
+
+@pytest.mark.parametrize("test", ["t10k", "test"])
+def test_idx_files_of_a_test_set(test, tmp_path):
+    write_pair(tmp_path, "X_kannada_train-idx3-ubyte", "y_kannada_train-idx1-ubyte", 8, ".gz")
+    write_pair(tmp_path, f"X_kannada_{test}-idx3-ubyte", f"y_kannada_{test}-idx1-ubyte", 5)
+    write_pair(tmp_path, "X_dig-idx3-ubyte", "y_dig-idx1-ubyte", 3)  # is neither
+    (tmp_path / "labels.txt").write_text("of no interest")
+    dataset = load(tmp_path)
+    assert (len(dataset.train), len(dataset.test)) == (8, 5)
+    assert_array_equal(dataset.test.images, IMAGES[:5, ..., 0])
+
+
+def test_of_a_file_and_its_gzipped_copy_the_file_is_read(tmp_path):
+    for end in ("", ".gz"):
+        write_pair(tmp_path, "train-images-idx3-ubyte", "train-labels-idx1-ubyte", 8, end)
+    assert isinstance(load(tmp_path).train.images, ImagesOnDisk)
+
+
+def test_several_training_sets(tmp_path):
+    for name in ("letters", "digits"):
+        write_pair(tmp_path, f"{name}-train-images-idx3-ubyte", f"{name}-train-labels-idx1", 8)
+    with pytest.raises(DatasetError, match=r"training set, got 2: digits-.* with .*; letters-"):
+        load(tmp_path)
+
+
+def test_two_names_for_the_same_images(tmp_path):
+    write_pair(tmp_path, "train-images-idx3-ubyte", "train-labels-idx1-ubyte", 8)
+    write_pair(tmp_path, "x_train.idx", "train_labels.idx", 8)
+    with pytest.raises(DatasetError, match="one name for the images of the training set, got"):
+        load(tmp_path)
+
+
+def test_rows_of_pixels_stay_on_disk(tmp_path):
+    rows = IMAGES[:, :, :6].reshape(8, -1)
+    np.save(tmp_path / "X.npy", rows)
+    np.save(tmp_path / "Y.npy", LABELS)
+    images = load(tmp_path).train.images
+    assert isinstance(images, ImagesOnDisk)
+    assert images.shape == (8, 3, 6, 6)
+    assert_array_equal(images[:], rows.reshape(8, 3, 6, 6))
+    with pytest.raises(DatasetError, match=r"rows of 42 numbers per image, .* got 108 per row"):
+        load(tmp_path, image_size=(6, 7))
+
+
+def test_a_folder_without_data(tmp_path):
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(DatasetError, match=r"needs images and labels .* Name them.*x_train.npy"):
+        load(tmp_path)
+
+
 def rewrite(folder, name, content):
     (folder / name).write_bytes(content)
 
@@ -175,8 +233,14 @@ def rewrite(folder, name, content):
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
-        (lambda f: (f / "x_train.npy").unlink(), r"needs x_train.npy, x_train.idx or train-images"),
-        (lambda f: (f / "y_train.npy").unlink(), r"needs y_train.npy, y_train.idx or train-labels"),
+        (
+            lambda f: (f / "x_train.npy").unlink(),
+            r"y_train.npy .*has no images beside it.*x_test.npy",
+        ),
+        (
+            lambda f: (f / "y_train.npy").unlink(),
+            r"x_train.npy .*has no labels beside it.* x_train.npy",
+        ),
         (lambda f: rewrite(f, "x_train.npy", b"no"), r"x_train.npy: not a .npy file"),
         (
             lambda f: rewrite(f, "x_train.npy", (f / "x_train.npy").read_bytes()[:-1]),
@@ -184,11 +248,14 @@ def rewrite(folder, name, content):
         ),
         (lambda f: np.save(f / "x_train.npy", np.zeros((3, 4, 4), int)), "must be uint8 .* int64"),
         (lambda f: np.save(f / "x_train.npy", np.zeros((3, 4, 4))), "the same length"),
-        (lambda f: np.save(f / "x_train.npy", np.full((1500, 8, 8), np.nan)), "x_train must be"),
+        (
+            lambda f: np.save(f / "x_train.npy", np.full((1500, 8, 8), np.nan)),
+            "x_train.npy must be",
+        ),
         (lambda f: np.save(f / "y_train.npy", np.zeros(1500)), "two classes or more"),
         (lambda f: np.save(f / "y_train.npy", np.full(1500, 0.5)), "without a fraction"),
-        (lambda f: (f / "y_test.npy").unlink(), "both x_test and y_test or neither"),
-        (lambda f: (f / "x_test.npy").unlink(), "both x_test and y_test or neither"),
+        (lambda f: (f / "y_test.npy").unlink(), "x_test.npy .*has no labels beside it"),
+        (lambda f: (f / "x_test.npy").unlink(), "y_test.npy .*has no images beside it"),
         (
             lambda f: rewrite(
                 f, "y_test.npy", (f / "y_test.npy").read_bytes()[:-4] + b"\xff\xff\xff\x7f"
@@ -199,8 +266,8 @@ def rewrite(folder, name, content):
             lambda f: np.save(f / "y_train.npy", np.array([{}] * 1500)),
             "must hold numbers, booleans or",
         ),
-        (lambda f: np.save(f / "y_test.npy", np.full(297, "ten")), "ten in y_test only"),
-        (lambda f: np.save(f / "x_test.npy", np.zeros((297, 9, 9))), "x_test must have shape"),
+        (lambda f: np.save(f / "y_test.npy", np.full(297, "ten")), "ten in y_test.npy only"),
+        (lambda f: np.save(f / "x_test.npy", np.zeros((297, 9, 9))), "x_test.npy must have shape"),
     ],
 )
 @pytest.mark.parametrize("folder", ["npy"], indirect=True)

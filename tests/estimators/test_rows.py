@@ -7,7 +7,13 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn.datasets import load_digits
 
-from varpro_nn.estimators.rows import Layout, Scale
+from varpro_nn.estimators.rows import (
+    Scale,
+    flat,
+    layout_of_images,
+    layout_of_rows,
+    warn_if_another_fits,
+)
 
 COLOUR = np.arange(2 * 3 * 5 * 6).reshape(2, 3, 5, 6)
 """Two images with their channels first; each pixel has a number of its own."""
@@ -29,19 +35,19 @@ LAST = np.moveaxis(COLOUR, 1, -1)
     ],
 )
 def test_arrays_of_images_are_taken_as_they_are(X, image_shape):
-    layout = Layout.of_images(X.shape, image_shape)
+    layout = layout_of_images(X.shape, image_shape)
     assert layout.image_shape == (3, 5, 6)
-    assert_array_equal(layout.images(layout.flat(X)), COLOUR)
+    assert_array_equal(layout.images(flat(layout, X)), COLOUR)
     # What is predicted may be in either order, or in rows of the order of training.
     for other in (COLOUR, LAST):
-        assert_array_equal(layout.images(layout.flat(other)), COLOUR)
+        assert_array_equal(layout.images(flat(layout, other)), COLOUR)
     assert_array_equal(layout.images(X.reshape(2, -1)), COLOUR)
 
 
 @pytest.mark.parametrize("image_shape", [(3, 5, 6), (5, 6, 3)])
 def test_rows_are_in_the_order_of_the_shape_that_was_given(image_shape):
     rows = (COLOUR if image_shape == (3, 5, 6) else LAST).reshape(2, -1)
-    layout = Layout.of_rows(90, image_shape)
+    layout = layout_of_rows(90, image_shape)
     images = layout.images(rows)
     assert layout.image_shape == (3, 5, 6)
     assert_array_equal(images, COLOUR)
@@ -51,35 +57,35 @@ def test_rows_are_in_the_order_of_the_shape_that_was_given(image_shape):
 def test_a_single_channel_may_have_an_axis_or_none():
     grey = np.arange(60).reshape(2, 5, 6)
     for X, shape in ((grey, (5, 6)), (grey[:, None], (1, 5, 6)), (grey[..., None], (1, 5, 6))):
-        layout = Layout.of_images(X.shape, None)
+        layout = layout_of_images(X.shape, None)
         assert layout.image_shape == shape
         for other in (grey, grey[:, None], grey[..., None]):
-            assert_array_equal(layout.images(layout.flat(other)), grey.reshape(2, *shape))
+            assert_array_equal(layout.images(flat(layout, other)), grey.reshape(2, *shape))
 
 
 @pytest.mark.parametrize("shape", [(9, 20, 20, 8), (9, 8, 20, 20), (9, 3, 5, 4)])
 def test_channels_that_may_be_first_or_last_are_asked_for(shape):
     with pytest.raises(ValueError, match=r"may have its channels first or last: give image_shape"):
-        Layout.of_images(shape, None)
-    first = Layout.of_images(shape, shape[1:])
-    last = Layout.of_images(shape, (shape[3], *shape[1:3]))
+        layout_of_images(shape, None)
+    first = layout_of_images(shape, shape[1:])
+    last = layout_of_images(shape, (shape[3], *shape[1:3]))
     assert (first.channels_last, last.channels_last) == (False, True)
 
 
 def test_arrays_that_hold_no_such_images():
     with pytest.raises(ValueError, match=r"X must be rows of pixels .*got shape \(2, 3, 4, 5, 6\)"):
-        Layout.of_images((2, 3, 4, 5, 6), None)
+        layout_of_images((2, 3, 4, 5, 6), None)
     with pytest.raises(ValueError, match=r"images of image_shape=\(5, 5\), got shape \(2, 5, 6\)"):
-        Layout.of_images((2, 5, 6), (5, 5))
-    layout = Layout.of_images(LAST.shape, None)
+        layout_of_images((2, 5, 6), (5, 5))
+    layout = layout_of_images(LAST.shape, None)
     with pytest.raises(ValueError, match=r"images of \(5, 6, 3\), as in training, got .*5, 5, 3\)"):
-        layout.flat(LAST[:, :, :5])
+        flat(layout, LAST[:, :, :5])
 
 
 @pytest.mark.parametrize("shape", ["8x8", 8, (8,), (-8, -8), (8.0, 8.0), (8, 9), (2, 2, 4, 4)])
 def test_shapes_that_are_none(shape):
     with pytest.raises(ValueError, match=r"image_shape must be a tuple .*of 64 pixels in all, got"):
-        Layout.of_rows(64, shape)
+        layout_of_rows(64, shape)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,7 @@ def test_shapes_that_are_none(shape):
 )
 def test_rows_that_are_filled_up_are_said(d, match):
     with pytest.warns(UserWarning, match=match):
-        layout = Layout.of_rows(d, None)
+        layout = layout_of_rows(d, None)
     rows = np.ones((2, d))
     side = layout.image_shape[0]
     expected = np.arange(side**2) < d
@@ -117,12 +123,12 @@ def test_a_shape_that_scrambles_pixels_is_said():
     right = [(planes, (3, 8, 10)), (pixels, (8, 10, 3)), (grey, (8, 10))]
     with warnings.catch_warnings(action="error"):
         for rows, shape in [*right, (noise, (3, 8, 10)), (noise, (8, 10, 3))]:
-            Layout.of_rows(rows.shape[1], shape).warn_if_another_fits(rows)
+            warn_if_another_fits(layout_of_rows(rows.shape[1], shape), rows)
     wrong = [(pixels, (3, 8, 10)), (planes, (8, 10, 3)), (grey, (10, 8))]
     for (rows, shape), (_, better) in zip(wrong, [right[1], right[0], right[2]], strict=True):
         match = rf"image_shape=\({shape[0]}, .* wrong: .*image_shape=\({better[0]}, {better[1]}"
         with pytest.warns(UserWarning, match=match):
-            Layout.of_rows(rows.shape[1], shape).warn_if_another_fits(rows)
+            warn_if_another_fits(layout_of_rows(rows.shape[1], shape), rows)
 
 
 # --- the scale ---------------------------------------------------------------------------

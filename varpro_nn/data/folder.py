@@ -1,21 +1,29 @@
 """A data set as a folder of ``.npy`` or IDX files.
 
+The words in the names of files say what they hold, in upper or lower case:
+
 ======= ========================================= ============================
 array   shape                                     file
 ======= ========================================= ============================
-x_train (n, rows, columns), (n, channels, rows,   ``x_train.npy``, ``x_train.idx`` or
-        columns) or (n, rows, columns, channels)  ``train-images-idx3-ubyte``
-y_train (n,), (n, 1), or one-hot (n, k)           ``y_train.npy``, ``y_train.idx`` or
-                                                  ``train-labels-idx1-ubyte``
-x_test, as the training set                       ``x_test.npy``, ``t10k-images-idx3-ubyte`` and
-y_test                                            so on; they may be missing
+x_train (n, rows, columns), (n, channels, rows,   ``x_train.npy``, ``x_train.idx``,
+        columns), (n, rows, columns, channels),   ``train-images-idx3-ubyte``,
+        or rows of pixels (n, d)                  ``X_train-idx3-ubyte``
+y_train (n,), (n, 1), or one-hot (n, k)           ``y_train.npy``, ``y_train.idx``,
+                                                  ``train-labels-idx1-ubyte``,
+                                                  ``y_train-idx1-ubyte``
+x_test, as the training set                       ``x_test.npy``, ``t10k-images-idx3-ubyte``,
+y_test                                            ``test-images-idx3-ubyte`` and so on; they may be
+                                                  missing
 ======= ========================================= ============================
 
-An IDX file may be gzipped and end in ``.gz``. Training images stay on disk, unless they are in
-Fortran order or gzipped. Labels, and the test set, are read into memory.
+Other words must be the same in both names: ``emnist-letters-train-images-idx3-ubyte`` goes with
+``emnist-letters-train-labels-idx1-ubyte``. A single pair is the training set, whatever it is
+called. An IDX file may be gzipped and end in ``.gz``. Training images stay on disk, unless they are
+in Fortran order or gzipped. Labels, and the test set, are read into memory.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,45 +37,55 @@ from varpro_nn.data.idx import read_idx, read_idx_header
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.imageset import Dataset
 from varpro_nn.data.labelled import dataset_of
+from varpro_nn.data.naming import choose, meaning
+from varpro_nn.data.reading import AS_IT_IS, Reading
 from varpro_nn.errors import DatasetError
 
-_IDX_NAMES = {
-    "x_train": ("x_train.idx", "train-images-idx3-ubyte", "train-images.idx3-ubyte"),
-    "y_train": ("y_train.idx", "train-labels-idx1-ubyte", "train-labels.idx1-ubyte"),
-    "x_test": ("x_test.idx", "t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"),
-    "y_test": ("y_test.idx", "t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"),
-}
+_IDX_NAME = re.compile(r"idx\d|ubyte|\.idx$", re.IGNORECASE)
 _PACKED = ".gz"
 
 
-def read_folder(folder: Path) -> Dataset:
+def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
     """Read a data set from a folder.
 
     Raises
     ------
     DatasetError
-        A file is missing, damaged, or its length is not what its header says; or what
-        :func:`~varpro_nn.data.labelled.dataset_of` refuses.
+        A file is missing, damaged, or its length is not what its header says; several files may
+        be the training set; or what :func:`~varpro_nn.data.labelled.dataset_of` refuses.
     """
-    arrays: dict[str, Any] = {}
-    for array, names in _IDX_NAMES.items():
-        path = _file_of(folder, array)
-        if path is not None:
-            arrays[array] = images_in(path) if array.startswith("x") else _labels_in(path)
-        elif array.endswith("train"):
-            msg = f"{folder}: needs {array}.npy, {names[0]} or {names[1]} (IDX also as .gz)."
-            msg += " Or a sub-folder of pictures for each class."
-            raise DatasetError(msg)
-    if "x_test" in arrays:
-        arrays["x_test"] = arrays["x_test"][:]
-    return dataset_of(str(folder), arrays)
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        msg = f"{folder}: cannot be read: {error.strerror or error}"
+        raise DatasetError(msg) from error
+    files = [entry.name for entry in entries if _is_array(entry)]
+    try:
+        names = choose(files, rank=_rank)
+    except ValueError as error:
+        msg = (
+            f"{folder}: {error} Name them, for example, x_train.npy and y_train.npy, or "
+            "train-images-idx3-ubyte and train-labels-idx1-ubyte (IDX also as .gz)."
+        )
+        msg += " Or give a folder that has a sub-folder of pictures for each class."
+        raise DatasetError(msg) from error
+    arrays = {
+        role: (images_in if role[0] == "x" else _labels_in)(folder / name)
+        for role, name in names.items()
+    }
+    for role in {"x_test", "x_validation"} & arrays.keys():
+        arrays[role] = arrays[role][:]
+    return dataset_of(str(folder), arrays, names=names, image_size=reading.image_size)
 
 
-def _file_of(folder: Path, array: str) -> Path | None:
-    """Find the file of an array: the first of the names that it may have."""
-    idx = _IDX_NAMES[array]
-    names = (f"{array}.npy", *idx, *(f"{name}{_PACKED}" for name in idx))
-    return next((path for name in names if (path := folder / name).exists()), None)
+def _is_array(entry: Path) -> bool:
+    name = entry.name.removesuffix(_PACKED)
+    return bool(meaning(name).role) and (entry.suffix == ".npy" or bool(_IDX_NAME.search(name)))
+
+
+def _rank(name: str) -> int:
+    """Prefer ``.npy`` to IDX, and both to the same file gzipped."""
+    return 2 * name.endswith(_PACKED) + (not name.endswith(".npy"))
 
 
 def images_in(path: Path) -> ImagesOnDisk | NDArray[Any]:

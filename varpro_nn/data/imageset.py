@@ -16,6 +16,7 @@ from varpro_nn._typing import FloatArray, ImageArray, LabelArray
 from varpro_nn.data.images import check_images, check_weights
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.labels import check_text, label_row
+from varpro_nn.data.reading import AS_IT_IS, Reading
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,11 +249,14 @@ class Origin:
         What ``load`` takes; the path of a file or folder is absolute.
     train : ImageSet
         The training set that it returned.
+    reading : Reading
+        What else it was told.
     """
 
     name: str
     data_dir: str | None
     train: ImageSet
+    reading: Reading = AS_IT_IS
 
 
 def sha256_of(*arrays: Any) -> str:

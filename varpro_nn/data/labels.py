@@ -9,26 +9,40 @@ from numpy.typing import ArrayLike, NDArray
 from varpro_nn._arrays import plain_array
 
 _SURROGATES = 0xD800, 0xDFFF
+_LONGEST = 1000
+"""Characters of a label; each label of an array of text takes as much memory as the longest."""
 
 
 def label_row(labels: ArrayLike, name: str = "labels") -> NDArray[Any]:
     """Return labels as a 1-D array; ``name`` is for messages.
 
-    A column (n, 1) becomes (n,). One-hot rows (n, k) become numbers from 0 to k - 1. The caller
-    must check for other shapes.
+    A column (n, 1) becomes (n,). One-hot rows (n, k) become numbers from 0 to k - 1. Objects that
+    are all text become text. The caller must check for other shapes and types.
 
     Raises
     ------
     ValueError
-        Masked or complex labels; text with characters that do not exist.
+        Masked or complex labels; text with characters that do not exist; objects that are text of
+        more than 1,000 characters.
     """
-    array = plain_array(labels, name)
+    array = _text_of(plain_array(labels, name), name)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     elif _is_one_hot(array):
         array = array.argmax(axis=1)
     check_text(array, name)
     return array
+
+
+def _text_of(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Make text of objects that are all text."""
+    if array.dtype.kind != "O" or not all(isinstance(label, str) for label in array.flat):
+        return array
+    longest = max(map(len, array.flat), default=0)
+    if longest > _LONGEST:
+        msg = f"{name} must have at most {_LONGEST} characters each, got one of {longest}."
+        raise ValueError(msg)
+    return array.astype(str)
 
 
 def check_text(array: NDArray[Any], name: str) -> None:

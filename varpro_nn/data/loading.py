@@ -13,10 +13,14 @@ from varpro_nn.data.fetch.store import obtain
 from varpro_nn.data.folder import read_folder
 from varpro_nn.data.idx import read_idx
 from varpro_nn.data.imageset import Dataset, ImageSet, Origin
+from varpro_nn.data.matlab import read_dataset_mat
 from varpro_nn.data.npz import read_dataset_npz
+from varpro_nn.data.reading import AS_IT_IS, Reading
 
 NAMES = (*FILE_SETS, "digits")
 """Data sets that `load` knows by name."""
+ENDINGS = (".npz", ".mat")
+"""Of the names of files that `load` reads."""
 
 _FOLDER_VARIABLE = "VARPRO_NN_DATA"
 _N_TRAIN_DIGITS = 1500
@@ -46,13 +50,22 @@ def load(
         ``"mnist"`` and ``"fashion-mnist"``: 60,000 and 10,000 images of 28 x 28 pixels.
         ``"cifar10"``: 50,000 and 10,000 images of 3 x 32 x 32. ``"digits"``: 8 x 8 pixels, out
         of scikit-learn, never downloaded; the first 1,500 images are for training, the last
-        297 for testing. Or the path of a file that ends in ``.npz``: ``x_train`` (images, channels
-        first or last), ``y_train`` (labels: integers, booleans or strings of any values, (n,) or
-        (n, 1); or one-hot, (n, k)) and, if it has a test set, ``x_test`` and ``y_test``. Or a
-        folder of such arrays as ``.npy`` or IDX files, whose training images stay on disk: see
-        :mod:`varpro_nn.data.folder`. Or a folder of pictures that has a sub-folder for each class,
-        or ``train``, ``test`` and ``valid`` with such sub-folders: see
-        :mod:`varpro_nn.data.class_folder`.
+        297 for testing. Or the path of your own data:
+
+        a ``.npz`` file
+            Arrays ``x_train`` (images, channels first or last) and ``y_train`` (labels: integers,
+            booleans or strings of any values, (n,) or (n, 1); or one-hot, (n, k)) and, if it has a
+            test set, ``x_test`` and ``y_test``. Many other names are known, such as
+            ``train_images`` and ``images``: see :func:`varpro_nn.data.npz.read_dataset_npz`.
+        a ``.mat`` file
+            Arrays with such names, as MATLAB saves them up to version 7. The images may be numbered
+            along the last axis: see :func:`varpro_nn.data.matlab.read_dataset_mat`.
+        a folder
+            Pictures in a sub-folder for each class, or ``train``, ``test`` and ``valid`` with such
+            sub-folders: see :mod:`varpro_nn.data.class_folder`. Or arrays as ``.npy`` or IDX files,
+            whose training images stay on disk: see :mod:`varpro_nn.data.folder`.
+
+        The images of arrays may be rows of pixels (n, d).
     data_dir : str or path, optional
         Where the data files are, or go. Default: the environment variable ``VARPRO_NN_DATA``,
         if it is set.
@@ -61,8 +74,9 @@ def load(
     progress : bool
         Show on standard error what is being fetched or read.
     image_size : (rows, columns), optional
-        Size of the images that pictures of a folder become. By default the median size of the
-        pictures, reduced to 64 pixels on the longer side.
+        The size of the images where the data leave it open: of rows of pixels, by default squares;
+        of pictures in a folder, by default the median size of the pictures, reduced to 64 pixels on
+        the longer side.
     follow_links : bool
         Also read pictures to which links lead out of the folder.
     n_jobs : int
@@ -76,7 +90,7 @@ def load(
     Raises
     ------
     ValueError
-        No such name.
+        No such name; or an option that has no effect on such data.
     DatasetError
         Files are missing and no source has them; or a file is damaged.
 
@@ -87,16 +101,17 @@ def load(
     """
     name = os.fspath(name)
     check_name(name)
-    if name.lower().endswith(".npz"):
-        return _with_origin(read_dataset_npz(name), str(Path(name).absolute()))
-    if name not in NAMES and Path(name).is_dir():
-        if has_class_folders(Path(name)):
-            # Not loaded again by its name: images depend on the size that was asked for.
+    reading = Reading(image_size=image_size)
+    if name not in NAMES:
+        name = os.path.expanduser(name)
+        if Path(name).is_dir() and has_class_folders(Path(name)):
+            # Not loaded again by its name: images depend on all that was asked for.
             return read_class_folder(
-                Path(name), image_size=image_size, follow_links=follow_links, n_jobs=n_jobs,
-                progress=progress,
+                Path(name), image_size=reading.image_size, follow_links=follow_links,
+                n_jobs=n_jobs, progress=progress,
             )  # fmt: skip
-        return _with_origin(read_folder(Path(name)), str(Path(name).absolute()))
+        return _with_origin(_read(name, reading), str(Path(name).absolute()), reading=reading)
+    reading.check_unused(name, "image_size")
     if name == "digits":
         return _with_origin(_digits(), name)
     contents = obtain(
@@ -126,23 +141,37 @@ def load(
 
 
 def check_name(name: str, argument: str = "name") -> None:
-    """Refuse what is neither the name of a data set, nor a ``.npz`` file, nor a folder.
+    """Refuse what is neither the name of a data set, nor a file that can be read, nor a folder.
 
     Raises
     ------
     ValueError
         The message calls the name ``argument``.
     """
-    if name not in NAMES and not name.lower().endswith(".npz") and not Path(name).is_dir():
+    if (
+        name not in NAMES
+        and not name.lower().endswith(ENDINGS)
+        and not os.path.isdir(os.path.expanduser(name))
+    ):
         msg = (
-            f"{argument} must be one of {', '.join(NAMES)}, or the path of a .npz file or a "
-            f"folder, got {name!r}."
+            f"{argument} must be one of {', '.join(NAMES)}, or the path of a folder or of a file "
+            f"that ends in {', '.join(ENDINGS)}, got {name!r}."
         )
         raise ValueError(msg)
 
 
-def _with_origin(dataset: Dataset, name: str, data_dir: str | None = None) -> Dataset:
-    return replace(dataset, origin=Origin(name, data_dir, dataset.train))
+def _read(name: str, reading: Reading) -> Dataset:
+    """Read a file or folder of the user."""
+    if name.lower().endswith((".npz", ".mat")):
+        read = read_dataset_npz if name.lower().endswith(".npz") else read_dataset_mat
+        return read(name, reading.image_size)
+    return read_folder(Path(name), reading)
+
+
+def _with_origin(
+    dataset: Dataset, name: str, data_dir: str | None = None, reading: Reading = AS_IT_IS
+) -> Dataset:
+    return replace(dataset, origin=Origin(name, data_dir, dataset.train, reading))
 
 
 def _user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:

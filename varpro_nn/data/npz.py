@@ -8,7 +8,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -19,10 +19,13 @@ from varpro_nn._io.npy_header import read_npy_header
 from varpro_nn._io.regular_file import open_regular
 from varpro_nn.data.imageset import Dataset
 from varpro_nn.data.labelled import dataset_of, listed
+from varpro_nn.data.naming import choose
+from varpro_nn.data.packed import DEFLATE_RATIO
 from varpro_nn.errors import DatasetError
 
-_DEFLATE_RATIO = 1032
 _SUFFIX = ".npy"
+_WITHOUT_NAMES = ({"arr_0", "arr_1"}, {"arr_0", "arr_1", "arr_2", "arr_3"})
+"""Names that `numpy.savez` gives to arrays without one."""
 # All that zipfile and numpy raise for a damaged file.
 _DAMAGE = (
     OSError,
@@ -84,14 +87,17 @@ class NpzArrays:
             msg = f"{where} must be stored or deflated, got compression {member.compress_type}."
             raise DatasetError(msg)
         packed = min(member.compress_size, self._file_size)
-        if member.file_size > _DEFLATE_RATIO * packed:
+        if member.file_size > DEFLATE_RATIO * packed:
             msg = f"{where} claims {member.file_size} bytes, packed into {packed}."
             raise DatasetError(msg)
         with self._archive.open(member) as stream:
             shape, _, dtype = read_npy_header(stream)
             header = stream.tell()
         if dtype.kind not in "biufU" or not dtype.itemsize:
-            msg = f"{where} must hold numbers, booleans or strings, got type {dtype}."
+            msg = f"{where} must hold numbers, booleans or strings, got type {dtype}"
+            if dtype.kind == "O":
+                msg += ", which is a pickle and is never opened"
+            msg += "; save labels with .astype(str), images with numpy.stack(images)."
             raise DatasetError(msg)
         expected = header + math.prod(shape) * dtype.itemsize
         if expected != member.file_size:
@@ -125,20 +131,65 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[NpzArrays]:
         yield NpzArrays(where, archive)
 
 
-def read_dataset_npz(path: str | os.PathLike[str]) -> Dataset:
-    """Read a data set from ``x_train`` and ``y_train``; ``x_test`` and ``y_test`` may be missing.
+def read_dataset_npz(
+    path: str | os.PathLike[str], image_size: tuple[int, int] | None = None
+) -> Dataset:
+    """Read a data set from arrays that are named as many name them.
 
-    Other arrays are not read. :func:`~varpro_nn.data.labelled.dataset_of` says what images and
-    labels may be.
+    ========================================= ====================================================
+    names, in upper or lower case             example
+    ========================================= ====================================================
+    ``x`` or ``y``, and ``train`` or ``test`` ``x_train``, ``y_train``, ``x_test``, ``y_test``
+    ``images`` or ``labels``, and so on       ``train_images``, ``train_labels``, ``test_images``,
+                                              ``test_labels``
+    a training set alone                      ``images`` and ``labels``; ``X`` and ``y``; ``data``
+                                              and ``target``; ``fea`` and ``gnd``
+    none (``numpy.savez(path, x, y)``)        ``arr_0``, ``arr_1``; with a test set also ``arr_2``,
+                                              ``arr_3``
+    ========================================= ====================================================
+
+    Of arrays without names, those with more values per row are the images, and training comes
+    first. A validation set has names such as ``val_images`` or ``x_valid``. Other arrays are not
+    read.
+    :func:`~varpro_nn.data.labelled.dataset_of` says what images and labels may be.
 
     Raises
     ------
     DatasetError
-        A missing, damaged or unsuitable array, or what
+        No images with labels, or several training sets; a damaged or unsuitable array; or what
         :func:`~varpro_nn.data.labelled.dataset_of` refuses.
     """
     where = os.path.expanduser(os.fspath(path))
     with open_npz(where) as arrays:
-        present = [name for name in ("x_test", "y_test") if name in arrays.names]
-        found = {name: arrays.read(name) for name in ("x_train", "y_train", *present)}
-    return dataset_of(where, found)
+        if set(arrays.names) in _WITHOUT_NAMES:
+            found = {name: arrays.read(name) for name in sorted(arrays.names)}
+            names = _by_size(found)
+        else:
+            names = _by_name(where, arrays.names)
+            found = {name: arrays.read(name) for name in names.values()}
+    given = {role: found[name] for role, name in names.items()}
+    return dataset_of(where, given, names=names, image_size=image_size)
+
+
+def _by_name(where: str, names: Iterable[str]) -> dict[str, str]:
+    # What has the names of this package is not in doubt beside other names.
+    own = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        return choose(names, rank=lambda name: name not in own)
+    except ValueError as error:
+        msg = f"{where}: {error} Save them with numpy.savez(path, x_train=images, y_train=labels)."
+        raise DatasetError(msg) from error
+
+
+def _by_size(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Tell images from labels: they have more values per row."""
+    sizes = {name: math.prod(array.shape[1:]) for name, array in arrays.items()}
+    ordered = sorted(arrays, key=lambda name: -sizes[name])
+    n = len(ordered) // 2
+    images, labels = sorted(ordered[:n]), sorted(ordered[n:])
+    subsets = ("train", "test")[:n]
+    return {
+        f"{role}_{subset}": name
+        for role, some in (("x", images), ("y", labels))
+        for subset, name in zip(subsets, some, strict=True)
+    }

@@ -30,6 +30,8 @@ class Readable(Protocol):
         """Return up to ``size`` bytes; none at the end."""
 
 
+DEFLATE_RATIO = 1032
+"""Bytes that one byte of a deflated stream (zip, gzip) can unpack to, at most."""
 _PIECE = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 

@@ -5,7 +5,7 @@ the training of one sub-network. Its arrays are checked when it is made and are 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,7 @@ from varpro_nn.data.imageset import Dataset, read_only, sha256_of
 from varpro_nn.data.labels import label_row
 from varpro_nn.data.loading import load
 from varpro_nn.data.preparation import Preparation
+from varpro_nn.data.reading import AS_IT_IS, Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,19 @@ class NamedData:
         Where its files are.
     n_train : int or None
         The first ``n_train`` images alone.
+    reading : Reading
+        How its files are read.
     """
 
     name: str
     data_dir: str | None
     n_train: int | None
+    reading: Reading = AS_IT_IS
 
     def read(self) -> "TrainingSet":
         """Load the data set; it is fetched if this machine does not have it."""
-        return TrainingSet.of(load(self.name, self.data_dir, progress=False), self.n_train)
+        how = asdict(self.reading)
+        return TrainingSet.of(load(self.name, self.data_dir, progress=False, **how), self.n_train)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +108,7 @@ class TrainingSet:
         train = dataset.train if n_train is None else dataset.train.take(slice(n_train))
         loadable, origin = dataset.loadable, None
         if loadable is not None and train.weights is None:  # data loaded by name have no weights
-            origin = NamedData(loadable.name, loadable.data_dir, n_train)
+            origin = NamedData(loadable.name, loadable.data_dir, n_train, loadable.reading)
         return cls(
             train.images, train.labels, len(dataset.classes), train.weights, origin,
             dataset.cropped,

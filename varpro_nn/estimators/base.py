@@ -19,7 +19,13 @@ from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import check_weights
 from varpro_nn.data.intensity_range import IntensityRange
 from varpro_nn.errors import DatasetError
-from varpro_nn.estimators.rows import Layout, Scale
+from varpro_nn.estimators.rows import (
+    Scale,
+    flat,
+    layout_of_images,
+    layout_of_rows,
+    warn_if_another_fits,
+)
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.recipes import configure, current_names, kind_of_data
 from varpro_nn.training.subnetwork import Subnetwork
@@ -106,16 +112,16 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         if is_images := len(X.shape) > 2:
             X = plain_array(X, "X")
             if reset:
-                self._layout = Layout.of_images(X.shape, self.image_shape)
-            X = self._layout.flat(X)
+                self._layout = layout_of_images(X.shape, self.image_shape)
+            X = flat(self._layout, X)
         dtype: Any = np.uint8 if getattr(X, "dtype", None) == np.uint8 else np.float32
         # Training needs at least two images.
         rows = validate_data(self, X, reset=reset, dtype=dtype, ensure_min_samples=1 + reset)
         plain_array(X, "X")  # the mask of a masked array
         if reset and not is_images:
-            self._layout = Layout.of_rows(rows.shape[1], self.image_shape)
+            self._layout = layout_of_rows(rows.shape[1], self.image_shape)
             if self.image_shape is not None:
-                self._layout.warn_if_another_fits(rows)
+                warn_if_another_fits(self._layout, rows)
         return cast("NDArray[Any]", rows)
 
     def _training_images(self, rows: NDArray[Any], there: NDArray[np.bool_]) -> ImageArray:

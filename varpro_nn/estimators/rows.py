@@ -1,7 +1,7 @@
 """Rows of pixels as images: in which order a row holds them, and which intensity counts as 1."""
 
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isqrt, prod
 from typing import Any
 
@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 from varpro_nn._typing import FloatArray, ImageArray
 from varpro_nn._warn import warn_user
 from varpro_nn.data.images import MOST_CHANNELS
+from varpro_nn.data.layout import Layout
 
-_SMOOTHER = 0.7
-"""Share of the differences between rows of pixels, below which another order fits better."""
-_FEW = 100
-"""Images that are enough to compare the orders of their pixels."""
 _TYPICAL = 0.9
 """Share of images whose largest values are typical."""
 _RARE = 3.0
@@ -24,144 +21,103 @@ EXTREME = 10.0
 """Values beyond this multiple of the scale are extreme."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The order of the pixels in a row of ``X``.
+def layout_of_rows(n_pixels: int, image_shape: Any) -> Layout:
+    """Take rows as images of the shape that a user gave; None: as squares.
 
-    Attributes
-    ----------
-    image_shape : tuple of int
-        (rows, columns) or (channels, rows, columns).
-    channels_last : bool
-        Whether a row holds the channels of a pixel together: (rows, columns, channels).
-    n_pixels : int
-        Length of a row. What is missing to an image is filled up with zeros.
+    Raises
+    ------
+    ValueError
+        A shape that is none, or has another number of pixels.
     """
-
-    image_shape: tuple[int, ...]
-    channels_last: bool
-    n_pixels: int
-
-    @classmethod
-    def of_rows(cls, n_pixels: int, image_shape: Any) -> "Layout":
-        """Take rows as images of the shape that a user gave; None: as squares.
-
-        Raises
-        ------
-        ValueError
-            A shape that is none, or has another number of pixels.
-        """
-        if image_shape is None:
-            side = isqrt(n_pixels - 1) + 1
-            if side**2 != n_pixels:
-                warn_user(_filled_up(n_pixels, side))
-            return cls((side, side), False, n_pixels)
-        shape = _shape_of(image_shape)
-        if not shape or prod(shape) != n_pixels:
-            msg = (
-                "image_shape must be a tuple (rows, columns), (channels, rows, columns) or (rows, "
-                f"columns, channels) of {n_pixels} pixels in all, got {image_shape!r}."
-            )
-            raise ValueError(msg)
-        last = len(shape) == 3 and shape[2] <= MOST_CHANNELS < shape[0]
-        return cls(_channels_first(shape) if last else shape, last, n_pixels)
-
-    @classmethod
-    def of_images(cls, shape: tuple[int, ...], image_shape: Any) -> "Layout":
-        """Take an array of images (n, ...) as it is; ``image_shape`` says where channels are.
-
-        Raises
-        ------
-        ValueError
-            An array that has no images; another shape than ``image_shape``; or channels that may
-            be in either place.
-        """
-        of_one = shape[1:]
-        if len(of_one) not in (2, 3):
-            msg = (
-                "X must be rows of pixels (n, d), or images (n, rows, columns), (n, channels, "
-                f"rows, columns) or (n, rows, columns, channels), got shape {shape}."
-            )
-            raise ValueError(msg)
-        given = None if image_shape is None else _shape_of(image_shape)
-        if given is not None:
-            if given == of_one:
-                last = len(of_one) == 3 and of_one[2] <= MOST_CHANNELS < of_one[0]
-            elif len(of_one) == 3 and given == _channels_first(of_one):
-                last = True
-            else:
-                msg = (
-                    f"X must have images of image_shape={image_shape!r}, got shape {shape}; leave "
-                    "image_shape out to take images as they are."
-                )
-                raise ValueError(msg)
-        elif len(of_one) == 2:
-            last = False
-        else:
-            first, last = of_one[0] <= MOST_CHANNELS, of_one[2] <= MOST_CHANNELS
-            if first == last:
-                msg = (
-                    f"X of shape {shape} may have its channels first or last: give "
-                    f"image_shape={of_one} or image_shape={_channels_first(of_one)}, with the "
-                    "number of channels first."
-                )
-                raise ValueError(msg)
-        return cls(_channels_first(of_one) if last else of_one, last, prod(of_one))
-
-    def flat(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Make rows, in this order, of images (n, ...) with channels first or last.
-
-        Raises
-        ------
-        ValueError
-            Images of another shape.
-        """
-        found, shape = X.shape[1:], self.image_shape
-        grey = shape if len(shape) == 2 else shape[1:] if shape[0] == 1 else None
-        if grey is not None and found in (grey, (1, *grey), (*grey, 1)):
-            return X.reshape(len(X), self.n_pixels)
-        if found == self.outer_shape:
-            return X.reshape(len(X), self.n_pixels)
-        if len(shape) == 3 and found == shape:
-            return np.moveaxis(X, 1, -1).reshape(len(X), self.n_pixels)
-        if len(shape) == 3 and _channels_first(found) == shape:
-            return np.moveaxis(X, -1, 1).reshape(len(X), self.n_pixels)
-        msg = f"X must have images of {self.outer_shape}, as in training, got shape {X.shape}."
+    if image_shape is None:
+        side = isqrt(n_pixels - 1) + 1
+        if side**2 != n_pixels:
+            warn_user(_filled_up(n_pixels, side))
+        return Layout((side, side), False, n_pixels)
+    shape = _shape_of(image_shape)
+    if not shape or prod(shape) != n_pixels:
+        msg = (
+            "image_shape must be a tuple (rows, columns), (channels, rows, columns) or (rows, "
+            f"columns, channels) of {n_pixels} pixels in all, got {image_shape!r}."
+        )
         raise ValueError(msg)
+    last = len(shape) == 3 and shape[2] <= MOST_CHANNELS < shape[0]
+    return Layout(_channels_first(shape) if last else shape, last, n_pixels)
 
-    def images(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Make images (n, *image_shape) of rows; what is missing is zero."""
-        n, d = rows.shape
-        if missing := prod(self.image_shape) - d:
-            rows = np.concatenate([rows, np.zeros((n, missing), dtype=rows.dtype)], axis=1)
-        if not self.channels_last:
-            return rows.reshape(n, *self.image_shape)
-        channels, *plane = self.image_shape
-        # A copy in C order: sums of products depend on the order in memory.
-        return np.ascontiguousarray(np.moveaxis(rows.reshape(n, *plane, channels), -1, 1))
 
-    def warn_if_another_fits(self, rows: NDArray[Any]) -> None:
-        """Warn if pixels one below the other are far more alike in another order of the row."""
-        shape = self.image_shape
-        if len(shape) == 2:
-            other = replace(self, image_shape=shape[::-1])
+def layout_of_images(shape: tuple[int, ...], image_shape: Any) -> Layout:
+    """Take an array of images (n, ...) as it is; ``image_shape`` says where channels are.
+
+    Raises
+    ------
+    ValueError
+        An array that has no images; another shape than ``image_shape``; or channels that may
+        be in either place.
+    """
+    of_one = shape[1:]
+    if len(of_one) not in (2, 3):
+        msg = (
+            "X must be rows of pixels (n, d), or images (n, rows, columns), (n, channels, "
+            f"rows, columns) or (n, rows, columns, channels), got shape {shape}."
+        )
+        raise ValueError(msg)
+    given = None if image_shape is None else _shape_of(image_shape)
+    if given is not None:
+        if given == of_one:
+            last = len(of_one) == 3 and of_one[2] <= MOST_CHANNELS < of_one[0]
+        elif len(of_one) == 3 and given == _channels_first(of_one):
+            last = True
         else:
-            other = replace(self, channels_last=not self.channels_last)
-        if other == self or min(shape[-2:]) < 2 or prod(shape) != self.n_pixels:
-            return
-        some = rows[:_FEW].astype(np.float32)
-        if _roughness(other.images(some)) < _SMOOTHER * _roughness(self.images(some)):
             msg = (
-                f"image_shape={self.outer_shape} seems to be wrong: pixels one below the other are "
-                f"more alike with image_shape={other.outer_shape}. Try it, and look at an image."
+                f"X must have images of image_shape={image_shape!r}, got shape {shape}; leave "
+                "image_shape out to take images as they are."
             )
-            warn_user(msg)
+            raise ValueError(msg)
+    elif len(of_one) == 2:
+        last = False
+    else:
+        first, last = of_one[0] <= MOST_CHANNELS, of_one[2] <= MOST_CHANNELS
+        if first == last:
+            msg = (
+                f"X of shape {shape} may have its channels first or last: give "
+                f"image_shape={of_one} or image_shape={_channels_first(of_one)}, with the "
+                "number of channels first."
+            )
+            raise ValueError(msg)
+    return Layout(_channels_first(of_one) if last else of_one, last, prod(of_one))
 
-    @property
-    def outer_shape(self) -> tuple[int, ...]:
-        """Shape of an image in the order of a row."""
-        shape = self.image_shape
-        return (*shape[1:], shape[0]) if self.channels_last else shape
+
+def flat(layout: Layout, X: NDArray[Any]) -> NDArray[Any]:
+    """Make rows, in the order of ``layout``, of images (n, ...) with channels first or last.
+
+    Raises
+    ------
+    ValueError
+        Images of another shape.
+    """
+    found, shape = X.shape[1:], layout.image_shape
+    grey = shape if len(shape) == 2 else shape[1:] if shape[0] == 1 else None
+    if grey is not None and found in (grey, (1, *grey), (*grey, 1)):
+        return X.reshape(len(X), layout.n_pixels)
+    if found == layout.outer_shape:
+        return X.reshape(len(X), layout.n_pixels)
+    if len(shape) == 3 and found == shape:
+        return np.moveaxis(X, 1, -1).reshape(len(X), layout.n_pixels)
+    if len(shape) == 3 and _channels_first(found) == shape:
+        return np.moveaxis(X, -1, 1).reshape(len(X), layout.n_pixels)
+    msg = f"X must have images of {layout.outer_shape}, as in training, got shape {X.shape}."
+    raise ValueError(msg)
+
+
+def warn_if_another_fits(layout: Layout, rows: NDArray[Any]) -> None:
+    """Warn if pixels one below the other are far more alike in another order of the row."""
+    other = layout.smoother_order(rows)
+    if other is not None:
+        msg = (
+            f"image_shape={layout.outer_shape} seems to be wrong: pixels one below the other are "
+            f"more alike with image_shape={other.outer_shape}. Try it, and look at an image."
+        )
+        warn_user(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,11 +206,6 @@ def _filled_up(d: int, side: int) -> str:
     if 4 * rows >= d // rows:
         return f"{msg}, such as ({rows}, {d // rows}) or ({d // rows}, {rows})."
     return f"{msg}=(rows, columns)."
-
-
-def _roughness(images: NDArray[Any]) -> float:
-    """Mean absolute difference between a pixel and the one below."""
-    return float(np.abs(np.diff(images, axis=-2)).mean())
 
 
 def _largest(rows: NDArray[Any], axis: int) -> FloatArray:

@@ -1,0 +1,57 @@
+"""What a user says about files, where they do not say it themselves."""
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Answers to questions that a file may leave open.
+
+    Attributes
+    ----------
+    image_size : (rows, columns), optional
+        The size of images in rows of pixels. By default they are squares.
+
+    Raises
+    ------
+    ValueError
+        Another type, or a size that is not positive.
+    """
+
+    image_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", _size(self.image_size))
+
+    def check_unused(self, what: str, *options: str) -> None:
+        """Refuse options that have no effect on ``what``.
+
+        Raises
+        ------
+        ValueError
+        """
+        for option in options:
+            if getattr(self, option) is not None:
+                given = getattr(self, option)
+                msg = f"{option} has no effect on {what}, got {given!r}; leave it out."
+                raise ValueError(msg)
+
+
+AS_IT_IS = Reading()
+"""Nothing is said."""
+
+
+def _size(given: Any) -> tuple[int, int]:
+    msg = f"image_size must be two positive integers (rows, columns), got {given!r}."
+    if isinstance(given, str):
+        raise ValueError(msg)
+    try:
+        rows, columns = map(operator.index, given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(msg) from error
+    if min(rows, columns) < 1:
+        raise ValueError(msg)
+    return rows, columns
