@@ -121,14 +121,16 @@ PATCHES = configure(
 
 
 @pytest.mark.parametrize(
-    ("layer", "loss", "whitening"),
+    ("layer", "loss", "whitening", "n_rounds"),
     [
-        ("ridge", "squares", None), ("softmax", "cross-entropy", None), ("hinge", "squares", 0.1),
-        ("ridge", "cross-entropy", 0.1),
+        ("ridge", "squares", None, 3), ("softmax", "cross-entropy", None, 1),
+        ("hinge", "squares", 0.1, 1), ("ridge", "cross-entropy", 0.1, 1),
     ],
 )  # fmt: skip
-def test_what_is_no_fault_is_none_to_patch_units(layer, loss, whitening, images):
-    config = PATCHES.with_options(output_layer=layer, loss=loss, whitening=whitening)
+def test_what_is_no_fault_is_none_to_patch_units(layer, loss, whitening, n_rounds, images):
+    config = PATCHES.with_options(
+        output_layer=layer, loss=loss, whitening=whitening, n_rounds=n_rounds
+    )
     few = config.with_options(n_units=20, n_subnetworks=5, images_per_subnetwork=5)
     alike = np.zeros((60, 5, 5))  # most sub-networks see constant images
     alike[0, 2, 2] = alike[1, 1, 1] = 1

@@ -166,10 +166,10 @@ def main() -> None:
     options.add_argument("--known", nargs="+", choices=KNOWN, default=KNOWN)
     args = options.parse_args()
     data = load(args.dataset, args.data_dir)
-    whole = data.train.take(slice(1500 if args.quick else None))
+    whole = data.train.take(slice(600 if args.quick else None))
     n = len(whole) - min(10_000, len(whole) // 3)
     train, held_out = whole.take(slice(n)), whole.take(slice(n, None))
-    few: dict[str, Any] = {"images_per_subnetwork": 300, "max_nfev": 2} if args.quick else {}
+    few: dict[str, Any] = {"images_per_subnetwork": 150, "max_nfev": 2} if args.quick else {}
     size = 3 if args.quick else SIZES[args.dataset]
     widths: Sequence[int] = (9,) if args.quick else args.widths or WIDTHS[args.dataset]
     ledger = Ledger(args.output, data=data.digest, n_train=n)

@@ -4,8 +4,9 @@ import pytest
 from experiments.benchmarks import growth
 
 
-@pytest.mark.usefixtures("mnist")
-def test_runs_of_a_size(run_script):
+def test_runs_of_a_size(run_script, in_this_process, mnist, monkeypatch):
+    in_this_process(growth)
+    monkeypatch.setattr(growth, "load", lambda *_: mnist)
     result = run_script(growth, "--quick")[1]
     assert [row["value"] for row in result["rows"]] == [12, 24]
     assert all(row["cpu_seconds"] > 0 < row["estimated_cpu_seconds"] for row in result["rows"])

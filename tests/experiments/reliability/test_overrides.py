@@ -1,11 +1,11 @@
-import pytest
-
 from experiments.reliability import overrides
 from varpro_nn import configure
 
 
-@pytest.mark.usefixtures("mnist")
-def test_a_pair_is_twice_as_much(run_script):
+def test_a_pair_is_twice_as_much(run_script, in_this_process, mnist, monkeypatch):
+    in_this_process(overrides)
+    monkeypatch.setattr(overrides, "load", lambda *_: mnist)
+    monkeypatch.setattr(overrides, "N_TEST", 500)
     (row,) = run_script(overrides, "--quick")[1]["rows"]
     few, many = row["runs"]
     assert row["doubled"] == "units"
