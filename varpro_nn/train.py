@@ -6,6 +6,7 @@ also written to the run folder as ``metrics.json``.
 
 import argparse
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
@@ -39,8 +40,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "dataset",
         nargs="?",
-        help=f"{', '.join(data.NAMES)}, a file that ends in .npz, or a folder of .npy or IDX files",
+        help=f"{', '.join(data.NAMES)}; a file of arrays or a table ({', '.join(data.ENDINGS)}); "
+        "or a folder of .npy or IDX files, or of train.csv and test.csv",
     )
+    parser.add_argument(
+        "--label-column", metavar="NAME",
+        help="column of a table that has the labels: its name, or its number from 0 on, -1 for the "
+        "last (the column label, class, target or y, else the first)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--image-size", type=_image_size, metavar="N|RxC",
+        help="R rows and C columns of images that are rows of pixels (squares)",
+    )  # fmt: skip
     parser.add_argument(
         "--recipe", choices=tuple(RECIPES), default="default",
         help="named settings; the values of each in brackets below",
@@ -128,6 +139,16 @@ def _choice(setting: Setting, text: str) -> str:
     return text
 
 
+def _image_size(text: str) -> tuple[int, int]:
+    """Read ``28`` or ``28x20``."""
+    match = re.fullmatch(r"(\d{1,9})(?:[xX](\d{1,9}))?", text)
+    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if min(size) < 1:
+        msg = f"must be N or ROWSxCOLUMNS, 28 or 28x20 for example, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return size
+
+
 def _flag(option: str) -> str:
     return f"--{option.replace('_', '-')}"
 
@@ -205,7 +226,10 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     if not args.estimate:
         folder.check_writable()
         folder.check_free()
-    dataset = data.load(args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet)
+    dataset = data.load(
+        args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet,
+        label_column=args.label_column, image_size=args.image_size,
+    )  # fmt: skip
     config = configure(args.recipe, data=dataset, **overrides)
     if config.recipe != args.recipe and not args.quiet:
         tell(

@@ -20,10 +20,14 @@ Other words must be the same in both names: ``emnist-letters-train-images-idx3-u
 ``emnist-letters-train-labels-idx1-ubyte``. A single pair is the training set, whatever it is
 called. An IDX file may be gzipped and end in ``.gz``. Training images stay on disk, unless they are
 in Fortran order or gzipped. Labels, and the test set, are read into memory.
+
+Without such files, ``train.csv`` and ``test.csv`` are the data set, or tables with such names that
+:mod:`varpro_nn.data.tables` reads.
 """
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +40,10 @@ from varpro_nn.data.file_kind import kind_of_file
 from varpro_nn.data.idx import read_idx, read_idx_header
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.imageset import Dataset
-from varpro_nn.data.labelled import dataset_of
+from varpro_nn.data.labelled import dataset_of, listed
 from varpro_nn.data.naming import choose, meaning
 from varpro_nn.data.reading import AS_IT_IS, Reading
+from varpro_nn.data.tables import read_dataset_tables, tables_in
 from varpro_nn.errors import DatasetError
 
 _IDX_NAME = re.compile(r"idx\d|ubyte|\.idx$", re.IGNORECASE)
@@ -62,6 +67,11 @@ def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
         msg = f"{folder}: cannot be read: {error.strerror or error}"
         raise DatasetError(msg) from error
     files = [entry.name for entry in entries if _is_array(entry)]
+    if not files:
+        tables = tables_in(folder, entries)
+        if tables:
+            return read_dataset_tables(folder, tables, reading)
+        raise _nothing_in(folder, entries)
     try:
         names = choose(files, rank=_rank)
     except ValueError as error:
@@ -69,8 +79,6 @@ def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
             f"{folder}: {error} Name them, for example, x_train.npy and y_train.npy, or "
             "train-images-idx3-ubyte and train-labels-idx1-ubyte (IDX also as .gz)."
         )
-        if any(entry.is_dir() for entry in entries):
-            msg += " Folders of classes are not read: put their pictures into an .npz file."
         raise DatasetError(msg) from error
     reading.check_unused(f"the arrays in {folder}", "label_column")
     arrays = {
@@ -80,6 +88,17 @@ def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
     if "x_test" in arrays:
         arrays["x_test"] = arrays["x_test"][:]
     return dataset_of(str(folder), arrays, names=names, image_size=reading.image_size)
+
+
+def _nothing_in(folder: Path, entries: Sequence[Path]) -> DatasetError:
+    msg = (
+        f"{folder}: must contain arrays (x_train.npy and y_train.npy, or IDX files such as "
+        "train-images-idx3-ubyte and train-labels-idx1-ubyte, also as .gz) or a table train.csv, "
+        f"got {listed(entry.name for entry in entries)}."
+    )
+    if any(entry.is_dir() for entry in entries):
+        msg += " Folders of classes are not read: put their pictures into an .npz file."
+    return DatasetError(msg)
 
 
 def _is_array(entry: Path) -> bool:

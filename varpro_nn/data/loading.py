@@ -15,10 +15,12 @@ from varpro_nn.data.imageset import Dataset, ImageSet, Origin
 from varpro_nn.data.matlab import read_dataset_mat
 from varpro_nn.data.npz import read_dataset_npz
 from varpro_nn.data.reading import AS_IT_IS, Reading
+from varpro_nn.data.table_files import TABLE_ENDINGS
+from varpro_nn.data.tables import read_dataset_table
 
 NAMES = (*FILE_SETS, "digits")
 """Data sets that `load` knows by name."""
-ENDINGS = (".npz", ".mat")
+ENDINGS = (".npz", ".mat", *TABLE_ENDINGS)
 """Of the names of files that `load` reads."""
 
 _FOLDER_VARIABLE = "VARPRO_NN_DATA"
@@ -58,9 +60,12 @@ def load(
         a ``.mat`` file
             Arrays with such names, as MATLAB saves them up to version 7. The images may be numbered
             along the last axis: see :func:`varpro_nn.data.matlab.read_dataset_mat`.
+        a table: ``.csv``, ``.tsv``, both also as ``.gz``, or ``.parquet``
+            A row for each image: a label, and the pixels in all other columns. It needs pandas, and
+            Parquet pyarrow: see :func:`varpro_nn.data.tables.read_dataset_table`.
         a folder
-            Such arrays as ``.npy`` or IDX files, whose training images stay on disk: see
-            :mod:`varpro_nn.data.folder`.
+            Such arrays as ``.npy`` or IDX files, whose training images stay on disk, or the tables
+            ``train.csv`` and ``test.csv``: see :mod:`varpro_nn.data.folder`.
 
         The images of arrays may be rows of pixels (n, d). A validation set is left out.
     data_dir : str or path, optional
@@ -70,6 +75,10 @@ def load(
         Use only what is on this machine.
     progress : bool
         Show on standard error what is being fetched.
+    label_column : str or int, optional
+        The column of a table that has the labels: its name, or its position, 0 for the first and
+        -1 for the last. Default: the column named ``label``, ``class``, ``target`` or the like,
+        else the first.
     image_size : (rows, columns), optional
         The size of images that are rows of pixels. By default they are squares.
 
@@ -151,6 +160,8 @@ def _read(name: str, reading: Reading) -> Dataset:
         reading.check_unused(name, "label_column")
         read = read_dataset_npz if name.lower().endswith(".npz") else read_dataset_mat
         return read(name, reading.image_size)
+    if name.lower().endswith(TABLE_ENDINGS) and not os.path.isdir(name):
+        return read_dataset_table(Path(name), reading)
     return read_folder(Path(name), reading)
 
 
