@@ -582,6 +582,27 @@ def test_unknown_data_set(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("size", ["", "0", "8x", "x8", "8x0", "8x8x3", "-8", "8.0"])
+def test_sizes_that_are_none(size):
+    status, _, err = call("digits", f"--image-size={size}")
+    assert status == 2
+    assert f"--image-size: must be N or ROWSxCOLUMNS, 28 or 28x20 for example, got {size!r}" in err
+
+
+def test_a_table(tmp_path):
+    pytest.importorskip("pandas")
+    digits = load("digits").train
+    rows = np.column_stack([digits.images.reshape(1500, 64)[:, :32], digits.labels])
+    np.savetxt(tmp_path / "half.csv", rows, fmt="%g", delimiter=",")
+    given = (tmp_path / "half.csv", "--label-column", "-1", *SMALL, "--output", tmp_path / "run")
+    fault(*given, match="got 32 per row. If images are not squares, give")
+    status, out, _ = call(*given, "--image-size", "4x8")
+    assert status == 0
+    assert strict(out)["n_train"] == 400
+    assert Network.load(tmp_path / "run" / "model.npz").image_shape == (4, 8)
+    fault("digits", "--image-size", "8", match="image_size has no effect on digits")
+
+
 def test_missing_data_are_said_where_to_put(tmp_path, monkeypatch):
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
     fault(
@@ -618,10 +639,13 @@ def rewritten(tiny, **changes):
         ({"y_train": np.zeros(79, int)}, "80 images and 79 labels"),
         ({"y_train": np.full(80, "left")}, "two classes or more"),
         ({"x_train": np.full((80, 5, 6), np.nan)}, "x_train must be finite"),
-        ({"x_train": np.zeros((80, 30))}, "x_train must be (n, rows, columns)"),
+        ({"x_train": np.zeros((80, 30))}, "x_train must be images, or rows of"),
         ({"x_train": np.zeros((80, 5, 6))}, "images that differ"),
-        ({"y_train": None}, "must contain an array y_train"),
-        ({"y_test": None}, "both x_test and y_test or neither"),
+        (
+            {"y_train": None},
+            "x_train seems to be the images of the training set, and has no labels",
+        ),
+        ({"y_test": None}, "x_test seems to be the images of the test set, and has no labels"),
         (
             {"x_test": np.zeros((80, 6, 5), np.uint8)},
             "x_test must have shape (n, 5, 6), got (80, 6, 5)",

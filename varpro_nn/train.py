@@ -6,6 +6,7 @@ also written to the run folder as ``metrics.json``.
 
 import argparse
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
@@ -41,9 +42,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "dataset",
         nargs="?",
-        help=f"{', '.join(data.NAMES)}, a file that ends in .npz or .mat, a folder of .npy or IDX "
-        "files, or a folder with a sub-folder of pictures for each class",
+        help=f"{', '.join(data.NAMES)}; a file of arrays or a table ({', '.join(data.ENDINGS)}); "
+        "a folder with a sub-folder of pictures for each class; or a folder of .npy or IDX files, "
+        "or of train.csv and test.csv",
     )
+    parser.add_argument(
+        "--label-column", metavar="NAME",
+        help="column of a table that has the labels: its name, or its number from 0 on, -1 for the "
+        "last (the column label, class, target or y, else the first)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--image-size", type=_image_size, metavar="N|RxC",
+        help="R rows and C columns of the images: of rows of pixels (squares), or of pictures in a "
+        "folder (their median size, at most 64 pixels on the longer side)",
+    )  # fmt: skip
     parser.add_argument(
         "--recipe", choices=tuple(RECIPES), default="default",
         help="named settings; the values of each in brackets below",
@@ -79,11 +91,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--validation", type=_share, default=None, metavar="X",
         help="share of the training images of each class that is held out of everything, and "
         "measured at the end; 0 for none (0.2 if the data have neither test nor validation images)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--image-size", type=_size, metavar="ROWSxCOLUMNS",
-        help="size of the images made of pictures in folders (the median size of the pictures, at "
-        "most 64 pixels on the longer side) or of rows of pixels (squares); N is NxN",
     )  # fmt: skip
     parser.add_argument(
         "--follow-links", action="store_true",
@@ -143,6 +150,16 @@ def _choice(setting: Setting, text: str) -> str:
         msg = f"{text} was removed: {setting.gone[text]}"
         raise argparse.ArgumentTypeError(msg)
     return text
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    """Read ``28`` or ``28x20``."""
+    match = re.fullmatch(r"(\d{1,9})(?:[xX](\d{1,9}))?", text)
+    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if min(size) < 1:
+        msg = f"must be N or ROWSxCOLUMNS, 28 or 28x20 for example, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return size
 
 
 def _flag(option: str) -> str:
@@ -283,20 +300,12 @@ def _share(text: str) -> float:
     return share
 
 
-def _size(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    rows, columns = (int(side) for side in (sides * 2 if len(sides) == 1 else sides))
-    if min(rows, columns) < 1:
-        msg = f"must be N or ROWSxCOLUMNS, positive, got {text}"
-        raise argparse.ArgumentTypeError(msg)
-    return rows, columns
-
-
 def _load(args: argparse.Namespace) -> data.Dataset:
     """Load the data set; hold images out, by default if there is nothing to measure on."""
     dataset = data.load(
         args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet,
-        image_size=args.image_size, follow_links=args.follow_links, n_jobs=args.n_jobs,
+        label_column=args.label_column, image_size=args.image_size,
+        follow_links=args.follow_links, n_jobs=args.n_jobs,
     )  # fmt: skip
     share = args.validation
     if share is None:

@@ -211,6 +211,8 @@ def test_options_that_say_nothing(path):
     assert load(path, image_size=(4, 5)).image_shape == (4, 5)
     with pytest.raises(DatasetError, match=r"image_size=\(5, 4\), got shape \(6, 4, 5\)"):
         load(path, image_size=(5, 4))
+    with pytest.raises(ValueError, match=r"label_column has no effect on .*some.npz, got 'y'"):
+        load(path, label_column="y")
 
 
 NAN = np.where(np.arange(6)[:, None, None] == 2, np.nan, X_TRAIN / 255)

@@ -84,8 +84,9 @@ def test_rows_of_pixels_with_one_hot_labels(transposed, path):
         (IMAGES.astype(np.int16), FIRST),
         (IMAGES / 255, FIRST / 255),
         (IMAGES > 127, (FIRST > 127).astype(np.float32)),
+        (IMAGES // 128, FIRST // 128),
     ],
-    ids=["double", "int16", "intensities", "logical"],
+    ids=["double", "int16", "intensities", "logical", "dark bytes"],
 )
 def test_numbers_that_are_pixels(images, expected, path):
     save(path, X=images, y=LABELS)

@@ -18,6 +18,13 @@ def test_sizes_that_are_none(size):
         Reading(image_size=size)
 
 
-def test_data_sets_with_a_name_need_none():
+@pytest.mark.parametrize("column", [True, 1.5, ("a",)])
+def test_columns_that_are_none(column):
+    with pytest.raises(ValueError, match="label_column must be the name of a column or its pos"):
+        Reading(label_column=column)
+
+
+@pytest.mark.parametrize("option", [{"label_column": 0}, {"image_size": (8, 8)}])
+def test_data_sets_with_a_name_need_none(option):
     with pytest.raises(ValueError, match="has no effect on digits, got"):
-        load("digits", image_size=(8, 8))
+        load("digits", **option)

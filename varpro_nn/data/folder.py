@@ -20,10 +20,14 @@ Other words must be the same in both names: ``emnist-letters-train-images-idx3-u
 ``emnist-letters-train-labels-idx1-ubyte``. A single pair is the training set, whatever it is
 called. An IDX file may be gzipped and end in ``.gz``. Training images stay on disk, unless they are
 in Fortran order or gzipped. Labels, and the test set, are read into memory.
+
+Without such files, ``train.csv`` and ``test.csv`` are the data set, or tables with such names that
+:mod:`varpro_nn.data.tables` reads.
 """
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +40,10 @@ from varpro_nn.data.file_kind import kind_of_file
 from varpro_nn.data.idx import read_idx, read_idx_header
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.imageset import Dataset
-from varpro_nn.data.labelled import dataset_of
+from varpro_nn.data.labelled import dataset_of, listed
 from varpro_nn.data.naming import choose, meaning
 from varpro_nn.data.reading import AS_IT_IS, Reading
+from varpro_nn.data.tables import read_dataset_tables, tables_in
 from varpro_nn.errors import DatasetError
 
 _IDX_NAME = re.compile(r"idx\d|ubyte|\.idx$", re.IGNORECASE)
@@ -53,6 +58,8 @@ def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
     DatasetError
         A file is missing, damaged, or its length is not what its header says; several files may
         be the training set; or what :func:`~varpro_nn.data.labelled.dataset_of` refuses.
+    ValueError
+        ``reading`` has what such files do not need.
     """
     try:
         entries = sorted(folder.iterdir())
@@ -60,6 +67,11 @@ def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
         msg = f"{folder}: cannot be read: {error.strerror or error}"
         raise DatasetError(msg) from error
     files = [entry.name for entry in entries if _is_array(entry)]
+    if not files:
+        tables = tables_in(folder, entries)
+        if tables:
+            return read_dataset_tables(folder, tables, reading)
+        raise _nothing_in(folder, entries)
     try:
         names = choose(files, rank=_rank)
     except ValueError as error:
@@ -69,6 +81,7 @@ def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
         )
         msg += " Or give a folder that has a sub-folder of pictures for each class."
         raise DatasetError(msg) from error
+    reading.check_unused(f"the arrays in {folder}", "label_column")
     arrays = {
         role: (images_in if role[0] == "x" else _labels_in)(folder / name)
         for role, name in names.items()
@@ -76,6 +89,17 @@ def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
     for role in {"x_test", "x_validation"} & arrays.keys():
         arrays[role] = arrays[role][:]
     return dataset_of(str(folder), arrays, names=names, image_size=reading.image_size)
+
+
+def _nothing_in(folder: Path, entries: Sequence[Path]) -> DatasetError:
+    msg = (
+        f"{folder}: must contain arrays (x_train.npy and y_train.npy, or IDX files such as "
+        "train-images-idx3-ubyte and train-labels-idx1-ubyte, also as .gz) or a table train.csv, "
+        f"got {listed(entry.name for entry in entries)}."
+    )
+    if any(entry.is_dir() for entry in entries):
+        msg += " Folders of classes are not read: put their pictures into an .npz file."
+    return DatasetError(msg)
 
 
 def _is_array(entry: Path) -> bool:

@@ -16,10 +16,12 @@ from varpro_nn.data.imageset import Dataset, ImageSet, Origin
 from varpro_nn.data.matlab import read_dataset_mat
 from varpro_nn.data.npz import read_dataset_npz
 from varpro_nn.data.reading import AS_IT_IS, Reading
+from varpro_nn.data.table_files import TABLE_ENDINGS
+from varpro_nn.data.tables import read_dataset_table
 
 NAMES = (*FILE_SETS, "digits")
 """Data sets that `load` knows by name."""
-ENDINGS = (".npz", ".mat")
+ENDINGS = (".npz", ".mat", *TABLE_ENDINGS)
 """Of the names of files that `load` reads."""
 
 _FOLDER_VARIABLE = "VARPRO_NN_DATA"
@@ -32,6 +34,7 @@ def load(
     *,
     offline: bool = False,
     progress: bool = True,
+    label_column: str | int | None = None,
     image_size: tuple[int, int] | None = None,
     follow_links: bool = False,
     n_jobs: int = -1,
@@ -60,10 +63,14 @@ def load(
         a ``.mat`` file
             Arrays with such names, as MATLAB saves them up to version 7. The images may be numbered
             along the last axis: see :func:`varpro_nn.data.matlab.read_dataset_mat`.
+        a table: ``.csv``, ``.tsv``, both also as ``.gz``, or ``.parquet``
+            A row for each image: a label, and the pixels in all other columns. It needs pandas, and
+            Parquet pyarrow: see :func:`varpro_nn.data.tables.read_dataset_table`.
         a folder
             Pictures in a sub-folder for each class, or ``train``, ``test`` and ``valid`` with such
             sub-folders: see :mod:`varpro_nn.data.class_folder`. Or arrays as ``.npy`` or IDX files,
-            whose training images stay on disk: see :mod:`varpro_nn.data.folder`.
+            whose training images stay on disk, or the tables ``train.csv`` and ``test.csv``: see
+            :mod:`varpro_nn.data.folder`.
 
         The images of arrays may be rows of pixels (n, d).
     data_dir : str or path, optional
@@ -73,6 +80,10 @@ def load(
         Use only what is on this machine.
     progress : bool
         Show on standard error what is being fetched or read.
+    label_column : str or int, optional
+        The column of a table that has the labels: its name, or its position, 0 for the first and
+        -1 for the last. Default: the column named ``label``, ``class``, ``target`` or the like,
+        else the first.
     image_size : (rows, columns), optional
         The size of the images where the data leave it open: of rows of pixels, by default squares;
         of pictures in a folder, by default the median size of the pictures, reduced to 64 pixels on
@@ -101,17 +112,18 @@ def load(
     """
     name = os.fspath(name)
     check_name(name)
-    reading = Reading(image_size=image_size)
+    reading = Reading(label_column=label_column, image_size=image_size)
     if name not in NAMES:
         name = os.path.expanduser(name)
         if Path(name).is_dir() and has_class_folders(Path(name)):
+            reading.check_unused(f"the pictures in {name}", "label_column")
             # Not loaded again by its name: images depend on all that was asked for.
             return read_class_folder(
                 Path(name), image_size=reading.image_size, follow_links=follow_links,
                 n_jobs=n_jobs, progress=progress,
             )  # fmt: skip
         return _with_origin(_read(name, reading), str(Path(name).absolute()), reading=reading)
-    reading.check_unused(name, "image_size")
+    reading.check_unused(name, "label_column", "image_size")
     if name == "digits":
         return _with_origin(_digits(), name)
     contents = obtain(
@@ -163,8 +175,11 @@ def check_name(name: str, argument: str = "name") -> None:
 def _read(name: str, reading: Reading) -> Dataset:
     """Read a file or folder of the user."""
     if name.lower().endswith((".npz", ".mat")):
+        reading.check_unused(name, "label_column")
         read = read_dataset_npz if name.lower().endswith(".npz") else read_dataset_mat
         return read(name, reading.image_size)
+    if name.lower().endswith(TABLE_ENDINGS) and not os.path.isdir(name):
+        return read_dataset_table(Path(name), reading)
     return read_folder(Path(name), reading)
 
 

@@ -40,7 +40,8 @@ def read_dataset_mat(
     characters with one label in each row, or a cell array of text.
 
     Numbers are ``double`` in MATLAB unless somebody says otherwise, so
-    :func:`~varpro_nn.data.pixel_values.typed_pixels` tells bytes from intensities. Rows of pixels
+    :func:`~varpro_nn.data.pixel_values.typed_pixels` tells bytes from intensities if images are not
+    ``uint8``. Rows of pixels
     are taken row by row; ``reshape`` in MATLAB goes column by column, so that images of such rows
     come out with rows and columns exchanged.
 
@@ -56,7 +57,8 @@ def read_dataset_mat(
     try:
         given = _in_order({role: found[name] for role, name in names.items()}, names)
         pixels = {names[role]: array for role, array in given.items() if role.startswith("x")}
-        typed = typed_pixels(pixels)
+        have_type = all(array.dtype == np.uint8 for array in pixels.values())
+        typed = pixels if have_type else typed_pixels(pixels)
     except ValueError as error:
         msg = f"{where}: {error}"
         raise DatasetError(msg) from error

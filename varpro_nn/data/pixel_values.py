@@ -4,6 +4,7 @@ In text, and in MATLAB, a pixel from 0 to 255 is a number like any other. So the
 they are, of the training set and the test set together.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +27,7 @@ def typed_pixels(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     Parameters
     ----------
     arrays : mapping of str to ndarray
-        Numbers of the same scale, by the name for messages. ``uint8`` stays as it is, and so does
-        what is no real number.
+        Numbers of the same scale, by the name for messages. What is no real number stays as it is.
 
     Raises
     ------
@@ -39,26 +39,25 @@ def typed_pixels(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     UserWarning
         The largest whole number is below 64, so that white may be another number than 255.
     """
-    untyped = {name: array for name, array in arrays.items() if array.size}
-    real = all(array.dtype.kind in "biuf" for array in arrays.values())
-    if not untyped or not real or all(array.dtype == np.uint8 for array in arrays.values()):
+    filled = {name: array for name, array in arrays.items() if array.size}
+    if not filled or not all(array.dtype.kind in "biuf" for array in arrays.values()):
         return dict(arrays)
-    least = min(float(array.min()) for array in untyped.values())
-    most = max(float(array.max()) for array in untyped.values())
-    # The comparisons are false for NaN, which is refused as an intensity.
-    if not (least >= 0 and most > 1 and all(map(_is_whole, untyped.values()))):
+    least = min(float(array.min()) for array in filled.values())
+    most = max(float(array.max()) for array in filled.values())
+    # The comparisons are false for NaN, which is refused as an intensity, and so is infinity.
+    if not (least >= 0 and 1 < most < math.inf and all(map(_is_whole, filled.values()))):
         if all(array.dtype.kind == "f" for array in arrays.values()):
             return dict(arrays)
         return {name: array.astype(np.float32) for name, array in arrays.items()}
     if most > _WHITE:
         msg = (
-            f"{' and '.join(untyped)} must be whole numbers from 0 to {_WHITE}, or intensities "
+            f"{' and '.join(filled)} must be whole numbers from 0 to {_WHITE}, or intensities "
             f"from 0 to 1, got whole numbers up to {most:.10g}; divide them by {most:.10g}."
         )
         raise ValueError(msg)
     if most < _DARK:
         msg = (
-            f"{' and '.join(untyped)} are whole numbers up to {most:.0f}, which are very dark if "
+            f"{' and '.join(filled)} are whole numbers up to {most:.0f}, which are very dark if "
             f"white is {_WHITE}. If {most:.0f} is white, divide them by it."
         )
         warn_user(msg)

@@ -11,6 +11,9 @@ class Reading:
 
     Attributes
     ----------
+    label_column : str or int, optional
+        The column of a table that has the labels: its name, or its position from 0 on; -1 is the
+        last column.
     image_size : (rows, columns), optional
         The size of images in rows of pixels. By default they are squares.
 
@@ -20,9 +23,14 @@ class Reading:
         Another type, or a size that is not positive.
     """
 
+    label_column: str | int | None = None
     image_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        column = self.label_column
+        if column is not None and (isinstance(column, bool) or not isinstance(column, str | int)):
+            msg = f"label_column must be the name of a column or its position, got {column!r}."
+            raise ValueError(msg)
         if self.image_size is not None:
             object.__setattr__(self, "image_size", _size(self.image_size))
 
