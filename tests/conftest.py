@@ -1,9 +1,12 @@
 """Fixtures of all tests; its folder is on the path, so ``import reference`` works below it."""
 
+import functools
+import importlib.metadata
 import json
 import os
 import shutil
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from varpro_nn import load
 from varpro_nn.compute.pool import ProcessPool
+from varpro_nn.linalg import blas_limit
 from varpro_nn.training import recipes
 
 
@@ -60,6 +64,27 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 def _blas_threads(request: pytest.FixtureRequest) -> Iterator[None]:
     """Set the threads of BLAS: one is fastest with small matrices, and the workers have one."""
     with threadpool_limits(request.config.getoption("blas_threads"), user_api="blas"):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _looked_up_once() -> Iterator[None]:
+    """Look for the libraries of BLAS after imports only, and once for versions of packages.
+
+    Each takes milliseconds, as long as many a fit of a test.
+    """
+    found: dict[int, ThreadpoolController] = {}
+
+    def controller() -> ThreadpoolController:
+        n_modules = len(sys.modules)
+        if n_modules not in found:
+            found.clear()
+            found[n_modules] = ThreadpoolController()
+        return found[n_modules]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blas_limit, "ThreadpoolController", controller)
+        patch.setattr(importlib.metadata, "version", functools.cache(importlib.metadata.version))
         yield
 
 
