@@ -3,6 +3,7 @@
 import os
 import socket
 
+import numpy as np
 import pytest
 
 from varpro_nn import Network, RidgeLayer, load
@@ -65,5 +66,6 @@ def test_data_sets_in_pipes(tmp_path):
     with pytest.raises(DatasetError, match="it is a pipe"):
         load(tmp_path / "pipe.npz")
     os.mkfifo(tmp_path / "x_train.npy")
+    np.save(tmp_path / "y_train.npy", np.arange(4) % 2)
     with pytest.raises(DatasetError, match=r"x_train.npy: .*it is a pipe"):
         load(tmp_path)
