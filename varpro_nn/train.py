@@ -310,7 +310,7 @@ def _load(args: argparse.Namespace) -> data.Dataset:
     share = args.validation
     if share is None:
         measured = dataset.test is not None or dataset.validation is not None
-        share = 0.0 if measured else VALIDATION
+        share = VALIDATION if not measured and dataset.can_hold_out(VALIDATION) else 0.0
     if share:
         dataset = dataset.hold_out(share)
         if args.validation is None and not args.quiet and dataset.validation is not None:

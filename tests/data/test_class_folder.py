@@ -168,6 +168,17 @@ def test_one_class_is_refused(tmp_path, rng):
         load(tmp_path)
 
 
+def test_arrays_come_before_folders_of_pictures(two_classes, rng):
+    np.save(two_classes / "x_train.npy", rng.integers(0, 9, (4, 3, 3), dtype=np.uint8))
+    np.save(two_classes / "y_train.npy", np.arange(4) % 2)
+    assert load(two_classes).image_shape == (3, 3)
+
+
+def test_a_number_of_jobs_that_is_none(two_classes):
+    with pytest.raises(ValueError, match="n_jobs must be -1"):
+        load(two_classes, n_jobs=0)
+
+
 def test_a_folder_that_cannot_be_read(two_classes, monkeypatch):
     def refuse(path: Path) -> None:
         raise PermissionError(13, os.strerror(13))

@@ -222,7 +222,9 @@ def test_rows_of_pixels_stay_on_disk(tmp_path):
 
 def test_a_folder_without_data(tmp_path):
     (tmp_path / "cats").mkdir()
-    with pytest.raises(DatasetError, match=r"arrays \(x_train.npy .*train.csv, got cats\."):
+    with pytest.raises(
+        DatasetError, match=r"arrays \(x_train.npy .*train.csv, or a sub-folder .*, got cats\."
+    ):
         load(tmp_path)
 
 

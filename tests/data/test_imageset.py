@@ -143,6 +143,7 @@ def test_the_same_share_of_each_class_is_held_out():
     ],
 )
 def test_what_cannot_be_held_out(labels, share, match):
+    assert not 0 < share < 1 or not counted(labels).can_hold_out(share)
     with pytest.raises(ValueError, match=match):
         counted(labels).hold_out(share)
 

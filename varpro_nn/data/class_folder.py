@@ -32,6 +32,7 @@ from varpro_nn.data.pictures import (
 )
 from varpro_nn.data.preparation import Preparation
 from varpro_nn.errors import DatasetError
+from varpro_nn.linalg.threads import effective_jobs
 
 SUBSETS = {
     "train": ("train", "training"),
@@ -94,12 +95,15 @@ def read_class_folder(
     DatasetError
         No pictures, pictures outside the folder of a class, fewer than two classes, a class that
         only the test pictures have, or a picture that cannot be read.
+    ValueError
+        ``n_jobs`` is 0.
 
     Warns
     -----
     UserWarning
         Files that are no pictures, or links out of the folder, were skipped.
     """
+    n_jobs = effective_jobs(n_jobs)
     subsets = _pictures_of(folder, follow_links)
     train = [picture.path for picture in subsets["train"]]
     sample = [train[i] for i in np.linspace(0, len(train) - 1, min(len(train), _SAMPLE), dtype=int)]

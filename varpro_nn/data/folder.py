@@ -61,11 +61,7 @@ def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
     ValueError
         ``reading`` has what such files do not need.
     """
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        msg = f"{folder}: cannot be read: {error.strerror or error}"
-        raise DatasetError(msg) from error
+    entries = _entries(folder)
     files = [entry.name for entry in entries if _is_array(entry)]
     if not files:
         tables = tables_in(folder, entries)
@@ -91,14 +87,26 @@ def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
     return dataset_of(str(folder), arrays, names=names, image_size=reading.image_size)
 
 
+def has_arrays(folder: Path) -> bool:
+    """Whether files of a folder are named like images or labels."""
+    return any(_is_array(entry) and not entry.is_dir() for entry in _entries(folder))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        msg = f"{folder}: cannot be read: {error.strerror or error}"
+        raise DatasetError(msg) from error
+
+
 def _nothing_in(folder: Path, entries: Sequence[Path]) -> DatasetError:
     msg = (
         f"{folder}: must contain arrays (x_train.npy and y_train.npy, or IDX files such as "
-        "train-images-idx3-ubyte and train-labels-idx1-ubyte, also as .gz) or a table train.csv, "
+        "train-images-idx3-ubyte and train-labels-idx1-ubyte, also as .gz), a table train.csv, or a "
+        "sub-folder of pictures for each class, "
         f"got {listed(entry.name for entry in entries)}."
     )
-    if any(entry.is_dir() for entry in entries):
-        msg += " Folders of classes are not read: put their pictures into an .npz file."
     return DatasetError(msg)
 
 

@@ -172,6 +172,10 @@ class Dataset:
                 raise ValueError(msg)
         object.__setattr__(self, "classes", read_only(classes))
 
+    def can_hold_out(self, share: float) -> bool:
+        """Whether some class has so many images that :meth:`hold_out` takes one."""
+        return any(_n_held(share, n) for n in np.bincount(self.train.labels).tolist())
+
     def hold_out(self, share: float, seed: int = 0) -> "Dataset":
         """Hold training images out as validation images, the same share of each class.
 
@@ -203,11 +207,10 @@ class Dataset:
         held: list[NDArray[np.int64]] = []
         for code in range(len(self.classes)):
             of_class = np.flatnonzero(self.train.labels == code)
-            n_held = min(round(share * len(of_class)), len(of_class) - 1)
-            held.append(rng.permutation(of_class)[: max(n_held, 0)])
+            held.append(rng.permutation(of_class)[: _n_held(share, len(of_class))])
         mask = np.zeros(len(self.train), bool)
         mask[np.concatenate(held)] = True
-        if not mask.any():
+        if not self.can_hold_out(share):
             msg = (
                 f"a share of {share} is less than an image of every class, got "
                 f"{len(self.train)} images of {len(self.classes)} classes; hold out more."
@@ -257,6 +260,11 @@ class Origin:
     data_dir: str | None
     train: ImageSet
     reading: Reading = AS_IT_IS
+
+
+def _n_held(share: float, n: int) -> int:
+    """Count the images to hold out of the n of a class, which keeps one at least."""
+    return max(min(round(share * n), n - 1), 0)
 
 
 def sha256_of(*arrays: Any) -> str:

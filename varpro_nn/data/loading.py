@@ -10,7 +10,7 @@ from varpro_nn.data.cifar import read_cifar_binary
 from varpro_nn.data.class_folder import has_class_folders, read_class_folder
 from varpro_nn.data.fetch.catalog import CIFAR_FILES, FILE_SETS, IDX_FILES
 from varpro_nn.data.fetch.store import obtain
-from varpro_nn.data.folder import read_folder
+from varpro_nn.data.folder import has_arrays, read_folder
 from varpro_nn.data.idx import read_idx
 from varpro_nn.data.imageset import Dataset, ImageSet, Origin
 from varpro_nn.data.matlab import read_dataset_mat
@@ -115,11 +115,12 @@ def load(
     reading = Reading(label_column=label_column, image_size=image_size)
     if name not in NAMES:
         name = os.path.expanduser(name)
-        if Path(name).is_dir() and has_class_folders(Path(name)):
+        path = Path(name)
+        if path.is_dir() and not has_arrays(path) and has_class_folders(path):
             reading.check_unused(f"the pictures in {name}", "label_column")
             # Not loaded again by its name: images depend on all that was asked for.
             return read_class_folder(
-                Path(name), image_size=reading.image_size, follow_links=follow_links,
+                path, image_size=reading.image_size, follow_links=follow_links,
                 n_jobs=n_jobs, progress=progress,
             )  # fmt: skip
         return _with_origin(_read(name, reading), str(Path(name).absolute()), reading=reading)
