@@ -13,7 +13,7 @@ from textwrap import wrap
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from test_layering import IMPORTS, PACKAGE, RANK, internal  # noqa: E402
+from test_layering import PACKAGE, RANK, imports, internal  # noqa: E402
 
 COMMANDS = "train, predict, export"
 BELOW_ALL = "errors, _typing, _settings, _io"
@@ -38,7 +38,7 @@ def box_of(package: str) -> str | None:
 def arrows() -> set[tuple[str, str]]:
     """Pairs of boxes, importing and imported, without those that a longer way implies."""
     below: dict[str, set[str]] = {name: set() for name in PLACES}
-    for module, dotted_names in IMPORTS.items():
+    for module, dotted_names in imports().items():
         box = box_of(module.split("/")[0])
         packages = {internal(dotted) for dotted in dotted_names} - {None, "__init__"}
         if box is not None:

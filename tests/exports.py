@@ -7,7 +7,7 @@ import numpy as np
 
 from varpro_nn import Network, patch_units, whole_image_units
 from varpro_nn.exporters.folded import fold
-from varpro_nn.units import learn_whitening
+from varpro_nn.units import PatchUnits, learn_whitening
 
 SHAPES = {"grey": (9, 9), "colour": (3, 9, 9)}
 ACTIVATIONS = ("logistic", "tanh", "rectifier", "two-sided")
@@ -95,7 +95,12 @@ def _networks():
         yield name, Network(units, W, A, classes, shape, layer, views, {}, temperature)
 
 
-# Each process that collects the tests makes the networks: 1,000 windows take it a hundredth of the
-# time of 100,000.
-with mock.patch("varpro_nn.units.whitening.N_WINDOWS", 1000):
+def _few_windows(units, images, rng, n_windows):
+    return _sample_windows(units, images, rng, min(n_windows, 1000))
+
+
+# Each process that collects the tests makes the networks: 1,000 windows take it a small part of the
+# time of 20,000, from which units are drawn, or of 100,000, from which they learn to whiten.
+_sample_windows = PatchUnits.sample_windows
+with mock.patch.object(PatchUnits, "sample_windows", _few_windows):
     NETWORKS = dict(_networks())

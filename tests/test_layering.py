@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import varpro_nn
@@ -72,12 +73,17 @@ def internal(name: str) -> str | None:
     return rest[0] if rest and rest[0] in PACKAGES else "__init__"
 
 
-IMPORTS = {
-    path.relative_to(PACKAGE).with_suffix("").as_posix(): imported(path.read_text("utf-8"))
+MODULES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix(): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-"""What each module imports; parsed once."""
-PACKAGES = {name.split("/")[0] for name in IMPORTS}
+PACKAGES = {name.split("/")[0] for name in MODULES}
+
+
+@cache
+def imports() -> dict[str, list[str]]:
+    """What each module imports; parsed once, and not by each process that collects the tests."""
+    return {name: imported(path.read_text("utf-8")) for name, path in MODULES.items()}
 
 
 def test_the_walk_sees_every_spelling():
@@ -103,7 +109,7 @@ def test_every_package_has_a_rank():
 
 def test_imports_point_downwards():
     upwards = []
-    for name, dotted_names in IMPORTS.items():
+    for name, dotted_names in imports().items():
         package = name.split("/")[0]
         for dotted in dotted_names:
             other = internal(dotted)
@@ -119,7 +125,7 @@ def test_imports_point_downwards():
 def test_libraries_are_behind_their_doors():
     strays = [
         f"{name} imports {dotted}"
-        for name, dotted_names in IMPORTS.items()
+        for name, dotted_names in imports().items()
         for dotted in dotted_names
         for library, doors in DOORS.items()
         if f"{dotted}.".startswith(f"{library}.") and name not in doors

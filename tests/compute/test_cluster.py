@@ -1,6 +1,7 @@
 """Sub-networks on a real cluster of Dask: several processes on this machine."""
 
 import importlib
+import importlib.util
 import os
 import signal
 import socket
@@ -22,9 +23,12 @@ from varpro_nn.training.subnetwork import SubnetworkPlan
 from varpro_nn.training.subnetworks import train_subnetworks
 from varpro_nn.units import WholeImageUnits
 
-distributed = pytest.importorskip("distributed")
-# Dask closes its sockets when it sees fit, not when Python 3.11 wants it.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    # Imported by the tests, not by each process that collects them.
+    pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs distributed"),
+    # Dask closes its sockets when it sees fit, not when Python 3.11 wants it.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning"),
+]
 
 N = 5
 SETTINGS = SubnetworkSettings(
@@ -40,6 +44,7 @@ def dataset(digits_file):
 @pytest.fixture(scope="module")
 def two_workers():
     """Address of a scheduler, as on another machine, and a client to look behind it."""
+    distributed = importlib.import_module("distributed")
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
@@ -189,6 +194,7 @@ def test_a_scheduler_that_ceases_to_answer_is_reported_each_time(monkeypatch, ca
 
 def test_a_scheduler_without_workers_is_a_fault(monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    distributed = importlib.import_module("distributed")
     with (
         distributed.LocalCluster(
             n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0"
