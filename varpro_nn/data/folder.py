@@ -103,8 +103,8 @@ def _entries(folder: Path) -> list[Path]:
 def _nothing_in(folder: Path, entries: Sequence[Path]) -> DatasetError:
     msg = (
         f"{folder}: must contain arrays (x_train.npy and y_train.npy, or IDX files such as "
-        "train-images-idx3-ubyte and train-labels-idx1-ubyte, also as .gz), a table train.csv, or a "
-        "sub-folder of pictures for each class, "
+        "train-images-idx3-ubyte and train-labels-idx1-ubyte, also as .gz), a table train.csv, "
+        "or a sub-folder of pictures for each class, "
         f"got {listed(entry.name for entry in entries)}."
     )
     return DatasetError(msg)
