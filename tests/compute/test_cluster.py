@@ -153,7 +153,7 @@ def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded(dataset):
 
 
 def test_no_scheduler_no_run(monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
     with (
         pytest.raises(ClusterError, match=r"--scheduler tcp://127.0.0.1:9: no Dask scheduler"),
         cluster.executor("dask", "tcp://127.0.0.1:9"),
@@ -193,7 +193,7 @@ def test_a_scheduler_that_ceases_to_answer_is_reported_each_time(monkeypatch, ca
 
 
 def test_a_scheduler_without_workers_is_a_fault(monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
     distributed = importlib.import_module("distributed")
     with (
         distributed.LocalCluster(
