@@ -390,3 +390,14 @@ def test_the_folder_that_a_network_was_trained_from_gives_the_figures_of_trainin
     lines = [json.loads(line) for line in out.splitlines()]
     right = [line["label"] == Path(line["path"]).parent.name for line in lines]
     assert np.mean(right) == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_links_out_of_sub_folders_are_named(network, images, tmp_path):
+    for name in ("pictures/a/1.png", "elsewhere/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(images[0]).save(tmp_path / name)
+    (tmp_path / "pictures/a/out.png").symlink_to(tmp_path / "elsewhere/2.png")
+    status, out, err = call("--model", tmp_path / "run", tmp_path / "pictures")
+    assert (status, out.count("\n")) == (0, 1)
+    assert "skipped out.png: links out of the folder" in err

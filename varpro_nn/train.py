@@ -293,9 +293,12 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
     if not 0 <= share < 1:
-        msg = f"must be at least 0 and below 1, got {text}"
+        msg = f"must be a number from 0 to below 1, got {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return share
 

@@ -6,8 +6,8 @@ sub-networks follow), sub-networks of the same units, stages, images, images of 
 classes, pixels, channels, cells and pixels of a window, from half to 16 times the base where that
 is possible, pixels and classes further. Classes are numbers of three digits, side by side in one
 image; larger images are images of MNIST with each pixel repeated; channels are further images of
-the same class. Images are drawn with replacement. There are up to 300 classes:
-the output layer of more takes too long for this table.
+the same class. Images are drawn with replacement. There are up to 300 classes: the output layer of
+more takes too long for this table.
 
 Beside the slope of CPU seconds on log-log axes (of the training, last half of the points, with its
 standard error) stands the same slope of the estimate that precedes a run

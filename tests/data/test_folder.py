@@ -88,6 +88,17 @@ def test_a_part_of_the_images_is_on_disk_too(folder):
     )
 
 
+def test_images_that_are_held_out_stay_on_disk_and_change_no_bit(folder):
+    dataset = load(folder).hold_out(0.2)
+    for part in (dataset.train, dataset.validation):
+        assert isinstance(part.images, ImagesOnDisk)
+    memory = in_memory(load(folder)).hold_out(0.2)
+    assert dataset.digest == memory.digest
+    config = configure("bilinear", data=memory, **SMALL)
+    networks = [run(config, data, n_jobs=2).network for data in (dataset, memory)]
+    assert_array_equal(networks[0].A, networks[1].A)
+
+
 @pytest.mark.parametrize("folder", ["npy"], indirect=True)
 def test_command_line(folder, tmp_path, capsys):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]

@@ -39,7 +39,10 @@ SUBSETS = {
     "test": ("test", "testing"),
     "validation": ("valid", "val", "validation"),
 }
-"""Names of the sub-folders of a folder that is divided already; case does not matter."""
+"""Names of the sub-folders of a folder that is divided already; case does not matter.
+
+Fewer than in :mod:`varpro_nn.data.naming`: classes may be languages, ``tr`` and ``te``.
+"""
 LARGEST_SIDE = 64
 """Pixels of the longer side of an image, if no size is given and pictures are larger."""
 _SAMPLE = 200
@@ -155,7 +158,7 @@ def _pictures_of(folder: Path, follow_links: bool) -> dict[str, list[LabelledPic
 def _of_classes(root: Path, folder: Path, follow_links: bool) -> list[LabelledPicture]:
     """Find the pictures of all classes below ``root``, in the order of their paths."""
     found, skipped, outside = [], [], []
-    loose = [entry for entry in entries_of(root) if is_picture(entry) and not entry.is_dir()]
+    loose = [entry for entry in entries_of(root) if is_picture(entry)]
     if loose:
         msg = (
             f"{root}: pictures must be in the folder of a class, {_LAYOUT.format(folder=folder)}; "

@@ -42,6 +42,7 @@ from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.imageset import Dataset
 from varpro_nn.data.labelled import dataset_of, listed
 from varpro_nn.data.naming import choose, meaning
+from varpro_nn.data.pictures import entries_of
 from varpro_nn.data.reading import AS_IT_IS, Reading
 from varpro_nn.data.tables import read_dataset_tables, tables_in
 from varpro_nn.errors import DatasetError
@@ -61,7 +62,7 @@ def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
     ValueError
         ``reading`` has what such files do not need.
     """
-    entries = _entries(folder)
+    entries = entries_of(folder)
     files = [entry.name for entry in entries if _is_array(entry)]
     if not files:
         tables = tables_in(folder, entries)
@@ -89,15 +90,7 @@ def read_folder(folder: Path, reading: Reading = AS_IT_IS) -> Dataset:
 
 def has_arrays(folder: Path) -> bool:
     """Whether files of a folder are named like images or labels."""
-    return any(_is_array(entry) and not entry.is_dir() for entry in _entries(folder))
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        msg = f"{folder}: cannot be read: {error.strerror or error}"
-        raise DatasetError(msg) from error
+    return any(_is_array(entry) and not entry.is_dir() for entry in entries_of(folder))
 
 
 def _nothing_in(folder: Path, entries: Sequence[Path]) -> DatasetError:

@@ -210,7 +210,7 @@ class Dataset:
             held.append(rng.permutation(of_class)[: _n_held(share, len(of_class))])
         mask = np.zeros(len(self.train), bool)
         mask[np.concatenate(held)] = True
-        if not self.can_hold_out(share):
+        if not mask.any():
             msg = (
                 f"a share of {share} is less than an image of every class, got "
                 f"{len(self.train)} images of {len(self.classes)} classes; hold out more."

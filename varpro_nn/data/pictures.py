@@ -77,8 +77,8 @@ def files_below(
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the name of a file ends like that of a picture."""
-    return path.suffix.lower() in _endings()
+    """Whether a path is no folder, and its name ends like that of a picture."""
+    return path.suffix.lower() in _endings() and not path.is_dir()
 
 
 def picture_size(path: Path) -> tuple[int, int]:

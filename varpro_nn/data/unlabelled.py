@@ -74,7 +74,7 @@ def read_images(
     where = Path(path).expanduser()
     if not os.path.isdir(where):  # not Path.is_dir, which may raise
         return _read_file(where, shape, prepared)
-    files, _ = _pictures_in(where)
+    files, _, _ = _pictures_in(where)
     return np.stack([_read_picture(file, shape, prepared) for file in files])
 
 
@@ -135,37 +135,40 @@ def _files_in(
             yield where
             continue
         try:
-            pictures, others = _pictures_in(where)
+            pictures, others, links = _pictures_in(where)
         except DatasetError as error:
             on_fault(error)
             continue
-        if others:
-            names = ", ".join(other.name for other in others[:5])
-            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-            on_note(f"{where}: skipped {names}{more}: their names do not end like a picture")
+        reasons = {
+            "their names do not end like a picture": others,
+            "links out of the folder; give the paths that they lead to": links,
+        }
+        for reason, some in reasons.items():
+            if some:
+                names = ", ".join(other.name for other in some[:5])
+                more = f" and {len(some) - 5} more" if len(some) > 5 else ""
+                on_note(f"{where}: skipped {names}{more}: {reason}")
         yield from pictures
 
 
-def _pictures_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Find the pictures of a folder, or of its sub-folders; and what else there is."""
+def _pictures_in(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Find the pictures of a folder, or of its sub-folders; other files; links out of it."""
     entries = entries_of(folder)
-    if not any(map(_is_picture_file, entries)):
-        below = [entry for entry in entries if entry.is_dir()]
-        entries = [
-            file
-            for entry in below
-            for file, leads_outside in files_below(entry, folder, follow_links=False)
-            if not leads_outside
+    links: list[Path] = []
+    if not any(map(is_picture, entries)):
+        below = [
+            found
+            for entry in entries
+            if entry.is_dir()
+            for found in files_below(entry, folder, follow_links=False)
         ]
-    pictures = list(filter(_is_picture_file, entries))
+        links = [file for file, leads_outside in below if leads_outside]
+        entries = [file for file, leads_outside in below if not leads_outside]
+    pictures = list(filter(is_picture, entries))
     if not pictures:
         msg = f"{folder}: must contain PNG or other pictures, got a folder without any."
         raise DatasetError(msg)
-    return pictures, [entry for entry in entries if not _is_picture_file(entry)]
-
-
-def _is_picture_file(path: Path) -> bool:
-    return is_picture(path) and not path.is_dir()
+    return pictures, [entry for entry in entries if not is_picture(entry)], links
 
 
 def _checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
