@@ -173,7 +173,13 @@ class Dataset:
         object.__setattr__(self, "classes", read_only(classes))
 
     def can_hold_out(self, share: float) -> bool:
-        """Whether some class has so many images that :meth:`hold_out` takes one."""
+        """Whether some class has enough images for :meth:`hold_out` to take one.
+
+        Parameters
+        ----------
+        share : float
+            As for :meth:`hold_out`.
+        """
         return any(_n_held(share, n) for n in np.bincount(self.train.labels).tolist())
 
     def hold_out(self, share: float, seed: int = 0) -> "Dataset":
