@@ -46,6 +46,8 @@ DOORS = {
     "filelock": {"_io/atomic", "_io/temporary"},
     "jinja2": {"_io/pages"},
     "pooch": {"data/fetch/sources", "data/loading"},
+    "pandas": {"data/table_files"},
+    "pyarrow": {"data/table_files"},
 }
 """Who alone may import a library."""
 
@@ -137,6 +139,7 @@ def test_libraries_are_behind_their_doors():
 def test_the_package_alone_loads_no_optional_library():
     """In a fresh interpreter, since this one has loaded half the world."""
     heavy = ["sklearn", "pooch", "filelock", "jinja2", "tqdm", "matplotlib", "onnx", "distributed"]
+    heavy += ["pandas", "pyarrow"]
     code = f"import sys, varpro_nn; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent

@@ -20,9 +20,11 @@ COLOURS = np.random.default_rng(1).integers(256, size=(3, 3, 4, 5), dtype=np.uin
     [
         {"x_test": IMAGES, "images": IMAGES[:1], "y_test": np.arange(3)},
         {"images": IMAGES, "labels": np.arange(3)},
+        {"train_images": IMAGES[:1], "test_images": IMAGES, "test_labels": np.arange(3)},
+        {"X": IMAGES, "y": np.arange(3)},
         {"whatever": IMAGES[:, None]},
     ],
-    ids=["x_test", "images", "only array"],
+    ids=["x_test", "images", "test_images", "X", "only array"],
 )
 def test_npz(tmp_path, arrays, shape):
     np.savez(tmp_path / "some.npz", **arrays)

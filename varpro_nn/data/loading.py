@@ -1,6 +1,7 @@
 """`load`: from the name of a data set, or of a file, to a `Dataset`."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from varpro_nn.data.imageset import Dataset, ImageSet, Origin
 from varpro_nn.data.matlab import read_dataset_mat
 from varpro_nn.data.npz import read_dataset_npz
 from varpro_nn.data.reading import AS_IT_IS, Reading
+from varpro_nn.data.samples import Samples, read_dataset_samples
 from varpro_nn.data.table_files import TABLE_ENDINGS
 from varpro_nn.data.tables import read_dataset_table
 
@@ -29,7 +31,7 @@ _N_TRAIN_DIGITS = 1500
 
 
 def load(
-    name: str | os.PathLike[str],
+    name: str | os.PathLike[str] | Samples | Mapping[str, Samples],
     data_dir: str | os.PathLike[str] | None = None,
     *,
     offline: bool = False,
@@ -49,7 +51,7 @@ def load(
 
     Parameters
     ----------
-    name : str or path
+    name : str, path or object
         ``"mnist"`` and ``"fashion-mnist"``: 60,000 and 10,000 images of 28 x 28 pixels.
         ``"cifar10"``: 50,000 and 10,000 images of 3 x 32 x 32. ``"digits"``: 8 x 8 pixels, out
         of scikit-learn, never downloaded; the first 1,500 images are for training, the last
@@ -73,6 +75,11 @@ def load(
             :mod:`varpro_nn.data.folder`.
 
         The images of arrays may be rows of pixels (n, d).
+
+        Or a data set of another library: an object with ``len()`` whose items are (image, label),
+        as in torchvision, or a Hugging Face ``Dataset``. A training set and a test set are
+        ``{"train": ..., "test": ...}``, or a ``DatasetDict``: see
+        :func:`varpro_nn.data.samples.read_dataset_samples`.
     data_dir : str or path, optional
         Where the data files are, or go. Default: the environment variable ``VARPRO_NN_DATA``,
         if it is set.
@@ -82,8 +89,8 @@ def load(
         Show on standard error what is being fetched or read.
     label_column : str or int, optional
         The column of a table that has the labels: its name, or its position, 0 for the first and
-        -1 for the last. Default: the column named ``label``, ``class``, ``target`` or the like,
-        else the first.
+        -1 for the last. Or the name of a column of a Hugging Face data set. Default: the column
+        named ``label``, ``class``, ``target`` or the like; of a table else the first.
     image_size : (rows, columns), optional
         The size of the images where the data leave it open: of rows of pixels, by default squares;
         of pictures in a folder, by default the median size of the pictures, reduced to 64 pixels on
@@ -102,6 +109,8 @@ def load(
     ------
     ValueError
         No such name; or an option that has no effect on such data.
+    TypeError
+        Neither a name, a path nor such an object.
     DatasetError
         Files are missing and no source has them; or a file is damaged.
 
@@ -110,9 +119,11 @@ def load(
     LeCun, Cortes and Burges, The MNIST database of handwritten digits. Xiao, Rasul and Vollgraf,
     Fashion-MNIST, 2017. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
+    reading = Reading(label_column=label_column, image_size=image_size)
+    if not isinstance(name, str | os.PathLike):
+        return read_dataset_samples(name, reading)
     name = os.fspath(name)
     check_name(name)
-    reading = Reading(label_column=label_column, image_size=image_size)
     if name not in NAMES:
         name = os.path.expanduser(name)
         path = Path(name)

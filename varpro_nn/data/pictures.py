@@ -30,6 +30,8 @@ _ON_ITS_SIDE = 5
 """From this orientation on, rows and columns are exchanged."""
 _DEEP = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "F": 1}
 """Modes of more than 8 bits, and the value of white."""
+_GREY = {"1", "L", "LA", "La", "I", *_DEEP}
+"""Modes of one channel."""
 _SCALED_TO_16_BITS = ("PNG", "PPM")
 """Formats whose 16-bit pictures have 32-bit numbers in Pillow."""
 
@@ -137,6 +139,27 @@ def read_picture(
     return pixels
 
 
+def pixels_of(image: "Image.Image", what: str) -> NDArray[np.uint8]:
+    """Return the pixels of an open picture, grey or in colour, as :func:`read_picture` does.
+
+    Parameters
+    ----------
+    what : str
+        What messages call the picture.
+
+    Returns
+    -------
+    ndarray of uint8, shape (1, rows, columns) or (3, rows, columns)
+
+    Raises
+    ------
+    DatasetError
+        Pixels of 32 bits, or floating point outside 0 to 1.
+    """
+    channels = 1 if image.mode in _GREY else 3
+    return _channels_of(_opaque(_eight_bits(what, _upright(image))), channels)
+
+
 def _read(path: Path, channels: int, size: tuple[int, int] | None) -> tuple[NDArray[np.uint8], int]:
     """Read the pixels, and count the pages."""
     with _opened(path) as image:
@@ -232,7 +255,7 @@ def _upright(image: "Image.Image") -> "Image.Image":
     return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
-def _eight_bits(path: Path, image: "Image.Image") -> "Image.Image":
+def _eight_bits(path: Path | str, image: "Image.Image") -> "Image.Image":
     """Scale more than 8 bits a channel to 8; Pillow has such pictures of one channel alone."""
     from PIL import Image
 

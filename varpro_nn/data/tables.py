@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from varpro_nn.data.pixel_values import typed_pixels
 from varpro_nn.data.reading import AS_IT_IS, Reading
 from varpro_nn.data.table_files import TABLE_ENDINGS, is_number, open_table
 from varpro_nn.errors import DatasetError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 _WHOLE = re.compile(r"[+-]?\d{1,18}")
 _PICTURE = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|pgm|ppm)$", re.IGNORECASE)
@@ -211,7 +208,7 @@ def _label_position(
 
 
 def _check_there(
-    path: Path, frame: "DataFrame", columns: Sequence[int], names: list[str], start: int
+    path: Path, frame: Any, columns: Sequence[int], names: list[str], start: int
 ) -> None:
     """Refuse missing values."""
     missing = frame[columns].isna().to_numpy()
@@ -224,9 +221,7 @@ def _check_there(
         raise DatasetError(msg)
 
 
-def _numbers(
-    path: Path, frame: "DataFrame", names: list[str], start: int, label: str
-) -> NDArray[Any]:
+def _numbers(path: Path, frame: Any, names: list[str], start: int, label: str) -> NDArray[Any]:
     """Make ``uint8`` of whole numbers from 0 to 255, and ``float32`` of other numbers."""
     kinds = [getattr(dtype, "kind", "O") for dtype in frame.dtypes]
     for column, kind in zip(frame.columns, kinds, strict=True):

@@ -14,6 +14,7 @@ from varpro_nn.data.file_kind import kind_of_file
 from varpro_nn.data.folder import images_in
 from varpro_nn.data.idx import read_idx
 from varpro_nn.data.images import check_images
+from varpro_nn.data.naming import meaning
 from varpro_nn.data.npz import open_npz
 from varpro_nn.data.pictures import entries_of, files_below, is_picture, read_picture
 from varpro_nn.data.preparation import Preparation
@@ -45,10 +46,11 @@ def read_images(
     Parameters
     ----------
     path : str or path
-        A ``.npz`` file (array ``x_test``, else ``images``, else its only array); an IDX file,
-        gzipped or not; a ``.npy`` array; a picture that Pillow reads; or a folder, whose pictures
-        are read in the order of their names. Of a folder without pictures, those in its
-        sub-folders are read. The first bytes of a file tell its kind, not its name.
+        A ``.npz`` file (array ``x_test`` or ``test_images``, else ``images`` or ``X``, else its
+        only array); an IDX file, gzipped or not; a ``.npy`` array; a picture that Pillow reads; or
+        a folder, whose pictures are read in the order of their names. Of a folder without
+        pictures, those in its sub-folders are read. The first bytes of a file tell its kind, not
+        its name.
     image_shape : sequence of int
         (rows, columns) or (channels, rows, columns). Pictures become grey for one channel and
         red, green, blue for three; see :func:`varpro_nn.data.pictures.read_picture`. Channels of
@@ -196,9 +198,12 @@ def _read_file(path: Path, shape: tuple[int, ...], prepared: Preparation | None)
 
 def _from_npz(path: Path) -> NDArray[Any]:
     with open_npz(path) as arrays:
-        for name in ("x_test", "images"):
-            if name in arrays.names:
-                return arrays.read(name)
+        meant = {name: meaning(name) for name in arrays.names}
+        for subset in ("test", ""):
+            named = [name for name, said in meant.items() if said == ("x", subset, ())]
+            known = [name for name in ("x_test", "images") if name in named] or named
+            if len(known) == 1:
+                return arrays.read(known[0])
         if len(arrays.names) != 1:
             msg = (
                 f"{path}: must contain x_test, images, or one array only, "
