@@ -18,6 +18,7 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from varpro_nn import load
 from varpro_nn.compute.pool import ProcessPool
+from varpro_nn.data import loading
 from varpro_nn.linalg import blas_limit
 from varpro_nn.training import recipes
 
@@ -69,7 +70,7 @@ def _blas_threads(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _looked_up_once() -> Iterator[None]:
-    """Look for the libraries of BLAS after imports only, and once for versions of packages.
+    """Look for the libraries of BLAS after imports only; for versions and the digits once.
 
     Each takes milliseconds, as long as many a fit of a test.
     """
@@ -85,6 +86,7 @@ def _looked_up_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blas_limit, "ThreadpoolController", controller)
         patch.setattr(importlib.metadata, "version", functools.cache(importlib.metadata.version))
+        patch.setattr(loading, "_digits", functools.cache(loading._digits))
         yield
 
 
