@@ -56,6 +56,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if "rng" in getattr(item, "fixturenames", ())]
 
 
+_close = ProcessPool.close
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Reuse worker processes for all tests: the imports of a new worker take a second.
+
+    In tests marked ``own_workers``, workers start and end with each run.
+    """
+    own = item.get_closest_marker("own_workers") is not None
+    ProcessPool.close = _close if own else lambda pool: None  # type: ignore[method-assign]
+
+
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     return np.random.default_rng(request.param)
@@ -88,16 +100,6 @@ def _looked_up_once() -> Iterator[None]:
         patch.setattr(importlib.metadata, "version", functools.cache(importlib.metadata.version))
         patch.setattr(loading, "_digits", functools.cache(loading._digits))
         yield
-
-
-@pytest.fixture(autouse=True)
-def _workers_stay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reuse worker processes for all tests: the imports of a new worker take a second.
-
-    In tests marked ``own_workers``, workers start and end with each run.
-    """
-    if request.node.get_closest_marker("own_workers") is None:
-        monkeypatch.setattr(ProcessPool, "close", lambda pool: None)
 
 
 @pytest.fixture
