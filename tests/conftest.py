@@ -18,6 +18,7 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from varpro_nn import load
 from varpro_nn.compute.pool import ProcessPool
+from varpro_nn.data import loading
 from varpro_nn.linalg import blas_limit
 from varpro_nn.training import recipes
 
@@ -55,6 +56,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if "rng" in getattr(item, "fixturenames", ())]
 
 
+_close = ProcessPool.close
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Reuse worker processes for all tests: the imports of a new worker take a second.
+
+    In tests marked ``own_workers``, workers start and end with each run.
+    """
+    own = item.get_closest_marker("own_workers") is not None
+    ProcessPool.close = _close if own else lambda pool: None  # type: ignore[method-assign]
+
+
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     return np.random.default_rng(request.param)
@@ -69,7 +82,7 @@ def _blas_threads(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _looked_up_once() -> Iterator[None]:
-    """Look for the libraries of BLAS after imports only, and once for versions of packages.
+    """Look for the libraries of BLAS after imports only; for versions and the digits once.
 
     Each takes milliseconds, as long as many a fit of a test.
     """
@@ -85,17 +98,8 @@ def _looked_up_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blas_limit, "ThreadpoolController", controller)
         patch.setattr(importlib.metadata, "version", functools.cache(importlib.metadata.version))
+        patch.setattr(loading, "_digits", functools.cache(loading._digits))
         yield
-
-
-@pytest.fixture(autouse=True)
-def _workers_stay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reuse worker processes for all tests: the imports of a new worker take a second.
-
-    In tests marked ``own_workers``, workers start and end with each run.
-    """
-    if request.node.get_closest_marker("own_workers") is None:
-        monkeypatch.setattr(ProcessPool, "close", lambda pool: None)
 
 
 @pytest.fixture

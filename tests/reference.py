@@ -14,11 +14,12 @@ FloatArray = NDArray[np.float64]
 
 
 def _gray(X: FloatArray, u: FloatArray, v: FloatArray) -> float:
-    """u'Xv, entry by entry."""
+    """u'Xv, entry by entry; of numbers of Python, since those of NumPy are slow one by one."""
     z = 0.0
-    for i in range(X.shape[0]):
-        for j in range(X.shape[1]):
-            z += u[i] * X[i, j] * v[j]
+    columns = v.tolist()
+    for left, row in zip(u.tolist(), X.tolist(), strict=True):
+        for pixel, right in zip(row, columns, strict=True):
+            z += left * pixel * right
     return z
 
 
@@ -31,7 +32,8 @@ def _term(kind: str, X: FloatArray, a: FloatArray) -> float:
     """One term of a unit without its bias; ``a`` are the vectors one after the other."""
     shape = X.shape
     if kind == "dense":
-        return sum(weight * pixel for weight, pixel in zip(a, X.ravel(), strict=True))
+        weights, pixels = a.tolist(), X.ravel().tolist()
+        return sum(weight * pixel for weight, pixel in zip(weights, pixels, strict=True))
     if kind == "tensor" and len(shape) == 3 and len(set(shape)) == 1:
         z = 0.0
         for i in range(shape[0]):
@@ -90,8 +92,9 @@ def windows(
         for left in range(0, X.shape[-1] - window + 1, stride):
             P = X[..., top : top + window, left : left + window]
             if contrast is not None:
-                mean = sum(P.ravel()) / P.size
-                variance = sum((pixel - mean) ** 2 for pixel in P.ravel()) / P.size
+                pixels = P.ravel().tolist()
+                mean = sum(pixels) / P.size
+                variance = sum((pixel - mean) ** 2 for pixel in pixels) / P.size
                 P = (P - mean) / math.sqrt(variance + contrast)
             if centre is not None and whitening is not None:
                 components = np.array([direction @ (P.ravel() - centre) for direction in whitening])

@@ -1,6 +1,7 @@
 """Convex fits of the linear layer, against double loops and other solvers."""
 
 import functools
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
-from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
 from varpro_nn import configure, load
@@ -29,15 +29,17 @@ def problem(rng, n=120, q=4, k=3, dtype=np.float64):
 
 
 def plain_loss(loss, z, y):
-    """The loss of one row, by its formula."""
+    """The loss of one row, a list of outputs, by its formula."""
     if loss == "softmax":
-        return logsumexp(z) - z[y]
+        largest = max(z)
+        return math.log(math.fsum(math.exp(v - largest) for v in z)) + (largest - z[y])
     return 0.5 * sum(max(0.0, 1 + z[c] - z[y]) ** 2 for c in range(len(z)) if c != y)
 
 
 def plain_cost(loss, A, Phi, labels, penalty):
     outputs = np.asarray(Phi, dtype=np.float64) @ A[:-1] + A[-1]
-    total = sum(plain_loss(loss, z, y) for z, y in zip(outputs, labels, strict=True))
+    rows = zip(outputs.tolist(), labels.tolist(), strict=True)
+    total = sum(plain_loss(loss, z, y) for z, y in rows)
     return total + 0.5 * penalty * np.sum(A[:-1] ** 2)
 
 
@@ -52,9 +54,9 @@ def vectorised_cost(loss, A, Phi, labels, penalty):
 
 @functools.cache
 def patch_features(n):
-    """Columns of variance 1: features of 8 untrained units on windows of digits."""
+    """Columns of variance 1: features of 12 untrained units on windows of digits."""
     train = load("digits").train
-    config = configure("default", data="digits", n_units=18)
+    config = configure("default", data="digits", n_units=12)
     rng = np.random.default_rng(0)
     units = make_units(config, train.images[:n], rng)
     W = units.init(train.images[:n], rng).astype(np.float32)
@@ -71,7 +73,7 @@ def patch_features(n):
 def test_values_are_the_formulas(loss, k, rng):
     z, labels = 3 * rng.standard_normal((40, k)), rng.integers(k, size=40)
     values, gradients, curvatures = LOSSES[loss](z, labels)
-    expected = [plain_loss(loss, row, y) for row, y in zip(z, labels, strict=True)]
+    expected = [plain_loss(loss, row, y) for row, y in zip(z.tolist(), labels, strict=True)]
     assert_allclose(values, expected, rtol=1e-12, atol=1e-14)
     assert gradients.shape == (40, k)
     assert curvatures.shape == (40,)
@@ -118,7 +120,7 @@ def test_extreme_outputs_do_not_overflow(loss, size):
     labels = np.array([0, 2])
     with np.errstate(over="raise", divide="raise", invalid="raise"):
         values, gradients, curvatures = LOSSES[loss](z, labels)
-    expected = [plain_loss(loss, row, y) for row, y in zip(z, labels, strict=True)]
+    expected = [plain_loss(loss, row, y) for row, y in zip(z.tolist(), labels, strict=True)]
     assert_allclose(values, expected, rtol=1e-12)
     assert np.isfinite(gradients).all()
     assert ((curvatures >= 0) & (curvatures <= 2)).all()
@@ -202,8 +204,8 @@ def test_a_fit_that_was_stopped_says_so(loss, rng):
 
 @pytest.mark.parametrize("penalty", [0.3, 1e-3])
 def test_on_patch_features_softmax_is_within_1e_4_of_scikit_learn(penalty):
-    """Columns of a Gram matrix of condition 1e7: preconditioned gradients told little."""
-    Phi, labels = patch_features(500)
+    """Columns of a Gram matrix of condition 2e4: preconditioned gradients told little."""
+    Phi, labels = patch_features(300)
     found = fit_linear("softmax", Phi, labels, np.zeros((Phi.shape[1] + 1, 10)), penalty)
     other = LogisticRegression(C=1 / penalty, solver="newton-cg", tol=1e-6, max_iter=1000)
     with np.errstate(all="ignore"):
@@ -219,7 +221,7 @@ def test_on_patch_features_softmax_is_within_1e_4_of_scikit_learn(penalty):
 @pytest.mark.parametrize("penalty", [30.0, 1.0, 0.1])
 def test_on_patch_features_hinge_is_within_1e_4_of_its_optimum(penalty):
     """The dual problem bounds the optimum from below, whatever the search."""
-    Phi, labels = patch_features(500)
+    Phi, labels = patch_features(300)
     start = np.zeros((Phi.shape[1] + 1, 10))
     found = fit_linear("hinge", Phi, labels, start, penalty)
     best = fit_linear("hinge", Phi.astype(np.float64), labels, start, penalty, tolerance=1e-12)

@@ -502,11 +502,11 @@ def test_few_images_are_enough(name, way, n, rng, monkeypatch):
 @EVERY_LAYER
 @RIDGE_WAYS
 def test_classes_that_are_missing_get_the_smallest_outputs(name, way, rng, monkeypatch):
-    """One class has a single image, which may be put aside; another has none at all."""
+    """One class has a single image, which seed 3 puts aside; another has none at all."""
     by_split(monkeypatch, way)
     Phi, labels = problem(rng, n=60, k=2)
     labels[0] = 2
-    for seed in range(8):
+    for seed in (0, 3):
         found = fit_columns(name, Phi, labels, k=4, rng=np.random.default_rng(seed))
         outputs = Phi @ found.A[:-1] + found.A[-1]
         assert np.isfinite(outputs).all()

@@ -25,10 +25,10 @@ EVERY_TYPE = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def digits():
     train = load("digits").train
-    return train.images[:900], train.labels[:900]
+    return train.images[:450], train.labels[:450]
 
 
-@pytest.fixture(params=["whole image", "patches"])
+@pytest.fixture(params=["whole image", "patches"], scope="module")
 def units(request, digits):
     """One column a unit, and several: then columns of new units go between the old ones."""
     if request.param == "whole image":
@@ -42,7 +42,7 @@ def W(units, digits, rng):  # noqa: N802
     return units.init(digits[0], rng)
 
 
-@pytest.fixture(params=["whole image", "patches"])
+@pytest.fixture(params=["whole image", "patches"], scope="module")
 def wide(request, digits):
     """Units of so many columns that some tens of images are fewer, and their weights."""
     if request.param == "whole image":
@@ -73,9 +73,9 @@ def assert_solves_like(state, W, images, labels, tolerance):
 def test_images_come_and_go(dtype, tolerance, units, W, digits):
     images, labels = digits
     W = W.astype(dtype)
-    state = RidgeLayer(units, W, K).add_images(images[:400], labels[:400])
-    assert_solves_like(state, W, images[:400], labels[:400], tolerance)
-    assert state.partial_fit(images[400:], labels[400:]) is state
+    state = RidgeLayer(units, W, K).add_images(images[:200], labels[:200])
+    assert_solves_like(state, W, images[:200], labels[:200], tolerance)
+    assert state.partial_fit(images[200:], labels[200:]) is state
     assert_solves_like(state, W, images, labels, tolerance)
     gone = np.arange(len(images)) % 3 == 0
     assert state.remove_images(images[gone], labels[gone]) is state
@@ -161,7 +161,7 @@ def test_images_that_look_alike_are_not_taken_for_each_other(wide, digits):
     assert state.n_images == 30
 
 
-@pytest.mark.parametrize("n", [20, 400], ids=["rows", "sums"])
+@pytest.mark.parametrize("n", [20, 200], ids=["rows", "sums"])
 def test_what_fails_changes_nothing(n, wide, digits, monkeypatch):
     """No memory for the sums, or for the features of the last images."""
     units, W = wide
@@ -197,11 +197,11 @@ def test_nothing_remains_of_images_that_came_and_went(digits, rng):
     images, labels = digits
     units = whole_image_units("bilinear", (8, 8), 12)
     W = units.init(images, rng)
-    state = RidgeLayer(units, W, K).add_images(images[:500], labels[:500])
+    state = RidgeLayer(units, W, K).add_images(images[:250], labels[:250])
     for _ in range(50):
-        some = rng.choice(np.arange(500, 900), 60, replace=False)
+        some = rng.choice(np.arange(250, 450), 60, replace=False)
         state.add_images(images[some], labels[some]).remove_images(images[some], labels[some])
-    assert_solves_like(state, W, images[:500], labels[:500], 1e-9)
+    assert_solves_like(state, W, images[:250], labels[:250], 1e-9)
 
 
 def test_threads_change_no_bit(units, W, digits):
@@ -235,7 +235,7 @@ def test_the_ridge_is_chosen_by_generalised_cross_validation(digits, rng):
     assert_array_equal(state.solve(), state.solve(RIDGES[best]))
 
 
-@pytest.mark.parametrize(("n_before", "form"), [(0, "rows"), (10, "rows"), (400, "sums")])
+@pytest.mark.parametrize(("n_before", "form"), [(0, "rows"), (10, "rows"), (200, "sums")])
 def test_saved_and_loaded_it_goes_on(n_before, form, units, W, digits, tmp_path):
     images, labels = digits
     W = W.astype(np.float32)
@@ -288,7 +288,7 @@ def test_it_goes_through_a_pickle(wide, digits):
     assert_array_equal(pickle.loads(pickle.dumps(layer)).solve(1.0), layer.solve(1.0))
 
 
-@pytest.mark.parametrize(("n", "first"), [(10, "Phi"), (900, "gram")])
+@pytest.mark.parametrize(("n", "first"), [(10, "Phi"), (450, "gram")])
 def test_a_file_that_is_no_ridge_layer_is_refused(n, first, units, W, digits, tmp_path):
     state = RidgeLayer(units, W, K).add_images(digits[0][:n], digits[1][:n])
     path = tmp_path / "glue.npz"
@@ -322,12 +322,12 @@ def test_what_cannot_be_is_refused_and_changes_nothing(act, match, digits, rng):
     images, labels = digits
     units = whole_image_units("bilinear", (8, 8), 12)
     W = units.init(images, rng)
-    state = RidgeLayer(units, W, K).add_images(images[:600], labels[:600])
+    state = RidgeLayer(units, W, K).add_images(images[:300], labels[:300])
     before = state.solve(1.0)
     with pytest.raises(ValueError, match=match):
         act(state, images, labels)
     assert_array_equal(state.solve(1.0), before)
-    assert state.n_images == 600
+    assert state.n_images == 300
 
 
 def test_units_to_drop_are_positions_or_a_mask(digits, rng):

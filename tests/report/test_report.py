@@ -108,6 +108,11 @@ def digits():
 
 
 @pytest.fixture(scope="module")
+def few(digits):
+    return replace(digits, train=digits.train.take(slice(400)))
+
+
+@pytest.fixture(scope="module")
 def run(digits):
     return small_run(digits)
 
@@ -359,8 +364,8 @@ def test_growth_that_was_not_measured_is_left_out(run, digits, tmp_path):
 
 
 @pytest.mark.usefixtures("blank_charts")
-def test_no_test_images(digits, tmp_path):
-    data = replace(digits, test=None)
+def test_no_test_images(few, tmp_path):
+    data = replace(few, test=None)
     page = written(tmp_path, small_run(data, max_nfev=1), data)
     assert set(SECTIONS) - set(page.sections) == OF_TEST_IMAGES
     assert "no test images" in page.text("head")
@@ -369,8 +374,8 @@ def test_no_test_images(digits, tmp_path):
 
 
 @pytest.mark.usefixtures("blank_charts")
-def test_untrained_units(digits, tmp_path):
-    page = written(tmp_path, small_run(digits, max_nfev=0), digits)
+def test_untrained_units(few, tmp_path):
+    page = written(tmp_path, small_run(few, max_nfev=0), few)
     assert set(SECTIONS) - set(page.sections) == {"cost"}
     assert "untrained" in page.text("head")
     assert "Squares" not in page.text("glued")
@@ -417,9 +422,9 @@ def test_no_wrong_image_and_no_canvas(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def hostile(digits, tmp_path_factory):
+def hostile(few, tmp_path_factory):
     classes = np.array([*HOSTILE, *"3456789"])
-    data = replace(digits, classes=classes, name=HOSTILE[0])
+    data = replace(few, classes=classes, name=HOSTILE[0])
     folder = tmp_path_factory.mktemp("hostile")
     return written(folder, small_run(data, max_nfev=1), data), folder / "report.html"
 

@@ -83,7 +83,7 @@ def test_parameters_are_those_of_the_trained_network(kind):
 def test_disk_is_that_of_the_run_folder(bootstrap, digits, tmp_path):
     config = configure(
         "tiny", data=digits, n_train=300, n_units=16, n_subnetworks=4, loss="squares", max_nfev=3,
-        bootstrap=bootstrap,
+        images_per_subnetwork=100, bootstrap=bootstrap,
     )  # fmt: skip
     RunFolder(tmp_path / "run").train(config, digits, n_jobs=1)
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]

@@ -58,7 +58,9 @@ def test_weights_of_a_data_set_count_with_any_number_of_jobs():
     weights = np.where(digits.train.labels == 3, 20.0, 0.5)
     heavy = ImageSet(digits.train.images, digits.train.labels, weights)
     dataset = Dataset("heavy", digits.classes, heavy, digits.test)
-    config = configure("bilinear", n_units=12, n_subnetworks=2, images_per_subnetwork=300)
+    config = configure(
+        "bilinear", n_units=12, n_subnetworks=2, images_per_subnetwork=300, max_nfev=3
+    )
     one, two, plain = (
         run(config, data, n_jobs=n_jobs).network
         for data, n_jobs in ((dataset, 1), (dataset, 2), (digits, 1))
@@ -337,7 +339,8 @@ def test_test_images_on_another_scale_are_refused_before_the_work(digits, monkey
 
 PATCHES = configure(
     "tiny", data="digits",
-    n_units=8, n_subnetworks=2, images_per_subnetwork=150, max_nfev=3, n_train=300, seed=3,
+    n_units=8, n_subnetworks=2, images_per_subnetwork=100, n_rounds=2, max_nfev=2, n_train=300,
+    seed=3,
 )  # fmt: skip
 
 

@@ -12,6 +12,12 @@ from varpro_nn.training.recipes import DATA, NAMED, RECIPES, VARIANTS, configure
 SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (3, 32, 32), "digits": (8, 8)}
 
 
+@pytest.fixture(autouse=True)
+def _few_windows(monkeypatch):
+    """Learn whitening from 2,000 windows, not 100,000: only shapes are looked at here."""
+    monkeypatch.setattr("varpro_nn.units.whitening.N_WINDOWS", 2000)
+
+
 def test_the_paper_recipe_is_table_3():
     """104 sub-networks of 50 units w'Xw, 2,000 images each, out of 50,000 training images."""
     config = configure("paper")

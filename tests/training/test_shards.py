@@ -21,7 +21,9 @@ from varpro_nn.training.shards import Shards, check_removable
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.units import whole_image_units
 
-CONFIG = configure("bilinear", n_units=24, n_subnetworks=4, images_per_subnetwork=120, max_nfev=4)
+CONFIG = configure(
+    "bilinear", n_units=24, n_subnetworks=4, images_per_subnetwork=120, max_nfev=4, n_train=500
+)
 OPTIONS = [
     "--recipe",
     "bilinear",
@@ -32,7 +34,7 @@ OPTIONS = [
     "--images-per-subnetwork",
     "120",
 ]
-OPTIONS += ["--max-nfev", "4", "--n-jobs", "1", "--no-report"]
+OPTIONS += ["--max-nfev", "4", "--n-train", "500", "--n-jobs", "1", "--no-report"]
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,7 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(digits, finished, tmp_
 
 
 @pytest.mark.parametrize(
-    ("change", "name"), [({"seed": 1}, "seed"), ({"ridge": 2.0}, "ridge"), ({"n_train": 900}, "")]
+    ("change", "name"), [({"seed": 1}, "seed"), ({"ridge": 2.0}, "ridge"), ({"n_train": 400}, "")]
 )
 def test_what_the_weights_depend_on_is_compared(digits, finished, tmp_path, change, name):
     finished(CONFIG, tmp_path)
@@ -176,7 +178,7 @@ def test_what_the_weights_depend_on_is_compared(digits, finished, tmp_path, chan
 
 PATCHES = configure(
     "tiny", data="digits",
-    n_units=8, n_subnetworks=2, images_per_subnetwork=100, max_nfev=2, n_train=300,
+    n_units=8, n_subnetworks=2, images_per_subnetwork=100, n_rounds=2, max_nfev=2, n_train=300,
     output_penalty=2.0,
 )  # fmt: skip
 
@@ -189,7 +191,7 @@ PATCHES = configure(
         ({"stride": 2}, "stride"),
         ({"training_stride": 2}, "training_stride"),
         ({"loss": "squares"}, "loss"),
-        ({"n_rounds": 2}, "n_rounds"),
+        ({"n_rounds": 3}, "n_rounds"),
         ({"shift": 2}, "shift"),
         ({"scheme": "stages", "n_stages": 2}, "n_stages, scheme"),
     ],

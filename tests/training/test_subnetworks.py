@@ -1,5 +1,3 @@
-import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,7 +8,6 @@ from numpy.testing import assert_array_equal
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from varpro_nn import load, whole_image_units
-from varpro_nn.compute import pool
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import NonFiniteError, TrainingError
 from varpro_nn.training.config import SubnetworkSettings
@@ -221,12 +218,6 @@ def test_a_mistake_in_the_program_is_not_hidden(digits):
         train(Mistaken("bilinear", (8, 8), 4), digits, plan(), seed=0)
 
 
-@dataclass(frozen=True)
-class Killed(WholeImageUnits):
-    def init(self, inputs, rng):
-        os.kill(os.getpid(), signal.SIGKILL)  # as a system out of memory does
-
-
 class KilledWorker(Exception):  # noqa: N818
     """Named like that of Dask, which stands for a death; test_pool.py has those of processes."""
 
@@ -257,10 +248,15 @@ def test_a_subnetwork_that_keeps_killing_its_worker_is_recorded_and_not_kept(dig
     assert_same_weights([found[i] for i in (0, 1, 3)], [sound[i] for i in (0, 1, 3)])
 
 
-def test_a_worker_that_is_killed_is_a_fault_of_the_run(digits, monkeypatch):
-    monkeypatch.setattr(pool, "TRIES", 1)
-    with pytest.raises(TrainingError, match="worker"):
-        train(Killed("bilinear", (8, 8), 4), digits, plan(1), n_jobs=2)
+def test_if_all_workers_are_killed_it_is_a_fault_of_the_run(digits):
+    start = np.full((1, 4, 17), 9.0)
+    with (
+        ThreadPoolExecutor(2) as executor,
+        pytest.raises(TrainingError, match="the first: WorkerDiedError: the worker process"),
+    ):
+        train(
+            SometimesKilled("bilinear", (8, 8), 4), digits, plan(1), start=start, executor=executor
+        )
 
 
 # --- threads, progress, arguments --------------------------------------------------------

@@ -97,6 +97,20 @@ def pictures(rng, choice=None, n=6):
     return (images + np.roll(images, 1, -1) + np.roll(images, 1, -2)) / 3
 
 
+@pytest.fixture
+def few_windows(monkeypatch):
+    """Draw 4,000 windows, where units draw 20,000 and the whitening 100,000; there are 180."""
+    sample_windows = PatchUnits.sample_windows
+
+    def few(units, inputs, rng, n_windows):
+        return sample_windows(units, inputs, rng, min(n_windows, 4000))
+
+    monkeypatch.setattr(PatchUnits, "sample_windows", few)
+
+
+FEW_WINDOWS = pytest.mark.usefixtures("few_windows")
+
+
 def windows_of(units, images):
     """All windows as ``units`` see them, one by one: (n, rows, columns, numbers)."""
     arguments = (units.window, units.stride, units.contrast, units.centre, units.whitening)
@@ -127,6 +141,7 @@ def sides_of_kinks(units, images):
 # --- the contract, and loops --------------------------------------------------------------
 
 
+@FEW_WINDOWS
 @EVERY_CHOICE
 def test_contract(choice, rng):
     images = pictures(rng, choice)
@@ -135,6 +150,7 @@ def test_contract(choice, rng):
     check_units(units, images, rng, standardised=False, sides_of_kinks=kinks)
 
 
+@FEW_WINDOWS
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32], ids=["uint8", "float32"])
 @pytest.mark.parametrize("draw", ["gaussian", "windows"])
 def test_contract_with_stored_pixels(draw, dtype, rng):
@@ -145,6 +161,7 @@ def test_contract_with_stored_pixels(draw, dtype, rng):
     check_units(units, images, rng, standardised=False)
 
 
+@FEW_WINDOWS
 @EVERY_CHOICE
 def test_features_agree_with_loops(choice, rng):
     images = pictures(rng, choice)
@@ -266,6 +283,7 @@ def test_order_of_columns(rng):
 # --- sizes at which loops begin and end ----------------------------------------------------
 
 
+@FEW_WINDOWS
 @pytest.mark.parametrize("n", [1, 32, 33, 65])
 def test_images_are_independent_whatever_their_number(n, rng):
     units = PatchUnits("bilinear", (6, 6), 2, 3, grid=2, activation="two-sided", threshold=0.1)
@@ -279,6 +297,7 @@ def test_images_are_independent_whatever_their_number(n, rng):
     assert_allclose(dPhi, np.concatenate(derivatives), rtol=1e-11, atol=1e-14)
 
 
+@FEW_WINDOWS
 @pytest.mark.parametrize("activation", ["tanh", "two-sided"])
 @pytest.mark.parametrize("h", [64, 65, 130])
 def test_units_are_independent_whatever_their_number(activation, h, rng):
@@ -293,6 +312,7 @@ def test_units_are_independent_whatever_their_number(activation, h, rng):
                     atol=1e-14)  # fmt: skip
 
 
+@FEW_WINDOWS
 def test_single_precision_is_close_on_pictures_of_usual_size(rng):
     images = rng.integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
     units = PatchUnits("dense", (3, 32, 32), 70, 6, grid=4, activation="tanh", contrast=0.01)
@@ -308,6 +328,7 @@ def test_single_precision_is_close_on_pictures_of_usual_size(rng):
     assert_allclose(single, units.features(W, images), rtol=0, atol=atol)
 
 
+@FEW_WINDOWS
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["single", "double"])
 @pytest.mark.parametrize(
     ("level", "contrast", "whiten"),
@@ -329,9 +350,10 @@ def test_images_that_are_all_alike_are_survived(level, contrast, whiten, dtype, 
 # --- the start ----------------------------------------------------------------------------
 
 
+@FEW_WINDOWS
 @EVERY_CHOICE
 def test_init_standardises(choice, rng):
-    """Over the windows, of which ``init`` sees a sample of 20,000."""
+    """Over the windows, of which ``init`` sees a sample: six standard errors are allowed."""
     images = pictures(rng, choice, n=5)
     units = replace(choice.make(images, rng, n_units=8), gain=1.7)
     W = units.init(images, rng)
@@ -397,6 +419,7 @@ def test_fewer_windows_than_images_are_of_different_images(rng):
 # --- description and bad input -------------------------------------------------------------
 
 
+@FEW_WINDOWS
 @EVERY_CHOICE
 def test_spec_and_arrays_describe_the_units(choice, rng):
     images = pictures(rng, choice)

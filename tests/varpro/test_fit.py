@@ -20,9 +20,9 @@ EVERY_WAY = pytest.mark.parametrize(
 LSMR_FORMS = SOLVERS["lsmr"].forms
 
 
-def problem(rng, *, broken=(), **choices: Any):
+def problem(rng, *, broken=(), n_units=3, **choices: Any):
     """A bilinear layer on pictures whose classes it can tell apart in part, and a start."""
-    layer = whole_image_units("bilinear", (5, 5), 3)
+    layer = whole_image_units("bilinear", (5, 5), n_units)
     images = rng.random((60, 5, 5))
     labels = np.argmax(images[:, 0, :3] * images[:, 1, :3], axis=1)
     units = CountingUnits(layer, broken)
@@ -38,7 +38,7 @@ def problem(rng, *, broken=(), **choices: Any):
 def test_every_solver_lowers_the_cost(solver, form, rng):
     functional, w0 = problem(rng)
     start = functional.cost(w0.ravel())
-    report = fit(functional, w0, solver=solver, form=form, max_nfev=100)
+    report = fit(functional, w0, solver=solver, form=form, max_nfev=40)
     assert report.cost < 0.999 * start
     assert_allclose(report.cost, functional.cost(report.w), rtol=1e-13)
     point = functional.evaluate(report.w)
@@ -107,8 +107,10 @@ def test_planted_network_is_recovered(solver, n_problems, rate, rng):
     first step in MINPACK is a hundred times as long as the weights and may saturate the units.
     With three standard errors less, ``rate``, fewer than what is asked have a probability of 1e-4.
     """
-    n_found = 0
+    n_found, n_enough = 0, binom.ppf(1e-4, n_problems, rate)
     for _ in range(n_problems):
+        if n_found >= n_enough:
+            break  # whatever the others do
         units = whole_image_units("bilinear", (4, 4), 2)
         images = rng.random((100, 4, 4))
         planted = units.init(images, rng)
@@ -123,7 +125,7 @@ def test_planted_network_is_recovered(solver, n_problems, rate, rng):
             found = units.features(report.w.reshape(2, -1), images)
             correlation = np.corrcoef(found.T, units.features(planted, images).T)[:2, 2:]
             assert_allclose(np.abs(correlation).max(axis=1), 1, atol=1e-6)
-    assert n_found >= binom.ppf(1e-4, n_problems, rate)
+    assert n_found >= n_enough
 
 
 def test_gradient_vanishes_where_it_converges(rng):
@@ -274,7 +276,7 @@ def test_limit_of_evaluations_is_kept(solver, form, max_nfev, rng):
     assert report.reason == "the limit of evaluations was reached"
 
 
-@pytest.mark.parametrize("max_nfev", [1, 3, 40])
+@pytest.mark.parametrize("max_nfev", [1, 3, 20])
 @EVERY_WAY
 def test_no_recorded_cost_is_lower_than_the_one_returned(solver, form, max_nfev, rng):
     functional, w0 = problem(rng)
@@ -284,14 +286,14 @@ def test_no_recorded_cost_is_lower_than_the_one_returned(solver, form, max_nfev,
 
 @pytest.mark.parametrize("solver", [solver for solver in SOLVERS if solver != "lm"])
 def test_callback_sees_the_records_and_stops_the_search(solver, rng):
-    functional, w0 = problem(rng)
+    # One step of Powell's method is a line search along the direction of each weight.
+    functional, w0 = problem(rng, n_units=1 if solver == "powell" else 3)
     seen = []
 
     def stop_at_second(record):
         seen.append(record)
         return len(seen) == 2
 
-    # One step of Powell's method is a line search along each of 33 directions.
     report = fit(functional, w0, solver=solver, max_nfev=5000, callback=stop_at_second)
     assert len(seen) == 2
     assert report.status == -2
@@ -321,7 +323,7 @@ def test_trial_points_that_are_not_finite_are_survived(solver, form, rng):
     """
     broken = {2, 3, 4, 6}
     functional, w0 = problem(rng, broken=broken)
-    report = fit(functional, w0, solver=solver, form=form, max_nfev=100)
+    report = fit(functional, w0, solver=solver, form=form, max_nfev=40)
     assert [i + 1 for i, r in enumerate(report.history) if np.isinf(r.cost)] == sorted(broken)
     assert all(
         np.isnan([r.optimality, r.loo_mse, r.loo_error]).all()
@@ -414,5 +416,5 @@ def test_every_reason_is_in_words():
     ids=["gradient", "cost", "powell", "simplex"],
 )
 def test_the_reason_is_the_tolerance_that_was_met(solver, options, status, rng):
-    functional, w0 = problem(rng)
+    functional, w0 = problem(rng, n_units=1 if solver == "powell" else 3)
     assert fit(functional, w0, solver=solver, **options).status == status

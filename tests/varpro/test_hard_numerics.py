@@ -23,7 +23,7 @@ H = 30
 @pytest.fixture(scope="module")
 def digits():
     train = load("digits").train
-    return train.images[:700], train.labels[:700]
+    return train.images[:450], train.labels[:450]
 
 
 def ridge_of(units, W, images, labels, **options):
@@ -151,11 +151,11 @@ def test_one_image_a_class(layer, scheme, digits):
 @pytest.mark.parametrize("recipe", ["bilinear", "tiny"])
 def test_images_a_million_times_darker_or_brighter(recipe, scale, digits):
     images = (digits[0] * scale).astype(np.float32)
-    part = ImageSet(images[:500], digits[1][:500]), ImageSet(images[500:], digits[1][500:])
+    part = ImageSet(images[:300], digits[1][:300]), ImageSet(images[300:], digits[1][300:])
     dataset = Dataset("scaled", np.arange(K), *part)
     config = configure(
-        recipe, data="digits", n_units=10, n_subnetworks=1, images_per_subnetwork=300, max_nfev=4,
-        seed=1,
+        recipe, data="digits", n_units=10, n_subnetworks=1, images_per_subnetwork=300, n_rounds=1,
+        max_nfev=4, seed=1,
     )  # fmt: skip
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
