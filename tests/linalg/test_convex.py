@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from varpro_nn import configure, load
 from varpro_nn.data.images import intensities
 from varpro_nn.linalg import convex
-from varpro_nn.linalg.convex import LOSSES, ROWS, Preconditioner, fit_linear
+from varpro_nn.linalg.convex import LOSSES, ROWS, fit_linear
+from varpro_nn.linalg.preconditioner import Factor, Preconditioner
 from varpro_nn.training.plan import make_units
 
 EVERY_LOSS = pytest.mark.parametrize("loss", LOSSES)
@@ -396,8 +397,8 @@ def assert_factorises(M, gram):
 def test_the_preconditioner_is_the_factor_of_the_weighted_gram_matrix(loss, rng):
     Phi, labels, _ = problem(rng)
     start = 0.1 * rng.standard_normal((5, 3))
-    M = fit_linear(loss, Phi, labels, start, 2.0, max_iterations=1).preconditioner
-    assert_factorises(M, weighted_gram(loss, start, Phi, labels, 2.0))
+    (factor,) = fit_linear(loss, Phi, labels, start, 2.0, max_iterations=1).preconditioner.factors
+    assert_factorises(factor, weighted_gram(loss, start, Phi, labels, 2.0))
 
 
 @EVERY_LOSS
@@ -407,16 +408,17 @@ def test_where_rows_are_many_some_blocks_stand_for_all(loss, rng, monkeypatch):
     Phi, labels, _ = problem(rng, n=118, q=5)
     start = 0.1 * rng.standard_normal((6, 3))
     chosen = np.flatnonzero(np.arange(118) // 10 % 2 == 0)
-    M = fit_linear(loss, Phi, labels, start, 2.0, max_iterations=1).preconditioner
+    (factor,) = fit_linear(loss, Phi, labels, start, 2.0, max_iterations=1).preconditioner.factors
     gram = weighted_gram(loss, start, Phi[chosen], labels[chosen], 0.0) * 118 / len(chosen)
     gram[np.arange(5), np.arange(5)] += 2.0
-    assert_factorises(M, gram)
+    assert_factorises(factor, gram)
     # The optimum is that of all rows.
     monkeypatch.setattr(convex, "ROWS_FOR_GRAM", 2)
     some = exactly(loss, Phi, labels, start, 2.0)
     monkeypatch.setattr(convex, "ROWS_FOR_GRAM", 1000)
     every = exactly(loss, Phi, labels, start, 2.0)
-    assert not np.allclose(some.preconditioner.pivots, every.preconditioner.pivots, rtol=1e-6)
+    pivots = [fitted.preconditioner.factors[0].pivots for fitted in (some, every)]
+    assert not np.allclose(*pivots, rtol=1e-6)
     for fitted in (some, every):
         fitted.A[-1] -= fitted.A[-1].mean()  # a constant on all outputs is free
     assert some.cost == pytest.approx(every.cost, rel=1e-9)
@@ -437,15 +439,15 @@ def test_columns_of_any_scale_can_be_preconditioned(rng):
 def test_a_preconditioner_that_is_given_is_used_in_the_first_round(loss, rng):
     Phi, labels, start = problem(rng, n=400)
     first = fit_linear(loss, Phi, labels, start, 1.0)
-    kept = first.preconditioner.factor.copy()
+    kept = first.preconditioner.factors[0].factor.copy()
     given = {"preconditioner": first.preconditioner}
     again = fit_linear(loss, Phi, labels, start, 1.0, max_iterations=1, **given)
-    assert_array_equal(again.preconditioner.factor, kept)
-    assert_array_equal(first.preconditioner.factor, kept)  # left as it was
+    assert_array_equal(again.preconditioner.factors[0].factor, kept)
+    assert_array_equal(first.preconditioner.factors[0].factor, kept)  # left as it was
     # Later steps make their own.
-    identity = Preconditioner.of(np.eye(5))
+    identity = Preconditioner((Factor.of(np.eye(5)),))
     later = fit_linear(loss, Phi, labels, start, 1.0, preconditioner=identity)
-    assert not np.allclose(later.preconditioner.factor, np.eye(5))
+    assert not np.allclose(later.preconditioner.factors[0].factor, np.eye(5))
 
 
 @EVERY_LOSS
@@ -453,7 +455,7 @@ def test_a_preconditioner_that_is_given_is_used_in_the_first_round(loss, rng):
 def test_the_optimum_does_not_depend_on_the_preconditioner(loss, other, rng):
     Phi, labels, start = problem(rng)
     best = exactly(loss, Phi, labels, start, 1.0)
-    identity = Preconditioner.of(np.eye(5))
+    identity = Preconditioner((Factor.of(np.eye(5)),))
     M = identity if other == "identity" else exactly(loss, Phi, labels, start, 30).preconditioner
     found = fit_linear(loss, Phi, labels, start, 1.0, tolerance=1e-24, preconditioner=M)
     assert found.cost == pytest.approx(best.cost, rel=1e-9)
@@ -657,7 +659,9 @@ def test_rows_that_say_little_leave_the_weights_finite(loss, case, dtype, penalt
     )
     assert np.isfinite(fitted.A).all()
     M = fitted.preconditioner
-    assert M is None or (np.isfinite(M.factor).all() and np.isfinite(M.pivots).all())
+    for factor in () if M is None else M.factors:
+        assert np.isfinite(factor.factor).all()
+        assert np.isfinite(factor.pivots).all()
     # The search compares costs to the rounding of their products; sums add a few digits.
     rounding = max(2 * np.finfo(dtype).eps, 1e-12)
     assert fitted.cost <= plain_cost(loss, start, Phi, labels, penalty) * (1 + rounding)
@@ -708,3 +712,70 @@ def test_a_single_class_is_fitted_in_a_few_steps(loss, penalty, rng):
     assert fitted.converged
     assert fitted.cost < 40 * 1e-12
     assert fitted.n_iterations < 100
+
+
+def diagonal_block(loss, A, Phi, labels, penalty, c):
+    """Second derivative of the cost by the weights of one output, by the formulas of a row."""
+    rows = np.column_stack([Phi, np.ones(len(Phi))])
+    gram = np.diag(np.append(np.full(Phi.shape[1], float(penalty)), 0.0))
+    for row, y in zip(rows, labels, strict=True):
+        z = row @ A
+        if loss == "softmax":
+            p = np.exp(z[c]) / np.exp(z).sum()
+            curvature = p * (1 - p) + 1e-6
+        else:
+            violated = 1 + z - z[y] > 0
+            violated[y] = False
+            curvature = violated.sum() if c == y else violated[c]
+        gram += curvature * np.outer(row, row)
+    gram[-1, -1] *= 1 + 1e-6  # without a penalty of its own
+    return gram
+
+
+@EVERY_LOSS
+def test_each_output_has_a_factor_once_products_have_cost_as_much(loss, rng, monkeypatch):
+    """After the first step, if these factors cost nothing."""
+    Phi, labels, start = problem(rng)
+    best = exactly(loss, Phi, labels, start, 2.0)
+    assert not best.preconditioner.is_by_output
+    made = []
+    original = convex._Problem.factor_by_output
+
+    def recorded(problem, point):
+        made.append((point, original(problem, point)))
+        return made[-1][1]
+
+    monkeypatch.setattr(convex._Problem, "price_of_factors", lambda problem, point: 1.0)
+    monkeypatch.setattr(convex._Problem, "factor_by_output", recorded)
+    monkeypatch.setattr(convex, "MANY_PRODUCTS", 0)
+    found = fit_linear(loss, Phi, labels, start, 2.0, tolerance=1e-24)
+    point, M = made[0]
+    assert len(M.factors) == 3
+    for c, factor in enumerate(M.factors):
+        assert_factorises(factor, diagonal_block(loss, point.A, Phi, labels, 2.0, c))
+    B = rng.standard_normal((5, 3))
+    expected = np.column_stack([factor.solve(B[:, [c]]) for c, factor in enumerate(M.factors)])
+    expected[-1] -= expected[-1].mean()
+    assert_array_equal(M.solve(B), expected)
+    # The optimum is the same, and for any number of threads.
+    assert found.preconditioner.is_by_output
+    assert found.cost == pytest.approx(best.cost, rel=1e-9)
+    assert_allclose(found.A, best.A, rtol=1e-4, atol=1e-5)
+    with ThreadPoolExecutor(2) as threads:
+        shared = fit_linear(loss, Phi, labels, start, 2.0, tolerance=1e-24, threads=threads)
+    assert_array_equal(found.A, shared.A)
+
+
+def test_many_classes_and_few_images_of_each_take_few_products(rng, monkeypatch):
+    """Rows that the outputs separate: one factor for all takes several times as many products."""
+    monkeypatch.setattr(convex, "MARGINS", 0)
+    labels = np.arange(160) % 40
+    Phi = rng.standard_normal((40, 20))[labels] + rng.standard_normal((160, 20))
+    counts = {}
+    for most in (2**30, 0):
+        monkeypatch.setattr(convex, "LARGEST_FACTORS", most)
+        fitted = fit_linear("hinge", Phi, labels, np.zeros((21, 40)), 0.1)
+        counts[most] = fitted.n_iterations
+        assert fitted.converged
+        assert fitted.preconditioner.is_by_output == (most > 0)
+    assert counts[2**30] < counts[0] / 2

@@ -9,7 +9,8 @@ from varpro_nn._io.mapped import release_rows
 from varpro_nn._typing import FloatArray, RealArray, TargetArray
 from varpro_nn.data.images import targets_of
 from varpro_nn.linalg import GramAccumulator, add_gram, definite_factor, product_over_rows
-from varpro_nn.linalg.convex import LOSSES, ConvexFit, Preconditioner, fit_linear
+from varpro_nn.linalg.convex import LOSSES, ConvexFit, fit_linear
+from varpro_nn.linalg.preconditioner import Preconditioner
 from varpro_nn.linalg.ridge import column_tiles
 from varpro_nn.linalg.threads import Threads
 from varpro_nn.output.features import block_slices
