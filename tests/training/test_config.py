@@ -27,6 +27,7 @@ CHOICES = {
     "loss": ("squares", "cross-entropy"),
     "output_layer": ("ridge", "softmax", "hinge"),
     "views": ("single", "flip"),
+    "class_weight": ("balanced",),
     "solver": ("lsmr", "exact", "lm", "l-bfgs-b", "powell", "nelder-mead"),
     "form": ("auto", "operator", "reduced", "array"),
     "jacobian": ("kaufman", "full"),

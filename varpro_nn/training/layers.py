@@ -209,7 +209,8 @@ def train_network(
         Positions in ``classes``.
     classes : ndarray, shape (k,)
     sample_weight : array_like, shape (n,), optional
-        Weights of the images in sums of squares and losses.
+        Weights of the images in sums of squares and losses; the setting ``class_weight``
+        multiplies them.
     units : Units, optional
         All units of the network, of a class of your own: a dataclass with a field ``n_units``,
         which replaces the setting ``n_units``. Each sub-network gets a part of the units. Other
@@ -241,7 +242,9 @@ def train_network(
         check_members(units, to_draw=True)
         check_dataclass(units)
         config = config.with_options(n_units=units.n_units)
-    training = TrainingSet.classified(images, labels, len(classes), sample_weight)
+    training = TrainingSet.classified(
+        images, labels, len(classes), sample_weight, config.class_weight
+    )
     with Compute(n_jobs, progress=progress) as compute:
         return train_classifier(config, training, classes, compute, units=units)
 

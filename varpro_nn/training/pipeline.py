@@ -172,7 +172,7 @@ def run(
     if config.bootstrap.enabled and test is None:
         msg = "bootstrap needs test images, and this data set has none."
         raise DatasetError(msg)
-    training = TrainingSet.of(dataset, config.n_train)
+    training = TrainingSet.of(dataset, config.n_train, config.class_weight)
     for subset, images in (("test", test), ("validation", dataset.validation)):
         if images is not None:
             _check_scale(training, images, subset)
@@ -225,6 +225,7 @@ def run(
         **_of_rank(layer),
         **_of_convergence(layer),
         scheme=config.subnetworks.scheme if config.subnetworks.max_nfev else "untrained",
+        class_weight=config.class_weight,
         views=config.output.views,
         temperature=network.temperature,
         n_subnetworks=config.subnetworks.n_subnetworks,

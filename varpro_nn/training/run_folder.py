@@ -126,7 +126,10 @@ class RunFolder:
             )
             raise VarProError(msg) from error
         differing = [name for name, own in config.options().items() if settings[name] != own]
-        if theirs.get("digest") != TrainingSet.of(dataset, config.n_train).digest:
+        if (
+            theirs.get("digest")
+            != TrainingSet.of(dataset, config.n_train, config.class_weight).digest
+        ):
             differing.append("data")
         if differing:
             msg = (
@@ -233,6 +236,12 @@ def check_sums_can_be_kept(config: TrainConfig) -> None:
         msg = (
             "--keep-glue needs --output-layer ridge and --n-copies 0, got "
             f"{output.layer} and {output.n_copies}"
+        )
+        raise VarProError(msg)
+    if config.class_weight is not None:
+        msg = (
+            "--keep-glue needs images without weights, got --class-weight "
+            f"{config.class_weight}; leave one of the two out"
         )
         raise VarProError(msg)
 
