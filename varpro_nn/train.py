@@ -90,7 +90,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--validation", type=_share, default=None, metavar="X",
         help="share of the training images of each class that is held out of everything, and "
-        "measured at the end; 0 for none (0.2 if the data have neither test nor validation images)",
+        "measured at the end (accuracy, balanced accuracy, confusion matrix and others); 0 for "
+        "none (0.2 if the data have neither test nor validation images)",
     )  # fmt: skip
     parser.add_argument(
         "--follow-links", action="store_true",
@@ -114,8 +115,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--report", action=argparse.BooleanOptionalAction,
-        help="write report.html too: figures of the run, and a canvas to draw on (by default if "
-        "Matplotlib is installed)",
+        help="write report.html too: figures of the run, the confusion matrix, and a canvas to "
+        "draw on (by default if Matplotlib is installed)",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -24,6 +24,7 @@ from varpro_nn.output.calibration import (
 )
 from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.output.ridge_layer import RidgeLayer
+from varpro_nn.training.class_sizes import warn_of_class_sizes
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.layers import train_classifier
 
@@ -130,8 +131,9 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Warns
         -----
         UserWarning
-            Rows that are filled up to squares, an ``image_shape`` that seems to be wrong, or
-            values far beyond the others.
+            Rows that are filled up to squares, an ``image_shape`` that seems to be wrong, values
+            far beyond the others, or a class with few images or far fewer than another
+            (:class:`~varpro_nn.errors.ClassSizeWarning`).
         """
         y = _check_y(self, y)
         classes, codes = np.unique(y, return_inverse=True)
@@ -367,8 +369,10 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             warn_user(msg)
             config = config.with_options(scheme="untrained", n_stages=1)
 
+        training = TrainingSet(images, codes, len(names), weights)
+        if not keep_sums:  # later batches may bring more images
+            warn_of_class_sizes(training, classes)
         with self._compute() as compute:
-            training = TrainingSet(images, codes, len(names), weights)
             network, subnetworks, layer = train_classifier(
                 config, training, names, compute, start=start, keep_sums=keep_sums
             )

@@ -21,6 +21,7 @@ from varpro_nn.output.calibration import fit_temperature
 from varpro_nn.output.fit import check_size, fit_output_layer
 from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.output.ridge_fit import check_kept
+from varpro_nn.training.class_sizes import warn_of_class_sizes
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.plan import make_units, streams, units_in_training
 from varpro_nn.training.schemes import train_by_scheme
@@ -237,6 +238,11 @@ def train_network(
         Arrays of a wrong shape or type, or settings that the images do not allow.
     TypeError
         Units that are no such dataclass, or break their contract.
+
+    Warns
+    -----
+    ClassSizeWarning
+        Some class has few training images, or far fewer than another.
     """
     if units is not None:
         check_members(units, to_draw=True)
@@ -245,6 +251,7 @@ def train_network(
     training = TrainingSet.classified(
         images, labels, len(classes), sample_weight, config.class_weight
     )
+    warn_of_class_sizes(training, classes)
     with Compute(n_jobs, progress=progress) as compute:
         return train_classifier(config, training, classes, compute, units=units)
 

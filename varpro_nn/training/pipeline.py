@@ -15,15 +15,15 @@ from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
-from varpro_nn.model.network import Network, probabilities
+from varpro_nn.model.network import Network
 from varpro_nn.model.tables import as_html, as_text
-from varpro_nn.output.calibration import error_of_right_probabilities, expected_calibration_error
 from varpro_nn.output.output_layer import OutputLayer
+from varpro_nn.training.class_sizes import warn_of_class_sizes
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.estimate import check_before_start
 from varpro_nn.training.growth import Growth, growth_of
 from varpro_nn.training.layers import train_classifier
-from varpro_nn.training.metrics import ByClass, accuracy, standard_error
+from varpro_nn.training.metrics import accuracy, measure
 from varpro_nn.training.plan import identity, streams
 from varpro_nn.training.pseudo_labels import BootstrapResult, bootstrap
 from varpro_nn.training.resources import Clock, peak_memory_mib, versions
@@ -167,6 +167,12 @@ def run(
         Sub-networks in ``shard_folder`` are damaged or belong to other settings or data.
     ValueError
         Settings that the images do not allow (quadratic units for a rectangle, say).
+
+    Warns
+    -----
+    ClassSizeWarning
+        A class has fewer than 10 training images, or the largest class has more than 10 times as
+        many as the smallest, and the images have no weights.
     """
     test = dataset.test
     if config.bootstrap.enabled and test is None:
@@ -188,6 +194,7 @@ def run(
                 config, dataset, n_jobs=n_jobs, growth=growth, keep_sums=keep_sums,
                 scratch=shard_folder,
             )  # fmt: skip
+        warn_of_class_sizes(training, dataset.classes)
         clock = Clock()
         compute = stack.enter_context(
             Compute(n_jobs, executor=executor, scratch=shard_folder, progress=progress)
@@ -213,10 +220,11 @@ def run(
     outputs = None
     if test is not None:
         outputs = network.decision_function(test.images, n_jobs=n_jobs)
-        metrics.update(_measure(network, outputs, test, "test"))
+        metrics.update(_named("test", measure(network, outputs, test.labels)))
     if dataset.validation is not None:
         held_out = network.decision_function(dataset.validation.images, n_jobs=n_jobs)
-        metrics.update(_measure(network, held_out, dataset.validation, "validation"))
+        figures = measure(network, held_out, dataset.validation.labels)
+        metrics.update(_named("validation", figures))
     metrics.update(
         output_layer=layer.name,
         output_penalty=layer.penalty,
@@ -254,6 +262,11 @@ def run(
         versions=versions(),
     )
     return Run(network, subnetworks, layer, metrics, result, outputs, grown)
+
+
+def _named(subset: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Let the name of each figure begin with that of the images that it was measured on."""
+    return {f"{subset}_{name}": figure for name, figure in figures.items()}
 
 
 def _check_scale(training: TrainingSet, images: ImageSet, subset: str) -> None:
@@ -294,28 +307,6 @@ def _of_choice(config: TrainConfig, layer: OutputLayer) -> dict[str, float]:
     if config.output.n_copies or not np.isfinite(layer.error_rate):
         return {}
     return {"linear_layer_loo_accuracy": 1 - layer.error_rate}
-
-
-def _measure(
-    network: Network, outputs: FloatArray, images: ImageSet, subset: str
-) -> dict[str, Any]:
-    """Compare outputs with true labels; each name begins with that of the subset."""
-    predicted, labels = outputs.argmax(axis=1), images.labels
-    share = accuracy(predicted, labels)
-    proba = probabilities(outputs, network.output_layer, network.temperature)
-    names = [str(name) for name in network.classes.tolist()]
-    by_class = ByClass.of(predicted, labels, len(names))
-    figures = {
-        "accuracy": share,
-        "accuracy_standard_error": standard_error(share, len(labels)),
-        "balanced_accuracy": by_class.balanced_accuracy,
-        "macro_f1": by_class.macro_f1,
-        "precision": dict(zip(names, by_class.precision.tolist(), strict=True)),
-        "recall": dict(zip(names, by_class.recall.tolist(), strict=True)),
-        "calibration_error": expected_calibration_error(proba, labels),
-        "calibration_error_by_chance": error_of_right_probabilities(proba),
-    }
-    return {f"{subset}_{name}": figure for name, figure in figures.items()}
 
 
 def _bootstrap(
