@@ -115,6 +115,7 @@ def test_recipes_make_no_copies_of_images_on_disk(folder):
     assert configure("tiny", data=in_memory(dataset)).output.n_copies == 1
 
 
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.ClassSizeWarning")
 def test_more_columns_than_images(folder):
     """The dual form of the ridge layer takes all images at a time."""
     dataset = load(folder)
