@@ -730,6 +730,23 @@ def test_classes_are_balanced_if_asked_for(tmp_path):
     assert (status, again) == (0, out)
 
 
+def test_a_run_is_refitted_if_asked_for(tmp_path):
+    arguments = ("digits", *SMALL, "--n-train", "300", "--output", tmp_path / "run", "--refit")
+    fault(*arguments, match="refit needs validation images, and this data set has none; hold some")
+    assert not (tmp_path / "run").exists()
+    arguments = (*arguments, "--validation", "0.1")
+    status, out, _ = call(*arguments, "--estimate")
+    assert status == 0
+    status, out, err = call(*arguments)
+    assert status == 0
+    metrics = strict(out)
+    sizes = {name: metrics[name] for name in ("refitted", "n_train", "n_validation", "n_refit")}
+    assert sizes == {"refitted": True, "n_train": 300, "n_validation": 150, "n_refit": 450}
+    assert "the saved network was trained on all 450 images, 150 validation images among" in err
+    status, again, _ = call(*arguments, "--resume")
+    assert (status, again) == (0, out)
+
+
 def on_a_terminal(*argv, folder):
     """Start a run whose standard error is a terminal; its process leads a group of its own."""
     main_end, terminal = pty.openpty()

@@ -24,7 +24,7 @@ from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
 from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
 from varpro_nn.training.estimate import estimate
-from varpro_nn.training.pipeline import Run
+from varpro_nn.training.pipeline import Run, said_of_refit
 from varpro_nn.training.recipes import DATA, NAMED, RECIPES, configure, kind_of_data
 from varpro_nn.training.run_folder import RunFolder, check_sums_can_be_kept, default_path
 
@@ -320,7 +320,8 @@ def _load(args: argparse.Namespace) -> data.Dataset:
         if args.validation is None and not args.quiet and dataset.validation is not None:
             tell(
                 f"no test images: {len(dataset.validation):,} training images are held out to "
-                "measure the network; --validation 0 trains on all"
+                "measure the network; --refit also trains on all afterwards, --validation 0 "
+                "trains on all at once"
             )
     return dataset
 
@@ -365,6 +366,8 @@ def _in_words(result: Run) -> Iterator[str]:
                 f"± {metrics[f'{subset}_accuracy_standard_error']:.4f}; {said}"
             )
     yield said
+    if metrics["refitted"]:
+        yield said_of_refit(metrics)
     model = shlex.quote(metrics["output"])
     yield f"label images with it: python -m varpro_nn.predict --model {model} my.png"
     n_missing = sum(subnetwork.n_missing_classes > 0 for subnetwork in result.subnetworks)

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +96,12 @@ def test_images_that_are_held_out_stay_on_disk_and_change_no_bit(folder):
         assert isinstance(part.images, ImagesOnDisk)
     memory = in_memory(load(folder)).hold_out(0.2)
     assert dataset.digest == memory.digest
+    merged = dataset.merged()
+    assert isinstance(merged.train.images, ImagesOnDisk)
+    assert merged.digest == load(folder).digest
+    assert_array_equal(dataset.merged(20).train.images[:], memory.merged(20).train.images)
+    with pytest.raises(ValueError, match="cannot be merged with those of another file"):
+        replace(dataset, validation=memory.validation).merged()
     config = configure("bilinear", data=memory, **SMALL)
     networks = [run(config, data, n_jobs=2).network for data in (dataset, memory)]
     assert_array_equal(networks[0].A, networks[1].A)

@@ -45,7 +45,7 @@ FRACTIONS = (
 )
 """Numbers of 0 or more."""
 POSITIVE = ("gain", "contrast", "whitening")
-BOOLEAN = ("flip", "standardise", "bootstrap")
+BOOLEAN = ("flip", "standardise", "bootstrap", "refit")
 OPEN = (*("training_stride", "contrast", "whitening", "n_components", "n_train", "output_penalty"),)
 SMALLEST = {**WHOLE, **dict.fromkeys(FRACTIONS, 0)}
 

@@ -22,7 +22,7 @@ from varpro_nn.report import figures
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.growth import Growth
 from varpro_nn.training.metrics import confusion_matrix
-from varpro_nn.training.pipeline import Run
+from varpro_nn.training.pipeline import Run, said_of_refit
 from varpro_nn.units import PatchUnits
 
 MOST_WRONG, MOST_FILTERS, MOST_VECTORS = 40, 64, 6
@@ -64,6 +64,9 @@ def write_report(path: str | Path, run: Run, dataset: Dataset) -> None:
             "The data set has no test images. Left out for that: accuracy on new images, "
             f"{matrix}the wrongest images, calibration, and what each sub-network adds."
         )
+    if metrics["refitted"]:
+        said = said_of_refit(metrics)
+        notes.append(f"{said[0].upper()}{said[1:]}.")
     style = read_template("varpro_nn.report", "report.css")
     reports = [subnetwork.report for subnetwork in run.subnetworks]
     page = fill(

@@ -230,6 +230,11 @@ class TrainConfig:
         help="weights of the training images; balanced: all classes weigh the same, "
         "n / (k n_c) for an image of a class with n_c of n images in k classes",
     )
+    refit: bool = setting(
+        False,
+        help="after the network has been measured on the validation images, train again on all "
+        "images, these included; twice the time",
+    )
     units: UnitSettings = UnitSettings()
     subnetworks: SubnetworkSettings = SubnetworkSettings()
     distortion: Augmentation = Augmentation()
