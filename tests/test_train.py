@@ -218,6 +218,12 @@ def test_images_are_held_out_where_there_is_nothing_to_measure_on(tmp_path, caps
         assert abs(n_validation - 300 * share) <= 5
     assert said[None][2]
     assert not said["0.3"][2]
+    for refit, words in (
+        ((), "--refit also trains on all afterwards, --validation 0 trains on all at once\n"),
+        (("--refit",), "measure the network; then it is trained again on all\n"),
+    ):
+        main([str(word) for word in (*arguments, *refit, "--output", tmp_path / "run")])
+        assert words in capsys.readouterr().err
 
 
 def test_without_a_name_the_folder_says_when_and_what(tmp_path, monkeypatch):

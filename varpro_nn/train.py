@@ -318,10 +318,11 @@ def _load(args: argparse.Namespace) -> data.Dataset:
     if share:
         dataset = dataset.hold_out(share)
         if args.validation is None and not args.quiet and dataset.validation is not None:
+            others = "--refit also trains on all afterwards, --validation 0 trains on all at once"
             tell(
                 f"no test images: {len(dataset.validation):,} training images are held out to "
-                "measure the network; --refit also trains on all afterwards, --validation 0 "
-                "trains on all at once"
+                "measure the network; "
+                + ("then it is trained again on all" if "refit" in args and args.refit else others)
             )
     return dataset
 

@@ -142,7 +142,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Fewer than two classes, identical images, masked values, or settings that do not fit.
+            Fewer than two classes, identical images, masked values, settings that do not fit, or a
+            ``validation_fraction`` that is less than a row of every class.
             The estimator is then unchanged.
 
         Warns
