@@ -168,7 +168,7 @@ def test_shards_behind_a_link_are_not_removed(divided, tmp_path):
     RunFolder(path).train(REFIT, divided, n_jobs=1)
     shutil.move(path / "shards" / "refit", tmp_path / "elsewhere")
     (path / "shards" / "refit").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(VarProError, match="is a link"):
+    with pytest.raises(VarProError, match="shards/refit: is a link"):
         RunFolder(path, overwrite=True).check_free()
     assert len(list((tmp_path / "elsewhere").iterdir())) == 4
 

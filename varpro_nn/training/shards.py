@@ -142,9 +142,10 @@ def check_removable(folder: Path) -> list[Path]:
         The folder is a link, or a file with the name of a shard is none.
     """
     paths = all_shard_files(folder)
-    if paths and (folder.is_symlink() or (folder / REFIT).is_symlink()):
+    link = next((path for path in (folder, folder / REFIT) if path.is_symlink()), None)
+    if paths and link is not None:
         msg = (
-            f"{folder}: is a link, and sub-networks in another folder are never removed; remove "
+            f"{link}: is a link, and sub-networks in another folder are never removed; remove "
             "the link, or name another run folder"
         )
         raise VarProError(msg)
