@@ -5,7 +5,7 @@ import pytest
 
 from varpro_nn import configure, load, run, train_network
 from varpro_nn.data import Dataset, ImageSet, read_idx
-from varpro_nn.errors import DatasetError, TrainingError
+from varpro_nn.errors import ClassSizeWarning, DatasetError, TrainingError
 
 CONFIG = configure("bilinear", n_units=8, n_subnetworks=2, images_per_subnetwork=40, max_nfev=2)
 
@@ -127,6 +127,7 @@ PATCHES = configure(
         ("hinge", "squares", 0.1, 1), ("ridge", "cross-entropy", 0.1, 1),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.ClassSizeWarning")
 def test_what_is_no_fault_is_none_to_patch_units(layer, loss, whitening, n_rounds, images):
     config = PATCHES.with_options(
         output_layer=layer, loss=loss, whitening=whitening, n_rounds=n_rounds
@@ -181,6 +182,7 @@ def test_one_pixel_images():
     assert np.isfinite(network.decision_function(images)).all()
 
 
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.ClassSizeWarning")
 def test_fewer_images_than_columns(images):
     network = train(images[:12], LABELS[:12], config=CONFIG.with_options(n_units=80))[0]
     assert np.isfinite(network.A).all()
@@ -188,7 +190,8 @@ def test_fewer_images_than_columns(images):
 
 
 def test_a_class_without_any_image_is_never_predicted_and_no_fault(images):
-    network = train(images, classes=np.arange(5))[0]
+    with pytest.warns(ClassSizeWarning, match=r"2 classes .*\(class 3 has 0 training images\)"):
+        network = train(images, classes=np.arange(5))[0]
     assert set(network.predict(images)) <= {0, 1, 2}
 
 

@@ -18,10 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from sklearn.utils import compute_sample_weight
 
 import varpro_nn
 from varpro_nn import Network, RidgeLayer, configure, load
 from varpro_nn.__main__ import main as main_of_commands
+from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.train import main
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import run
@@ -216,6 +218,12 @@ def test_images_are_held_out_where_there_is_nothing_to_measure_on(tmp_path, caps
         assert abs(n_validation - 300 * share) <= 5
     assert said[None][2]
     assert not said["0.3"][2]
+    for refit, words in (
+        ((), "--refit also trains on all afterwards, --validation 0 trains on all at once\n"),
+        (("--refit",), "measure the network; then it is trained again on all\n"),
+    ):
+        main([str(word) for word in (*arguments, *refit, "--output", tmp_path / "run")])
+        assert words in capsys.readouterr().err
 
 
 def test_without_a_name_the_folder_says_when_and_what(tmp_path, monkeypatch):
@@ -458,6 +466,7 @@ def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
         (("digits", "--n-units", "10", "--n-subnetworks", "3"), "must be a multiple"),
         (("digits", "--seed", "-1"), "seed must be"),
         (("digits", "--views", "back"), "invalid choice: 'back'"),
+        (("digits", "--class-weight", "equal"), "invalid choice: 'equal' (choose from"),
         (("digits", "--scale", "1"), "scale must be finite and at least 0 and less than 1, got 1"),
         (("digits", "--n-components", "3"), "n_components=3 needs whitening"),
         (
@@ -701,6 +710,47 @@ def test_the_glue_is_kept_if_asked_for(tmp_path, capsys):
     assert layer.n_images == 400
     assert_array_equal(layer.W, network.W)
     assert_array_equal(layer.solve(metrics["output_penalty"]), network.A)
+
+
+def test_the_glue_of_weighted_images_cannot_be_kept(tmp_path):
+    arguments = ("--keep-glue", "--class-weight", "balanced", "--output", tmp_path / "run")
+    fault("digits", *SMALL, *arguments, match="needs images without weights, got --class-weight")
+    assert not (tmp_path / "run").exists()
+
+
+def test_classes_are_balanced_if_asked_for(tmp_path):
+    train = load("digits").train.take(slice(300))
+    folder = tmp_path / "run"
+    data = tmp_path / "mine.npz"
+    np.savez(data, x_train=train.images, y_train=train.labels)
+    arguments = (data, *SMALL, "--validation", "0", "--n-train", "250", "--output", folder)
+    status, out, _ = call(*arguments, "--class-weight", "balanced")
+    assert (status, strict(out)["class_weight"]) == (0, "balanced")
+    weights = compute_sample_weight("balanced", train.labels[:250])
+    images = ImageSet(train.images[:250], train.labels[:250], weights)
+    by_hand = run(SMALL_CONFIG, Dataset("mine", np.arange(10), images, None), n_jobs=1)
+    assert_array_equal(Network.load(folder / "model.npz").A, by_hand.network.A)
+    # The weights are a part of what a resumed run must have in common.
+    fault(*arguments, "--resume", match="class_weight, data differ")
+    status, again, _ = call(*arguments, "--class-weight", "balanced", "--resume")
+    assert (status, again) == (0, out)
+
+
+def test_a_run_is_refitted_if_asked_for(tmp_path):
+    arguments = ("digits", *SMALL, "--n-train", "300", "--output", tmp_path / "run", "--refit")
+    fault(*arguments, match="refit needs validation images, and this data set has none; hold some")
+    assert not (tmp_path / "run").exists()
+    arguments = (*arguments, "--validation", "0.1")
+    status, out, _ = call(*arguments, "--estimate")
+    assert status == 0
+    status, out, err = call(*arguments)
+    assert status == 0
+    metrics = strict(out)
+    sizes = {name: metrics[name] for name in ("refitted", "n_train", "n_validation", "n_refit")}
+    assert sizes == {"refitted": True, "n_train": 300, "n_validation": 150, "n_refit": 450}
+    assert "the saved network was trained on all 450 images, 150 validation images among" in err
+    status, again, _ = call(*arguments, "--resume")
+    assert (status, again) == (0, out)
 
 
 def on_a_terminal(*argv, folder):

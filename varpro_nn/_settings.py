@@ -98,7 +98,8 @@ class Setting:
             msg = f"{self.option}={value!r} was removed: {self.gone[value]}."
             raise ValueError(msg)
         if self.choices and value not in self.choices:
-            msg = f"{self.option} must be one of {', '.join(self.choices)}, got {value!r}."
+            allowed = [*self.choices, "None"] if self.optional else self.choices
+            msg = f"{self.option} must be one of {', '.join(allowed)}, got {value!r}."
             raise ValueError(msg)
         kinds: dict[type, Any] = {int: Integral, float: Real, bool: (bool, np.bool_)}
         known = isinstance(value, kinds.get(self.kind, self.kind))
@@ -283,6 +284,7 @@ def documented(group: type[_Group]) -> type[_Group]:
         kind = described.type_name.replace(" | ", " or ")
         if described.choices:
             kind = "{" + ", ".join(f'"{choice}"' for choice in described.choices) + "}"
+            kind += " or None" if described.optional else ""
         text = described.described
         text = f"{text[0].upper()}{text[1:]}."
         if described.bounds:

@@ -35,6 +35,10 @@ class ConvergenceWarning(UserWarning):
     """A fit stopped before its optimum. Its result can be used, but is less accurate."""
 
 
+class ClassSizeWarning(UserWarning):
+    """Some class has few training images, or far fewer than another."""
+
+
 class BusyError(VarProError):
     """Another process works on the same run folder."""
 

@@ -24,7 +24,7 @@ from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
 from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
 from varpro_nn.training.estimate import estimate
-from varpro_nn.training.pipeline import Run
+from varpro_nn.training.pipeline import Run, said_of_refit
 from varpro_nn.training.recipes import DATA, NAMED, RECIPES, configure, kind_of_data
 from varpro_nn.training.run_folder import RunFolder, check_sums_can_be_kept, default_path
 
@@ -90,7 +90,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--validation", type=_share, default=None, metavar="X",
         help="share of the training images of each class that is held out of everything, and "
-        "measured at the end; 0 for none (0.2 if the data have neither test nor validation images)",
+        "measured at the end (accuracy, balanced accuracy, confusion matrix and others); 0 for "
+        "none (0.2 if the data have neither test nor validation images)",
     )  # fmt: skip
     parser.add_argument(
         "--follow-links", action="store_true",
@@ -114,8 +115,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--report", action=argparse.BooleanOptionalAction,
-        help="write report.html too: figures of the run, and a canvas to draw on (by default if "
-        "Matplotlib is installed)",
+        help="write report.html too: figures of the run, the confusion matrix, and a canvas to "
+        "draw on (by default if Matplotlib is installed)",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -317,9 +318,11 @@ def _load(args: argparse.Namespace) -> data.Dataset:
     if share:
         dataset = dataset.hold_out(share)
         if args.validation is None and not args.quiet and dataset.validation is not None:
+            others = "--refit also trains on all afterwards, --validation 0 trains on all at once"
             tell(
                 f"no test images: {len(dataset.validation):,} training images are held out to "
-                "measure the network; --validation 0 trains on all"
+                "measure the network; "
+                + ("then it is trained again on all" if "refit" in args and args.refit else others)
             )
     return dataset
 
@@ -364,6 +367,8 @@ def _in_words(result: Run) -> Iterator[str]:
                 f"± {metrics[f'{subset}_accuracy_standard_error']:.4f}; {said}"
             )
     yield said
+    if metrics["refitted"]:
+        yield said_of_refit(metrics)
     model = shlex.quote(metrics["output"])
     yield f"label images with it: python -m varpro_nn.predict --model {model} my.png"
     n_missing = sum(subnetwork.n_missing_classes > 0 for subnetwork in result.subnetworks)

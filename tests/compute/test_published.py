@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from sklearn.utils import compute_sample_weight
 
 from varpro_nn import load
 from varpro_nn.compute.published import (
@@ -95,6 +96,12 @@ def test_images_are_read_once(training, tmp_path, monkeypatch):
     with stored(training, tmp_path) as reference:
         assert training_set_of(reference) is training_set_of(replace(reference))
     assert len(count) == 1
+
+
+def test_workers_balance_the_classes_of_named_data():
+    weighted = TrainingSet.of(load("digits"), 40, "balanced")
+    found = training_set_of(pickle.loads(pickle.dumps(named(weighted))))
+    assert_array_equal(found.weights, compute_sample_weight("balanced", weighted.targets))
 
 
 def test_other_images_are_refused(training, tmp_path):

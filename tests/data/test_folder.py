@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +96,12 @@ def test_images_that_are_held_out_stay_on_disk_and_change_no_bit(folder):
         assert isinstance(part.images, ImagesOnDisk)
     memory = in_memory(load(folder)).hold_out(0.2)
     assert dataset.digest == memory.digest
+    merged = dataset.merged()
+    assert isinstance(merged.train.images, ImagesOnDisk)
+    assert merged.digest == load(folder).digest
+    assert_array_equal(dataset.merged(20).train.images[:], memory.merged(20).train.images)
+    with pytest.raises(ValueError, match="cannot be merged with those of another file"):
+        replace(dataset, validation=memory.validation).merged()
     config = configure("bilinear", data=memory, **SMALL)
     networks = [run(config, data, n_jobs=2).network for data in (dataset, memory)]
     assert_array_equal(networks[0].A, networks[1].A)
@@ -115,6 +122,7 @@ def test_recipes_make_no_copies_of_images_on_disk(folder):
     assert configure("tiny", data=in_memory(dataset)).output.n_copies == 1
 
 
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.ClassSizeWarning")
 def test_more_columns_than_images(folder):
     """The dual form of the ridge layer takes all images at a time."""
     dataset = load(folder)

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,6 +147,35 @@ def test_what_cannot_be_held_out(labels, share, match):
     assert not 0 < share < 1 or not counted(labels).can_hold_out(share)
     with pytest.raises(ValueError, match=match):
         counted(labels).hold_out(share)
+
+
+def test_held_out_images_go_back_to_their_places():
+    data = counted([0] * 10 + [1] * 20 + [2] * 5 + [3])
+    merged = data.hold_out(0.2).merged()
+    assert merged.validation is None
+    assert merged.digest == data.digest
+    assert data.hold_out(0.2).merged().hold_out(0.2).digest == data.hold_out(0.2).digest
+
+
+@pytest.mark.parametrize("n_train", [None, 10])
+def test_other_validation_images_come_last(n_train):
+    data = counted([0, 1] * 10)
+    others = ImageSet(data.train.images[:3] + np.uint8(100), data.train.labels[:3])
+    merged = replace(data, validation=others).merged(n_train).train
+    n = n_train or 20
+    assert_array_equal(merged.images[:n], data.train.images[:n])
+    assert_array_equal(merged.images[n:], others.images)
+    assert_array_equal(merged.labels, [*data.train.labels[:n], *others.labels])
+    assert_array_equal(merged.weights, [*data.train.weights[:n], 1, 1, 1])
+
+
+def test_what_cannot_be_merged():
+    data = counted([0, 1] * 10)
+    with pytest.raises(ValueError, match="no validation images that could be merged"):
+        data.merged()
+    intensities = ImageSet(data.train.images[:3] / 255, data.train.labels[:3])
+    with pytest.raises(ValueError, match=r"both be uint8 or .* got uint8 and float64"):
+        replace(data, validation=intensities).merged()
 
 
 def test_validation_images_are_held_out_once():

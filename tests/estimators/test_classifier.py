@@ -5,14 +5,14 @@ import pickle
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn import config_context
+from sklearn import config_context, metrics
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
 from sklearn.ensemble import BaggingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
@@ -24,6 +24,7 @@ from varpro_nn import (
     train_network,
 )
 from varpro_nn.compute.compute import Compute
+from varpro_nn.data.imageset import held_out
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import IntensityWarning
 from varpro_nn.estimators.base import SETTINGS
@@ -582,6 +583,7 @@ def test_in_pipelines_and_searches(digits):
     assert calibrated.score(Z, z) > 0.8
 
 
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.ClassSizeWarning")
 def test_metadata_routing(digits):
     X, y, _, _ = digits
     weights = np.where(y == 1, 0.0, 1.0)
@@ -624,7 +626,7 @@ def test_its_features_suit_others(digits):
 
 def test_warnings_name_the_line_of_the_caller(digits):
     X, y = (part[:50] for part in digits[:2])
-    X = X.copy()
+    X, y = X.copy(), y % 2
     X[3, 3] = 1e6
     with pytest.warns(UserWarning, match="row 3 of X is 1e") as of_fit:
         features = VarProFeatures(**QUICK).fit(X)
@@ -636,3 +638,106 @@ def test_warnings_name_the_line_of_the_caller(digits):
         classifier.predict_set(X)
     names = [warning.filename for said in (of_fit, of_transform, of_set) for warning in said]
     assert names == [__file__] * 3
+
+
+# --- validation ---------------------------------------------------------------------------
+
+BRIEF = {"recipe": "bilinear", "n_units": 20, "n_subnetworks": 2, "max_nfev": 2, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def lopsided(digits):
+    """Names as labels, and a class with a third of the images of the others."""
+    X, y, Z, z = digits
+    few = (y != 3) | (np.arange(len(y)) % 3 == 0)
+    names = np.array([f"digit {i}" for i in range(10)])
+    return X[few], names[y[few]], Z, names[z]
+
+
+def test_figures_of_the_images_held_out(lopsided):
+    """Those of scikit-learn on the same images, which training has not seen."""
+    X, y, _, _ = lopsided
+    classifier = VarProClassifier(**BRIEF, validation_fraction=0.25).fit(X, y)
+    seed = classifier.config_.seed
+    held = held_out(np.unique(y, return_inverse=True)[1], 10, 0.25, seed)
+    plain = VarProClassifier(**BRIEF).fit(X[~held], y[~held])
+    assert_array_equal(plain.network_.A, classifier.network_.A)
+    assert plain.validation_metrics_ is None
+    figures, given, true = classifier.validation_metrics_, plain.predict(X[held]), y[held]
+    assert figures["confusion_matrix"] == metrics.confusion_matrix(true, given).tolist()
+    assert figures["accuracy"] == plain.score(X[held], true)
+    assert figures["balanced_accuracy"] == pytest.approx(
+        metrics.balanced_accuracy_score(true, given)
+    )
+    assert figures["macro_f1"] == pytest.approx(metrics.f1_score(true, given, average="macro"))
+    report = metrics.classification_report(true, given, output_dict=True)
+    for name in np.unique(y):
+        assert figures["precision"][name] == pytest.approx(report[name]["precision"])
+        assert figures["recall"][name] == pytest.approx(report[name]["recall"])
+
+
+def test_the_division_is_that_of_the_seed(lopsided):
+    X, y, _, _ = lopsided
+    found = [
+        VarProClassifier(**{**BRIEF, "random_state": seed}, validation_fraction=0.2).fit(X, y)
+        for seed in (0, 0, 1)
+    ]
+    assert found[0].validation_metrics_ == found[1].validation_metrics_
+    assert found[0].validation_metrics_ != found[2].validation_metrics_
+    by_class = np.sum(found[0].validation_metrics_["confusion_matrix"], axis=1)
+    expected = np.round(0.2 * np.unique(y, return_counts=True)[1])
+    assert_array_equal(by_class, expected)
+
+
+def test_a_refit_sees_all_images(lopsided):
+    X, y, _, _ = lopsided
+    all_images = VarProClassifier(**BRIEF).fit(X, y)
+    some = VarProClassifier(**BRIEF, validation_fraction=0.25).fit(X, y)
+    both = VarProClassifier(**BRIEF, validation_fraction=0.25, refit=True).fit(X, y)
+    assert_array_equal(both.network_.W, all_images.network_.W)
+    assert_array_equal(both.network_.A, all_images.network_.A)
+    assert both.validation_metrics_ == some.validation_metrics_
+    assert both.loo_error_ == all_images.loo_error_ != some.loo_error_
+
+
+def test_images_of_weight_0_are_not_held_out(lopsided):
+    X, y, _, _ = lopsided
+    weights = np.where(np.arange(len(y)) % 2, 2.0, 0.0)
+    some = weights > 0
+    settings = {**BRIEF, "validation_fraction": 0.25, "class_weight": "balanced"}
+    one = VarProClassifier(**settings).fit(X, y, sample_weight=weights)
+    two = VarProClassifier(**settings).fit(X[some], y[some], sample_weight=weights[some])
+    assert one.validation_metrics_ == two.validation_metrics_
+    assert_array_equal(one.network_.A, two.network_.A)
+
+
+@pytest.mark.parametrize("share", [0, 1, 1.5, -0.1, True, "0.2", float("nan")])
+def test_shares_that_are_none(share, lopsided):
+    X, y, _, _ = lopsided
+    said = f"validation_fraction must be a number above 0 and below 1, or None, got {share!r}; 0.2"
+    with pytest.raises(ValueError, match=said):
+        VarProClassifier(**BRIEF, validation_fraction=share).fit(X, y)
+
+
+def test_what_validation_needs(lopsided):
+    X, y, _, _ = lopsided
+    with pytest.raises(ValueError, match=r"refit=True needs validation_fraction, got None; set"):
+        VarProClassifier(**BRIEF, refit=True).fit(X, y)
+    with pytest.raises(ValueError, match=r"share of 0\.01 is less than an image of every class"):
+        VarProClassifier(**BRIEF, validation_fraction=0.01).fit(X[:100], y[:100])
+    with pytest.raises(ValueError, match=r"validation_fraction must be None with partial_fit"):
+        VarProClassifier(**BRIEF, validation_fraction=0.2).partial_fit(X, y, classes=np.unique(y))
+
+
+def test_scorers_of_scikit_learn(lopsided):
+    X, y, Z, z = lopsided
+    classifier = VarProClassifier(**BRIEF).fit(X, y)
+    given = classifier.predict(Z)
+    expected = {
+        "balanced_accuracy": metrics.balanced_accuracy_score(z, given),
+        "f1_macro": metrics.f1_score(z, given, average="macro"),
+    }
+    for name, score in expected.items():
+        assert metrics.get_scorer(name)(classifier, Z, z) == pytest.approx(score)
+    found = cross_validate(classifier, X, y, cv=2, scoring=list(expected))
+    assert all((found[f"test_{name}"] > 0.7).all() for name in expected)

@@ -190,7 +190,7 @@ def test_numbers_are_those_of_the_run(page, run):
     assert summary == [re.split(" {2,}", line) for line in run.network.summary().splitlines()]
     settings = dict(page.table("settings"))
     config = TrainConfig.from_dict(run.network.training["config"]).options()
-    assert set(config) | set(metrics) == set(settings)
+    assert set(config) | set(metrics) - {"test_confusion_matrix"} == set(settings)
     assert (settings["n_stages"], settings["gain"], settings["standardise"]) == ("3", "2", "True")
 
 
@@ -198,6 +198,8 @@ def test_confusion_matrix(page, run, digits):
     rows = page.table("confusion")
     counts = np.array([[int(cell) for cell in row[1:-1]] for row in rows[1:]])
     assert [row[0] for row in rows[1:]] == [str(label) for label in digits.classes]
+    assert counts.tolist() == run.metrics["test_confusion_matrix"]
+    assert "Confusion matrix of all 297 test images: true classes in rows" in page.text("confusion")
     assert counts.sum() == run.metrics["n_test"]
     assert np.trace(counts) / counts.sum() == run.metrics["test_accuracy"]
     given = run.network.predict_codes(digits.test.images)
@@ -371,6 +373,19 @@ def test_no_test_images(few, tmp_path):
     assert "no test images" in page.text("head")
     assert "test accuracy" not in page.source
     assert page.links == [f"#{place}" for place in page.sections if place != "head"]
+
+
+@pytest.mark.usefixtures("blank_charts")
+def test_the_confusion_matrix_of_validation_images(few, tmp_path):
+    """The only one where there are no test images, as in most data of ones own."""
+    data = replace(few, test=None).hold_out(0.25)
+    run = small_run(data, max_nfev=1)
+    page = written(tmp_path, run, data)
+    assert set(SECTIONS) - set(page.sections) == OF_TEST_IMAGES - {"confusion"}
+    counts = [[int(cell) for cell in row[1:-1]] for row in page.table("confusion")[1:]]
+    assert counts == run.metrics["validation_confusion_matrix"]
+    assert "matrix of all 100 validation images" in page.text("confusion")
+    assert "confusion matrix" not in page.text("head")
 
 
 @pytest.mark.usefixtures("blank_charts")

@@ -27,6 +27,7 @@ CHOICES = {
     "loss": ("squares", "cross-entropy"),
     "output_layer": ("ridge", "softmax", "hinge"),
     "views": ("single", "flip"),
+    "class_weight": ("balanced",),
     "solver": ("lsmr", "exact", "lm", "l-bfgs-b", "powell", "nelder-mead"),
     "form": ("auto", "operator", "reduced", "array"),
     "jacobian": ("kaufman", "full"),
@@ -44,7 +45,7 @@ FRACTIONS = (
 )
 """Numbers of 0 or more."""
 POSITIVE = ("gain", "contrast", "whitening")
-BOOLEAN = ("flip", "standardise", "bootstrap")
+BOOLEAN = ("flip", "standardise", "bootstrap", "refit")
 OPEN = (*("training_stride", "contrast", "whitening", "n_components", "n_train", "output_penalty"),)
 SMALLEST = {**WHOLE, **dict.fromkeys(FRACTIONS, 0)}
 

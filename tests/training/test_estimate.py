@@ -277,7 +277,7 @@ def test_settings_that_images_do_not_allow():
 
 
 def config_of_a_short_run(digits):
-    return configure("tiny", data=digits, n_train=100, n_units=2, max_nfev=1, loss="squares")
+    return configure("tiny", data=digits, n_train=200, n_units=2, max_nfev=1, loss="squares")
 
 
 def test_a_run_that_does_not_fit_is_refused(digits, monkeypatch):
@@ -295,7 +295,7 @@ def test_a_run_that_may_fit_is_not_refused(available, digits, monkeypatch):
     needed = estimate(config, digits, n_jobs=1).memory_mib
     left = None if available is None else available * needed
     monkeypatch.setattr(module, "available_memory_mib", lambda: left)
-    assert run(config, digits, n_jobs=1).metrics["n_train"] == 100
+    assert run(config, digits, n_jobs=1).metrics["n_train"] == 200
 
 
 def test_the_remedy_is_that_of_the_step(digits, monkeypatch):
@@ -325,4 +325,4 @@ def test_a_long_run_says_how_long(digits, monkeypatch, caplog):
 
 def test_a_short_run_measures_no_rates(digits, monkeypatch):
     monkeypatch.setattr(module, "measured_rates", None)
-    assert run(config_of_a_short_run(digits), digits, n_jobs=1).metrics["n_train"] == 100
+    assert run(config_of_a_short_run(digits), digits, n_jobs=1).metrics["n_train"] == 200

@@ -3,7 +3,15 @@ import math
 import numpy as np
 import pytest
 
-from varpro_nn.training.metrics import ByClass, accuracy, standard_error
+from varpro_nn import Network, whole_image_units
+from varpro_nn.training.metrics import (
+    LARGEST_MATRIX,
+    ByClass,
+    accuracy,
+    confusion_matrix,
+    measure,
+    standard_error,
+)
 
 
 def test_accuracy_by_hand():
@@ -44,3 +52,24 @@ def test_figures_of_classes_are_those_of_scikit_learn():
     assert found.balanced_accuracy == pytest.approx(balanced)
     f1 = metrics.f1_score(labels, predicted, average="macro", zero_division=0.0)
     assert found.macro_f1 == pytest.approx(f1)
+
+
+def test_the_confusion_matrix_is_that_of_scikit_learn():
+    from sklearn import metrics
+
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 5, 60), rng.integers(1, 6, 60)
+    expected = metrics.confusion_matrix(labels, predicted, labels=range(7))
+    np.testing.assert_array_equal(confusion_matrix(predicted, labels, 7), expected)
+
+
+@pytest.mark.parametrize("k", [2, LARGEST_MATRIX, LARGEST_MATRIX + 1])
+def test_figures_have_a_confusion_matrix_of_at_most_100_classes(k):
+    units = whole_image_units("dense", (2, 2), 1)
+    network = Network(units, np.zeros((1, 5), np.float32), np.zeros((2, k)), np.arange(k), (2, 2))
+    outputs, labels = np.eye(k)[[0, 1, 1]], np.array([0, 1, 0])
+    figures = measure(network, outputs, labels)
+    assert figures["accuracy"] == 2 / 3
+    assert ("confusion_matrix" in figures) == (k <= 100)
+    if k == 2:
+        assert figures["confusion_matrix"] == [[1, 1], [0, 1]]

@@ -4,8 +4,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from sklearn.utils import compute_sample_weight
 
-from varpro_nn import TrainConfig, configure, load, run
+from varpro_nn import TrainConfig, configure, load, run, train_network
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
@@ -69,6 +70,91 @@ def test_weights_of_a_data_set_count_with_any_number_of_jobs():
     np.testing.assert_array_equal(one.W, two.W)
     assert not np.array_equal(one.W, plain.W)
     assert dataset.digest != replace(dataset, train=digits.train).digest
+
+
+@pytest.fixture(scope="module")
+def lopsided(digits):
+    """Digits with 15 images of the classes 3 and 8, and weights of their own."""
+    labels = digits.train.labels[:1000]
+    few = np.isin(labels, (3, 8)) & (np.arange(1000) >= np.flatnonzero(labels == 8)[15])
+    train = digits.train.take(np.flatnonzero(~few))
+    return replace(digits, train=train)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["plain", "with weights of its own"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"output_layer": "ridge", "n_copies": 0},
+        {"output_layer": "ridge", "n_copies": 1, "shift": 1, "standardise": True},
+        {"output_layer": "hinge", "loss": "cross-entropy"},
+        {"output_layer": "softmax", "scheme": "stages", "n_stages": 2},
+    ],
+    ids=lambda settings: settings["output_layer"],
+)
+def test_balanced_weights_are_those_by_hand(settings, own, lopsided):
+    """In every loss and output layer, and in the choice of the penalty."""
+    train = lopsided.train.take(slice(500))
+    weights = np.linspace(0.5, 2, len(train)) if own else None
+    by_hand = compute_sample_weight("balanced", train.labels)
+    config = CONFIG.with_options(
+        **{"n_units": 8, "n_subnetworks": 2, "images_per_subnetwork": 150, "n_train": None},
+        **settings,
+    )
+    one, two, plain = (
+        run(config.with_options(class_weight=class_weight), data, n_jobs=n_jobs)
+        for class_weight, data, n_jobs in (
+            ("balanced", replace(lopsided, train=replace(train, weights=weights)), 1),
+            (
+                None,
+                replace(lopsided, train=replace(train, weights=by_hand * (weights if own else 1))),
+                2,
+            ),
+            (None, replace(lopsided, train=train), 1),
+        )
+    )
+    assert_same_bits(one.network, two.network)
+    assert one.network.temperature == two.network.temperature
+    assert one.output_layer.error_rates == two.output_layer.error_rates
+    assert not np.array_equal(one.network.W, plain.network.W)
+    assert not np.array_equal(one.network.A, plain.network.A)
+    assert (one.metrics["class_weight"], plain.metrics["class_weight"]) == ("balanced", None)
+
+
+def test_balanced_weights_raise_the_balanced_accuracy(lopsided):
+    config = CONFIG.with_options(n_units=20, n_subnetworks=2, n_train=None)
+    plain, balanced = (
+        run(config.with_options(class_weight=class_weight), lopsided, n_jobs=1).metrics
+        for class_weight in (None, "balanced")
+    )
+    assert balanced["test_balanced_accuracy"] > plain["test_balanced_accuracy"] + 0.02
+
+
+def test_balanced_weights_of_the_first_images(lopsided):
+    """Images that are left out do not count."""
+    config = CONFIG.with_options(class_weight="balanced", max_nfev=0, n_train=300)
+    first = replace(lopsided, train=lopsided.train.take(slice(300)))
+    assert_same_bits(
+        run(config, lopsided, n_jobs=1).network,
+        run(config.with_options(n_train=None), first, n_jobs=1).network,
+    )
+
+
+def test_balanced_weights_of_arrays(lopsided):
+    train = lopsided.train
+    config = CONFIG.with_options(n_train=None, max_nfev=1)
+    weights = np.linspace(1, 2, len(train))
+    networks = [
+        train_network(config.with_options(class_weight=class_weight), *arrays, sample_weight=given)[
+            0
+        ]
+        for arrays in [(train.images, train.labels, lopsided.classes)]
+        for class_weight, given in (
+            ("balanced", weights),
+            (None, weights * compute_sample_weight("balanced", train.labels)),
+        )
+    ]
+    assert_same_bits(*networks)
 
 
 def test_a_run_sums_itself_up(done):

@@ -221,6 +221,7 @@ def test_processes_change_no_bit_and_seeds_do(network, digits):
     assert not np.array_equal(one.network.W, other.network.W)
 
 
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.ClassSizeWarning")
 def test_a_network_agrees_with_labels_it_was_fitted_to_however_wrong(digits):
     """The artefact of the paper's section 5: agreement near 1 says nothing about accuracy."""
     poor = CONFIG.with_options(

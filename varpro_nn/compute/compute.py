@@ -39,6 +39,11 @@ class Compute:
     progress : bool
         Show bars on standard error (never off a terminal).
 
+    Attributes
+    ----------
+    stage : str
+        What the titles of progress bars add in brackets: which of several trainings this is.
+
     Raises
     ------
     TypeError
@@ -61,6 +66,7 @@ class Compute:
         self.n_jobs = effective_jobs(n_jobs)
         self.executor = executor
         self.progress = progress
+        self.stage = ""
         self.scratch = scratch
         self._published: dict[int, tuple[TrainingSet, Reference]] = {}
         self._stack = ExitStack()
@@ -178,6 +184,7 @@ class Compute:
             return _SilentBar()
         from tqdm import tqdm  # not at the top: imported where it is used
 
+        title = f"{title} ({self.stage})" if self.stage else title
         # disable=None: silent if standard error is not a terminal.
         return tqdm(desc=title, total=total, initial=initial, unit=unit, disable=None)
 

@@ -125,6 +125,19 @@ class ImagesOnDisk:
         chosen = positions if self.chosen is None else self.chosen[positions]
         return replace(self, chosen=chosen, shape=(len(chosen), *self.shape[1:]))
 
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Positions in the file, (n,), counted from ``offset``."""
+        return np.arange(len(self)) if self.chosen is None else self.chosen
+
+    def at_places(self, places: NDArray[np.int64]) -> "ImagesOnDisk":
+        """Images at positions in the file, (m,), counted from ``offset``, still on disk."""
+        return replace(self, chosen=places, shape=(len(places), *self.shape[1:]))
+
+    def same_file(self, other: "ImagesOnDisk") -> bool:
+        """Whether the other images are of the same array in the same file."""
+        return self == replace(other, shape=(len(self), *other.shape[1:]))
+
     def blocks(self) -> Iterator[NDArray[Any]]:
         """All images, some at a time."""
         size = max(1, BLOCK_BYTES // max(self.image_bytes, 1))

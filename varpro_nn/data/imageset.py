@@ -124,6 +124,8 @@ class Dataset:
     cropped : bool
         Whether the images were made of pictures of several sizes, by cropping and resizing them:
         new pictures are treated alike (:mod:`varpro_nn.data.preparation`).
+    held : ndarray of bool, shape (n_train + n_validation,), optional
+        Which images :meth:`hold_out` held out, so that :meth:`merged` restores their order.
     origin : Origin, optional
         What another process needs to ``load`` the same training set.
 
@@ -141,6 +143,7 @@ class Dataset:
     origin: "Origin | None" = None
     validation: ImageSet | None = None
     cropped: bool = False
+    held: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         classes = plain_array(self.classes, "classes")
@@ -209,23 +212,41 @@ class Dataset:
         if not 0 < share < 1:
             msg = f"share must be above 0 and below 1, got {share}."
             raise ValueError(msg)
-        rng = np.random.default_rng(seed)
-        held: list[NDArray[np.int64]] = []
-        for code in range(len(self.classes)):
-            of_class = np.flatnonzero(self.train.labels == code)
-            held.append(rng.permutation(of_class)[: _n_held(share, len(of_class))])
-        mask = np.zeros(len(self.train), bool)
-        mask[np.concatenate(held)] = True
-        if not mask.any():
-            msg = (
-                f"a share of {share} is less than an image of every class, got "
-                f"{len(self.train)} images of {len(self.classes)} classes; hold out more."
-            )
-            raise ValueError(msg)
+        held = held_out(self.train.labels, len(self.classes), share, seed)
         return replace(
-            self, train=self.train.at(np.flatnonzero(~mask)),
-            validation=self.train.at(np.flatnonzero(mask)),
+            self, train=self.train.at(np.flatnonzero(~held)),
+            validation=self.train.at(np.flatnonzero(held)), held=held,
         )  # fmt: skip
+
+    def merged(self, n_train: int | None = None) -> "Dataset":
+        """Put the validation images back to the training images.
+
+        Parameters
+        ----------
+        n_train : int, optional
+            Take only the first ``n_train`` of the training images.
+
+        Returns
+        -------
+        Dataset
+            Without validation images. The images are in the order that they had before
+            :meth:`hold_out`. Other validation images, or those of a part, come last.
+
+        Raises
+        ------
+        ValueError
+            There are no validation images; bytes and intensities; or images of different files on
+            disk.
+        """
+        if self.validation is None:
+            msg = "data have no validation images that could be merged with the training images."
+            raise ValueError(msg)
+        train = self.train if n_train is None else self.train.take(slice(n_train))
+        held, n_held = self.held, len(self.validation)
+        if held is None or len(held) != len(train) + n_held or np.count_nonzero(held) != n_held:
+            held = np.repeat([False, True], [len(train), n_held])
+        whole = _merged(train, self.validation, held)
+        return replace(self, train=whole, validation=None, held=None)
 
     @property
     def loadable(self) -> "Origin | None":
@@ -266,6 +287,61 @@ class Origin:
     data_dir: str | None
     train: ImageSet
     reading: Reading = AS_IT_IS
+
+
+def _merged(train: ImageSet, others: ImageSet, held: NDArray[np.bool_]) -> ImageSet:
+    """Make one set of two: ``others`` at the places that are ``held``, (n,)."""
+
+    def together(one: Any, two: Any) -> NDArray[Any]:
+        found = np.empty((len(held), *one.shape[1:]), np.result_type(one.dtype, two.dtype))
+        found[~held], found[held] = one, two
+        return found
+
+    images: Any
+    one, two = train.images, others.images
+    if isinstance(one, ImagesOnDisk) and isinstance(two, ImagesOnDisk) and one.same_file(two):
+        images = one.at_places(together(one.places, two.places))
+    elif isinstance(one, ImagesOnDisk) or isinstance(two, ImagesOnDisk):
+        msg = (
+            "images on disk cannot be merged with those of another file; hold validation images "
+            "out of the training images instead, or use images in memory."
+        )
+        raise ValueError(msg)
+    elif (one.dtype == np.uint8) != (two.dtype == np.uint8):
+        msg = (
+            "training and validation images must both be uint8 or both be intensities to be "
+            f"merged, got {one.dtype} and {two.dtype}."
+        )
+        raise ValueError(msg)
+    else:
+        images = together(one, two)
+    weights = None
+    if train.weights is not None or others.weights is not None:
+        given = (np.ones(len(s)) if s.weights is None else s.weights for s in (train, others))
+        weights = together(*given)
+    return ImageSet(images, together(train.labels, others.labels), weights)
+
+
+def held_out(labels: LabelArray, n_classes: int, share: float, seed: int) -> NDArray[np.bool_]:
+    """Choose the images to hold out, (n,): the same share of each class, which keeps one at least.
+
+    Raises
+    ------
+    ValueError
+        No class has enough images for one to be held out.
+    """
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(len(labels), bool)
+    for code in range(n_classes):
+        of_class = np.flatnonzero(labels == code)
+        mask[rng.permutation(of_class)[: _n_held(share, len(of_class))]] = True
+    if not mask.any():
+        msg = (
+            f"a share of {share} is less than an image of every class, got {len(labels)} images "
+            f"of {n_classes} classes; hold out more."
+        )
+        raise ValueError(msg)
+    return mask
 
 
 def _n_held(share: float, n: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from varpro_nn._typing import FloatArray, ImageArray, TargetArray
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray, TargetArray
 from varpro_nn.data.images import (
     check_images,
     check_labels,
@@ -42,17 +42,21 @@ class NamedData:
         The first ``n_train`` images alone.
     reading : Reading
         How its files are read.
+    class_weight : {"balanced"} or None
+        How its images are weighted.
     """
 
     name: str
     data_dir: str | None
     n_train: int | None
     reading: Reading = AS_IT_IS
+    class_weight: str | None = None
 
     def read(self) -> "TrainingSet":
         """Load the data set; it is fetched if this machine does not have it."""
         how = asdict(self.reading)
-        return TrainingSet.of(load(self.name, self.data_dir, progress=False, **how), self.n_train)
+        dataset = load(self.name, self.data_dir, progress=False, **how)
+        return TrainingSet.of(dataset, self.n_train, self.class_weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,25 +107,39 @@ class TrainingSet:
         object.__setattr__(self, "weights", None if weights is None else read_only(weights))
 
     @classmethod
-    def of(cls, dataset: Dataset, n_train: int | None = None) -> "TrainingSet":
-        """Take the training images of a data set: the first ``n_train``, or all."""
+    def of(
+        cls, dataset: Dataset, n_train: int | None = None, class_weight: str | None = None
+    ) -> "TrainingSet":
+        """Take the training images of a data set: the first ``n_train``, or all.
+
+        With ``class_weight="balanced"`` their weights are those of :func:`balanced_weights`.
+        """
         train = dataset.train if n_train is None else dataset.train.take(slice(n_train))
         loadable, origin = dataset.loadable, None
         if loadable is not None and train.weights is None:  # data loaded by name have no weights
-            origin = NamedData(loadable.name, loadable.data_dir, n_train, loadable.reading)
+            origin = NamedData(
+                loadable.name, loadable.data_dir, n_train, loadable.reading, class_weight
+            )
+        weights = _with_class_weight(class_weight, train.labels, train.weights)
         return cls(
-            train.images, train.labels, len(dataset.classes), train.weights, origin,
-            dataset.cropped,
-        )  # fmt: skip
+            train.images, train.labels, len(dataset.classes), weights, origin, dataset.cropped
+        )
 
     @classmethod
     def classified(
-        cls, images: ArrayLike, labels: ArrayLike, n_classes: int, weights: ArrayLike | None = None
+        cls,
+        images: ArrayLike,
+        labels: ArrayLike,
+        n_classes: int,
+        weights: ArrayLike | None = None,
+        class_weight: str | None = None,
     ) -> "TrainingSet":
         """Make a training set of arrays from a user; the labels must be class numbers."""
-        given: Any = images, weights
-        row = label_row(labels)
-        return cls(given[0], check_labels(row, row.size, n_classes), n_classes, given[1])
+        row: Any = label_row(labels)
+        codes = check_labels(row, row.size, n_classes)
+        of_images = _with_class_weight(class_weight, codes, check_weights(weights, len(codes)))
+        given: Any = images
+        return cls(given, codes, n_classes, of_images)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -180,3 +198,34 @@ class TrainingSet:
     def on_disk(self) -> bool:
         """Whether the images stay in their file."""
         return isinstance(self.images, ImagesOnDisk)
+
+
+def balanced_weights(labels: LabelArray) -> FloatArray:
+    """Weigh each image ``n / (k n_c)``, so that all classes weigh the same.
+
+    ``n`` is the number of images, ``k`` that of the classes that have images, and ``n_c`` that of
+    the images of the class: ``compute_sample_weight("balanced", labels)`` of scikit-learn.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (n,)
+        Class numbers.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Their mean is 1.
+    """
+    counts = np.bincount(labels)
+    weights: FloatArray = len(labels) / (np.count_nonzero(counts) * counts[labels])
+    return weights
+
+
+def _with_class_weight(
+    class_weight: str | None, labels: LabelArray, weights: FloatArray | None
+) -> FloatArray | None:
+    """Multiply weights of images by those of their classes."""
+    if class_weight is None:
+        return weights
+    balanced = balanced_weights(labels)
+    return balanced if weights is None else weights * balanced

@@ -134,13 +134,22 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         return self._scale.apply(self._layout.images(some))
 
     def _images_of(self, X: Any) -> ImageArray:
-        rows = self._rows(X, reset=False)
+        return self._checked_images(self._rows(X, reset=False))
+
+    def _checked_images(self, rows: NDArray[Any]) -> ImageArray:
+        """Make images of rows, which must be on the scale of training."""
         self._range.check(rows, "X")
         return self._scale.apply(self._layout.images(rows))
 
     # --- settings --------------------------------------------------------------------------
 
-    def _config(self, n_rows: int, fixed: Mapping[str, Any]) -> TrainConfig:
+    def _seed(self) -> int:
+        """Draw the seed of a fit."""
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _config(
+        self, n_rows: int, fixed: Mapping[str, Any], seed: int | None = None
+    ) -> TrainConfig:
         """Make the settings for ``n_rows`` rows; parameters may not differ from ``fixed``."""
         recipe = self.recipe
         if recipe == "auto":
@@ -160,7 +169,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         if self.warm_start and "scheme" not in own:
             # Others train sub-networks beside columns that were not there the last time.
             overrides = {"n_stages": 1, **overrides, "scheme": "independent"}
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        seed = self._seed() if seed is None else seed
         kind, overrides = kind_of_data("", self.image_shape_), {"seed": seed, **overrides}
         # Of a whitening; without one it means nothing (scikit-learn sets it where it is there).
         n_components = overrides.pop("n_components", None)

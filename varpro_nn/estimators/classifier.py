@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn._warn import warn_user
+from varpro_nn.data.imageset import held_out
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.estimators.base import ImageEstimator, undone_on_error, with_settings
 from varpro_nn.model.network import Network, probabilities
@@ -24,11 +26,13 @@ from varpro_nn.output.calibration import (
 )
 from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.output.ridge_layer import RidgeLayer
+from varpro_nn.training.class_sizes import warn_of_class_sizes
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.layers import train_classifier
+from varpro_nn.training.metrics import measure
 
 
-@with_settings(class_weight=None)
+@with_settings(class_weight=None, validation_fraction=None, refit=False)
 class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     """Classifier of images whose units are trained by variable projection.
 
@@ -49,6 +53,15 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     warm_start : bool, default=False
         Start from the unit weights of the last fit. The scheme is then ``independent``.
     class_weight : dict, "balanced" or None, default=None
+        Weights of the classes, by label; ``"balanced"``: all classes weigh the same. They multiply
+        ``sample_weight``.
+    validation_fraction : float, default=None
+        Share of the rows of each class that ``fit`` holds out of training, to measure the network:
+        ``validation_metrics_``. Rows of weight 0 are not counted. None: train on all rows.
+    refit : bool, default=False
+        Train again on all rows after the network has been measured on the held-out ones. It takes
+        twice the time. ``validation_metrics_`` are then of the first network, every other
+        attribute of the second one.
     **settings
         Settings of units, sub-networks, data augmentation and output layer, with the names of
         :func:`varpro_nn.configure`: ``n_units``, ``max_nfev``, ``output_layer``, ... The default
@@ -80,6 +93,10 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         a split for other layers. The units were trained on these images.
     calibration_error_ : float
         Expected calibration error of ``predict_proba``, on the same outputs.
+    validation_metrics_ : dict or None
+        Figures on the held-out rows: ``accuracy``, ``balanced_accuracy``, ``macro_f1``,
+        ``precision``, ``recall``, ``confusion_matrix`` and others. The names and meanings are
+        those of ``metrics.json``, without ``validation_``. None without ``validation_fraction``.
     ridge_layer_ : varpro_nn.RidgeLayer
         Only after ``partial_fit``.
 
@@ -100,6 +117,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     network_: Network
     config_: TrainConfig
     ridge_layer_: RidgeLayer
+    validation_metrics_: dict[str, Any] | None
     _left_out: tuple[FloatArray, LabelArray, FloatArray | None] | None
 
     @undone_on_error
@@ -124,14 +142,16 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Fewer than two classes, identical images, masked values, or settings that do not fit.
+            Fewer than two classes, identical images, masked values, settings that do not fit, or a
+            ``validation_fraction`` that is less than a row of every class.
             The estimator is then unchanged.
 
         Warns
         -----
         UserWarning
-            Rows that are filled up to squares, an ``image_shape`` that seems to be wrong, or
-            values far beyond the others.
+            Rows that are filled up to squares, an ``image_shape`` that seems to be wrong, values
+            far beyond the others, or a class with few images or far fewer than another
+            (:class:`~varpro_nn.errors.ClassSizeWarning`).
         """
         y = _check_y(self, y)
         classes, codes = np.unique(y, return_inverse=True)
@@ -177,9 +197,10 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             All images of the first batch are of one class: the units stay random.
         """
         first = not hasattr(self, "ridge_layer_")
-        if self.class_weight is not None:
-            msg = f"class_weight must be None with partial_fit, got {self.class_weight!r}."
-            raise ValueError(msg)
+        for name in ("class_weight", "validation_fraction"):
+            if getattr(self, name) is not None:
+                msg = f"{name} must be None with partial_fit, got {getattr(self, name)!r}."
+                raise ValueError(msg)
         y = _check_y(self, y)
         known: Any = getattr(self, "classes_", None)
         if first:
@@ -348,15 +369,51 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         if len(rows) != len(codes):
             msg = f"X and y must have the same length, got {len(rows)} and {len(codes)}."
             raise ValueError(msg)
-        weights, there = self._weights(sample_weight, len(rows))
         if self.class_weight is not None:
             _check_class_weight(self.class_weight)
-            of_class = compute_sample_weight(self.class_weight, classes[codes[there]])
-            of_rows = np.zeros(len(rows))
-            of_rows[there] = of_class if weights is None else weights * of_class
+        share, seed = self.validation_fraction, self._seed()
+        _check_validation(share, self.refit)
+        _, there = self._weights(sample_weight, len(rows))
+        given = None if sample_weight is None else np.asarray(sample_weight, np.float64)
+
+        def train(chosen: NDArray[np.bool_]) -> OutputLayer:
+            return self._train(
+                rows, chosen, codes, classes, given, fixed, seed=seed, keep_sums=keep_sums
+            )
+
+        self.validation_metrics_ = None
+        if share is None:
+            return train(there)
+        held = np.zeros(len(rows), bool)
+        held[there] = held_out(codes[there], len(classes), share, seed)
+        layer = train(there & ~held)
+        images = self._checked_images(rows[held])
+        outputs = self.network_.outputs_of(images, n_jobs=self._n_jobs)
+        self.validation_metrics_ = measure(self.network_, outputs, codes[held])
+        return train(there) if self.refit else layer
+
+    def _train(
+        self,
+        rows: NDArray[Any],
+        chosen: NDArray[np.bool_],
+        codes: LabelArray,
+        classes: NDArray[Any],
+        sample_weight: FloatArray | None,
+        fixed: Mapping[str, Any],
+        *,
+        seed: int,
+        keep_sums: bool,
+    ) -> OutputLayer:
+        """Train on the ``chosen`` rows."""
+        weights, there = None, chosen
+        if sample_weight is not None or self.class_weight is not None:
+            of_rows = np.where(chosen, 1.0 if sample_weight is None else sample_weight, 0.0)
+            if self.class_weight is not None:
+                labels = classes[codes[chosen]]
+                of_rows[chosen] *= compute_sample_weight(self.class_weight, labels)
             weights, there = self._weights(of_rows, len(rows))
         images, codes = self._training_images(rows, there), codes[there]
-        config = self._config(len(images), fixed)
+        config = self._config(len(images), fixed, seed)
         names = classes if classes.dtype.kind in "iuU" else classes.astype(str)
         start = self._start(config)
         if keep_sums and len(np.unique(codes)) == 1:
@@ -367,8 +424,11 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             warn_user(msg)
             config = config.with_options(scheme="untrained", n_stages=1)
 
+        training = TrainingSet(images, codes, len(names), weights)
+        # Later batches may bring more images, and a second fit would say it again.
+        if not keep_sums and self.validation_metrics_ is None:
+            warn_of_class_sizes(training, classes)
         with self._compute() as compute:
-            training = TrainingSet(images, codes, len(names), weights)
             network, subnetworks, layer = train_classifier(
                 config, training, names, compute, start=start, keep_sums=keep_sums
             )
@@ -398,6 +458,24 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> FloatArray:
         check_is_fitted(self, "network_")
         return self.network_.outputs_of(self._images_of(X), n_jobs=self._n_jobs)
+
+
+def _check_validation(share: Any, refit: Any) -> None:
+    if share is None and refit:
+        msg = (
+            "refit=True needs validation_fraction, got None; set validation_fraction=0.2, or "
+            "leave refit out to train once on all images."
+        )
+        raise ValueError(msg)
+    if share is None or (
+        isinstance(share, Real) and not isinstance(share, bool) and 0 < float(share) < 1
+    ):
+        return
+    msg = (
+        f"validation_fraction must be a number above 0 and below 1, or None, got {share!r}; "
+        "0.2 holds out a fifth of each class."
+    )
+    raise ValueError(msg)
 
 
 def _check_class_weight(class_weight: Any) -> None:

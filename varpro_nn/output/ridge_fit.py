@@ -120,7 +120,7 @@ def check_kept(training: TrainingSet, name: str = "ridge", n_copies: int = 0) ->
     if name != "ridge" or not plain or n_copies:
         msg = (
             "keep_sums needs output_layer='ridge', n_copies=0, and class labels without sample "
-            f"weights, got {name!r}, {n_copies}, "
+            f"weights or class_weight, got {name!r}, {n_copies}, "
             f"{'class labels' if training.is_classified else 'real targets'} and "
             f"{'no' if training.weights is None else 'sample'} weights."
         )

@@ -6,12 +6,14 @@ and the page says so. Charts come from :mod:`varpro_nn.report.figures`, the canv
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from varpro_nn._io.pages import fill, read_template, write_page
+from varpro_nn._typing import FloatArray
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.exporters.page import drawing, policy
 from varpro_nn.model.network import Network, probabilities
@@ -19,7 +21,8 @@ from varpro_nn.output.calibration import calibration_curve
 from varpro_nn.report import figures
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.growth import Growth
-from varpro_nn.training.pipeline import Run
+from varpro_nn.training.metrics import confusion_matrix
+from varpro_nn.training.pipeline import Run, said_of_refit
 from varpro_nn.units import PatchUnits
 
 MOST_WRONG, MOST_FILTERS, MOST_VECTORS = 40, 64, 6
@@ -50,15 +53,20 @@ def write_report(path: str | Path, run: Run, dataset: Dataset) -> None:
     if training is None:
         notes.append("The units are random and untrained: there are no cost curves.")
     test = dataset.test
+    matrices = list(_matrices(run, test))
     if run.growth is None:
         notes.append(
             "What each sub-network adds was not measured: call varpro_nn.run with growth=True."
         )
     if test is None:
+        matrix = "" if matrices else "the confusion matrix, "
         notes.append(
-            "The data set has no test images. Left out for that: accuracy on new images, the "
-            "confusion matrix, the wrongest images, calibration, and what each sub-network adds."
+            "The data set has no test images. Left out for that: accuracy on new images, "
+            f"{matrix}the wrongest images, calibration, and what each sub-network adds."
         )
+    if metrics["refitted"]:
+        said = said_of_refit(metrics)
+        notes.append(f"{said[0].upper()}{said[1:]}.")
     style = read_template("varpro_nn.report", "report.css")
     reports = [subnetwork.report for subnetwork in run.subnetworks]
     page = fill(
@@ -68,6 +76,8 @@ def write_report(path: str | Path, run: Run, dataset: Dataset) -> None:
         style=style,
         notes=notes,
         metrics=metrics,
+        figures={n: v for n, v in metrics.items() if not n.endswith("_confusion_matrix")},
+        matrices=matrices,
         subnetworks_cpu_seconds=sum(report.cpu_seconds for report in reports if report),
         summary=[re.split(" {2,}", line, maxsplit=1) for line in network.summary().splitlines()],
         settings=TrainConfig.from_dict(network.training["config"]).options().items(),
@@ -123,16 +133,35 @@ def _of_glue(run: Run, growth: Growth) -> dict[str, Any]:
     }
 
 
+def _matrices(run: Run, test: ImageSet | None) -> Iterator[dict[str, Any]]:
+    """Yield the confusion matrices of test and validation images, as tables or pictures."""
+    names, k = run.network.classes.astype(str).tolist(), len(run.network.classes)
+    for subset in ("test", "validation"):
+        counts = np.array(run.metrics.get(f"{subset}_confusion_matrix", ()), np.int64)
+        if not len(counts):  # more classes than the metrics have matrices for
+            if subset != "test" or test is None:
+                continue
+            counts = confusion_matrix(_outputs_of(run).argmax(axis=1), test.labels, k)
+        off = np.where(np.eye(k, dtype=bool), 0, counts)
+        most = [divmod(i, k) for i in np.argsort(-off, axis=None, kind="stable")[:3].tolist()]
+        yield {
+            "subset": subset,
+            "n": int(counts.sum()),
+            "often": [f"{names[i]} taken for {names[j]} ({off[i, j]:,})"
+                      for i, j in most if off[i, j]],
+            "table": figures.confusion(counts, names),
+        }  # fmt: skip
+
+
+def _outputs_of(run: Run) -> FloatArray:
+    assert run.test_outputs is not None  # the run has measured the network on these images
+    return run.test_outputs
+
+
 def _of_test(run: Run, test: ImageSet) -> dict[str, Any]:
-    network, outputs = run.network, run.test_outputs
-    assert outputs is not None  # the run has measured the network on these images
+    network, outputs = run.network, _outputs_of(run)
     proba = probabilities(outputs, network.output_layer, network.temperature)
-    given, k = outputs.argmax(axis=1), len(network.classes)
-    names = network.classes.astype(str).tolist()
-    counts = np.bincount(test.labels * k + given, minlength=k * k).reshape(k, k)
-    off = np.where(np.eye(k, dtype=bool), 0, counts)
-    most = [divmod(i, k) for i in np.argsort(-off, axis=None, kind="stable")[:3].tolist()]
-    often = [f"{names[i]} taken for {names[j]} ({off[i, j]:,})" for i, j in most if off[i, j]]
+    given, names = outputs.argmax(axis=1), network.classes.astype(str).tolist()
     curve = calibration_curve(proba, test.labels)
     alt = ", ".join(f"{100 * r:.0f} % at {100 * s:.0f} %" for _, s, r in zip(*curve, strict=True))
     wrong = np.flatnonzero(given != test.labels)
@@ -149,8 +178,6 @@ def _of_test(run: Run, test: ImageSet) -> dict[str, Any]:
     return {
         "n_wrong": len(wrong),
         "wrongest": wrongest,
-        "confusion": figures.confusion(counts, names),
-        "confused": often,
         "calibration": figures.calibration(*curve, f"Correct by probability: {alt}"),
     }
 

@@ -224,6 +224,17 @@ class TrainConfig:
     n_train: int | None = setting(
         None, least=1, help="number of training images, the first ones; None: all"
     )
+    class_weight: str | None = setting(
+        None,
+        choices=("balanced",),
+        help="weights of the training images; balanced: all classes weigh the same, "
+        "n / (k n_c) for an image of a class with n_c of n images in k classes",
+    )
+    refit: bool = setting(
+        False,
+        help="after the network has been measured on the validation images, train again on all "
+        "images, these included; twice the time",
+    )
     units: UnitSettings = UnitSettings()
     subnetworks: SubnetworkSettings = SubnetworkSettings()
     distortion: Augmentation = Augmentation()

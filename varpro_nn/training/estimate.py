@@ -38,7 +38,7 @@ from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import DUAL_BLOCK_BYTES
 from varpro_nn.training.config import SubnetworkSettings, TrainConfig
 from varpro_nn.training.growth import MOST_COLUMNS, MOST_IMAGES, MOST_POINTS
-from varpro_nn.training.plan import make_units, units_in_training
+from varpro_nn.training.plan import check_refit, make_units, units_in_training
 from varpro_nn.training.rates import (
     SAMPLE,
     TYPICAL,
@@ -80,6 +80,8 @@ _RECORD_BYTES = 150
 """Of the JSON of one evaluation in a history."""
 _REPORT_BYTES = 800_000
 """Of ``report.html``."""
+_AGAIN = ", refit"
+"""What the names of the steps of a second training end with."""
 _MIB = 2**20
 
 _logger = logging.getLogger(__name__)
@@ -280,7 +282,8 @@ def _check_memory(found: Estimate) -> None:
         return
     msg = (
         f"the run needs about {largest.memory_mib:,.0f} MiB of memory (step: {largest.name}), and "
-        f"{available:,.0f} MiB are available. Reduce {_REMEDIES[largest.name]}."
+        f"{available:,.0f} MiB are available. "
+        f"Reduce {_REMEDIES[largest.name.removesuffix(_AGAIN)]}."
     )
     raise TrainingError(msg)
 
@@ -336,7 +339,7 @@ class _Sizes:
         Of the whole network, and of one sub-network while it trains.
     sample : ndarray
         The first training images.
-    n, n_test, k : int
+    n, n_test, n_validation, k : int
     bytes_of_image : int
     before_mib : float
         Memory of this process before the run.
@@ -348,6 +351,7 @@ class _Sizes:
     sample: ImageArray
     n: int
     n_test: int
+    n_validation: int
     k: int
     bytes_of_image: int
     n_jobs: int
@@ -361,6 +365,7 @@ class _Sizes:
         cls, config: TrainConfig, dataset: Dataset, n_jobs: int, growth: bool, keep_sums: bool
     ) -> "_Sizes":
         """Read the sizes off settings and data, and make the units."""
+        check_refit(config, dataset)
         before = resident_memory_mib(), peak_memory_mib()
         train = dataset.train.images
         n = len(train) if config.n_train is None else min(config.n_train, len(train))
@@ -370,7 +375,8 @@ class _Sizes:
         check_size(units.n_units * units.n_cells)
         return cls(
             units, units_in_training(config, units), sample, n,
-            0 if dataset.test is None else len(dataset.test), len(dataset.classes),
+            0 if dataset.test is None else len(dataset.test),
+            0 if dataset.validation is None else len(dataset.validation), len(dataset.classes),
             prod(train.shape[1:]) * train.dtype.itemsize, n_jobs, growth, keep_sums,
             *before,
         )  # fmt: skip
@@ -383,11 +389,16 @@ class _Run:
         self, config: TrainConfig, sizes: _Sizes, rates: Rates, of_units: UnitRates
     ) -> None:
         self.config, self.rates, self.of_units = config, rates, of_units
+        self.again: _Run | None = None
+        if config.refit:
+            merged = replace(sizes, n=sizes.n + sizes.n_validation, n_validation=0)
+            self.again = _Run(config.with_options(refit=False), merged, rates, of_units)
         self.settings = config.subnetworks
         if self.settings.scheme == "untrained":
             self.settings = replace(self.settings, max_nfev=0)
         self.units, self.n, self.n_test, self.k = sizes.units, sizes.n, sizes.n_test, sizes.k
         self.image_shape, self.bytes_of_image = sizes.sample.shape[1:], sizes.bytes_of_image
+        self.n_validation = sizes.n_validation
         self.growth, self.keep_sums = sizes.growth, sizes.keep_sums
         self.n_jobs, self.before_mib = sizes.n_jobs, sizes.before_mib
         self.peak_before_mib = sizes.peak_before_mib
@@ -400,19 +411,24 @@ class _Run:
 
     def estimate(self) -> Estimate:
         """Put all steps together."""
-        subnetworks = self._subnetworks(self.one, self.n, "sub-networks")
-        steps = [subnetworks, self._output(), self._measurement()]
+        steps = [*self._training(), self._measurement()]
+        if self.again is not None:
+            again = self.again._training()
+            steps[2:2] = [replace(step, name=f"{step.name}{_AGAIN}") for step in again]
         if self.growth:
             steps.append(self._comparison())
         if self.config.bootstrap.enabled and self.n_test:
             steps.append(self._bootstrap())
         learnt = sum(array.size for array in array_fields(self.units).values())
         n_parameters = self.units.n_units * self.units.n_weights + (self.q + 1) * self.k + learnt
-        temporary = self._bytes_of_temporary() / _MIB
+        temporary = max(run._bytes_of_temporary() for run in (self, self.again or self)) / _MIB
         return Estimate(
             n_parameters, self.n_jobs, self._disk() / _MIB + temporary, temporary,
             self.peak_before_mib, tuple(steps),
         )  # fmt: skip
+
+    def _training(self) -> list[Step]:
+        return [self._subnetworks(self.one, self.n, "sub-networks"), self._output()]
 
     # --- sub-networks ------------------------------------------------------------------------
 
@@ -569,14 +585,15 @@ class _Run:
         return (self._features(n) + Time(one)).times(views)
 
     def _measurement(self) -> Step:
-        """Accuracy on training and test images, and calibration."""
-        time = self._outputs(self.n) + self._outputs(self.n_test)
+        """Accuracy on training, validation and test images, and calibration."""
+        n_new = self.n_test + self.n_validation
+        time = self._outputs(self.n) + self._outputs(n_new)
         # Calibration errors of 200 draws: random numbers and counts, measured as 160 passes.
         # Digests and checks of all images, measured as 25.
-        draws = 200 * 160 * 8 * self.n_test * self.rates.elementwise
-        checks = 25 * (self.n + self.n_test) * self.bytes_of_image * self.rates.elementwise
+        draws = 200 * 160 * 8 * n_new * self.rates.elementwise
+        checks = 25 * (self.n + n_new) * self.bytes_of_image * self.rates.elementwise
         time += Time(draws + checks)
-        memory = self.before_mib + self._bytes_of_block(max(self.n, self.n_test)) / _MIB
+        memory = self.before_mib + self._bytes_of_block(max(self.n, n_new)) / _MIB
         return Step("measurement", time.cpu, time.wall(self.threads), memory)
 
     def _comparison(self) -> Step:
@@ -626,7 +643,8 @@ class _Run:
         model = 4 * units.n_units * units.n_weights + linear + learnt + _HEADER_BYTES
         records = settings.max_nfev * settings.n_rounds * _RECORD_BYTES
         shard = 8 * self.one.units.n_units * units.n_weights + _HEADER_BYTES + records
-        total = model + settings.n_subnetworks * (shard + records) + _HEADER_BYTES
+        shards = 2 * shard if self.again is not None else shard
+        total = model + settings.n_subnetworks * (shards + records) + _HEADER_BYTES
         if self.config.bootstrap.enabled:
             total += model
         if self.keep_sums:

@@ -21,6 +21,7 @@ from varpro_nn.output.calibration import fit_temperature
 from varpro_nn.output.fit import check_size, fit_output_layer
 from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.output.ridge_fit import check_kept
+from varpro_nn.training.class_sizes import warn_of_class_sizes
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.plan import make_units, streams, units_in_training
 from varpro_nn.training.schemes import train_by_scheme
@@ -209,7 +210,8 @@ def train_network(
         Positions in ``classes``.
     classes : ndarray, shape (k,)
     sample_weight : array_like, shape (n,), optional
-        Weights of the images in sums of squares and losses.
+        Weights of the images in sums of squares and losses; the setting ``class_weight``
+        multiplies them.
     units : Units, optional
         All units of the network, of a class of your own: a dataclass with a field ``n_units``,
         which replaces the setting ``n_units``. Each sub-network gets a part of the units. Other
@@ -236,12 +238,20 @@ def train_network(
         Arrays of a wrong shape or type, or settings that the images do not allow.
     TypeError
         Units that are no such dataclass, or break their contract.
+
+    Warns
+    -----
+    ClassSizeWarning
+        Some class has few training images, or far fewer than another.
     """
     if units is not None:
         check_members(units, to_draw=True)
         check_dataclass(units)
         config = config.with_options(n_units=units.n_units)
-    training = TrainingSet.classified(images, labels, len(classes), sample_weight)
+    training = TrainingSet.classified(
+        images, labels, len(classes), sample_weight, config.class_weight
+    )
+    warn_of_class_sizes(training, classes)
     with Compute(n_jobs, progress=progress) as compute:
         return train_classifier(config, training, classes, compute, units=units)
 

@@ -2,10 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, LabelArray
+from varpro_nn.model.network import Network, probabilities
+from varpro_nn.output.calibration import error_of_right_probabilities, expected_calibration_error
+
+LARGEST_MATRIX = 100
+"""Number of classes up to which the figures include a confusion matrix."""
 
 
 def accuracy(predicted: LabelArray, labels: LabelArray) -> float:
@@ -54,6 +61,43 @@ class ByClass:
             _ratio(right, found), recall,
             float(recall[true > 0].mean()), float(f1[found + true > 0].mean()),
         )  # fmt: skip
+
+
+def confusion_matrix(
+    predicted: LabelArray, labels: LabelArray, n_classes: int
+) -> NDArray[np.int64]:
+    """Count images by true class (rows) and predicted class (columns), (k, k)."""
+    cells = np.bincount(labels * n_classes + predicted, minlength=n_classes**2)
+    return cells.reshape(n_classes, n_classes)
+
+
+def measure(network: Network, outputs: FloatArray, labels: LabelArray) -> dict[str, Any]:
+    """Compare outputs (n, k) of a network with true class numbers (n,).
+
+    Returns
+    -------
+    dict
+        Plain values; ``docs/metrics.md`` says what each stands for.
+    """
+    predicted = outputs.argmax(axis=1)
+    share = accuracy(predicted, labels)
+    proba = probabilities(outputs, network.output_layer, network.temperature)
+    names = [str(name) for name in network.classes.tolist()]
+    k = len(names)
+    by_class = ByClass.of(predicted, labels, k)
+    figures = {
+        "accuracy": share,
+        "accuracy_standard_error": standard_error(share, len(labels)),
+        "balanced_accuracy": by_class.balanced_accuracy,
+        "macro_f1": by_class.macro_f1,
+        "precision": dict(zip(names, by_class.precision.tolist(), strict=True)),
+        "recall": dict(zip(names, by_class.recall.tolist(), strict=True)),
+        "calibration_error": expected_calibration_error(proba, labels),
+        "calibration_error_by_chance": error_of_right_probabilities(proba),
+    }
+    if k <= LARGEST_MATRIX:
+        figures["confusion_matrix"] = confusion_matrix(predicted, labels, k).tolist()
+    return figures
 
 
 def _ratio(above: LabelArray, below: LabelArray) -> FloatArray:

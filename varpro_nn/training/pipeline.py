@@ -1,8 +1,9 @@
 """The one order of the steps: sub-networks, output layer, measurement, growth, bootstrap."""
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,19 @@ from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
-from varpro_nn.model.network import Network, probabilities
+from varpro_nn.model.network import Network
 from varpro_nn.model.tables import as_html, as_text
-from varpro_nn.output.calibration import error_of_right_probabilities, expected_calibration_error
 from varpro_nn.output.output_layer import OutputLayer
+from varpro_nn.training.class_sizes import warn_of_class_sizes
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.estimate import check_before_start
 from varpro_nn.training.growth import Growth, growth_of
 from varpro_nn.training.layers import train_classifier
-from varpro_nn.training.metrics import ByClass, accuracy, standard_error
-from varpro_nn.training.plan import identity, streams
+from varpro_nn.training.metrics import accuracy, measure
+from varpro_nn.training.plan import final_training_set, identity, provenance, streams
 from varpro_nn.training.pseudo_labels import BootstrapResult, bootstrap
 from varpro_nn.training.resources import Clock, peak_memory_mib, versions
-from varpro_nn.training.shards import Shards
+from varpro_nn.training.shards import REFIT, Shards
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.training.subnetworks import NoStore, SubnetworkStore
 
@@ -83,6 +84,7 @@ class Run:
                 f"validation, {m['n_test']:,} test",
             ),
             ("recipe", f"{m['recipe']}, seed {m['seed']}"),
+            *([("refitted", said_of_refit(m))] if m["refitted"] else []),
             ("all parameters", f"{m['n_parameters']:,}"),
             ("trained sub-networks", trained),
             (
@@ -112,6 +114,15 @@ class Run:
         return [*rows, ("training", seconds)]
 
 
+def said_of_refit(metrics: Mapping[str, Any]) -> str:
+    """Say in a sentence what the saved network of a refitted run has seen."""
+    return (
+        f"the saved network was trained on all {metrics['n_refit']:,} images, "
+        f"{metrics['n_validation']:,} validation images among them; validation figures are of the "
+        "network before"
+    )
+
+
 def run(
     config: TrainConfig,
     dataset: Dataset,
@@ -124,6 +135,10 @@ def run(
     growth: bool = False,
 ) -> Run:
     """Train on the training set of ``dataset``, then measure on its test set, once.
+
+    With the setting ``refit`` the network is measured on the validation images and then trained
+    again on training and validation images. The run has the second network, which the test images
+    measure; figures on the validation images are those of the first.
 
     A run that will take more than ten minutes logs a warning that says how long
     (:func:`varpro_nn.training.estimate.estimate`).
@@ -160,63 +175,83 @@ def run(
     ------
     DatasetError, TrainingError
         As :func:`train_network`; test images on another scale than the training images; a
-        bootstrap pass without test images; or a run that needs much more memory than there is.
+        bootstrap pass without test images; ``refit`` without validation images; or a run that
+        needs much more memory than there is.
     BusyError
         Another process works in ``shard_folder``.
     ModelFileError
         Sub-networks in ``shard_folder`` are damaged or belong to other settings or data.
     ValueError
         Settings that the images do not allow (quadratic units for a rectangle, say).
+
+    Warns
+    -----
+    ClassSizeWarning
+        A class has fewer than 10 training images, or the largest class has more than 10 times as
+        many as the smallest, and the images have no weights.
     """
     test = dataset.test
     if config.bootstrap.enabled and test is None:
         msg = "bootstrap needs test images, and this data set has none."
         raise DatasetError(msg)
-    training = TrainingSet.of(dataset, config.n_train)
+    training = TrainingSet.of(dataset, config.n_train, config.class_weight)
+    final = final_training_set(config, dataset) if config.refit else training
+    trainings = (training, final) if config.refit else (training,)
     for subset, images in (("test", test), ("validation", dataset.validation)):
         if images is not None:
             _check_scale(training, images, subset)
-    provenance = {"config": asdict(config), "dataset": dataset.name, "digest": training.digest}
+    origin = provenance(config, dataset, final)
+    figures: dict[str, Any] = {}
     with ExitStack() as stack:
-        store: SubnetworkStore = NoStore()
+        stores: list[SubnetworkStore] = [NoStore() for _ in trainings]
         if shard_folder is not None:
-            stack.enter_context(locked(shard_folder))
-            store = Shards(shard_folder, identity(config, training))
+            folders = [shard_folder, shard_folder / REFIT][: len(trainings)]
+            for folder in folders:
+                stack.enter_context(locked(folder))
+            stores = [
+                Shards(folder, identity(config, some))
+                for folder, some in zip(folders, trainings, strict=True)
+            ]
         # What a cluster has is not known here, nor what is left of a run that was begun.
-        if executor is None and not store.read():
+        if executor is None and not stores[0].read():
             check_before_start(
                 config, dataset, n_jobs=n_jobs, growth=growth, keep_sums=keep_sums,
                 scratch=shard_folder,
             )  # fmt: skip
+        warn_of_class_sizes(training, dataset.classes)
         clock = Clock()
         compute = stack.enter_context(
             Compute(n_jobs, executor=executor, scratch=shard_folder, progress=progress)
         )
-        n_resumed = sum(index < config.subnetworks.n_subnetworks for index in store.read())
-        network, subnetworks, layer = train_classifier(
-            config, training, dataset.classes, compute, provenance=provenance, store=store,
-            keep_sums=keep_sums,
-        )  # fmt: skip
+        n_subnetworks = config.subnetworks.n_subnetworks
+        n_resumed = sum(index < n_subnetworks for store in stores for index in store.read())
+        for number, (some, store) in enumerate(zip(trainings, stores, strict=True), 1):
+            compute.stage = f"training {number} of 2" if config.refit else ""
+            network, subnetworks, layer = train_classifier(
+                config, some, dataset.classes, compute, provenance=origin, store=store,
+                keep_sums=keep_sums and some is final,
+            )  # fmt: skip
+            if some is not final:
+                figures, _ = _measured(network, dataset.validation, "validation", n_jobs)
     metrics: dict[str, Any] = {
         "dataset": dataset.name,
         "recipe": config.recipe,
         "n_train": len(training),
         "n_test": 0 if test is None else len(test),
         "n_validation": 0 if dataset.validation is None else len(dataset.validation),
+        "refitted": config.refit,
+        **({"n_refit": len(final)} if config.refit else {}),
         "n_units": len(network.W),
         "n_parameters": network.n_parameters,
     }
     trained_after = clock.read()
-    labels: Any = training.targets
-    train_codes = network.predict_codes(training.images, n_jobs=n_jobs)
+    labels: Any = final.targets
+    train_codes = network.predict_codes(final.images, n_jobs=n_jobs)
     metrics["train_accuracy"] = accuracy(train_codes, labels)
-    outputs = None
-    if test is not None:
-        outputs = network.decision_function(test.images, n_jobs=n_jobs)
-        metrics.update(_measure(network, outputs, test, "test"))
-    if dataset.validation is not None:
-        held_out = network.decision_function(dataset.validation.images, n_jobs=n_jobs)
-        metrics.update(_measure(network, held_out, dataset.validation, "validation"))
+    of_test, outputs = _measured(network, test, "test", n_jobs)
+    if not config.refit:
+        figures, _ = _measured(network, dataset.validation, "validation", n_jobs)
+    metrics.update(**of_test, **figures)
     metrics.update(
         output_layer=layer.name,
         output_penalty=layer.penalty,
@@ -225,6 +260,7 @@ def run(
         **_of_rank(layer),
         **_of_convergence(layer),
         scheme=config.subnetworks.scheme if config.subnetworks.max_nfev else "untrained",
+        class_weight=config.class_weight,
         views=config.output.views,
         temperature=network.temperature,
         n_subnetworks=config.subnetworks.n_subnetworks,
@@ -241,8 +277,8 @@ def run(
         metrics.update(growth_wall_seconds=taken[0], growth_cpu_seconds=taken[1])
     result = None
     if config.bootstrap.enabled and test is not None:
-        result, figures = _bootstrap(config, network, test, n_jobs, progress)
-        metrics["bootstrap"] = {"true_accuracy_before": metrics["test_accuracy"], **figures}
+        result, found = _bootstrap(config, network, test, n_jobs, progress)
+        metrics["bootstrap"] = {"true_accuracy_before": metrics["test_accuracy"], **found}
     wall, cpu = clock.read()
     metrics.update(
         wall_seconds=wall,
@@ -253,6 +289,17 @@ def run(
         versions=versions(),
     )
     return Run(network, subnetworks, layer, metrics, result, outputs, grown)
+
+
+def _measured(
+    network: Network, images: ImageSet | None, subset: str, n_jobs: int
+) -> tuple[dict[str, Any], FloatArray | None]:
+    """Measure a network on images, if there are any; the name of each figure begins with theirs."""
+    if images is None:
+        return {}, None
+    outputs = network.decision_function(images.images, n_jobs=n_jobs)
+    figures = measure(network, outputs, images.labels)
+    return {f"{subset}_{name}": figure for name, figure in figures.items()}, outputs
 
 
 def _check_scale(training: TrainingSet, images: ImageSet, subset: str) -> None:
@@ -293,28 +340,6 @@ def _of_choice(config: TrainConfig, layer: OutputLayer) -> dict[str, float]:
     if config.output.n_copies or not np.isfinite(layer.error_rate):
         return {}
     return {"linear_layer_loo_accuracy": 1 - layer.error_rate}
-
-
-def _measure(
-    network: Network, outputs: FloatArray, images: ImageSet, subset: str
-) -> dict[str, Any]:
-    """Compare outputs with true labels; each name begins with that of the subset."""
-    predicted, labels = outputs.argmax(axis=1), images.labels
-    share = accuracy(predicted, labels)
-    proba = probabilities(outputs, network.output_layer, network.temperature)
-    names = [str(name) for name in network.classes.tolist()]
-    by_class = ByClass.of(predicted, labels, len(names))
-    figures = {
-        "accuracy": share,
-        "accuracy_standard_error": standard_error(share, len(labels)),
-        "balanced_accuracy": by_class.balanced_accuracy,
-        "macro_f1": by_class.macro_f1,
-        "precision": dict(zip(names, by_class.precision.tolist(), strict=True)),
-        "recall": dict(zip(names, by_class.recall.tolist(), strict=True)),
-        "calibration_error": expected_calibration_error(proba, labels),
-        "calibration_error_by_chance": error_of_right_probabilities(proba),
-    }
-    return {f"{subset}_{name}": figure for name, figure in figures.items()}
 
 
 def _bootstrap(

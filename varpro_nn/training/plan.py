@@ -1,12 +1,15 @@
 """What the settings of a run ask for, in the terms of the parts that do the work."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from varpro_nn._settings import settings_of
 from varpro_nn._typing import ImageArray
+from varpro_nn.data import Dataset
 from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.errors import DatasetError
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.resources import versions
 from varpro_nn.units import (
@@ -26,11 +29,55 @@ def identity(config: TrainConfig, training: TrainingSet) -> dict[str, Any]:
 
     The versions of joblib and Python are not included: they change no bit of the weights.
     """
-    later = ("recipe", "output", "bootstrap")
+    later = ("recipe", "refit", "output", "bootstrap")
     described = settings_of(TrainConfig)
     settings = {o: v for o, v in config.options().items() if described[o].path[0] not in later}
     weights_versions = {n: versions()[n] for n in ("varpro_nn", "numpy", "scipy")}
     return {**settings, "data": training.digest, "versions": weights_versions}
+
+
+def final_training_set(config: TrainConfig, dataset: Dataset) -> TrainingSet:
+    """Take the images that the saved network is trained on.
+
+    With ``refit`` these are training and validation images, without it the training images.
+
+    Raises
+    ------
+    DatasetError
+        ``refit`` without validation images, or with some that cannot be merged.
+    """
+    if config.refit:
+        check_refit(config, dataset)
+        try:
+            dataset = dataset.merged(config.n_train)
+        except ValueError as error:
+            msg = f"refit: {error}"
+            raise DatasetError(msg) from error
+    n_train = None if config.refit else config.n_train
+    return TrainingSet.of(dataset, n_train, config.class_weight)
+
+
+def provenance(config: TrainConfig, dataset: Dataset, training: TrainingSet) -> dict[str, Any]:
+    """Say where a network comes from: settings, data, and the digest of its training images.
+
+    With ``refit`` the digest of the validation images is there too: the division decides on the
+    figures of the run.
+    """
+    found = {"config": asdict(config), "dataset": dataset.name, "digest": training.digest}
+    if config.refit and dataset.validation is not None:
+        found["validation_digest"] = dataset.validation.digest
+    return found
+
+
+def check_refit(config: TrainConfig, dataset: Dataset) -> None:
+    """Raise DatasetError for ``refit`` without validation images."""
+    if config.refit and dataset.validation is None:
+        msg = (
+            "refit needs validation images, and this data set has none; hold some out "
+            "(--validation 0.2, or Dataset.hold_out(0.2) in Python), or leave refit out to train "
+            "once on all images."
+        )
+        raise DatasetError(msg)
 
 
 def streams(config: TrainConfig) -> dict[str, np.random.SeedSequence]:

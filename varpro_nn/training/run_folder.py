@@ -10,18 +10,19 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from varpro_nn._io.atomic import strict_json, write_atomically
 from varpro_nn.data import Dataset
-from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import VarProError
 from varpro_nn.model.network import Network
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import Run, run
-from varpro_nn.training.shards import check_removable, shard_files
+from varpro_nn.training.plan import final_training_set, provenance
+from varpro_nn.training.shards import REFIT, all_shard_files, check_removable
 
 FILES = (
     *("config.json", "history.jsonl", "model.npz", "model-bootstrap.npz"),
@@ -56,7 +57,7 @@ class RunFolder:
     @property
     def n_kept(self) -> int:
         """Number of finished sub-networks that are kept."""
-        return len(shard_files(self.shards))
+        return len(all_shard_files(self.shards))
 
     def check_writable(self) -> None:
         """Raise VarProError, before the work, if the folder cannot be written."""
@@ -126,7 +127,8 @@ class RunFolder:
             )
             raise VarProError(msg) from error
         differing = [name for name, own in config.options().items() if settings[name] != own]
-        if theirs.get("digest") != TrainingSet.of(dataset, config.n_train).digest:
+        ours = provenance(config, dataset, final_training_set(config, dataset))
+        if any(theirs.get(name) != ours[name] for name in ours if name.endswith("digest")):
             differing.append("data")
         if differing:
             msg = (
@@ -167,6 +169,8 @@ class RunFolder:
             # The rest of an earlier run stays until there is something to put in its place.
             for path in check_removable(self.shards):
                 path.unlink()
+            with suppress(OSError):
+                (self.shards / REFIT).rmdir()
         result = run(
             config, dataset,
             n_jobs=n_jobs, executor=executor, progress=progress, shard_folder=self.shards,
@@ -233,6 +237,12 @@ def check_sums_can_be_kept(config: TrainConfig) -> None:
         msg = (
             "--keep-glue needs --output-layer ridge and --n-copies 0, got "
             f"{output.layer} and {output.n_copies}"
+        )
+        raise VarProError(msg)
+    if config.class_weight is not None:
+        msg = (
+            "--keep-glue needs images without weights, got --class-weight "
+            f"{config.class_weight}; leave one of the two out"
         )
         raise VarProError(msg)
 

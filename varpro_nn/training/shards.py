@@ -19,6 +19,8 @@ from varpro_nn.errors import ModelFileError, VarProError
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.varpro.history import FitReport, Record
 
+REFIT = "refit"
+"""Folder, within that of a run, of the sub-networks of its second training."""
 _KIND = "subnetwork"
 _INDEX = re.compile(r"[0-9]{6}|[1-9][0-9]{6,}")
 
@@ -126,18 +128,24 @@ def shard_files(folder: Path) -> list[Path]:
     )
 
 
+def all_shard_files(folder: Path) -> list[Path]:
+    """List the shards of a run, those of its second training included."""
+    return [*shard_files(folder), *shard_files(folder / REFIT)]
+
+
 def check_removable(folder: Path) -> list[Path]:
-    """List the shards in ``folder``, which may all be removed.
+    """List the shards of the run in ``folder``, which may all be removed.
 
     Raises
     ------
     VarProError
         The folder is a link, or a file with the name of a shard is none.
     """
-    paths = shard_files(folder)
-    if paths and folder.is_symlink():
+    paths = all_shard_files(folder)
+    link = next((path for path in (folder, folder / REFIT) if path.is_symlink()), None)
+    if paths and link is not None:
         msg = (
-            f"{folder}: is a link, and sub-networks in another folder are never removed; remove "
+            f"{link}: is a link, and sub-networks in another folder are never removed; remove "
             "the link, or name another run folder"
         )
         raise VarProError(msg)

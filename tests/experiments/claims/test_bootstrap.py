@@ -97,6 +97,7 @@ def test_refits_leave_the_units_alone(network, config, digits):
     assert row["agreement"] > 0.3
 
 
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.ClassSizeWarning")
 def test_a_wide_network_agrees_with_plain_guesses_and_learns_nothing(digits):
     wide = configure(
         "paper", data=digits, n_units=400, n_subnetworks=8, images_per_subnetwork=150, max_nfev=0
