@@ -28,9 +28,8 @@ from varpro_nn.data.pictures import (
     files_below,
     is_picture,
     picture_size,
-    read_picture,
+    read_cropped,
 )
-from varpro_nn.data.preparation import Preparation
 from varpro_nn.errors import DatasetError
 from varpro_nn.linalg.threads import effective_jobs
 
@@ -111,7 +110,7 @@ def read_class_folder(
     train = [picture.path for picture in subsets["train"]]
     sample = [train[i] for i in np.linspace(0, len(train) - 1, min(len(train), _SAMPLE), dtype=int)]
     size = image_size or _size_of([picture_size(path) for path in sample])
-    channels = 1 if all(_is_grey(path) for path in sample) else 3
+    channels = 1 if all(_is_grey(path, size) for path in sample) else 3
     shape = size if channels == 1 else (channels, *size)
     arrays: dict[str, Any] = {}
     cropped = False
@@ -205,8 +204,8 @@ def _size_of(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def _is_grey(path: Path) -> bool:
-    planes = read_picture(path, 3).astype(np.int16)
+def _is_grey(path: Path, size: tuple[int, int]) -> bool:
+    planes = read_cropped(path, (3, *size))[0].astype(np.int16)
     return bool(np.ptp(planes, axis=0).max() <= _COLOURLESS)
 
 
@@ -240,7 +239,6 @@ def _read_some(paths: Sequence[Path], shape: tuple[int, ...]) -> tuple[NDArray[n
     images = np.empty((len(paths), *shape), np.uint8)
     cropped = False
     for image, path in zip(images, paths, strict=True):
-        pixels = read_picture(path, 1 if len(shape) == 2 else 3)
-        cropped = cropped or pixels.shape[1:] != shape[-2:]
-        image[...] = Preparation().picture(pixels, shape)
+        image[...], differs = read_cropped(path, shape)
+        cropped = cropped or differs
     return images, cropped
