@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from varpro_nn._io.atomic import errors_named
+from varpro_nn._io.npy_header import write_npy_header
 from varpro_nn._io.temporary import temporary_folder
 from varpro_nn.data.images import blocks_of
 from varpro_nn.data.training_set import NamedData, TrainingSet
@@ -70,10 +69,7 @@ def _write_arrays(training: TrainingSet, folder: Path) -> None:
     array = training.images
     # Written, not mapped: a disk that is full is an error then, not a signal.
     with open(folder / "images.npy", "wb") as stream:
-        header: dict[str, Any] = {
-            "descr": array.dtype.str, "fortran_order": False, "shape": tuple(array.shape),
-        }  # fmt: skip
-        npy.write_array_header_1_0(stream, header)
+        write_npy_header(stream, array.dtype, array.shape)
         for block in blocks_of(array):
             stream.write(np.ascontiguousarray(block).data)
     np.save(folder / "targets.npy", training.targets, allow_pickle=False)

@@ -45,11 +45,18 @@ def entries_of(folder: Path) -> list[Path]:
     ------
     DatasetError
     """
+    return list(_entries_of(folder))
+
+
+def _entries_of(folder: Path) -> Iterator[Path]:
+    """Give what is in a folder; a name takes less memory than a path, where there are many."""
     try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         msg = f"{folder}: cannot be read: {error.strerror or error}"
         raise DatasetError(msg) from error
+    for name in names:
+        yield folder / name
 
 
 def files_below(
@@ -69,7 +76,7 @@ def files_below(
     if folder.is_symlink() and not follow_links:
         yield folder, True
         return
-    for entry in entries_of(folder):
+    for entry in _entries_of(folder):
         if entry.is_symlink() and not follow_links:
             target = entry.resolve()
             yield entry, target.is_dir() or not target.is_relative_to(home)
