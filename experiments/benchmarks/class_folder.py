@@ -2,8 +2,9 @@
 
 ``python -m experiments.benchmarks.class_folder`` makes JPEG pictures of 64 to 256 pixels a side, of
 gradients and noise. Then it reads them with the same number of processes by Pillow alone
-(``Image.open``, ``convert``, ``resize`` with means over areas) and by :func:`varpro_nn.load`.
-Memory is the largest resident memory of the process, and of a worker. The last line is JSON.
+(``Image.open``, ``convert``, ``resize`` with means over areas), by :func:`varpro_nn.load`, and by
+``load`` with ``images_on_disk``. Memory is the largest resident memory of the process, and of a
+worker. The last line is JSON.
 """
 
 import argparse
@@ -34,12 +35,15 @@ AT_A_TIME = 200
 
 def write_pictures(folder: Path, numbers: Sequence[int]) -> None:
     """Write the pictures of some numbers: colour gradients, with noise."""
+    noises = np.random.default_rng(0).normal(0, 12, (512, 512, 3)).astype(np.float32)
     for number in numbers:
         rng = np.random.default_rng(number)
         rows, columns = rng.integers(64, 257, size=2)
-        down, across = np.linspace(0, 1, rows)[:, None, None], np.linspace(0, 1, columns)[:, None]
-        slopes = rng.uniform(-100, 100, (2, 3))
-        noise = rng.normal(0, 12, (rows, columns, 3))
+        down = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None]
+        across = np.linspace(0, 1, columns, dtype=np.float32)[:, None]
+        slopes = rng.uniform(-100, 100, (2, 3)).astype(np.float32)
+        top, left = rng.integers(0, 256, size=2)
+        noise = noises[top : top + rows, left : left + columns]
         pixels = 128 + down * slopes[0] + across * slopes[1] + noise
         path = folder / str(number % N_CLASSES) / f"{number:07}.jpg"
         path.parent.mkdir(exist_ok=True)
@@ -68,11 +72,20 @@ def by_pillow(folder: Path, n_jobs: int) -> int:
     return len(images)
 
 
-def by_load(folder: Path, n_jobs: int) -> int:
-    return len(load(folder, image_size=(SIDE, SIDE), n_jobs=n_jobs, progress=False).train)
+def by_load(folder: Path, n_jobs: int, on_disk: Path | None = None) -> int:
+    dataset = load(
+        folder, image_size=(SIDE, SIDE), n_jobs=n_jobs, progress=False, images_on_disk=on_disk
+    )
+    return len(dataset.train)
 
 
-WAYS: dict[str, Callable[[Path, int], int]] = {"Pillow": by_pillow, "load": by_load}
+def by_load_to_disk(folder: Path, n_jobs: int) -> int:
+    return by_load(folder, n_jobs, folder.parent)
+
+
+WAYS: dict[str, Callable[[Path, int], int]] = {
+    "Pillow": by_pillow, "load": by_load, "to disk": by_load_to_disk,
+}  # fmt: skip
 
 
 def _seconds() -> float:
@@ -112,13 +125,15 @@ def main() -> None:
     )
     for n in args.pictures:
         with tempfile.TemporaryDirectory(dir=args.folder) as text:
+            folder = Path(text) / "pictures"
+            folder.mkdir()
             Parallel(args.n_jobs)(
-                delayed(write_pictures)(Path(text), range(start, min(start + AT_A_TIME, n)))
+                delayed(write_pictures)(folder, range(start, min(start + AT_A_TIME, n)))
                 for start in range(0, n, AT_A_TIME)
             )
             alone = None
             for way in WAYS:
-                command = ["experiments.benchmarks.class_folder", "--one", way, text]
+                command = ["experiments.benchmarks.class_folder", "--one", way, str(folder)]
                 row = json.loads(child([*command, "--n-jobs", str(args.n_jobs)])[-1])
                 alone = alone or row
                 row["ratio"] = row["cpu"] / alone["cpu"]
