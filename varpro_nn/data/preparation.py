@@ -238,6 +238,22 @@ class Preparation:
 
     # --- what it does to a picture ---------------------------------------------------------
 
+    def for_pictures(self, *, prepare: bool = False) -> "Preparation | None":
+        """Say what is done with a picture before the network gets it.
+
+        Parameters
+        ----------
+        prepare : bool
+            Make pictures of any size like the training images (``predict --prepare``).
+
+        Returns
+        -------
+        Preparation or None
+            None: a picture must have the size of the images, and is taken as it is. Networks that
+            were trained on cropped pictures crop new ones too, whatever ``prepare`` is.
+        """
+        return self if prepare or self.cropped else None
+
     def read(self, path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Read a picture file, and make an image like those of training.
 
