@@ -30,7 +30,16 @@ def middle(size: tuple[int, ...], rows: int, columns: int) -> Box:
 
 
 def resized(image: "Image.Image", box: Box, rows: int, columns: int) -> "Image.Image":
-    """Resize a part of a picture: means over areas where it shrinks, else interpolation."""
+    """Resize a part of a picture: means over areas where it shrinks, else interpolation.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+    box : (left, top, right, bottom)
+        The part, in pixels.
+    rows, columns : int
+        Of the result.
+    """
     from PIL import Image  # not at the top: imported where it is used
 
     left, top, right, bottom = box
@@ -40,12 +49,31 @@ def resized(image: "Image.Image", box: Box, rows: int, columns: int) -> "Image.I
 
 
 def crop(image: "Image.Image", rows: int, columns: int) -> "Image.Image":
-    """Crop a picture in the middle and resize it; a picture of the image's size stays as it is."""
+    """Crop a picture in the middle and resize it; a picture of the image's size stays as it is.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        The picture, of any size.
+    rows, columns : int
+        Of the image.
+    """
     return resized(image, middle((image.height, image.width), rows, columns), rows, columns)
 
 
 def crop_planes(planes: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
-    """Crop a picture, (channels, its rows, its columns), and resize it as :func:`crop` does."""
+    """Crop a picture in the middle and resize it, as :func:`crop` does.
+
+    Parameters
+    ----------
+    planes : ndarray of uint8, shape (channels, its rows, its columns)
+    rows, columns : int
+        Of the image.
+
+    Returns
+    -------
+    ndarray of uint8, shape (channels, rows, columns)
+    """
     from PIL import Image
 
     bands = (crop(Image.fromarray(plane), rows, columns) for plane in planes)

@@ -220,7 +220,15 @@ def _walk(
 
 
 def array_at(loaded: Any, path: str) -> Any:
-    """Take the array at a path out of what SciPy has read."""
+    """Take the array at a path out of what SciPy has read.
+
+    Parameters
+    ----------
+    loaded : mapping of str to ndarray
+        The variables, as ``scipy.io.loadmat`` returns them.
+    path : str
+        As :func:`entries_of_structs` gives it, or the name of a variable.
+    """
     first, *fields = path.split(".")
     value = loaded[first]
     for field in fields:
