@@ -28,7 +28,7 @@ def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_images_on_disk_are_those_in_memory(folder, tmp_path, monkeypatch, n_jobs):
-    monkeypatch.setattr(picture_set, "_WORTH", 0)
+    monkeypatch.setattr(picture_set, "_WORTH", 1e-9)
     monkeypatch.setattr(picture_set, "_AT_A_TIME", 7)
     in_memory = load(folder, n_jobs=1)
     on_disk = load(folder, n_jobs=n_jobs, images_on_disk=tmp_path / "new" / "place")
@@ -104,12 +104,15 @@ def test_a_place_that_is_a_file(folder, tmp_path):
         load(folder, images_on_disk=tmp_path / "file")
 
 
-def test_few_pictures_are_read_without_workers(folder, monkeypatch):
-    """A worker takes longer to start."""
+@pytest.mark.parametrize(("worth", "n_workers"), [(1e4, 1), (1e-9, 3)])
+def test_workers_start_where_they_have_enough_to_read(folder, monkeypatch, worth, n_workers):
+    """Each takes a second to start."""
     numbers = []
     parallel = picture_set.Parallel
+    monkeypatch.setattr(picture_set, "_WORTH", worth)
+    monkeypatch.setattr(picture_set, "_AT_A_TIME", 7)
     monkeypatch.setattr(
-        picture_set, "Parallel", lambda n, **given: numbers.append(n) or parallel(n, **given)
+        picture_set, "Parallel", lambda n, **given: numbers.append(n) or parallel(1, **given)
     )
-    load(folder, n_jobs=2)
-    assert set(numbers) == {1}
+    load(folder, n_jobs=3)
+    assert set(numbers) == {n_workers}

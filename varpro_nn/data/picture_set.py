@@ -38,8 +38,8 @@ _COLOURLESS = 4
 """Levels (of 255) by which the channels of a grey image may differ, as JPEG rounds."""
 _AT_A_TIME = 200
 """Pictures that a worker reads at a time."""
-_WORTH = 10.0
-"""Seconds of reading, below which workers cost more than they gain."""
+_WORTH = 5.0
+"""Seconds of reading that a worker must have; it takes one to start."""
 _LONG = 3.0
 """Seconds of reading, after which a bar is shown."""
 
@@ -240,7 +240,7 @@ def _done(
     starts: Sequence[int],
     n_jobs: int,
 ) -> Iterator[_Part]:
-    """Do the tasks, the first of them here; the others in processes if they take long."""
+    """Do the tasks, the first of them here; the others in as many processes as are worth it."""
     began = time.perf_counter()
     for start in starts[:1]:
         function, arguments = task(start)
@@ -248,7 +248,8 @@ def _done(
     others = starts[1:]
     expected = (time.perf_counter() - began) * len(others)
     calls = (delayed(function)(*arguments) for function, arguments in map(task, others))
-    yield from Parallel(n_jobs if expected > _WORTH else 1, return_as="generator")(calls)
+    n_workers = max(1, min(n_jobs, int(expected / _WORTH)))
+    yield from Parallel(n_workers, return_as="generator")(calls)
 
 
 def _read_some(paths: Sequence[str], shape: tuple[int, ...]) -> _Part:
