@@ -41,7 +41,7 @@ RANK = {
 DOORS = {
     "scipy.optimize": {"linalg/convex", "output/calibration", "varpro/fit"},
     # Pictures are decoded in processes below the packages that train.
-    "joblib": {"compute/pool", "data/class_folder", "linalg/threads"},
+    "joblib": {"compute/pool", "data/picture_set", "linalg/threads"},
     "distributed": {"compute/cluster"},
     "filelock": {"_io/atomic", "_io/temporary"},
     "jinja2": {"_io/pages"},

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from PIL import Image
 from sklearn.utils import compute_sample_weight
 
 import varpro_nn
@@ -610,6 +611,32 @@ def test_a_table(tmp_path):
     assert strict(out)["n_train"] == 400
     assert Network.load(tmp_path / "run" / "model.npz").image_shape == (4, 8)
     fault("digits", "--image-size", "8", match="image_size has no effect on digits")
+
+
+def test_pictures_that_stay_on_disk(tmp_path):
+    """A table names them; they are trained on, tested and shown from the disk."""
+    pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    rows = ["file,label,split"]
+    for number in range(80):
+        pixels = rng.integers(0, 100, (9 + number % 3, 8), dtype=np.uint8)
+        pixels[:, :4] += np.uint8(120 * (number % 2))
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        label, part = ("dark", "light")[number % 2], "test" if number > 59 else "train"
+        rows.append(f"{number}.png,{label},{part}")
+    (tmp_path / "mine.csv").write_text("\n".join(rows))
+    small = (*WITH_REPORT, "--images-per-subnetwork", "40", "--n-train", "60")
+    results = []
+    for where in ([], ["--images-on-disk", tmp_path / "scratch"]):
+        folder = tmp_path / f"run{len(where)}"
+        status, out, err = call(tmp_path / "mine.csv", *small, *where, "--output", folder)
+        assert status == 0, err
+        results.append((strict(out), Network.load(folder)))
+    (first, network), (second, from_disk) = results
+    for name in ("n_train", "n_test", "test_accuracy"):
+        assert first[name] == second[name]
+    assert_array_equal(network.A, from_disk.A)
+    assert first["test_accuracy"] > 0.9
 
 
 def test_missing_data_are_said_where_to_put(tmp_path, monkeypatch):

@@ -74,8 +74,7 @@ def _lines(args: argparse.Namespace, faults: list[DatasetError]) -> Iterator[str
     right: list[bool] = []
     for part in data.read_all_images(
         args.images, network.image_shape,
-        # Cropped and resized as for training, which leaves those of the right size as they are.
-        prepared=network.preparation if args.prepare or network.preparation.cropped else None,
+        prepared=network.preparation.for_pictures(prepare=args.prepare),
         on_fault=report, on_note=lambda note: tell(f"note: {note}"),
     ):  # fmt: skip
         try:

@@ -49,12 +49,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--label-column", metavar="NAME",
         help="column of a table that has the labels: its name, or its number from 0 on, -1 for the "
-        "last (the column label, class, target or y, else the first)",
+        "last (the column label, class, target or y, else the first; beside file names, the only)",
     )  # fmt: skip
     parser.add_argument(
         "--image-size", type=_image_size, metavar="N|RxC",
-        help="R rows and C columns of the images: of rows of pixels (squares), or of pictures in a "
-        "folder (their median size, at most 64 pixels on the longer side)",
+        help="R rows and C columns of the images: of rows of pixels (squares), or of pictures "
+        "(their median size, at most 64 pixels on the longer side)",
     )  # fmt: skip
     parser.add_argument(
         "--recipe", choices=tuple(RECIPES), default="default",
@@ -95,7 +95,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--follow-links", action="store_true",
-        help="also read pictures to which links lead out of the folder",
+        help="also read pictures to which links, or names in a table, lead out of the folder",
+    )  # fmt: skip
+    parser.add_argument(
+        "--images-on-disk", metavar="DIR",
+        help="keep the images of pictures in a temporary file in DIR, not in memory: for data "
+        "larger than memory",
     )  # fmt: skip
     parser.add_argument("--data-dir", metavar="DIR", help="where the data files are, or go")
     parser.add_argument("--offline", action="store_true", help="fetch no data")
@@ -309,7 +314,7 @@ def _load(args: argparse.Namespace) -> data.Dataset:
     dataset = data.load(
         args.dataset, args.data_dir, offline=args.offline, progress=not args.quiet,
         label_column=args.label_column, image_size=args.image_size,
-        follow_links=args.follow_links, n_jobs=args.n_jobs,
+        follow_links=args.follow_links, images_on_disk=args.images_on_disk, n_jobs=args.n_jobs,
     )  # fmt: skip
     share = args.validation
     if share is None:

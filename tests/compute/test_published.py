@@ -5,6 +5,7 @@ import mmap
 import os
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from varpro_nn.compute.published import (
     stored,
     training_set_of,
 )
+from varpro_nn.data.folder import images_in
 from varpro_nn.data.training_set import NamedData, TrainingSet
 from varpro_nn.errors import DatasetError
 
@@ -112,3 +114,21 @@ def test_other_images_are_refused(training, tmp_path):
         training_set_of(replace(reference, digest="0000"))
     with pytest.raises(DatasetError, match="expected"):
         training_set_of(Reference(NamedData("digits", None, 39), training.digest))
+
+
+@pytest.mark.parametrize("chosen", [None, np.array([5, 1, 2])])
+def test_images_in_a_file_stay_there_on_this_machine(tmp_path, rng, chosen):
+    pixels = rng.integers(0, 256, (7, 4, 5), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    images = images_in(tmp_path / "x.npy")
+    if chosen is not None:
+        images, pixels = images.at(chosen), pixels[chosen]
+    training = TrainingSet(images, np.arange(len(pixels)) % 2, 2)
+    with stored(training, tmp_path, copied=False) as reference:
+        copies = list(Path(reference.place.folder).glob("images.npy"))
+        found = training_set_of(pickle.loads(pickle.dumps(reference)))
+        assert copies == []
+        assert found.on_disk
+        assert_array_equal(found.images[:], pixels)
+    with stored(training, tmp_path) as reference:
+        assert not training_set_of(reference).on_disk

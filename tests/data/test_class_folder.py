@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from varpro_nn import load
-from varpro_nn.data import class_folder
-from varpro_nn.data.class_folder import read_class_folder
+from varpro_nn.data import picture_set
+from varpro_nn.data.class_folder import pictures_in_class_folder
 from varpro_nn.errors import DatasetError
 
 
@@ -107,8 +107,8 @@ def test_the_size_is_that_of_the_upright_picture(tmp_path, rng):
 
 def test_no_bit_depends_on_the_number_of_jobs(two_classes, monkeypatch):
     alone = load(two_classes, n_jobs=1)
-    monkeypatch.setattr(class_folder, "_FEW", 0)
-    monkeypatch.setattr(class_folder, "_AT_A_TIME", 1)
+    monkeypatch.setattr(picture_set, "_WORTH", 1e-9)
+    monkeypatch.setattr(picture_set, "_AT_A_TIME", 1)
     assert load(two_classes, n_jobs=2, progress=False).digest == alone.digest
 
 
@@ -185,4 +185,4 @@ def test_a_folder_that_cannot_be_read(two_classes, monkeypatch):
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(DatasetError, match="cannot be read: Permission denied"):
-        read_class_folder(two_classes)
+        pictures_in_class_folder(two_classes)

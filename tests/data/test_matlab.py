@@ -1,5 +1,7 @@
 """Data sets of MATLAB: numbers and text, images numbered along either axis."""
 
+import zlib
+
 import numpy as np
 import pytest
 import scipy
@@ -98,9 +100,12 @@ def test_numbers_that_are_pixels(images, expected, path):
     [
         (
             {"a": IMAGES, "dataset": {"images": IMAGES}},
-            r"needs images and labels .*got a\..*no plain arrays: dataset \(struct\)",
+            r"needs images and labels .*got a, dataset.images\..*no plain.*: dataset \(struct\)",
         ),
-        ({"X": IMAGES, "y": {"labels": LABELS}}, r"needs images.* got X\..* y \(struct\)"),
+        (
+            {"X": IMAGES, "y": {"labels": np.zeros(7, [("a", "O")])}},
+            r"needs images.* got X\..*no plain arrays: y \(struct\)",
+        ),
         ({"X": IMAGES, "y": LABELS[:6]}, "X and y must have the same length, got 7 .* and 6"),
         ({"X": np.zeros((7, 4, 7)), "y": LABELS}, r"of X \(7, 4, 7\) are both as long as the"),
         ({"X": 300.0 * IMAGES, "y": LABELS}, r"X must be whole numbers from 0 to 255.*divide"),
@@ -119,6 +124,63 @@ def test_unsuitable(arrays, match, path):
     with pytest.raises(DatasetError, match=match) as caught:
         load(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_structs(packed, path):
+    """As EMNIST has them."""
+    rows = IMAGES[:, :5, :, 0].reshape(7, -1)
+    mapping = np.column_stack([np.arange(3), np.arange(3) + 48])
+    train = {"images": rows, "labels": LABELS[:, None], "writers": np.arange(7)}
+    dataset = {
+        "train": train, "test": {"images": rows[:3], "labels": LABELS[:3, None]},
+        "mapping": mapping,
+    }  # fmt: skip
+    scipy.io.savemat(path, {"dataset": dataset, "x": np.zeros((2, 2))}, do_compression=packed)
+    data = load(path)
+    assert_array_equal(data.train.images, IMAGES[:, :5, :, 0])
+    assert_array_equal(data.classes[data.train.labels], LABELS)
+    assert_array_equal(data.test.images, IMAGES[:3, :5, :, 0])
+
+
+def test_cells_and_logical_arrays_in_structs(path):
+    bits = IMAGES[..., 0] > 127
+    texts = np.array([["cat"], ["a dog"]] * 3 + [["cat"]], dtype=object)
+    save(path, data={"inner": {"images": bits, "labels": texts, "none": np.zeros((0, 0))}})
+    data = load(path)
+    assert_array_equal(data.train.images, bits.astype(np.float32), strict=True)
+    assert data.classes.tolist() == ["a dog", "cat"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("what", ["cell", "struct", "numbers"])
+def test_lying_shapes_in_structs(packed, what, path):
+    """SciPy would make room for a billion cells."""
+    inside = {
+        "cell": np.full((11, 1), "a", dtype=object),
+        "struct": np.full((11, 1), 3, dtype=[("a", "O")]),
+        "numbers": np.zeros((11, 1)),
+    }[what]
+    scipy.io.savemat(path, {"data": {"images": IMAGES, "labels": LABELS, "more": inside}})
+    content = path.read_bytes()
+    truth, lie = np.array([11, 1], "<i4").tobytes(), np.array([2**20, 2**10], "<i4").tobytes()
+    assert content.count(truth) == 1
+    content = content.replace(truth, lie)
+    if packed:
+        body = zlib.compress(content[128:])
+        content = content[:128] + np.array([15, len(body)], "<u4").tobytes() + body
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"data\.more claims shape \(1048576, 1024\) in"):
+        load(path)
+
+
+def test_structs_in_structs_without_end(path):
+    deep = {"images": IMAGES, "labels": LABELS}
+    for _ in range(20):
+        deep = {"data": deep}
+    save(path, deep=deep)
+    with pytest.raises(DatasetError, match="17 deep"):
+        load(path)
 
 
 def test_version_7_3(path):
@@ -145,11 +207,14 @@ def test_lying_shape(path):
         load(path)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100, database=None)
+@settings(derandomize=True, deadline=None, max_examples=150, database=None)
 @given(st.data())
 def test_mutations_are_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("mutated") / "some.mat"
-    scipy.io.savemat(path, {"X": IMAGES, "y": LABELS}, do_compression=data.draw(st.booleans()))
+    arrays = {"X": IMAGES, "y": LABELS}
+    if data.draw(st.booleans()):
+        arrays = {"data": {**arrays, "cells": np.array([["a"], [3], [{"b": 1}]], dtype=object)}}
+    scipy.io.savemat(path, arrays, do_compression=data.draw(st.booleans()))
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

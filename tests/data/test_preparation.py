@@ -8,8 +8,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from varpro_nn import load
-from varpro_nn.data import read_images
+from varpro_nn.data import pictures, read_images
+from varpro_nn.data.cropping import crop
 from varpro_nn.data.intensity_range import IntensityRange
+from varpro_nn.data.pictures import read_picture
 from varpro_nn.data.preparation import Frame, Preparation
 from varpro_nn.errors import DatasetError
 
@@ -243,3 +245,55 @@ def test_digits_of_mnist_come_back():
         found = learnt.picture(paper, (28, 28)).astype(int)
         differences.append(np.abs(found - image).mean() / image.mean())
     assert np.quantile(differences, 0.8) < 0.05
+
+
+def test_bytes_and_floats_are_resized_alike(rng):
+    picture = rng.integers(0, 256, (3, 37, 53), dtype=np.uint8)
+    in_bytes = Preparation(BYTES).picture(picture, (3, 16, 16)).astype(int)
+    in_floats = Preparation(BYTES, in_bytes=False).picture(picture, (3, 16, 16))
+    assert np.abs(in_bytes - in_floats).max() == 1
+
+
+def test_older_files_resize_in_floating_point():
+    """Their networks get the same pixels as before."""
+    older = Preparation(BYTES, cropped=True).spec()
+    del older["in_bytes"]
+    assert not Preparation.from_spec(older).in_bytes
+    assert not Preparation.of_older_file(1.0).in_bytes
+    assert not Preparation.of_older_file(None).in_bytes
+    for preparation in (Preparation(BYTES), Preparation(BYTES, in_bytes=False)):
+        assert Preparation.from_spec(preparation.spec()) == preparation
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_at_a_reduced_size(tmp_path, monkeypatch, orientation):
+    """The mean over areas hardly changes."""
+    y, x = np.mgrid[:640, :400]
+    wave = 128 + 100 * np.sin(x / 40) * np.cos(y / 60)
+    path = tmp_path / "large.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(wave.astype(np.uint8)).save(path, quality=95, exif=exif)
+    decoded = []
+    monkeypatch.setattr(
+        pictures, "crop", lambda image, *size: decoded.append(image.size) or crop(image, *size)
+    )
+    shape = (20, 10) if orientation == 1 else (10, 20)
+    small = Preparation(BYTES).read(path, shape).astype(int)
+    assert decoded == [(50, 80) if orientation == 1 else (80, 50)]
+    whole = Preparation(BYTES).picture(read_picture(path, 1), shape)
+    assert np.abs(small - whole).max() <= 3
+
+
+def test_a_file_is_prepared_as_its_pixels_are(tmp_path, rng):
+    path = tmp_path / "picture.png"
+    pixels = rng.integers(0, 256, (70, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    for preparation in (Preparation(BYTES), Preparation(BYTES, in_bytes=False)):
+        assert_array_equal(
+            preparation.read(path, (3, 8, 8)),
+            preparation.picture(np.moveaxis(pixels, -1, 0), (3, 8, 8)),
+        )
+    assert_array_equal(MNIST.read(path, (28, 28)), MNIST.picture(read_picture(path, 1), (28, 28)))
+    with pytest.raises(ValueError, match="takes no pictures"):
+        Preparation(IntensityRange(-1.0, -1.0, 1.0, 1.0)).read(path, (8, 8))

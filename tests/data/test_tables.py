@@ -163,7 +163,10 @@ def test_pieces(path, monkeypatch):
         (frame().assign(CLASS=1), r"one column of labels, got label, CLASS; label_column \(--lab"),
         (frame(pixels=PIXELS * 300), r"the pixels must be whole .* up to \d+; divide them"),
         (frame().assign(pixel3="x"), "numbers, got 'x' in row 1 of column 'pixel3'.*'label'; lab"),
-        (frame().assign(pixel3=["1"] * 6 + ["a.png"]), "'a.png' in row 7 .* file names are not"),
+        (
+            frame().assign(pixel3=["1"] * 6 + ["a.png"]),
+            "'a.png' in row 7 .* a column of file names must",
+        ),
         (
             frame().assign(pixel3=[1] * 6 + [np.inf]),
             "the pixels must be finite, got NaN or inf",

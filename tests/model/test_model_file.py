@@ -198,7 +198,7 @@ def test_a_file_without_a_preparation_knows_the_largest_intensity(
 
 def test_a_file_without_any_intensity(path):
     loaded = Network.load(forged(make(), path, lambda header: header.pop("preparation")))
-    assert loaded.preparation == Preparation()
+    assert loaded.preparation == Preparation(in_bytes=False)
 
 
 @pytest.mark.parametrize("largest", ["1", [1.0], {}])

@@ -4,10 +4,18 @@ from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from varpro_nn import whole_image_units
+from varpro_nn.data.folder import images_in
+from varpro_nn.data.images import intensities
 from varpro_nn.linalg import column_tiles
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output import features
-from varpro_nn.output.features import block_features, block_slices, feature_blocks
+from varpro_nn.output.features import (
+    TASK_IMAGES,
+    block_features,
+    block_slices,
+    feature_blocks,
+    images_at_a_time,
+)
 
 
 class TwoCells:
@@ -82,6 +90,34 @@ def test_blocks_are_the_features_of_their_images(rng, monkeypatch):
         assert_allclose(Phi, whole[rows], rtol=1e-13, atol=1e-15)
     (first, *_) = feature_blocks(units, W, images, view=lambda block: block[..., ::-1])
     assert_array_equal(first[1], block_features(units, W, images[:256, :, ::-1]))
+
+
+@pytest.mark.parametrize(
+    "rows", [slice(None), slice(3, 1500), np.random.default_rng(0).permutation(2000)[:1300]]
+)
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_few_images_of_a_block_are_in_memory_and_no_bit_changes(
+    rows, n_jobs, rng, tmp_path, monkeypatch
+):
+    units = whole_image_units("bilinear", (3, 8, 8), 10)
+    W = units.init(np.zeros((9, 3, 8, 8)), rng).astype(np.float32)
+    pixels = rng.integers(0, 256, (2000, 3, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    images = images_in(tmp_path / "x.npy")
+    expected = block_features(units, W, pixels[rows])
+    monkeypatch.setattr(features, "SPAN_BYTES", 2 * 4 * 192 * TASK_IMAGES)
+    assert images_at_a_time((3, 8, 8)) == 2 * TASK_IMAGES
+    read = []
+    monkeypatch.setattr(
+        features,
+        "intensities",
+        lambda some, dtype: read.append(len(some)) or intensities(some, dtype),
+    )
+    with thread_pool(n_jobs) as threads:
+        ((_, Phi),) = feature_blocks(units, W, images, threads, blocks=[rows])
+    assert_array_equal(Phi, expected)
+    assert max(read) == 2 * TASK_IMAGES
+    assert sum(read) == len(expected)
 
 
 @pytest.mark.parametrize("n_columns", [0, 1, 5200, 10**6])

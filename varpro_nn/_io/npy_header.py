@@ -1,4 +1,4 @@
-"""The header of a ``.npy`` array, read with suspicion.
+"""The header of a ``.npy`` array, read with suspicion, and written.
 
 Not by numpy's own reader: on damaged headers that raises whatever Python's tokenizer does, and
 it warns, in a way that only the whole process can make an error of.
@@ -68,3 +68,18 @@ def read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     except TypeError as error:
         msg = f"the .npy header must have a type that there is, got {descr!r}"
         raise ValueError(msg) from error
+
+
+def write_npy_header(stream: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    """Write the header of an array in C order; return where the data begin.
+
+    Parameters
+    ----------
+    stream : binary file
+        At its beginning.
+    dtype : numpy.dtype
+    shape : tuple of int
+    """
+    header: dict[str, Any] = {"descr": dtype.str, "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return int(stream.tell())

@@ -198,7 +198,9 @@ class Compute:
             reference = (
                 named(training)
                 if by_name
-                else self._stack.enter_context(stored(training, self.scratch))
+                else self._stack.enter_context(
+                    stored(training, self.scratch, copied=self.on_cluster)
+                )
             )
             held = self._published[id(training)] = training, reference
         return held[1]

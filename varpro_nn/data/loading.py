@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from varpro_nn.data.cifar import read_cifar_binary
-from varpro_nn.data.class_folder import has_class_folders, read_class_folder
+from varpro_nn.data.class_folder import has_class_folders, pictures_in_class_folder
 from varpro_nn.data.fetch.catalog import CIFAR_FILES, FILE_SETS, IDX_FILES
 from varpro_nn.data.fetch.store import obtain
 from varpro_nn.data.folder import has_arrays, read_folder
@@ -16,10 +16,13 @@ from varpro_nn.data.idx import read_idx
 from varpro_nn.data.imageset import Dataset, ImageSet, Origin
 from varpro_nn.data.matlab import read_dataset_mat
 from varpro_nn.data.npz import read_dataset_npz
+from varpro_nn.data.picture_set import LabelledPictures, Work, read_picture_set
+from varpro_nn.data.picture_tables import pictures_in_tables
+from varpro_nn.data.pictures import entries_of
 from varpro_nn.data.reading import AS_IT_IS, Reading
 from varpro_nn.data.samples import Samples, read_dataset_samples
 from varpro_nn.data.table_files import TABLE_ENDINGS
-from varpro_nn.data.tables import read_dataset_table
+from varpro_nn.data.tables import read_dataset_table, tables_in
 
 NAMES = (*FILE_SETS, "digits")
 """Data sets that `load` knows by name."""
@@ -39,6 +42,7 @@ def load(
     label_column: str | int | None = None,
     image_size: tuple[int, int] | None = None,
     follow_links: bool = False,
+    images_on_disk: str | os.PathLike[str] | None = None,
     n_jobs: int = -1,
 ) -> Dataset:
     """Load a data set; fetch it first if this machine does not have it.
@@ -66,8 +70,9 @@ def load(
             Arrays with such names, as MATLAB saves them up to version 7. The images may be numbered
             along the last axis: see :func:`varpro_nn.data.matlab.read_dataset_mat`.
         a table: ``.csv``, ``.tsv``, both also as ``.gz``, or ``.parquet``
-            A row for each image: a label, and the pixels in all other columns. It needs pandas, and
-            Parquet pyarrow: see :func:`varpro_nn.data.tables.read_dataset_table`.
+            A row for each image: a label, and the pixels in all other columns, or the name of a
+            picture file. It needs pandas, and Parquet pyarrow: see
+            :func:`varpro_nn.data.tables.read_dataset_table`.
         a folder
             Pictures in a sub-folder for each class, or ``train``, ``test`` and ``valid`` with such
             sub-folders: see :mod:`varpro_nn.data.class_folder`. Or arrays as ``.npy`` or IDX files,
@@ -93,12 +98,14 @@ def load(
         named ``label``, ``class``, ``target`` or the like; of a table else the first.
     image_size : (rows, columns), optional
         The size of the images where the data leave it open: of rows of pixels, by default squares;
-        of pictures in a folder, by default the median size of the pictures, reduced to 64 pixels on
-        the longer side.
+        of pictures, by default their median size, reduced to 64 pixels on the longer side.
     follow_links : bool
-        Also read pictures to which links lead out of the folder.
+        Also read pictures to which links, or names in a table, lead out of the folder.
+    images_on_disk : str or path, optional
+        Keep the images of pictures in a temporary file in this folder, not in memory, for data
+        larger than memory. The file is removed when the process ends.
     n_jobs : int
-        Processes that read the pictures of a folder; -1 for all cores.
+        Processes that read pictures; -1 for all cores.
 
     Returns
     -------
@@ -119,23 +126,27 @@ def load(
     LeCun, Cortes and Burges, The MNIST database of handwritten digits. Xiao, Rasul and Vollgraf,
     Fashion-MNIST, 2017. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
-    reading = Reading(label_column=label_column, image_size=image_size)
+    reading = Reading(label_column=label_column, image_size=image_size, follow_links=follow_links)
+    kept = None if images_on_disk is None else Path(images_on_disk).expanduser()
+    work = Work(n_jobs=n_jobs, progress=progress, images_on_disk=kept)
     if not isinstance(name, str | os.PathLike):
+        reading.check_unused("such objects", "follow_links")
+        work.check_unused("such objects")
         return read_dataset_samples(name, reading)
     name = os.fspath(name)
     check_name(name)
     if name not in NAMES:
         name = os.path.expanduser(name)
         path = Path(name)
-        if path.is_dir() and not has_arrays(path) and has_class_folders(path):
-            reading.check_unused(f"the pictures in {name}", "label_column")
-            # Not loaded again by its name: images depend on all that was asked for.
-            return read_class_folder(
-                path, image_size=reading.image_size, follow_links=follow_links,
-                n_jobs=n_jobs, progress=progress,
-            )  # fmt: skip
-        return _with_origin(_read(name, reading), str(Path(name).absolute()), reading=reading)
-    reading.check_unused(name, "label_column", "image_size")
+        pictures = _pictures_of(path, reading)
+        if pictures is not None:
+            # Not loaded again by its name: other processes get the images.
+            return read_picture_set(name, pictures, reading.image_size, work)
+        reading.check_unused(f"{name}, which has no pictures", "follow_links")
+        work.check_unused(f"{name}, which has no pictures")
+        return _with_origin(_read(name, reading), str(path.absolute()), reading=reading)
+    reading.check_unused(name, "label_column", "image_size", "follow_links")
+    work.check_unused(name)
     if name == "digits":
         return _with_origin(_digits(), name)
     contents = obtain(
@@ -182,6 +193,19 @@ def check_name(name: str, argument: str = "name") -> None:
             f"that ends in {', '.join(ENDINGS)}, got {name!r}."
         )
         raise ValueError(msg)
+
+
+def _pictures_of(path: Path, reading: Reading) -> dict[str, LabelledPictures] | None:
+    """Find the picture files of a folder or a table; None if it has something else."""
+    if not path.is_dir():
+        is_table = path.name.lower().endswith(TABLE_ENDINGS)
+        return pictures_in_tables({"train": path}, reading) if is_table else None
+    if has_arrays(path):
+        return None
+    pictures = pictures_in_tables(tables_in(path, entries_of(path)), reading)
+    if pictures is None and has_class_folders(path):
+        return pictures_in_class_folder(path, reading)
+    return pictures
 
 
 def _read(name: str, reading: Reading) -> Dataset:

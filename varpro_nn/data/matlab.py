@@ -1,7 +1,7 @@
 """Data sets in ``.mat`` files, as MATLAB writes them up to version 7.
 
-Only numbers, text, and cells of text are taken. Nothing is read before its header and the size of
-the file agree on how large it may be.
+Only numbers, text, and cells of text are taken, also out of structs. Nothing is read before its
+header and the size of the file agree on how large it may be.
 """
 
 import os
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from varpro_nn._io.regular_file import open_regular
 from varpro_nn.data.imageset import Dataset
 from varpro_nn.data.labelled import dataset_of, listed
+from varpro_nn.data.mat_structs import Entry, array_at, entries_of_structs
 from varpro_nn.data.naming import choose
 from varpro_nn.data.packed import DEFLATE_RATIO
 from varpro_nn.data.pixel_values import typed_pixels
@@ -34,6 +35,9 @@ def read_dataset_mat(
     path: str | os.PathLike[str], image_size: tuple[int, int] | None = None
 ) -> Dataset:
     """Read a data set from arrays with the names that :mod:`varpro_nn.data.npz` knows.
+
+    If the variables are no images and labels, arrays in structs are, such as
+    ``dataset.train.images`` and ``dataset.train.labels`` of EMNIST.
 
     The images may be numbered along the first axis or the last: the labels tell which. In ``X`` of
     shape (32, 32, 3, n) and ``y`` of shape (n, 1) it is the last. Labels are numbers, a matrix of
@@ -91,33 +95,50 @@ def _read(where: str, stream: Any) -> tuple[dict[str, str], dict[str, NDArray[An
     """Read the arrays of images and labels, and no others."""
     import scipy
 
-    described = scipy.io.whosmat(stream)
-    classes = {name: kind for name, _, kind in described}
-    names = _chosen(where, classes)
+    described = {name: Entry(kind, shape) for name, shape, kind in scipy.io.whosmat(stream)}
+    names, described = _chosen(where, stream, described)
     size = os.fstat(stream.fileno()).st_size
     wanted = set(names.values())
-    for name, shape, _ in described:
+    for name in wanted:
+        shape = described[name].shape
         claimed = np.prod([float(length) for length in shape])
-        if name in wanted and not (min(shape) >= 0 and claimed <= DEFLATE_RATIO * size):
+        if not (min(shape) >= 0 and claimed <= DEFLATE_RATIO * size):
             msg = f"{where}: {name} claims shape {shape} in a file of {size} bytes."
             raise DatasetError(msg)
     stream.seek(0)
-    loaded = scipy.io.loadmat(stream, variable_names=sorted(wanted))
+    variables = {name.split(".")[0] for name in wanted}  # names have no dots in MATLAB
+    loaded = scipy.io.loadmat(stream, variable_names=sorted(variables))
     return names, {
-        name: _plain(where, name, classes[name], loaded[name]) for name in names.values()
+        name: _plain(where, name, described[name].kind, array_at(loaded, name)) for name in wanted
     }
 
 
-def _chosen(where: str, classes: Mapping[str, str]) -> dict[str, str]:
-    usable = [name for name, kind in classes.items() if kind in _NUMBERS | _TEXT]
+def _chosen(
+    where: str, stream: BinaryIO, described: Mapping[str, Entry]
+) -> tuple[dict[str, str], dict[str, Entry]]:
+    """Choose images and labels among the variables, else among the arrays in structs as well."""
+    known = dict(described)
+    structs = [name for name, entry in known.items() if entry.kind == "struct"]
     try:
-        return choose(usable)
+        return choose(_usable(known)), known
     except ValueError as error:
-        msg = f"{where}: {error} In MATLAB save them with save('data.mat', 'X', 'y', '-v7')."
-        others = [f"{name} ({kind})" for name, kind in classes.items() if name not in usable]
-        if others:
-            msg += f" Not read, because they are no plain arrays: {listed(others)}."
-        raise DatasetError(msg) from error
+        fault = error
+    if structs:
+        known |= entries_of_structs(where, stream, structs)
+        try:
+            return choose(_usable(known)), known
+        except ValueError as error:
+            fault = error
+    msg = f"{where}: {fault} In MATLAB save them with save('data.mat', 'X', 'y', '-v7')."
+    usable = _usable(known)
+    others = [f"{name} ({entry.kind})" for name, entry in known.items() if name not in usable]
+    if others:
+        msg += f" Not read, because they are no plain arrays: {listed(others)}."
+    raise DatasetError(msg) from fault
+
+
+def _usable(described: Mapping[str, Entry]) -> list[str]:
+    return [name for name, entry in described.items() if entry.kind in _NUMBERS | _TEXT]
 
 
 def _plain(where: str, name: str, kind: str, array: Any) -> NDArray[Any]:

@@ -54,6 +54,11 @@ class Meaning(NamedTuple):
     rest: tuple[str, ...]
 
 
+def subset_of(word: str) -> str:
+    """Say which subset a word means, "train", "test" or "validation"; "" if none."""
+    return _SUBSET_OF.get(word.strip().lower(), "")
+
+
 def meaning(name: str) -> Meaning:
     """Read a name; upper and lower case are the same."""
     words = [part for word in _WORD.findall(name) for part in _unglued(word.lower())]

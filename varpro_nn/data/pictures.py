@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from varpro_nn._io.regular_file import open_regular
 from varpro_nn._warn import warn_user
+from varpro_nn.data.cropping import crop, decode_smaller
 from varpro_nn.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _DEEP = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "F": 1}
 """Modes of more than 8 bits, and the value of white."""
 _GREY = {"1", "L", "LA", "La", "I", *_DEEP}
 """Modes of one channel."""
+_DECODED_SMALLER = ("JPEG", "MPO")
 _SCALED_TO_16_BITS = ("PNG", "PPM")
 """Formats whose 16-bit pictures have 32-bit numbers in Pillow."""
 
@@ -43,11 +45,18 @@ def entries_of(folder: Path) -> list[Path]:
     ------
     DatasetError
     """
+    return list(_entries_of(folder))
+
+
+def _entries_of(folder: Path) -> Iterator[Path]:
+    """Give what is in a folder; a name takes less memory than a path, where there are many."""
     try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         msg = f"{folder}: cannot be read: {error.strerror or error}"
         raise DatasetError(msg) from error
+    for name in names:
+        yield folder / name
 
 
 def files_below(
@@ -67,7 +76,7 @@ def files_below(
     if folder.is_symlink() and not follow_links:
         yield folder, True
         return
-    for entry in entries_of(folder):
+    for entry in _entries_of(folder):
         if entry.is_symlink() and not follow_links:
             target = entry.resolve()
             yield entry, target.is_dir() or not target.is_relative_to(home)
@@ -96,8 +105,7 @@ def picture_size(path: Path) -> tuple[int, int]:
         Pillow cannot read it.
     """
     with _opened(path) as image:
-        size = image.height, image.width
-        return size[::-1] if _orientation(image) >= _ON_ITS_SIDE else size
+        return _turned(image, (image.height, image.width))
 
 
 def read_picture(
@@ -132,11 +140,41 @@ def read_picture(
     UserWarning
         A TIFF file has more than one page.
     """
-    pixels, n_pages = _read(path, channels, size)
-    if n_pages > 1:
-        msg = f"{path}: read the first of {n_pages} pages; save the others as separate files."
-        warn_user(msg)
-    return pixels
+    image, _ = _read(path, channels, size)
+    return _planes(image)
+
+
+def read_cropped(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], bool]:
+    """Read a picture of any size as an image: crop it in the middle and resize it.
+
+    As :func:`read_picture`, but the picture is never an array. A JPEG picture more than four times
+    as large as the image is decoded at a reduced size.
+
+    Parameters
+    ----------
+    path : Path
+    shape : (rows, columns), (1, rows, columns) or (3, rows, columns)
+        Of the image.
+
+    Returns
+    -------
+    image : ndarray of uint8, shape ``shape``
+    differs : bool
+        Whether the picture has another size than the image.
+
+    Raises
+    ------
+    DatasetError
+        As :func:`read_picture`.
+
+    Warns
+    -----
+    UserWarning
+        As :func:`read_picture`.
+    """
+    rows, columns = shape[-2:]
+    image, size = _read(path, 1 if len(shape) == 2 else shape[0], room=(rows, columns))
+    return _planes(crop(image, rows, columns)).reshape(shape), size != (rows, columns)
 
 
 def pixels_of(image: "Image.Image", what: str) -> NDArray[np.uint8]:
@@ -157,11 +195,16 @@ def pixels_of(image: "Image.Image", what: str) -> NDArray[np.uint8]:
         Pixels of 32 bits, or floating point outside 0 to 1.
     """
     channels = 1 if image.mode in _GREY else 3
-    return _channels_of(_opaque(_eight_bits(what, _upright(image))), channels)
+    return _planes(_channels_of(_opaque(_eight_bits(what, _upright(image))), channels))
 
 
-def _read(path: Path, channels: int, size: tuple[int, int] | None) -> tuple[NDArray[np.uint8], int]:
-    """Read the pixels, and count the pages."""
+def _read(
+    path: Path,
+    channels: int,
+    size: tuple[int, int] | None = None,
+    room: tuple[int, int] | None = None,
+) -> "tuple[Image.Image, tuple[int, int]]":
+    """Read a picture, grey or in colour, and its size; smaller where ``room`` allows it."""
     with _opened(path) as image:
         # Before any pixel is decoded: the size that a file claims may be absurd.
         claimed = image.height, image.width
@@ -172,12 +215,24 @@ def _read(path: Path, channels: int, size: tuple[int, int] | None) -> tuple[NDAr
             raise DatasetError(msg)
         if size is not None and sorted(claimed) != sorted(size):
             raise _wrong_size(path, size, claimed)
+        if room is not None and image.format in _DECODED_SMALLER:
+            decode_smaller(image, *_turned(image, room))
         # Frames of other formats are an animation, or previews of one picture.
         n_pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
         upright = _upright(image)
-        if size is not None and (upright.height, upright.width) != size:
-            raise _wrong_size(path, size, (upright.height, upright.width))
-        return _channels_of(_opaque(_eight_bits(path, upright)), channels), n_pages
+        whole = _turned(image, claimed)
+        if size is not None and whole != size:
+            raise _wrong_size(path, size, whole)
+        found = _channels_of(_opaque(_eight_bits(path, upright)), channels)
+    if n_pages > 1:
+        msg = f"{path}: read the first of {n_pages} pages; save the others as separate files."
+        warn_user(msg)
+    return found, whole
+
+
+def _turned(image: "Image.Image", size: tuple[int, int]) -> tuple[int, int]:
+    """Exchange rows and columns, where the file has a picture on its side."""
+    return size[::-1] if _orientation(image) >= _ON_ITS_SIDE else size
 
 
 def _wrong_size(path: Path, size: tuple[int, int], found: tuple[int, int]) -> DatasetError:
@@ -187,10 +242,14 @@ def _wrong_size(path: Path, size: tuple[int, int], found: tuple[int, int]) -> Da
     )
 
 
-def _channels_of(image: "Image.Image", channels: int) -> NDArray[np.uint8]:
-    if channels == 1:
-        return np.asarray(image.convert("L"), dtype=np.uint8)[np.newaxis]
-    return np.ascontiguousarray(np.moveaxis(np.asarray(image.convert("RGB")), -1, 0))
+def _channels_of(image: "Image.Image", channels: int) -> "Image.Image":
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _planes(image: "Image.Image") -> NDArray[np.uint8]:
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[np.newaxis] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0).copy()
 
 
 @contextmanager

@@ -17,14 +17,17 @@ image again. ``exporters/templates/draw.js`` does the same in a browser.
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, replace
 from math import floor, isfinite, prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn.data.cropping import crop_planes, middle, resized
 from varpro_nn.data.images import intensities
 from varpro_nn.data.intensity_range import IntensityRange
+from varpro_nn.data.pictures import read_cropped, read_picture
 
 ANCHORS = ("mass", "box")
 _SAMPLE = 500
@@ -89,6 +92,9 @@ class Preparation:
     cropped : bool
         Whether the training images were cropped and resized pictures. Ground and frame are None
         then.
+    in_bytes : bool
+        Whether pictures without a ground are resized as bytes. Older model files have none of this:
+        their pictures are resized in floating point, which may differ by 1 of 255.
     """
 
     intensities: IntensityRange | None = None
@@ -96,6 +102,7 @@ class Preparation:
     frame: Frame | None = None
     learnt: bool = False
     cropped: bool = False
+    in_bytes: bool = True
 
     def __post_init__(self) -> None:
         known = self.intensities is not None
@@ -147,11 +154,11 @@ class Preparation:
         TypeError
         """
         if largest is None or not 0 < largest < np.inf:
-            return cls()
+            return cls(in_bytes=False)
         high = float(largest)
         # No more is known than that: nothing is too dark. Intensities up to 1 were bytes, mostly.
         low = 0.0 if high <= 1 else -high
-        return cls(IntensityRange(low, high, low, high))
+        return cls(IntensityRange(low, high, low, high), in_bytes=False)
 
     def spec(self) -> dict[str, Any]:
         """Return plain values, for a model file."""
@@ -161,6 +168,7 @@ class Preparation:
             "frame": None if self.frame is None else asdict(self.frame),
             "learnt": self.learnt,
             "cropped": self.cropped,
+            "in_bytes": self.in_bytes,
         }
 
     @classmethod
@@ -180,7 +188,8 @@ class Preparation:
             if frame is None
             else Frame(frame["filled"], frame["anchor"], tuple(frame["centre"])),
             bool(spec["learnt"]),
-            bool(spec.get("cropped", False)),  # older files lack it
+            bool(spec.get("cropped", False)),  # older files lack these two
+            bool(spec.get("in_bytes", False)),
         )
 
     # --- what it says about arrays ---------------------------------------------------------
@@ -229,6 +238,50 @@ class Preparation:
 
     # --- what it does to a picture ---------------------------------------------------------
 
+    def for_pictures(self, *, prepare: bool = False) -> "Preparation | None":
+        """Say what is done with a picture before the network gets it.
+
+        Parameters
+        ----------
+        prepare : bool
+            Make pictures of any size like the training images (``predict --prepare``).
+
+        Returns
+        -------
+        Preparation or None
+            None: a picture must have the size of the images, and is taken as it is. Networks that
+            were trained on cropped pictures crop new ones too, whatever ``prepare`` is.
+        """
+        return self if prepare or self.cropped else None
+
+    def read(self, path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Read a picture file, and make an image like those of training.
+
+        Where pictures are only cropped and resized, this is how
+        :mod:`varpro_nn.data.picture_set` makes the training images.
+
+        Parameters
+        ----------
+        path : Path
+        shape : (rows, columns), (1, rows, columns) or (3, rows, columns)
+            Of the image.
+
+        Returns
+        -------
+        ndarray of uint8, shape ``shape``
+
+        Raises
+        ------
+        ValueError
+            The network was not trained on bytes.
+        DatasetError
+            As :func:`varpro_nn.data.pictures.read_picture`.
+        """
+        if self.ground is None and self.in_bytes:
+            self._check_takes_pictures()
+            return read_cropped(path, shape)[0]
+        return self.picture(read_picture(path, 1 if len(shape) == 2 else shape[0]), shape)
+
     def picture(self, pixels: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Make an image like those of training.
 
@@ -251,24 +304,30 @@ class Preparation:
         ValueError
             The network was not trained on bytes.
         """
-        if not self.takes_bytes:
-            msg = (
-                "this network was trained on other intensities than bytes divided by 255, so it "
-                "takes no pictures; give arrays on the scale of training."
-            )
-            raise ValueError(msg)
+        self._check_takes_pictures()
         rows, columns = shape[-2:]
-        planes = pixels.reshape(-1, *pixels.shape[-2:]).astype(np.float32)
+        planes: Any = pixels.reshape(-1, *pixels.shape[-2:])
         if self.ground is None or len(planes) != 1:
-            box = _middle(planes.shape[-2:], rows / columns)
-            resized = np.stack([_resized(plane, box, rows, columns) for plane in planes])
-            return _as_bytes(resized / 255).reshape(shape)
+            if self.in_bytes:
+                return crop_planes(planes, rows, columns).reshape(shape)
+            box = middle(planes.shape[-2:], rows, columns)
+            parts = np.stack([_resized(plane, box, rows, columns) for plane in planes])
+            return _as_bytes(parts / 255).reshape(shape)
+        planes = planes.astype(np.float32)
         ink = self._ink(planes / 255)[0]
         if self.frame is None or _stands(ink, self.frame, rows, columns):
             placed = _whole(ink, rows, columns)
         else:
             placed = _framed(ink, self.frame, rows, columns)
         return _as_bytes(self.ground + placed * (self.full_ink - self.ground)).reshape(shape)
+
+    def _check_takes_pictures(self) -> None:
+        if not self.takes_bytes:
+            msg = (
+                "this network was trained on other intensities than bytes divided by 255, so it "
+                "takes no pictures; give arrays on the scale of training."
+            )
+            raise ValueError(msg)
 
     @property
     def full_ink(self) -> float:
@@ -361,13 +420,6 @@ def _masses(inks: FloatArray) -> FloatArray:
     return np.stack(moments, axis=1) / down.sum(axis=1, keepdims=True)
 
 
-def _middle(size: tuple[int, ...], ratio: float) -> tuple[float, float, float, float]:
-    """Largest box (left, top, right, bottom) in the middle, ``ratio`` times as high as wide."""
-    height, width = size
-    h, w = min(height, width * ratio), min(width, height / ratio)
-    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
-
-
 def _whole(ink: FloatArray, rows: int, columns: int) -> FloatArray:
     """Scale all ink to the image, in its middle."""
     height, width = ink.shape
@@ -429,14 +481,11 @@ def _nearest(value: float) -> int:
 def _resized(
     plane: RealArray, box: tuple[float, float, float, float], rows: int, columns: int
 ) -> FloatArray:
-    """Resize a part of a plane (left, top, right, bottom): means over areas, or interpolation."""
+    """Resize a part of a plane in single precision, as :func:`~varpro_nn.data.cropping.resized`."""
     from PIL import Image  # not at the top: imported where it is used
 
-    left, top, right, bottom = box
-    smaller = rows <= bottom - top and columns <= right - left
     image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
-    how = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
-    return np.asarray(image.resize((columns, rows), how, box=box), dtype=np.float64)
+    return np.asarray(resized(image, box, rows, columns), dtype=np.float64)
 
 
 def _as_bytes(values: FloatArray) -> NDArray[np.uint8]:

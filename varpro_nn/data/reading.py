@@ -15,7 +15,11 @@ class Reading:
         The column of a table that has the labels: its name, or its position from 0 on; -1 is the
         last column.
     image_size : (rows, columns), optional
-        The size of images in rows of pixels. By default they are squares.
+        The size of images in rows of pixels, by default squares; or of the images that are made of
+        pictures.
+    follow_links : bool
+        Also read pictures outside the folder that was given, to which links or names in a table
+        lead.
 
     Raises
     ------
@@ -25,6 +29,7 @@ class Reading:
 
     label_column: str | int | None = None
     image_size: tuple[int, int] | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         column = self.label_column
@@ -33,6 +38,9 @@ class Reading:
             raise ValueError(msg)
         if self.image_size is not None:
             object.__setattr__(self, "image_size", _size(self.image_size))
+        if not isinstance(self.follow_links, bool):
+            msg = f"follow_links must be True or False, got {self.follow_links!r}."
+            raise ValueError(msg)
 
     def check_unused(self, what: str, *options: str) -> None:
         """Refuse options that have no effect on ``what``.
@@ -42,8 +50,8 @@ class Reading:
         ValueError
         """
         for option in options:
-            if getattr(self, option) is not None:
-                given = getattr(self, option)
+            given = getattr(self, option)
+            if given is not None and given is not False:
                 msg = f"{option} has no effect on {what}, got {given!r}; leave it out."
                 raise ValueError(msg)
 

@@ -7,7 +7,7 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ from varpro_nn.errors import DatasetError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Chooser: TypeAlias = Callable[[list[str] | None, int], int]
-"""Chooses a column by the names of the columns, if there are any, and their number."""
+Chooser: TypeAlias = Callable[[list[str] | None, int], Sequence[int]]
+"""Chooses columns by the names of the columns, if there are any, and their number."""
 
 TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 """Of the names of tables."""
@@ -34,6 +34,7 @@ _MOST_CELLS = 1 << 32
 """Of a Parquet file, where many equal cells take no room."""
 _CELLS = 1 << 22
 """Cells that are read at a time."""
+_PICTURE = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|p[bgpn]m)$", re.IGNORECASE)
 _INDEX = re.compile(r"__index_level_\d+__")
 """A column in which pandas keeps the row names."""
 
@@ -58,13 +59,16 @@ class TableFile:
 
 
 @contextmanager
-def open_table(path: Path, labels: Chooser) -> Iterator[TableFile]:
+def open_table(path: Path, texts: Chooser, cells: int | None = None) -> Iterator[TableFile]:
     """Open a table; the ending of its name says what it is.
 
     Parameters
     ----------
-    labels : callable
-        Chooses the column of the labels; its cells stay text in a CSV file.
+    path : Path
+    texts : callable
+        Chooses the columns whose cells stay text in a CSV file: that of the labels, for example.
+    cells : int, optional
+        About as many are read at a time; by default four million.
 
     Raises
     ------
@@ -83,7 +87,7 @@ def open_table(path: Path, labels: Chooser) -> Iterator[TableFile]:
         with warnings.catch_warnings():
             # A row that is longer than the first would be cut off.
             warnings.simplefilter("error", pandas.errors.ParserWarning)
-            with opened(path, labels) as table:
+            with opened(path, texts, cells or _CELLS) as table:
                 yield table
     except (DatasetError, MemoryError):
         raise
@@ -94,7 +98,7 @@ def open_table(path: Path, labels: Chooser) -> Iterator[TableFile]:
 
 
 @contextmanager
-def _text(path: Path, labels: Chooser) -> Iterator[TableFile]:
+def _text(path: Path, texts: Chooser, cells: int) -> Iterator[TableFile]:
     import pandas
 
     with open_packed(path) as stream:
@@ -112,9 +116,10 @@ def _text(path: Path, labels: Chooser) -> Iterator[TableFile]:
     with open_packed(path) as stream:
         reader = pandas.read_csv(
             _decoded(path, stream), sep=separator, header=None, names=range(n), index_col=False,
-            skiprows=int(has_names), skipinitialspace=True, dtype={labels(columns, n): str},
+            skiprows=int(has_names), skipinitialspace=True,
+            dtype=dict.fromkeys(texts(columns, n), str),
             # "NA" and "None" may be labels.
-            keep_default_na=False, na_values=[""], chunksize=max(1, _CELLS // n),
+            keep_default_na=False, na_values=[""], chunksize=max(1, cells // n),
         )  # fmt: skip
         with reader:
             yield TableFile(columns, n, reader)
@@ -127,14 +132,21 @@ def _decoded(path: Path, stream: Readable) -> io.TextIOWrapper:
 
 
 def _are_names(fields: list[str]) -> bool:
-    """Tell the names of columns from a first row: at most its label is text.
+    """Tell the names of columns from a first row: at most its label and a file name are text.
 
     Names may be numbers that count from 0 or 1.
     """
+    if any(map(is_picture_name, fields)):
+        return False
     numbers = [field for field in fields if is_number(field)]
     counted = any(numbers == [str(start + i) for i in range(len(numbers))] for start in (0, 1))
     texts = sum(bool(field.strip()) for field in fields) - len(numbers)
     return counted or texts > 1
+
+
+def is_picture_name(cell: Any) -> bool:
+    """Whether a cell of a table is text that ends like the name of a picture."""
+    return isinstance(cell, str) and _PICTURE.search(cell.strip()) is not None
 
 
 def is_number(cell: Any) -> bool:
@@ -166,7 +178,7 @@ class _Limited(io.RawIOBase):
 
 
 @contextmanager
-def _parquet(path: Path, labels: Chooser) -> Iterator[TableFile]:
+def _parquet(path: Path, texts: Chooser, cells: int) -> Iterator[TableFile]:
     try:
         from pyarrow import parquet  # not at the top: optional, and slow to load
     except ImportError as error:
@@ -179,7 +191,7 @@ def _parquet(path: Path, labels: Chooser) -> Iterator[TableFile]:
         if n * rows > _MOST_CELLS:
             msg = f"{path}: must have at most {_MOST_CELLS} cells, got {rows} rows of {n}."
             raise DatasetError(msg)
-        batches = file.iter_batches(batch_size=max(1, _CELLS // max(n, 1)))
+        batches = file.iter_batches(batch_size=max(1, cells // max(n, 1)))
         # The metadata of pandas would make an index of some columns.
         frames = (batch.to_pandas(ignore_metadata=True) for batch in batches)
         yield TableFile(names, n, (frame.set_axis(range(n), axis=1) for frame in frames))

@@ -1,5 +1,7 @@
 """Data sets in tables: a row is an image, one column has the labels, all others are pixels.
 
+:mod:`varpro_nn.data.picture_tables` reads tables of picture files.
+
 The names of the columns are in the first line, or nowhere: then all of it is numbers, but for a
 label. A first column without a name numbers the rows, and is left out.
 """
@@ -18,12 +20,11 @@ from varpro_nn.data.labelled import dataset_of, listed
 from varpro_nn.data.naming import LABEL_WORDS, meaning
 from varpro_nn.data.pixel_values import typed_pixels
 from varpro_nn.data.reading import AS_IT_IS, Reading
-from varpro_nn.data.table_files import TABLE_ENDINGS, is_number, open_table
+from varpro_nn.data.table_files import TABLE_ENDINGS, is_number, is_picture_name, open_table
 from varpro_nn.errors import DatasetError
 
 _WHOLE = re.compile(r"[+-]?\d{1,18}")
-_PICTURE = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|pgm|ppm)$", re.IGNORECASE)
-_ANOTHER = "label_column (--label-column) chooses another"
+ANOTHER_COLUMN = "label_column (--label-column) chooses another"
 
 
 def read_dataset_table(path: Path, reading: Reading = AS_IT_IS) -> Dataset:
@@ -112,7 +113,7 @@ def _dataset_of_tables(where: str, files: dict[str, Path], reading: Reading) -> 
     tables = {"train": train}
     names = {"x_train": "the pixels", "y_train": f"the labels in column {train.label!r}"}
     if reading.label_column is None:
-        names["y_train"] += f" ({_ANOTHER})"
+        names["y_train"] += f" ({ANOTHER_COLUMN})"
     if "test" in files:
         test = tables["test"] = _read(files["test"], train.label)
         _check_columns(files, train, test)
@@ -142,20 +143,20 @@ def _check_columns(files: dict[str, Path], train: _Table, test: _Table) -> None:
 
 def _read(path: Path, label_column: str | int | None) -> _Table:
     def position(columns: list[str] | None, n: int) -> int:
-        return _label_position(path, columns, n, label_column)
+        return label_position(path, columns, n, label_column)
 
     labels: list[NDArray[Any]] = []
     pixels: list[NDArray[Any]] = []
     n_rows = 0
-    with open_table(path, position) as table:
+    with open_table(path, lambda columns, n: [position(columns, n)]) as table:
         label = position(table.columns, table.n_columns)
         names = table.columns or [str(column) for column in range(table.n_columns)]
-        left_out = {label, _numbering(table.columns)}
+        left_out = {label, numbering(table.columns)}
         kept = [column for column in range(table.n_columns) if column not in left_out]
         for frame in table.pieces:
             if not len(frame):
                 continue
-            _check_there(path, frame, [label, *kept], names, n_rows)
+            check_there(path, frame, [label, *kept], names, n_rows)
             labels.append(frame[label].to_numpy(dtype=object))
             pixels.append(_numbers(path, frame[kept], names, n_rows, names[label]))
             n_rows += len(frame)
@@ -165,12 +166,12 @@ def _read(path: Path, label_column: str | int | None) -> _Table:
     return _Table(
         names[label] if table.columns else label,
         [names[column] for column in kept] if table.columns else None,
-        _typed_labels(path, np.concatenate(labels)),
+        typed_labels(path, np.concatenate(labels)),
         np.concatenate(pixels),
     )
 
 
-def _numbering(columns: list[str] | None) -> int:
+def numbering(columns: list[str] | None) -> int:
     """Find the column that only numbers the rows; -1 if there is none."""
     nameless = [
         number for number, name in enumerate(columns or ())
@@ -179,7 +180,7 @@ def _numbering(columns: list[str] | None) -> int:
     return nameless[0] if len(nameless) == 1 else -1
 
 
-def _label_position(
+def label_position(
     path: Path, columns: list[str] | None, n: int, label_column: str | int | None
 ) -> int:
     """Find the column of the labels."""
@@ -187,9 +188,9 @@ def _label_position(
         known = [number for number, name in enumerate(columns or ()) if name.lower() in LABEL_WORDS]
         if len(known) > 1:
             some = listed(columns[number] for number in known) if columns else ""
-            msg = f"{path}: must have one column of labels, got {some}; {_ANOTHER}."
+            msg = f"{path}: must have one column of labels, got {some}; {ANOTHER_COLUMN}."
             raise DatasetError(msg)
-        return known[0] if known else int(_numbering(columns) == 0)
+        return known[0] if known else int(numbering(columns) == 0)
     if isinstance(label_column, str):
         for same in (str, str.lower):
             wanted = same(label_column)
@@ -207,7 +208,7 @@ def _label_position(
     return number % n
 
 
-def _check_there(
+def check_there(
     path: Path, frame: Any, columns: Sequence[int], names: list[str], start: int
 ) -> None:
     """Refuse missing values."""
@@ -242,9 +243,9 @@ def _no_number(path: Path, column: Any, name: str, start: int, label: str) -> Da
         ((row, cell) for row, cell in enumerate(cells) if not is_number(cell)), (0, cells[0])
     )
     if isinstance(cell, str):
-        remedy = f"the labels are in column {label!r}; {_ANOTHER}"
-        if _PICTURE.search(cell):
-            remedy = "tables of file names are not read: put the pictures into an .npz file"
+        remedy = f"the labels are in column {label!r}; {ANOTHER_COLUMN}"
+        if is_picture_name(cell):
+            remedy = "a column of file names must have one in each row, and nothing else"
         found = repr(cell if len(cell) <= 40 else f"{cell[:40]}...")
     else:
         found = type(cell).__name__
@@ -259,11 +260,12 @@ def _no_number(path: Path, column: Any, name: str, start: int, label: str) -> Da
     return DatasetError(msg)
 
 
-def _typed_labels(path: Path, labels: NDArray[Any]) -> NDArray[Any]:
+def typed_labels(path: Path, labels: NDArray[Any]) -> NDArray[Any]:
     """Make numbers of labels that are text, if all are numbers."""
     strange = next((label for label in labels if not isinstance(label, str | float | int)), None)
     if strange is not None:
-        msg = f"{path}: labels must be numbers or text, got {type(strange).__name__}; {_ANOTHER}."
+        got = type(strange).__name__
+        msg = f"{path}: labels must be numbers or text, got {got}; {ANOTHER_COLUMN}."
         raise DatasetError(msg)
     if not all(isinstance(label, str) for label in labels):
         return np.array(labels.tolist())

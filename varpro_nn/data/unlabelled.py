@@ -226,4 +226,4 @@ def _read_picture(
     if prepared is None:
         rows, columns = shape[-2:]
         return read_picture(path, channels, (rows, columns)).reshape(shape)
-    return prepared.picture(read_picture(path, channels), shape)
+    return prepared.read(path, shape)

@@ -1,5 +1,6 @@
 """The finished network: units, their weights, linear weights, and what they stand for."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from operator import index
@@ -15,6 +16,7 @@ from varpro_nn._io import archive
 from varpro_nn._typing import FloatArray, ImageArray, LabelArray
 from varpro_nn.data.images import check_images
 from varpro_nn.data.preparation import Preparation
+from varpro_nn.data.unlabelled import read_images
 from varpro_nn.errors import ModelFileError
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.tables import as_html, as_text
@@ -198,6 +200,37 @@ class Network:
                 ):
                     outputs[rows] += (Phi @ self.A[:-1] + self.A[-1]) / len(views)
         return outputs
+
+    def read_images(self, path: str | os.PathLike[str], *, prepare: bool = False) -> ImageArray:
+        """Read pictures, or an array in a file, as images that the network takes.
+
+        The exported programs (ONNX, C) take these images too. ``python -m varpro_nn.predict`` reads
+        files in the same way.
+
+        Parameters
+        ----------
+        path : str or path
+            A picture, a folder of pictures, or a ``.npz``, ``.npy`` or IDX file, as in
+            :func:`varpro_nn.data.read_images`.
+        prepare : bool
+            Make pictures of any size like the training images. By default pictures must have the
+            size of the images. A network that was trained on a folder of pictures of several sizes
+            crops and resizes pictures in both cases.
+
+        Returns
+        -------
+        ndarray, shape (n, *image_shape)
+            ``uint8`` for pictures, in the order of their paths; else as in the file.
+
+        Raises
+        ------
+        DatasetError
+            The file cannot be read, holds no images, or images of another shape.
+        ValueError
+            The network was not trained on bytes, so it takes no pictures.
+        """
+        prepared = self.preparation.for_pictures(prepare=prepare)
+        return read_images(path, self.image_shape, prepared=prepared)
 
     def predict_codes(self, images: ArrayLike, *, n_jobs: int = 1) -> LabelArray:
         """Predict class numbers.

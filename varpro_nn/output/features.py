@@ -6,6 +6,7 @@ number of threads, so neither do the bits of the result.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ BLOCK_BYTES = 2**24
 """Bytes of ``Phi`` that one block of images may take."""
 TASK_IMAGES = 256
 """Images of one task."""
+SPAN_BYTES = 2**26
+"""Bytes of intensities that exist at a time; but at least those of one task."""
 
 
 def _same(images: Any) -> Any:
@@ -66,20 +69,50 @@ def block_features(
     TypeError, ValueError
         Features break the contract of units.
     """
-    X = intensities(images, W.dtype)  # once for all tiles
-    h, m = len(W), units.n_cells
-    Phi = np.empty((len(X), m, h), dtype=W.dtype)
+    return _features(units, W, images, slice(None), _same, threads)
 
-    def one_task(task: tuple[slice, slice]) -> None:
-        rows, tile = task
-        some, these = X[rows], W[tile]
-        part = units.features(these, some)
-        check_features(units, part, len(some), len(these))
-        Phi[rows, :, tile] = part.reshape(len(some), m, -1)
 
-    of_tasks = [slice(start, start + TASK_IMAGES) for start in range(0, len(X), TASK_IMAGES)]
-    run_tiles(threads, one_task, [(rows, tile) for rows in of_tasks for tile in column_tiles(h)])
-    columns = Phi.reshape(len(X), m * h)
+def images_at_a_time(image_shape: tuple[int, ...]) -> int:
+    """Count the images whose intensities exist at a time while the features of a block are made.
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+    """
+    return max(1, SPAN_BYTES // (4 * prod(image_shape) * TASK_IMAGES)) * TASK_IMAGES
+
+
+def _features(
+    units: Units,
+    W: RealArray,
+    images: ImageArray,
+    rows: Any,
+    view: Callable[[Any], Any],
+    threads: Threads | None,
+) -> RealArray:
+    """Compute the features of a block; images on disk are read a part of it at a time."""
+    at = range(len(images))[rows] if isinstance(rows, slice) else rows
+    n, h, m = len(at), len(W), units.n_cells
+    Phi = np.empty((n, m, h), dtype=W.dtype)
+    size = images_at_a_time(images.shape[1:])
+    for first in range(0, n, size):
+        end = min(first + size, n)
+        part = at[first:end]
+        chosen: Any = slice(part.start, part.stop) if isinstance(part, range) else part
+        X = intensities(view(images[chosen]), W.dtype)  # once for all tiles
+
+        def one_task(task: tuple[int, slice], X: RealArray = X, first: int = first) -> None:
+            start, tile = task
+            some, these = X[start - first : start - first + TASK_IMAGES], W[tile]
+            found = units.features(these, some)
+            check_features(units, found, len(some), len(these))
+            Phi[start : start + len(some), :, tile] = found.reshape(len(some), m, -1)
+
+        starts = range(first, end, TASK_IMAGES)
+        run_tiles(
+            threads, one_task, [(start, tile) for start in starts for tile in column_tiles(h)]
+        )
+    columns = Phi.reshape(n, m * h)
     check_finite(columns)
     return columns
 
@@ -112,4 +145,4 @@ def feature_blocks(
     if blocks is None:
         blocks = block_slices(len(images), len(W) * units.n_cells)
     for rows in blocks:
-        yield rows, block_features(units, W, view(images[rows]), threads)
+        yield rows, _features(units, W, images, rows, view, threads)

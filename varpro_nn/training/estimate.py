@@ -31,7 +31,7 @@ from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.feature_store import FEATURE_BYTES
-from varpro_nn.output.features import VIEWS, block_slices
+from varpro_nn.output.features import VIEWS, block_slices, images_at_a_time
 from varpro_nn.output.fit import LARGEST_EIGENPROBLEM, check_size
 from varpro_nn.output.linear_fits import rows_for_start
 from varpro_nn.output.penalties import RIDGES
@@ -550,12 +550,13 @@ class _Run:
         return min(n, block_slices(n, self.q)[0].stop)
 
     def _bytes_of_block(self, n: int) -> float:
-        """Count images whose features are computed at a time: as they are, in single precision.
+        """Count images that are read at a time: as they are, in single precision.
 
-        Then their features, the same in double precision, and a part of them.
+        Then the features of a block, the same in double precision, and a part of them.
         """
         image = self.bytes_of_image + 4 * prod(self.image_shape)
-        return self._rows_of_block(n) * (image + 16 * self.q)
+        rows = self._rows_of_block(n)
+        return min(rows, images_at_a_time(self.image_shape)) * image + rows * 16 * self.q
 
     def _bytes_of_dual(self, n: int) -> float:
         kept = 4 * n * self.q if self.keep_sums else 0

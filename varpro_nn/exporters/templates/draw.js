@@ -126,8 +126,9 @@ async function take(picture) {
   const [scaled, whole] = blank(width, height, around);
   whole.imageSmoothingEnabled = !exact;
   whole.drawImage(bitmap, (width - w) / 2, (height - h) / 2, w, h);
+  const image = exact || hasGround ? null : cropped(bitmap);
   bitmap.close(); // a photograph is large, and may stay for long
-  items.push({ kind: "clear" }, { kind: "picture", picture: scaled, exact });
+  items.push({ kind: "clear" }, { kind: "picture", picture: scaled, exact, image });
   centre.checked = !exact && prefersCentred;
   invert.checked = !exact && hasGround && (border > 127) !== (ground > fullInk);
   update();
@@ -200,8 +201,70 @@ function average(value, n, m, put) {
   }
 }
 
+// Larger pictures are first drawn at a part of their size: a phone has little memory.
+const LARGE = 2 ** 22;
+
+/** The middle of a picture as an image, as data/cropping.py makes it: (channels, rows, columns). */
+function cropped(bitmap) {
+  const factor = Math.min(bitmap.height / rows, bitmap.width / columns) / 2;
+  const parts = bitmap.width * bitmap.height > LARGE ? [8, 4, 2] : [];
+  const part = parts.find((n) => n <= factor) || 1;
+  const [w, h] = [Math.ceil(bitmap.width / part), Math.ceil(bitmap.height / part)];
+  const [, context] = blank(w, h, "#fff");
+  context.drawImage(bitmap, 0, 0, w, h);
+  const [boxW, boxH] = [Math.min(w, h * columns / rows), Math.min(h, w * rows / columns)];
+  const shrinks = columns <= boxW && rows <= boxH;
+  const across = weightsOf(w, boxW, columns, shrinks);
+  const down = weightsOf(h, boxH, rows, shrinks);
+  const result = new Uint8Array(channels * rows * columns);
+  planes(context, w, h, grey).forEach((plane, channel) => {
+    const narrow = resampled(plane, w, h, across);
+    result.set(resampled(narrow, h, columns, down), channel * rows * columns);
+  });
+  return result;
+}
+
+/**
+ * Of a part of `n` values, `length` long in the middle: where each of `m` means starts, and its
+ * weights. As Pillow's filters, to the rounding: areas if the part shrinks, else interpolation.
+ */
+function weightsOf(n, length, m, shrinks) {
+  const start = Math.fround((n - length) / 2);
+  const scale = Math.fround(Math.fround((n + length) / 2) - start) / m;
+  const unit = Math.max(scale, 1);
+  const reach = shrinks ? unit / 2 : unit;
+  return Array.from({ length: m }, (_, j) => {
+    const place = start + (j + 0.5) * scale;
+    const first = Math.max(Math.floor(place - reach + 0.5), 0);
+    const end = Math.min(Math.floor(place + reach + 0.5), n);
+    const weights = Array.from({ length: end - first }, (_, i) => {
+      const away = (first + i - place + 0.5) * (1 / unit);
+      return shrinks ? Number(away > -0.5 && away <= 0.5) : Math.max(1 - Math.abs(away), 0);
+    });
+    const sum = weights.reduce((a, b) => a + b, 0);
+    return { first, weights: weights.map((weight) => weight / sum) };
+  });
+}
+
+/** Resample each of `count` rows of `n` values; the result has columns in place of rows. */
+function resampled(plane, n, count, taken) {
+  const result = new Uint8Array(taken.length * count);
+  taken.forEach(({ first, weights }, j) => {
+    for (let row = 0; row < count; row++) {
+      let sum = 0;
+      for (let i = 0; i < weights.length; i++) sum += weights[i] * plane[row * n + first + i];
+      result[j * count + row] = Math.round(sum);
+    }
+  });
+  return result;
+}
+
 /** The image that the network is given: bytes (channels, rows, columns). */
 function prepare() {
+  const [first, ...others] = current();
+  if (first && first.image && !others.length) {
+    return grey && invert.checked ? first.image.map((value) => 255 - value) : first.image;
+  }
   const values = planes(paper, width, height, grey);
   const pixels = new Uint8Array(channels * rows * columns);
   if (hasGround && centre.checked) {
@@ -320,6 +383,9 @@ function how(picture, pixels) {
     return frame === null ? "on the background of the training images" : "scaled and centred";
   }
   if (picture && picture.exact) return "the picture's own pixels";
+  if (picture && picture.image && current().length === 1) {
+    return "the middle of the picture, resized";
+  }
   return "the canvas, scaled down";
 }
 
