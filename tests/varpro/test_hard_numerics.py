@@ -10,7 +10,7 @@ from varpro_nn import RidgeLayer, configure, load, patch_units, run, whole_image
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
-from varpro_nn.errors import IntensityWarning
+from varpro_nn.errors import ClassSizeWarning, IntensityWarning
 from varpro_nn.output.fit import fit_output_layer
 from varpro_nn.output.output_layer import LAYERS
 from varpro_nn.output.ridge_fit import fit_ridge
@@ -141,7 +141,8 @@ def test_one_image_a_class(layer, scheme, digits):
         "bilinear", n_units=8, n_subnetworks=2, scheme=scheme, output_layer=layer, max_nfev=4,
         images_per_subnetwork=10, n_stages=2 if scheme == "stages" else 1,
     )  # fmt: skip
-    result = run(config, dataset, n_jobs=1)
+    with pytest.warns(ClassSizeWarning, match="have fewer than 10 training images"):
+        result = run(config, dataset, n_jobs=1)
     assert np.isfinite(result.network.A).all()
     if layer == "ridge":  # the others choose their penalty on the one image that is put aside
         assert result.metrics["test_accuracy"] > 0.2  # chance is 0.1

@@ -1,9 +1,9 @@
-from experiments.benchmarks import class_folder
+from experiments.benchmarks import reading_pictures
 
 
 def test_each_way_reads_all_pictures(run_script, in_this_process):
-    in_this_process(class_folder)
-    lines, result = run_script(class_folder, "--pictures", "20", "--n-jobs", "1")
+    in_this_process(reading_pictures)
+    lines, result = run_script(reading_pictures, "--pictures", "20", "--n-jobs", "1")
     assert [row["way"] for row in result["rows"]] == ["Pillow", "load", "to disk"]
     assert len(lines) == 4
     for row in result["rows"]:

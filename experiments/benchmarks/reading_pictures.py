@@ -1,6 +1,6 @@
 """CPU time and memory of reading a class folder, beside Pillow alone.
 
-``python -m experiments.benchmarks.class_folder`` makes JPEG pictures of 64 to 256 pixels a side, of
+``python -m experiments.benchmarks.reading_pictures`` makes JPEG pictures of 64 to 256 pixels, of
 gradients and noise. Then it reads them with the same number of processes by Pillow alone
 (``Image.open``, ``convert``, ``resize`` with means over areas), by :func:`varpro_nn.load`, and by
 ``load`` with ``images_on_disk``. Memory is the largest resident memory of the process, and of a
@@ -133,7 +133,7 @@ def main() -> None:
             )
             alone = None
             for way in WAYS:
-                command = ["experiments.benchmarks.class_folder", "--one", way, str(folder)]
+                command = ["experiments.benchmarks.reading_pictures", "--one", way, str(folder)]
                 row = json.loads(child([*command, "--n-jobs", str(args.n_jobs)])[-1])
                 alone = alone or row
                 row["ratio"] = row["cpu"] / alone["cpu"]
