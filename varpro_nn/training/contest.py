@@ -1,0 +1,319 @@
+"""The recipe ``auto``: a contest of complete recipes on training images alone.
+
+No recipe suits all pictures. Units on whole images are best where objects have one place and size
+(faces, say), windows elsewhere; mirror images and distorted copies help some data and harm others.
+So a few different candidates are trained quickly, on part of the training images and with part of
+their units, and measured on other training images:
+
+1. *kinds of units*: whole images; windows; whitened windows with few and with many cells;
+2. *the two best of them*, with twice as many images and units;
+3. *one change* of the better one: mirror images, shifts, another output layer; then distortions if
+   shifts helped;
+4. *all changes that helped*, together, if there are several.
+
+Each round has images of its own to measure on, as far as there are enough, so no candidate gains
+from having been lucky before. A change must be better by more than ``MARGIN`` of a standard error.
+In the first two rounds all have the ridge layer and no copies, which is quick and fair. The winner
+is then trained in full, on all images. The contest depends on the data and the seed alone: neither
+on the number of jobs nor on how fast the machine is.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from varpro_nn._typing import IndexArray
+from varpro_nn.compute.compute import Compute
+from varpro_nn.data import Dataset
+from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.layers import train_classifier
+from varpro_nn.training.metrics import ByClass, accuracy, standard_error
+from varpro_nn.training.recipes import configure, kind_of_data
+from varpro_nn.training.resources import Clock
+
+N_IMAGES = {1: 1500, 2: 3000, 3: 3000, 4: 3000}
+"""Training images of a candidate, by round; fewer if there are not so many."""
+SHARE = {1: 1 / 4, 2: 1 / 2, 3: 1 / 4, 4: 1 / 4}
+"""Share of its units that a candidate has, by round."""
+HELD = 1 / 3
+"""Share of the images of a round that measure."""
+MARGIN = 0.5
+"""Standard errors by which a change must be better."""
+AUTO = "auto"
+"""The name of the recipe."""
+
+_logger = logging.getLogger(__name__)
+
+_PLAIN: dict[str, Any] = {
+    "shift": 0, "rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0, "flip": False,
+    "views": "single", "n_copies": 0,
+}  # fmt: skip
+_QUICK: dict[str, Any] = {"output_layer": "ridge", "n_copies": 0, "views": "single"}
+_DISTORTED: dict[str, Any] = {
+    "shift": 1, "rotation": 8.0, "scale": 0.08, "shear": 0.08, "elastic": 0.4, "n_copies": 1,
+}  # fmt: skip
+_ALONE: dict[str, Any] = {"scheme": "independent", "n_stages": 1}
+_WHITENED: dict[str, Any] = {
+    **_ALONE, **_PLAIN, "activation": "two-sided", "threshold": 0.5, "contrast": 0.01,
+    "whitening": 0.1, "draw": "windows", "gain": 1.0, "training_stride": 2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Settings that take part.
+
+    Attributes
+    ----------
+    name : str
+        What it is, in words.
+    config : TrainConfig
+        In full size.
+    """
+
+    name: str
+    config: TrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One result of the contest.
+
+    Attributes
+    ----------
+    round : int
+        1 to 4.
+    name : str
+        The candidate.
+    n_images, n_held, n_units : int
+        Images it was trained on, images it was measured on, and units.
+    accuracy, standard_error : float
+        On the images that it was not trained on; balanced if the classes are weighted so.
+    """
+
+    round: int
+    name: str
+    n_images: int
+    n_held: int
+    n_units: int
+    accuracy: float
+    standard_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """What was chosen, and by which results.
+
+    Attributes
+    ----------
+    config : TrainConfig
+        Settings of the winner, in full size; its ``recipe`` is ``"auto"``.
+    chosen : str
+        The winner in words.
+    entries : tuple of Entry
+        In the order in which they were measured.
+    cpu_seconds : float
+    """
+
+    config: TrainConfig
+    chosen: str
+    entries: tuple[Entry, ...]
+    cpu_seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """What was chosen, and by how much, in one line."""
+        last = [entry for entry in self.entries if entry.round == self.entries[-1].round]
+        best, *others = sorted(last, key=lambda entry: -entry.accuracy)
+        found = f"{best.accuracy:.4f} ± {best.standard_error:.4f}"
+        other = f"; {others[0].name}: {others[0].accuracy:.4f}" if others else ""
+        return f"chosen: {self.chosen} (held-out training images: {found}{other})"
+
+
+def contest(
+    data: Dataset, *, seed: int = 0, n_jobs: int = -1, progress: bool = False, **overrides: Any
+) -> Contest:
+    """Choose settings for a data set by a contest on its training images.
+
+    Parameters
+    ----------
+    data : Dataset
+        Its test and validation images are not looked at.
+    seed : int
+        Draws the images and seeds the networks; the settings keep it.
+    n_jobs : int
+        Worker processes and threads, -1 for all cores. The result does not depend on it.
+    progress : bool
+        Show a bar on standard error.
+    **overrides
+        Settings that all candidates have, by their flat names.
+
+    Returns
+    -------
+    Contest
+
+    Raises
+    ------
+    ValueError
+        Settings that no candidate can have, or too few images: each class needs two.
+    """
+    clock = Clock()
+    field = _Field(data, seed, n_jobs, progress, overrides)
+    entrants = field.kinds_of_units()
+    first = field.compare(1, [_quick(candidate) for candidate in entrants])
+    two = [entrants[i] for i in np.argsort([-e.accuracy for e in first], kind="stable")[:2]]
+    second = field.compare(2, [_quick(candidate) for candidate in two])
+    base = two[int(np.argmax([entry.accuracy for entry in second]))]
+    chosen = field.with_changes(base)
+    wall, cpu = clock.read()
+    _logger.info("contest: %.1f s, %.1f CPU s", wall, cpu)
+    config = chosen.config.with_options(recipe=AUTO)
+    return Contest(config, chosen.name, tuple(field.entries), cpu)
+
+
+class _Field:
+    """Where candidates are made and measured."""
+
+    def __init__(
+        self, data: Dataset, seed: int, n_jobs: int, progress: bool, overrides: Mapping[str, Any]
+    ) -> None:
+        self._data, self._seed, self._n_jobs, self._progress = data, seed, n_jobs, progress
+        self._overrides = dict(overrides)
+        self._training = data.train
+        self._n_classes = len(data.classes)
+        self.entries: list[Entry] = []
+
+    def made(
+        self, name: str, base: TrainConfig | str, options: Mapping[str, Any]
+    ) -> Candidate | None:
+        """Make a candidate; None if the images or the overrides do not allow it."""
+        settings = {**options, **self._overrides, "seed": self._seed}
+        try:
+            if isinstance(base, str):
+                config = configure(base, data=self._data, **settings)
+            else:
+                config = base.with_options(**settings)
+        except ValueError as error:
+            self.refusal = error
+            return None
+        return Candidate(name, config)
+
+    def kinds_of_units(self) -> list[Candidate]:
+        """Make the candidates of the first round."""
+        small = min(self._data.image_shape[-2:]) < 16
+        colour = kind_of_data("", self._data.image_shape) == "colour"
+        window = 3 if small else 5
+        n_components = {} if small else {"n_components": 30 if colour else 20}
+        white: dict[str, Any] = {
+            **_WHITENED, **n_components, "window": window, "n_units": 96, "n_subnetworks": 6,
+            "images_per_subnetwork": 5000,
+        }  # fmt: skip
+        if small:
+            white["training_stride"] = None
+        entrants = [
+            self.made(
+                "whole images", "bilinear", {"n_units": 800, "n_subnetworks": 8, "gain": 2.0}
+            ),
+            self.made("windows", "default", {**_ALONE, **_PLAIN, "output_layer": "hinge"}),
+            self.made("whitened windows", "default", {**white, "grid": 2 if small else 3}),
+            self.made(
+                "whitened windows, more cells", "default", {**white, "grid": 3 if small else 6}
+            ),
+        ]
+        found = [candidate for candidate in entrants if candidate is not None]
+        if not found:
+            raise self.refusal
+        return found
+
+    def with_changes(self, base: Candidate) -> Candidate:
+        """Find the changes that help, one by one and together."""
+        (entry,) = self.compare(3, [base])
+        least = entry.accuracy + MARGIN * entry.standard_error
+        helped: list[tuple[float, dict[str, Any], Candidate]] = []
+
+        def try_out(name: str, change: dict[str, Any]) -> bool:
+            candidate = self.made(f"{base.name}, {name}", base.config, change)
+            if candidate is None or candidate.config == base.config:
+                return False
+            (tried,) = self.compare(3, [candidate])
+            if tried.accuracy > least:
+                helped.append((tried.accuracy, change, candidate))
+            return tried.accuracy > least
+
+        try_out("mirrored", {"flip": True, "views": "flip"})
+        if try_out("shifted", {"shift": 1, "n_copies": 1}):
+            try_out("distorted", _DISTORTED)
+        # The convex layers are alike: one of them tells whether the other is worth a trial.
+        for layer in ("softmax", "hinge", "ridge"):
+            layer_helps = try_out(f"{layer} layer", {"output_layer": layer, "standardise": True})
+            if layer == "softmax" and not layer_helps:
+                break
+        if not helped:
+            return base
+        helped.sort(key=lambda each: each[0])  # the best change has the last word
+        best = helped[-1][2]
+        if len(helped) == 1:
+            return best
+        together = {name: value for _, change, _ in helped for name, value in change.items()}
+        both = self.made(f"{base.name}, all that helped", base.config, together)
+        if both is None or both.config == best.config:
+            return best
+        alone, joined = self.compare(4, [best, both])
+        return both if joined.accuracy > alone.accuracy else best
+
+    def compare(self, number: int, candidates: list[Candidate]) -> list[Entry]:
+        """Train and measure all on the same images."""
+        fit, held = self._split(number, N_IMAGES[number])
+        found = []
+        for candidate in candidates:
+            config = _sized(candidate.config, SHARE[number])
+            training = TrainingSet.of(
+                replace(self._data, train=self._training.at(fit), origin=None),
+                class_weight=config.class_weight,
+            )
+            with Compute(self._n_jobs, progress=False) as compute:
+                network, _, _ = train_classifier(config, training, self._data.classes, compute)
+            images = self._training.at(held)
+            predicted = network.predict_codes(images.images, n_jobs=self._n_jobs)
+            share = accuracy(predicted, images.labels)
+            error = standard_error(share, len(held))
+            if config.class_weight is not None:
+                share = ByClass.of(predicted, images.labels, self._n_classes).balanced_accuracy
+            entry = Entry(
+                round=number, name=candidate.name, n_images=len(fit), n_held=len(held),
+                n_units=config.units.n_units, accuracy=share, standard_error=error,
+            )  # fmt: skip
+            _logger.info("contest: %s", entry)
+            found.append(entry)
+        self.entries += found
+        return found
+
+    def _split(self, number: int, n_images: int) -> tuple[IndexArray, IndexArray]:
+        """Draw the images of a round: those to train on, and those that measure."""
+        rng = np.random.default_rng([self._seed, number])
+        labels = self._training.labels
+        order = rng.permutation(len(labels))
+        n = min(len(labels), round(n_images / (1 - HELD)))
+        # Every class in both parts: of each class the first ones measure.
+        order = order[:n]
+        held = np.zeros(n, bool)
+        for code in range(self._n_classes):
+            of_class = np.flatnonzero(labels[order] == code)
+            held[of_class[: int(HELD * len(of_class))]] = True
+        return np.sort(order[~held]), np.sort(order[held])
+
+
+def _quick(candidate: Candidate) -> Candidate:
+    return replace(candidate, config=candidate.config.with_options(**_QUICK))
+
+
+def _sized(config: TrainConfig, share: float) -> TrainConfig:
+    """Take a share of the sub-networks."""
+    n = max(1, round(share * config.subnetworks.n_subnetworks))
+    n_units = n * config.units_per_subnetwork
+    n_stages = min(n, config.subnetworks.n_stages)
+    return config.with_options(n_subnetworks=n, n_units=n_units, n_stages=n_stages)
