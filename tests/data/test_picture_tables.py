@@ -123,6 +123,12 @@ def test_missing_files_are_named(folder):
         load(table)
 
 
+def test_a_name_that_no_file_can_have_is_missing(folder):
+    table = write(folder / "t.csv", [NAMES[0], "no\0.png"], ["a", "b"], header="file,label")
+    with pytest.raises(DatasetError, match=r"1 of 2 files are missing: .* in row 2"):
+        load(table)
+
+
 def test_files_outside_are_refused(folder, tmp_path):
     Image.open(folder / "d.png").save(tmp_path / "secret.png")
     for outside in ("../secret.png", str(tmp_path / "secret.png"), "images/../../secret.png"):

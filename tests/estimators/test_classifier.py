@@ -729,6 +729,13 @@ def test_what_validation_needs(lopsided):
         VarProClassifier(**BRIEF, validation_fraction=0.2).partial_fit(X, y, classes=np.unique(y))
 
 
+def test_a_warm_start_cannot_be_measured_on_rows_that_it_may_have_seen(lopsided):
+    X, y, *_ = lopsided
+    classifier = VarProClassifier(**BRIEF, validation_fraction=0.2, warm_start=True)
+    with pytest.raises(ValueError, match=r"None with warm_start, got 0\.2: the last"):
+        classifier.fit(X, y)
+
+
 def test_scorers_of_scikit_learn(lopsided):
     X, y, Z, z = lopsided
     classifier = VarProClassifier(**BRIEF).fit(X, y)

@@ -201,6 +201,13 @@ def _paths(table: Path, names: Sequence[str], *, follow_links: bool) -> list[str
     folder = str(table.parent)
     home = os.path.join(os.path.realpath(folder), "")
     paths = [os.path.join(folder, name.strip()) for name in names]
+    missing = [row for row, path in enumerate(paths) if not os.path.isfile(path)]
+    if missing:
+        msg = (
+            f"{table}: {len(missing):,} of {len(paths):,} files are missing: "
+            f"{_few(names, missing)}; names must count from {folder}."
+        )
+        raise DatasetError(msg)
     if not follow_links:
         outside = [
             row for row, path in enumerate(paths) if not os.path.realpath(path).startswith(home)
@@ -212,13 +219,6 @@ def _paths(table: Path, names: Sequence[str], *, follow_links: bool) -> list[str
                 "follow_links=True)."
             )
             raise DatasetError(msg)
-    missing = [row for row, path in enumerate(paths) if not os.path.isfile(path)]
-    if missing:
-        msg = (
-            f"{table}: {len(missing):,} of {len(paths):,} files are missing: "
-            f"{_few(names, missing)}; names must count from {folder}."
-        )
-        raise DatasetError(msg)
     return paths
 
 

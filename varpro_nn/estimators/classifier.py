@@ -57,7 +57,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         ``sample_weight``.
     validation_fraction : float, default=None
         Share of the rows of each class that ``fit`` holds out of training, to measure the network:
-        ``validation_metrics_``. Rows of weight 0 are not counted. None: train on all rows.
+        ``validation_metrics_``. Rows of weight 0 are not counted. None: train on all rows. Not with
+        ``warm_start``, whose units may have seen these rows.
     refit : bool, default=False
         Train again on all rows after the network has been measured on the held-out ones. It takes
         twice the time. ``validation_metrics_`` are then of the first network, every other
@@ -143,7 +144,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         ------
         ValueError
             Fewer than two classes, identical images, masked values, settings that do not fit, or a
-            ``validation_fraction`` that is less than a row of every class.
+            ``validation_fraction`` that is less than a row of every class or comes with
+            ``warm_start``.
             The estimator is then unchanged.
 
         Warns
@@ -372,7 +374,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         if self.class_weight is not None:
             _check_class_weight(self.class_weight)
         share, seed = self.validation_fraction, self._seed()
-        _check_validation(share, self.refit)
+        _check_validation(share, self.refit, self.warm_start)
         _, there = self._weights(sample_weight, len(rows))
         given = None if sample_weight is None else np.asarray(sample_weight, np.float64)
 
@@ -460,11 +462,18 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         return self.network_.outputs_of(self._images_of(X), n_jobs=self._n_jobs)
 
 
-def _check_validation(share: Any, refit: Any) -> None:
+def _check_validation(share: Any, refit: Any, warm_start: Any) -> None:
     if share is None and refit:
         msg = (
             "refit=True needs validation_fraction, got None; set validation_fraction=0.2, or "
             "leave refit out to train once on all images."
+        )
+        raise ValueError(msg)
+    if share is not None and warm_start:
+        msg = (
+            f"validation_fraction must be None with warm_start, got {share!r}: the last fit may "
+            "have trained the units on the held-out rows; set warm_start=False, or measure on "
+            "other rows."
         )
         raise ValueError(msg)
     if share is None or (

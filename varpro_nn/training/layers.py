@@ -78,7 +78,10 @@ def train_units(
     images = training.images
     settings = config.subnetworks
     if config.output.n_copies and training.on_disk:
-        msg = f"n_copies must be 0 for images on disk, got {config.output.n_copies}."
+        msg = (
+            f"n_copies must be 0 for images on disk, got {config.output.n_copies}; set n_copies=0, "
+            "as configure(data=dataset) does."
+        )
         raise ValueError(msg)
     if settings.loss != "squares" and not training.is_classified:
         msg = f"loss must be squares with real targets, got {settings.loss}."

@@ -119,7 +119,7 @@ def said_of_refit(metrics: Mapping[str, Any]) -> str:
     return (
         f"the saved network was trained on all {metrics['n_refit']:,} images, "
         f"{metrics['n_validation']:,} validation images among them; validation figures are of the "
-        "network before"
+        "first network, which had not seen these"
     )
 
 
