@@ -129,6 +129,14 @@ def test_training_and_test_set():
     assert load({"test": test}).test is None
 
 
+def test_a_grey_part_beside_one_in_colour_becomes_colour():
+    train, test = Pairs(pictures(COLOUR), LABELS), Pairs(pictures(GREY[2:5]), LABELS[2:5])
+    dataset = load({"train": train, "test": test})
+    assert dataset.image_shape == (3, *GREY.shape[1:])
+    for channel in range(3):
+        assert_array_equal(dataset.test.images[:, channel], GREY[2:5])
+
+
 def test_columns_with_types():
     """Other columns are not read; the names of the classes are the labels."""
     features = {"photo": type("Image", (), {})(), "kind": ClassLabel("cat", "dog", "cow")}

@@ -27,7 +27,8 @@ def training(counts, weights=None):
         (
             (30, 1200, 40),
             "class rose has 30 training images, and class tulip has 1,200: add images of small "
-            'classes or set class_weight="balanced", and look at the balanced accuracy.',
+            "classes or let all classes weigh the same (class_weight: balanced), and look at the "
+            "balanced accuracy.",
         ),
         (
             (20, 9, 40),
@@ -37,8 +38,8 @@ def training(counts, weights=None):
         (
             (20, 1, 5),
             "2 classes have fewer than 10 training images (class tulip has 1 training image), and "
-            'class rose has 20: add images of small classes or set class_weight="balanced", and '
-            "look at the balanced accuracy.",
+            "class rose has 20: add images of small classes or let all classes weigh the same "
+            "(class_weight: balanced), and look at the balanced accuracy.",
         ),
         (
             (20, 0, 40),

@@ -65,6 +65,10 @@ def read_dataset_samples(given: Any, reading: Reading) -> Dataset:
         images, labels = _arrays_of(part, f"{name}, {subset}" if len(parts) > 1 else name, reading)
         arrays |= {f"x_{subset}": images, f"y_{subset}": labels}
     pixels = {role: array for role, array in arrays.items() if role.startswith("x")}
+    if any(array.ndim == 4 and array.shape[1] == 3 for array in pixels.values()):
+        # A part whose pictures are all grey, beside one with pictures in colour.
+        pixels |= {x: array[:, None].repeat(3, 1) for x, array in pixels.items() if array.ndim == 3}
+        arrays |= pixels
     # Numbers out of lists have no type of their own, unlike arrays of bytes or floats.
     if any(array.dtype.kind in "iu" and array.dtype != np.uint8 for array in pixels.values()):
         try:

@@ -50,6 +50,6 @@ def warn_of_class_sizes(training: TrainingSet, classes: NDArray[Any]) -> None:
         said = f"{n_few} classes have fewer than {FEWEST} training images ({said})"
     if is_lopsided:
         said += f", and class {classes[largest]} has {counts[largest]:,}"
-    remedy = ' or set class_weight="balanced"' if is_lopsided else ""
+    remedy = " or let all classes weigh the same (class_weight: balanced)" if is_lopsided else ""
     msg = f"{said}: add images of small classes{remedy}, and look at the balanced accuracy."
     warn_user(msg, ClassSizeWarning)
