@@ -2,8 +2,8 @@
 
 No recipe suits all pictures. Units on whole images are best where objects have one place and size
 (faces, say), windows elsewhere; mirror images and distorted copies help some data and harm others.
-So a few different candidates are trained quickly, on part of the training images and with part of
-their units, and measured on other training images:
+So a few different candidates are trained quickly, on part of the training images, with part of
+their units and evaluations, and measured on other training images:
 
 1. *kinds of units*: whole images; windows; whitened windows with few and with many cells;
 2. *the two best of them*, with twice as many images and units;
@@ -39,6 +39,8 @@ N_IMAGES = {1: 1500, 2: 3000, 3: 3000, 4: 3000}
 """Training images of a candidate, by round; fewer if there are not so many."""
 SHARE = {1: 1 / 4, 2: 1 / 2, 3: 1 / 4, 4: 1 / 4}
 """Share of its units that a candidate has, by round."""
+EVALUATIONS = 0.4
+"""Share of its evaluations in training: the first ones gain most."""
 HELD = 1 / 3
 """Share of the images of a round that measure."""
 MARGIN = 0.5
@@ -312,8 +314,11 @@ def _quick(candidate: Candidate) -> Candidate:
 
 
 def _sized(config: TrainConfig, share: float) -> TrainConfig:
-    """Take a share of the sub-networks."""
+    """Take a share of the sub-networks, and train them for a shorter time."""
     n = max(1, round(share * config.subnetworks.n_subnetworks))
     n_units = n * config.units_per_subnetwork
     n_stages = min(n, config.subnetworks.n_stages)
-    return config.with_options(n_subnetworks=n, n_units=n_units, n_stages=n_stages)
+    max_nfev = round(EVALUATIONS * config.subnetworks.max_nfev)
+    return config.with_options(
+        n_subnetworks=n, n_units=n_units, n_stages=n_stages, max_nfev=max_nfev
+    )
