@@ -2,8 +2,8 @@
 
 Three convolutions of 3 x 3 (32, 64 and 64 channels, rectifiers), the largest of 2 x 2 pixels after
 the first two, means over at most 4 x 4 cells, a linear layer. Adam with its default rate, batches
-of 64, 30 epochs, nothing tuned. With ``shift``, each epoch sees every image moved by up to so many
-pixels, as :mod:`varpro_nn.data.augmentation` moves it.
+of 64, 30 epochs or 1,000 steps, whichever is more; nothing tuned. With ``shift``, each epoch sees
+every image moved by up to so many pixels, as :mod:`varpro_nn.data.augmentation` moves it.
 """
 
 import io
@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # Adam imports it when it is first made, which takes seconds
 from torch import nn
 
 from varpro_nn._typing import LabelArray, RealArray
 
 EPOCHS = 30
+STEPS = 1000
+"""Least numbers of both."""
 BATCH = 64
 
 
@@ -28,11 +31,10 @@ class SmallCNN:
         Largest shift in pixels of training images; 0 for none.
     random_state : int
         Of the first weights, the order of the images and their shifts.
-    epochs : int
     """
 
-    def __init__(self, shift: int = 0, random_state: int = 0, epochs: int = EPOCHS) -> None:
-        self.shift, self.random_state, self.epochs = shift, random_state, epochs
+    def __init__(self, shift: int = 0, random_state: int = 0) -> None:
+        self.shift, self.random_state = shift, random_state
 
     def fit(self, X: RealArray, labels: LabelArray) -> "SmallCNN":
         """Train on images (n, rows, columns) or (n, channels, rows, columns) from 0 to 1."""
@@ -43,7 +45,7 @@ class SmallCNN:
         optimiser = torch.optim.Adam(self.network_.parameters())
         loss, y = nn.CrossEntropyLoss(), torch.tensor(labels)
         self.network_.train()
-        for _ in range(self.epochs):
+        for _ in range(max(EPOCHS, -(-STEPS // -(-len(y) // BATCH)))):
             x = torch.tensor(shifted(images, self.shift, rng))
             for own in torch.split(torch.randperm(len(x)), BATCH):
                 optimiser.zero_grad()

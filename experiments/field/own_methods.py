@@ -11,7 +11,7 @@ one method on the training images, labels the test images and prints one JSON li
   perceptron. The others get intensities from 0 to 1. Histogram boosting has 40 iterations
   instead of 100: a tree for every class and thousands of columns are slow.
 * ``CNN`` and ``CNN-shifts``: a small network of PyTorch (:mod:`experiments.field.own_cnn`), without
-  data augmentation and with shifts by up to two pixels.
+  data augmentation and with shifts by up to two pixels (one, if a side has less than 28).
 
 Forest and boosting are those of :mod:`experiments.field.peers`. CPU seconds of training are those
 of all processes, and include the choice of settings.
@@ -111,7 +111,7 @@ LIBRARY: dict[str, Method] = {
 }
 """The estimators by the name that the table gives them."""
 CNNS = {"CNN": 0, "CNN-shifts": 2}
-"""Networks of PyTorch by name, and the largest shift of their training images in pixels."""
+"""Networks of PyTorch by name, and the largest shift of training images of 28 pixels or more."""
 
 
 def methods(recipe: str) -> list[str]:
@@ -134,10 +134,16 @@ def settings(method: str, dataset: Dataset) -> dict[str, Any]:
         return LIBRARY[method].settings()
     if method in CNNS:
         own = importlib.import_module("experiments.field.own_cnn")
-        return {"shift": CNNS[method], "epochs": own.EPOCHS, "batch": own.BATCH}
+        lengths = {"epochs": own.EPOCHS, "steps": own.STEPS, "batch": own.BATCH}
+        return {"shift": shift_of(method, dataset), **lengths}
     if method.removesuffix(SUFFIX) == "auto":
         return {"recipe": method}
     return settings_of(configured(method, replace(dataset, test=None), 0))
+
+
+def shift_of(method: str, dataset: Dataset) -> int:
+    """Largest shift in pixels: less for small images, whose objects would leave them."""
+    return min(CNNS[method], max(1, min(dataset.image_shape[-2:]) // 14))
 
 
 def configured(method: str, dataset: Dataset, seed: int) -> TrainConfig:
@@ -149,6 +155,8 @@ def configured(method: str, dataset: Dataset, seed: int) -> TrainConfig:
 def measure(method: str, dataset: Dataset, seed: int) -> dict[str, Any]:
     """Train a method and label the test images."""
     assert dataset.test is not None  # of the split
+    if method in CNNS:
+        importlib.import_module("experiments.field.own_cnn")  # imports take seconds: not counted
     clock = Clock()
     if method in LIBRARY or method in CNNS:
         model, chosen, n_bytes = _fitted(method, dataset, seed)
@@ -191,7 +199,8 @@ def _trained(
 def _fitted(method: str, dataset: Dataset, seed: int) -> tuple[Any, dict[str, Any] | None, int]:
     X, labels = _inputs(method, dataset.train.images), dataset.train.labels
     if method in CNNS:
-        network = importlib.import_module("experiments.field.own_cnn").SmallCNN(CNNS[method], seed)
+        own = importlib.import_module("experiments.field.own_cnn")
+        network = own.SmallCNN(shift_of(method, dataset), seed)
         return network.fit(X, labels), None, network.n_bytes()
     known = LIBRARY[method]
     model, chosen = known.make(seed), None
