@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from experiments.field import own_sets
-from experiments.field.own_methods import LIBRARY, methods, packages, settings
+from experiments.field.own_methods import AUTO, LIBRARY, methods, packages, settings
 from experiments.shared.ledger import Ledger, print_last_line
 from experiments.shared.options import end_quietly, file_name, whole_number
 from experiments.shared.processes import ProcessFailed, child
@@ -234,8 +234,8 @@ def main() -> None:
     options.add_argument("--methods", nargs="+", metavar="NAME", help="these methods alone")
     options.add_argument("--seeds", nargs="+", type=whole_number(0), metavar="N",
                          help="of splits and methods (0 1 2; quick: 0)")  # fmt: skip
-    options.add_argument("--recipe", default="auto", metavar="NAME",
-                         help="of this package, to compare (auto)")  # fmt: skip
+    options.add_argument("--recipe", default=AUTO, metavar="NAME",
+                         help=f"of this package, to compare ({AUTO})")  # fmt: skip
     options.add_argument("--limit", type=whole_number(1), default=LIMIT, metavar="SECONDS",
                          help=f"CPU seconds of training and labelling ({LIMIT})")  # fmt: skip
     options.add_argument("--quick", action="store_true",
@@ -245,8 +245,9 @@ def main() -> None:
     options.add_argument("--data-dir", help="of the public data sets")
     args = options.parse_args()
     end_quietly()
-    if args.recipe not in RECIPES:
-        options.error(f"--recipe must be one of {', '.join(RECIPES)}, got {args.recipe}")
+    recipes = list(dict.fromkeys((*RECIPES, AUTO)))
+    if args.recipe not in recipes:
+        options.error(f"--recipe must be one of {', '.join(recipes)}, got {args.recipe}")
     if args.folder is not None and not args.folder.is_dir():
         options.error(f"no folder {args.folder}")
     known = methods(args.recipe)

@@ -58,6 +58,8 @@ N_CHOICE = 2000
 FACTORS = (0.25, 1.0, 4.0)
 """Scales of the support vector machine, in multiples of scikit-learn's ``gamma="scale"``."""
 SUFFIX = "-untrained"
+AUTO = "auto"
+"""The recipe that chooses its settings by measuring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def packages(method: str) -> tuple[str, ...]:
 def settings(method: str, dataset: Dataset) -> dict[str, Any]:
     """All that the results of a method depend on, but for data and seed.
 
-    Of ``auto``, which chooses its settings by measuring, it is the name alone.
+    Of ``AUTO`` it is the name alone.
     """
     if method in LIBRARY:
         return LIBRARY[method].settings()
@@ -136,7 +138,7 @@ def settings(method: str, dataset: Dataset) -> dict[str, Any]:
         own = importlib.import_module("experiments.field.own_cnn")
         lengths = {"epochs": own.EPOCHS, "steps": own.STEPS, "batch": own.BATCH}
         return {"shift": shift_of(method, dataset), **lengths}
-    if method.removesuffix(SUFFIX) == "auto":
+    if method.removesuffix(SUFFIX) == AUTO:
         return {"recipe": method}
     return settings_of(configured(method, replace(dataset, test=None), 0))
 

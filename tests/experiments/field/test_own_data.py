@@ -141,11 +141,15 @@ def test_error_of_mean_recall():
 
 
 @pytest.mark.parametrize("method", own_methods.CNNS)
-def test_convolutional_network(digits, method):
+def test_convolutional_network(digits, method, monkeypatch):
     pytest.importorskip("torch")
+    from experiments.field import own_cnn
+
+    monkeypatch.setattr(own_cnn, "EPOCHS", 8)
+    monkeypatch.setattr(own_cnn, "STEPS", 1)
     small = own_sets.split(digits, "digits", 0)
     result = own_methods.measure(method, small, 0)
-    assert result["accuracy"] > 0.9
+    assert result["accuracy"] > 0.6
     assert result["model_bytes"] > 4 * 50_000
 
 
