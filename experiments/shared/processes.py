@@ -6,6 +6,20 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 
+class ProcessFailed(SystemExit):
+    """A process ended with another status than 0.
+
+    Attributes
+    ----------
+    status : int
+        Negative: the number of the signal that ended it.
+    """
+
+    def __init__(self, command: Sequence[str], status: int) -> None:
+        super().__init__(f"error: python -m {' '.join(command)} ended with status {status}")
+        self.status = status
+
+
 def child(
     command: Sequence[str], threads: int = 1, environment: Mapping[str, str] | None = None
 ) -> list[str]:
@@ -34,7 +48,7 @@ def child_lines(
 
     Raises
     ------
-    SystemExit
+    ProcessFailed
         It ended with another status than 0.
     """
     libraries = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -50,5 +64,4 @@ def child_lines(
         for line in process.stdout:
             yield line.rstrip("\n")
     if process.returncode:
-        msg = f"error: python -m {' '.join(command)} ended with status {process.returncode}"
-        raise SystemExit(msg)
+        raise ProcessFailed(command, process.returncode)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from experiments.shared.processes import child
+from experiments.shared.processes import ProcessFailed, child
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -13,5 +13,6 @@ def test_a_child_has_so_many_threads(threads):
 
 def test_child_tells_of_its_end():
     assert child(["platform"])[0]
-    with pytest.raises(SystemExit, match="ended with status 2"):
+    with pytest.raises(ProcessFailed, match="ended with status 2") as failed:
         child(["json.tool", "--no-such-option"])
+    assert failed.value.status == 2
