@@ -73,11 +73,11 @@ class RunFolder:
             )
             raise VarProError(msg)
 
-    def check_free(self) -> None:
+    def check_free(self, *, after_contest: bool = False) -> None:
         """Raise VarProError if the folder holds something that the run must not replace.
 
         That is a run that is neither resumed nor overwritten, or a file of the user with the name
-        of a file of a run.
+        of a file of a run. ``after_contest``: the contest of this run is there already.
         """
         there = [name for name in FILES if os.path.lexists(self.path / name)]
         if there and not (
@@ -91,6 +91,8 @@ class RunFolder:
             raise VarProError(msg)
         if self.overwrite and not self.resume:
             check_removable(self.shards)
+        if after_contest and there == ["contest.json"]:
+            there = []
         if self.resume or self.overwrite or not (there or self.n_kept):
             return
         state = "a finished run" if "metrics.json" in there else "an unfinished run"
@@ -212,7 +214,9 @@ class RunFolder:
         Run
             Its metrics have the folder as ``output``.
         """
-        self.check_free()  # once more: another process may have had it meanwhile
+        self.check_free(
+            after_contest=contest is not None
+        )  # once more: another process may have had it meanwhile
         if self.overwrite and not self.resume:
             # The rest of an earlier run stays until there is something to put in its place.
             for path in check_removable(self.shards):
