@@ -299,7 +299,8 @@ def test_a_process_of_its_own(digits_file, tmp_path):
 def test_recipes_are_listed():
     status, out, err = call("--list-recipes")
     assert (status, err) == (0, "")
-    lines = [strict(line) for line in out.splitlines()]
+    *lines, of_auto = [strict(line) for line in out.splitlines()]
+    assert of_auto["name"] == "auto"
     listed = {(line["name"], line["data"]): line for line in lines}
     assert len(listed) == len(lines)
     assert set(listed) == {(name, data) for name in RECIPES for data in DATA}

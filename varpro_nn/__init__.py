@@ -19,11 +19,11 @@ from varpro_nn.errors import VarProError
 from varpro_nn.exporters import to_c, to_html, to_onnx
 from varpro_nn.model.network import Network
 from varpro_nn.output.ridge_layer import RidgeLayer
+from varpro_nn.training.choice import configure
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.estimate import Estimate, estimate
 from varpro_nn.training.layers import train_network
 from varpro_nn.training.pipeline import Run, run
-from varpro_nn.training.recipes import configure
 from varpro_nn.units import Units, patch_units, register_units, whole_image_units
 from varpro_nn.varpro.fit import fit
 from varpro_nn.varpro.functional import VarProFunctional

@@ -23,6 +23,7 @@ from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
 from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
+from varpro_nn.training.contest import AUTO, Contest
 from varpro_nn.training.estimate import estimate
 from varpro_nn.training.pipeline import Run, said_of_refit
 from varpro_nn.training.recipes import DATA, NAMED, RECIPES, configure, kind_of_data
@@ -57,8 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
         "(their median size, at most 64 pixels on the longer side)",
     )  # fmt: skip
     parser.add_argument(
-        "--recipe", choices=tuple(RECIPES), default="default",
-        help="named settings; the values of each in brackets below",
+        "--recipe", choices=(*RECIPES, AUTO), default="default",
+        help="named settings; the values of each in brackets below; auto: those that are best in a "
+        "contest on part of the training images, which takes some minutes before the training",
     )  # fmt: skip
     parser.add_argument("--list-recipes", action="store_true", help="show the recipes and stop")
     parser.add_argument(
@@ -197,6 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--resume and --overwrite need --output")
     if args.scheduler is not None and args.backend != "dask":
         parser.error("--scheduler needs --backend dask")
+    if args.estimate and args.recipe == AUTO:
+        parser.error(
+            "--estimate needs another recipe: --recipe auto chooses the settings by training"
+        )
     given = vars(args)
     for old, new in RENAMED.items():
         if old in given and new in given:
@@ -222,18 +228,20 @@ def _recipes() -> Iterator[str]:
         for kind in DATA:
             settings = configure(name, data=kind).options()
             yield json.dumps({"name": name, "data": kind, **settings})
+    yield json.dumps({"name": AUTO, "settings": "the best in a contest on training images"})
 
 
 def _check_settings(dataset: str, recipe: str, overrides: dict[str, Any]) -> None:
     """Refuse settings that are wrong for every kind of data that ``dataset`` may turn out to be."""
     faults = []
     for kind in (dataset,) if dataset in NAMED else DATA:
-        try:
-            configure(recipe, data=kind, **overrides)
-        except ValueError as error:
-            faults.append(error)
-        else:
-            return
+        for name in ("default", "bilinear") if recipe == AUTO else (recipe,):
+            try:
+                configure(name, data=kind, **overrides)
+            except ValueError as error:
+                faults.append(error)
+            else:
+                return
     raise faults[0]
 
 
@@ -246,7 +254,61 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
         folder.check_writable()
         folder.check_free()
     dataset = _load(args)
-    config = configure(args.recipe, data=dataset, **overrides)
+    chosen = None
+    if args.recipe == AUTO:
+        chosen = _contest(args, overrides, folder, dataset)
+        config = chosen.config
+    else:
+        config = configure(args.recipe, data=dataset, **overrides)
+        _tell_of_settings(args, overrides, dataset, config)
+    if args.keep_glue:
+        check_sums_can_be_kept(config)
+    report = None
+    if _wants_report(args):  # before the work
+        report = partial(write_report, dataset=dataset)
+    if args.estimate:
+        return _estimate(args, config, dataset, with_report=report is not None)
+    metrics = folder.finished(config, dataset, keep_sums=args.keep_glue)
+    if metrics is not None:
+        return metrics
+    with locked(path), cluster.executor(args.backend, args.scheduler, args.n_jobs) as executor:
+        if args.resume and not folder.n_kept:
+            tell(f"{path}: no sub-networks there to resume; training starts from the beginning")
+        try:
+            result = folder.train(
+                config, dataset, n_jobs=args.n_jobs, executor=executor, progress=not args.quiet,
+                keep_sums=args.keep_glue, report=report, contest=chosen,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            n_kept = folder.n_kept
+            msg = f"add --resume --output {path} to continue with {n_kept} finished sub-networks"
+            raise KeyboardInterrupt(msg if n_kept else "no sub-network is finished yet") from None
+    if not args.quiet:
+        for line in _in_words(result):
+            tell(line)
+    return strict_json(result.metrics).decode().strip()
+
+
+def _contest(
+    args: argparse.Namespace, overrides: dict[str, Any], folder: RunFolder, dataset: data.Dataset
+) -> Contest:
+    """Choose the settings, or take those of the run to resume."""
+    if args.keep_glue:  # unless the settings are given, the sums cannot be kept
+        check_sums_can_be_kept(configure("default", data=dataset, **overrides))
+    with locked(folder.path):
+        chosen = folder.contest(dataset, overrides, n_jobs=args.n_jobs, progress=not args.quiet)
+    if not args.quiet:
+        tell(chosen.sentence)
+    return chosen
+
+
+def _tell_of_settings(
+    args: argparse.Namespace,
+    overrides: dict[str, Any],
+    dataset: data.Dataset,
+    config: TrainConfig,
+) -> None:
+    """Say where the settings are not those that the name of the recipe makes one expect."""
     if config.recipe != args.recipe and not args.quiet:
         tell(
             f"--recipe {args.recipe} was chosen for other units than {config.units.kind}; all "
@@ -270,32 +332,6 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     is_colour = kind_of_data(dataset.name, dataset.image_shape) == "colour"
     if is_colour and "flip" not in overrides and not args.quiet:
         tell("images are not mirrored; if left and right do not matter, add --flip --views flip")
-    if args.keep_glue:
-        check_sums_can_be_kept(config)
-    report = None
-    if _wants_report(args):  # before the work
-        report = partial(write_report, dataset=dataset)
-    if args.estimate:
-        return _estimate(args, config, dataset, with_report=report is not None)
-    metrics = folder.finished(config, dataset, keep_sums=args.keep_glue)
-    if metrics is not None:
-        return metrics
-    with locked(path), cluster.executor(args.backend, args.scheduler, args.n_jobs) as executor:
-        if args.resume and not folder.n_kept:
-            tell(f"{path}: no sub-networks there to resume; training starts from the beginning")
-        try:
-            result = folder.train(
-                config, dataset, n_jobs=args.n_jobs, executor=executor, progress=not args.quiet,
-                keep_sums=args.keep_glue, report=report,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            n_kept = folder.n_kept
-            msg = f"add --resume --output {path} to continue with {n_kept} finished sub-networks"
-            raise KeyboardInterrupt(msg if n_kept else "no sub-network is finished yet") from None
-    if not args.quiet:
-        for line in _in_words(result):
-            tell(line)
-    return strict_json(result.metrics).decode().strip()
 
 
 def _share(text: str) -> float:

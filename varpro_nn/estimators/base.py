@@ -27,6 +27,7 @@ from varpro_nn.estimators.rows import (
     warn_if_another_fits,
 )
 from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.contest import AUTO
 from varpro_nn.training.recipes import configure, current_names, kind_of_data
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.varpro.history import FitReport
@@ -47,7 +48,7 @@ _SHAPES_WEIGHTS = (
 )  # fmt: skip
 """Settings that the meaning of the unit weights depends on."""
 _OWN: dict[str, Any] = {
-    "recipe": "auto", "image_shape": None, "n_jobs": None, "random_state": None,
+    "recipe": None, "image_shape": None, "n_jobs": None, "random_state": None,
     "warm_start": False,
 }  # fmt: skip
 
@@ -67,7 +68,7 @@ def with_settings(**more: Any) -> Callable[[type], type]:
     ]
 
     def decorate(cls: type) -> type:
-        def __init__(self: Any, recipe: str = _OWN["recipe"], **given: Any) -> None:  # noqa: N807
+        def __init__(self: Any, recipe: str | None = None, **given: Any) -> None:  # noqa: N807
             given = current_names(given)
             if unknown := unknown_among(given, defaults):
                 msg = f"{cls.__name__} has no parameters {unknown}"
@@ -147,23 +148,33 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         """Draw the seed of a fit."""
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
+    def _given(self) -> dict[str, Any]:
+        """Return the settings that are not left to the recipe."""
+        values = {name: getattr(self, name) for name in SETTINGS}
+        return {name: value for name, value in values.items() if not _is_left(value)}
+
     def _config(
         self, n_rows: int, fixed: Mapping[str, Any], seed: int | None = None
     ) -> TrainConfig:
         """Make the settings for ``n_rows`` rows; parameters may not differ from ``fixed``."""
         recipe = self.recipe
-        if recipe == "auto":
+        if isinstance(recipe, str) and recipe == AUTO:
+            msg = (
+                f"recipe={AUTO!r} is for VarProClassifier.fit only, which compares classifiers; "
+                "name another recipe, or leave it out."
+            )
+            raise ValueError(msg)
+        if recipe is None:
             small = min(self.image_shape_[-2:]) < _SMALLEST_FOR_WINDOWS
             recipe = "bilinear" if small else "default"
-        given = {name: getattr(self, name) for name in SETTINGS}
-        own = {n: v for n, v in given.items() if not _is_left(v)}
+        own = self._given()
         overrides = {**fixed, **own}
         wrong = [n for n, v in fixed.items() if overrides[n] != v]
         if wrong:
             name = wrong[0]
             msg = f"{name} must be {fixed[name]!r} here, got {overrides[name]!r}."
             raise ValueError(msg)
-        if recipe == "bilinear" and self.recipe == "auto":
+        if recipe == "bilinear" and self.recipe is None:
             # As many units as so few numbers can use.
             overrides.setdefault("n_units", max(10, min(2000, n_rows // 2) // 10 * 10))
         if self.warm_start and "scheme" not in own:

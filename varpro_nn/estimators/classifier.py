@@ -15,8 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, LabelArray
 from varpro_nn._warn import warn_user
-from varpro_nn.data.imageset import held_out
+from varpro_nn.data.imageset import Dataset, ImageSet, held_out
 from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.errors import DatasetError
 from varpro_nn.estimators.base import ImageEstimator, undone_on_error, with_settings
 from varpro_nn.model.network import Network, probabilities
 from varpro_nn.output.calibration import (
@@ -28,6 +29,7 @@ from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.training.class_sizes import warn_of_class_sizes
 from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.contest import AUTO, Contest, contest
 from varpro_nn.training.layers import train_classifier
 from varpro_nn.training.metrics import measure
 
@@ -38,9 +40,11 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    recipe : str, default="auto"
+    recipe : str or None, default=None
         Name of a recipe, as for :func:`varpro_nn.configure`; its settings go by the kind of images.
-        ``"auto"``: ``"default"``, or ``"bilinear"`` for images of less than 8 pixels a side.
+        None: ``"default"``, or ``"bilinear"`` for images of less than 8 pixels a side.
+        ``"auto"``: ``fit`` compares settings on part of the rows and takes the best (``contest_``),
+        which takes some minutes. It needs ``warm_start=False``.
     image_shape : tuple of int, default=None
         Order of the pixels in a row of ``X``: (rows, columns), (channels, rows, columns) or, with
         at most four channels, (rows, columns, channels). None: the smallest square that holds a
@@ -98,6 +102,8 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Figures on the held-out rows: ``accuracy``, ``balanced_accuracy``, ``macro_f1``,
         ``precision``, ``recall``, ``confusion_matrix`` and others. The names and meanings are
         those of ``metrics.json``, without ``validation_``. None without ``validation_fraction``.
+    contest_ : varpro_nn.training.contest.Contest
+        What was chosen, and the results. Only with ``recipe="auto"``.
     ridge_layer_ : varpro_nn.RidgeLayer
         Only after ``partial_fit``.
 
@@ -117,6 +123,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
 
     network_: Network
     config_: TrainConfig
+    contest_: Contest
     ridge_layer_: RidgeLayer
     validation_metrics_: dict[str, Any] | None
     _left_out: tuple[FloatArray, LabelArray, FloatArray | None] | None
@@ -199,6 +206,12 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             All images of the first batch are of one class: the units stay random.
         """
         first = not hasattr(self, "ridge_layer_")
+        if self._is_auto:
+            msg = (
+                f"recipe must not be {AUTO!r} with partial_fit: one batch would choose for all; "
+                "name a recipe, or take the settings of contest_.config after a fit."
+            )
+            raise ValueError(msg)
         for name in ("class_weight", "validation_fraction"):
             if getattr(self, name) is not None:
                 msg = f"{name} must be None with partial_fit, got {getattr(self, name)!r}."
@@ -373,8 +386,12 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             raise ValueError(msg)
         if self.class_weight is not None:
             _check_class_weight(self.class_weight)
+        if self._is_auto and self.warm_start:
+            msg = f"warm_start must be False with recipe={AUTO!r}, got {self.warm_start!r}."
+            raise ValueError(msg)
         share, seed = self.validation_fraction, self._seed()
         _check_validation(share, self.refit, self.warm_start)
+        self.__dict__.pop("contest_", None)
         _, there = self._weights(sample_weight, len(rows))
         given = None if sample_weight is None else np.asarray(sample_weight, np.float64)
 
@@ -415,8 +432,19 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
                 of_rows[chosen] *= compute_sample_weight(self.class_weight, labels)
             weights, there = self._weights(of_rows, len(rows))
         images, codes = self._training_images(rows, there), codes[there]
-        config = self._config(len(images), fixed, seed)
         names = classes if classes.dtype.kind in "iuU" else classes.astype(str)
+        if self._is_auto:
+            if not hasattr(self, "contest_"):  # a refit has the settings that were measured
+                balanced = isinstance(self.class_weight, str)
+                own = weights
+                if balanced:
+                    plain = None if sample_weight is None else np.where(there, sample_weight, 0.0)
+                    own, _ = self._weights(plain, len(rows))
+                data = Dataset("", names, ImageSet(images, codes, own), None)
+                self._hold_contest(data, seed, "balanced" if balanced else None)
+            config = self.contest_.config.with_options(class_weight=None)
+        else:
+            config = self._config(len(images), fixed, seed)
         start = self._start(config)
         if keep_sums and len(np.unique(codes)) == 1:
             msg = (
@@ -439,6 +467,18 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         self._set_reports(subnetworks)
         self._set_left_out(layer, codes, weights)
         return layer
+
+    @property
+    def _is_auto(self) -> bool:
+        return isinstance(self.recipe, str) and self.recipe == AUTO
+
+    def _hold_contest(self, data: Dataset, seed: int, class_weight: str | None) -> None:
+        """Choose settings; balanced classes are weighted and measured by the contest itself."""
+        given = {"class_weight": class_weight, **self._given()}
+        try:
+            self.contest_ = contest(data, seed=seed, n_jobs=self._n_jobs, **given)
+        except DatasetError as error:
+            raise ValueError(str(error)) from error
 
     def _set_left_out(
         self, layer: OutputLayer, codes: LabelArray, weights: FloatArray | None

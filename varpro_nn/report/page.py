@@ -76,7 +76,11 @@ def write_report(path: str | Path, run: Run, dataset: Dataset) -> None:
         style=style,
         notes=notes,
         metrics=metrics,
-        figures={n: v for n, v in metrics.items() if not n.endswith("_confusion_matrix")},
+        figures={
+            n: v
+            for n, v in metrics.items()
+            if not (n == "contest" or n.endswith("_confusion_matrix"))
+        },
         matrices=matrices,
         subnetworks_cpu_seconds=sum(report.cpu_seconds for report in reports if report),
         summary=[re.split(" {2,}", line, maxsplit=1) for line in network.summary().splitlines()],

@@ -20,7 +20,7 @@ on the number of jobs nor on how fast the machine is.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,13 @@ import numpy as np
 from varpro_nn._typing import IndexArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset
+from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.training_set import TrainingSet
+from varpro_nn.errors import DatasetError
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.layers import train_classifier
 from varpro_nn.training.metrics import ByClass, accuracy, standard_error
-from varpro_nn.training.recipes import configure, kind_of_data
+from varpro_nn.training.recipes import configure, current_names, kind_of_data
 from varpro_nn.training.resources import Clock
 
 N_IMAGES = {1: 1500, 2: 3000, 3: 3000, 4: 3000}
@@ -50,6 +52,10 @@ AUTO = "auto"
 
 _logger = logging.getLogger(__name__)
 
+_IN_FILES = {"accuracy": "held_out_accuracy", "standard_error": "held_out_standard_error"}
+"""Names of figures in files, where ``accuracy`` alone would be taken for one on test images."""
+_NAMED = ("flip", "output_layer")
+"""Settings after which a change is named."""
 _PLAIN: dict[str, Any] = {
     "shift": 0, "rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0, "flip": False,
     "views": "single", "n_copies": 0,
@@ -135,6 +141,60 @@ class Contest:
         other = f"; {others[0].name}: {others[0].accuracy:.4f}" if others else ""
         return f"chosen: {self.chosen} (held-out training images: {found}{other})"
 
+    def figures(self) -> dict[str, Any]:
+        """Return the results as plain values, as in ``metrics.json``.
+
+        Returns
+        -------
+        dict
+            ``docs/metrics.md`` says what each key stands for.
+        """
+        entries = [asdict(entry) for entry in self.entries]
+        named = [{_IN_FILES.get(name, name): v for name, v in e.items()} for e in entries]
+        return {"chosen": self.chosen, "entries": named, "cpu_seconds": self.cpu_seconds}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values.
+
+        Returns
+        -------
+        dict
+            :meth:`figures`, and the settings as ``config``.
+        """
+        return {"config": asdict(self.config), **self.figures()}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Contest":
+        """Make a contest of what :meth:`to_dict` made of one.
+
+        Parameters
+        ----------
+        values : mapping
+            Other keys are ignored.
+
+        Returns
+        -------
+        Contest
+
+        Raises
+        ------
+        ValueError
+            Values that are missing or of the wrong kind.
+        """
+        own = {name: in_file for in_file, name in _IN_FILES.items()}
+        try:
+            entries = [Entry(**{own.get(n, n): v for n, v in e.items()}) for e in values["entries"]]
+            chosen, cpu_seconds = values["chosen"], float(values["cpu_seconds"])
+            config = TrainConfig.from_dict(values["config"])
+            whole = bool(entries) and isinstance(chosen, str)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            msg = f"a contest needs config, chosen, entries and cpu_seconds, got {values!r:.200}."
+            raise ValueError(msg) from error
+        if not whole:
+            msg = f"a contest needs a name as chosen and at least one entry, got {values!r:.200}."
+            raise ValueError(msg)
+        return cls(config, chosen, tuple(entries), cpu_seconds)
+
 
 def contest(
     data: Dataset, *, seed: int = 0, n_jobs: int = -1, progress: bool = False, **overrides: Any
@@ -161,16 +221,27 @@ def contest(
     Raises
     ------
     ValueError
-        Settings that no candidate can have, or too few images: each class needs two.
+        Settings that no candidate can have.
+    TypeError
+        ``data`` is not a Dataset.
+    DatasetError
+        Too few images: no class has three.
     """
+    if not isinstance(data, Dataset):
+        msg = f"recipe {AUTO!r} needs the images, data=varpro_nn.load(...), got data={data!r:.80}."
+        raise TypeError(msg)
     clock = Clock()
-    field = _Field(data, seed, n_jobs, progress, overrides)
-    entrants = field.kinds_of_units()
-    first = field.compare(1, [_quick(candidate) for candidate in entrants])
-    two = [entrants[i] for i in np.argsort([-e.accuracy for e in first], kind="stable")[:2]]
-    second = field.compare(2, [_quick(candidate) for candidate in two])
-    base = two[int(np.argmax([entry.accuracy for entry in second]))]
-    chosen = field.with_changes(base)
+    with (
+        Compute(n_jobs, progress=progress) as compute,
+        compute.bar("contest", unit="candidate") as bar,
+    ):
+        field = _Field(data, seed, n_jobs, bar, current_names(overrides))
+        entrants = field.kinds_of_units()
+        first = field.compare(1, [_quick(candidate) for candidate in entrants])
+        two = [entrants[i] for i in np.argsort([-e.accuracy for e in first], kind="stable")[:2]]
+        second = field.compare(2, [_quick(candidate) for candidate in two])
+        base = two[int(np.argmax([entry.accuracy for entry in second]))]
+        chosen = field.with_changes(base)
     wall, cpu = clock.read()
     _logger.info("contest: %.1f s, %.1f CPU s", wall, cpu)
     config = chosen.config.with_options(recipe=AUTO)
@@ -181,9 +252,9 @@ class _Field:
     """Where candidates are made and measured."""
 
     def __init__(
-        self, data: Dataset, seed: int, n_jobs: int, progress: bool, overrides: Mapping[str, Any]
+        self, data: Dataset, seed: int, n_jobs: int, bar: Any, overrides: Mapping[str, Any]
     ) -> None:
-        self._data, self._seed, self._n_jobs, self._progress = data, seed, n_jobs, progress
+        self._data, self._seed, self._n_jobs, self._bar = data, seed, n_jobs, bar
         self._overrides = dict(overrides)
         self._training = data.train
         self._n_classes = len(data.classes)
@@ -194,11 +265,20 @@ class _Field:
     ) -> Candidate | None:
         """Make a candidate; None if the images or the overrides do not allow it."""
         settings = {**options, **self._overrides, "seed": self._seed}
+        if "n_units" in self._overrides and "n_subnetworks" not in self._overrides:
+            settings.pop("n_subnetworks", None)  # of a size for another number of units
         try:
             if isinstance(base, str):
                 config = configure(base, data=self._data, **settings)
             else:
-                config = base.with_options(**settings)
+                config = base.with_options(
+                    **{"n_subnetworks": base.subnetworks.n_subnetworks, **settings}
+                )
+            if isinstance(base, str) and (config.units.kind == "patch") != (base != "bilinear"):
+                return None  # the units are given, and are not the ones that the name says
+            if config.output.n_copies and isinstance(self._training.images, ImagesOnDisk):
+                msg = f"n_copies must be 0 for images on disk, got {config.output.n_copies}."
+                raise ValueError(msg)
         except ValueError as error:
             self.refusal = error
             return None
@@ -229,6 +309,9 @@ class _Field:
         found = [candidate for candidate in entrants if candidate is not None]
         if not found:
             raise self.refusal
+        n_train = found[0].config.n_train
+        if n_train is not None:
+            self._training = self._training.take(slice(n_train))
         return found
 
     def with_changes(self, base: Candidate) -> Candidate:
@@ -238,6 +321,9 @@ class _Field:
         helped: list[tuple[float, dict[str, Any], Candidate]] = []
 
         def try_out(name: str, change: dict[str, Any]) -> bool:
+            given = self._overrides
+            if any(n in change and given.get(n, change[n]) != change[n] for n in _NAMED):
+                return False  # it would not be what its name says
             candidate = self.made(f"{base.name}, {name}", base.config, change)
             if candidate is None or candidate.config == base.config:
                 return False
@@ -291,6 +377,8 @@ class _Field:
             )  # fmt: skip
             _logger.info("contest: %s", entry)
             found.append(entry)
+            self._bar.set_postfix(last=f"{candidate.name}: {share:.4f}")
+            self._bar.update()
         self.entries += found
         return found
 
@@ -306,6 +394,13 @@ class _Field:
         for code in range(self._n_classes):
             of_class = np.flatnonzero(labels[order] == code)
             held[of_class[: int(HELD * len(of_class))]] = True
+        if not held.any():
+            n_largest = int(np.bincount(labels[order]).max())
+            msg = (
+                f"a contest needs a class with at least {round(1 / HELD)} training images, "
+                f"got at most {n_largest}; name a recipe instead of {AUTO!r}."
+            )
+            raise DatasetError(msg)
         return np.sort(order[~held]), np.sort(order[held])
 
 

@@ -161,39 +161,9 @@ def configure(
     n_images: int | None = None,
     **overrides: Any,
 ) -> TrainConfig:
-    """Take the settings of a recipe and override some.
+    """Take the settings of a recipe of :data:`RECIPES` and override some.
 
-    Parameters
-    ----------
-    recipe : str
-        A key of ``RECIPES``. Sizes, schemes and output layers were chosen for the units of a
-        recipe. So whole-image units (``units="bilinear"``, say) in a recipe of patch units start
-        from ``"bilinear"``, patch units in one of whole-image units from ``"default"``; the
-        ``recipe`` of the result says so.
-    data : {"mnist", "fashion-mnist", "cifar10", "digits", "colour"} or Dataset
-        The kind of data, on which the settings of a recipe depend. Your own data set is
-        ``"digits"`` if the shorter side of its images is less than 16 pixels, else ``"colour"`` if
-        they have several channels, else ``"mnist"``. Your own images are not mirrored; set
-        ``flip=True`` (in training) and ``views="flip"`` (average over both) if left and right do
-        not matter.
-    n_images : int, optional
-        Number of training images, by default enough. A data set has its own.
-    **overrides
-        Settings by their flat names, those of the command line: the keys of
-        ``TrainConfig().options()``. If ``n_units`` is given without ``n_subnetworks``, each
-        sub-network gets about as many units as in the recipe. ``n_stages`` is 1 unless the scheme
-        is ``"stages"``, and ``n_copies`` is 0 without distortions. A recipe with stages becomes
-        ``"independent"`` if the loss is another, or if there are more than 1.4 times as many fixed
-        columns for each image of a sub-network: stages would cost more and gain nothing.
-
-    Returns
-    -------
-    TrainConfig
-
-    Raises
-    ------
-    ValueError
-        An unknown recipe, kind of data or setting, or a value out of range.
+    The public function is :func:`varpro_nn.training.choice.configure`, which describes all.
     """
     if not isinstance(recipe, str) or recipe not in RECIPES:
         msg = f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}."

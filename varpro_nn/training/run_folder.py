@@ -2,13 +2,13 @@
 
 A run writes and removes only the files of :data:`FILES` and its shards. If one of them is already
 there, the folder must be recognised as a run by its ``config.json``, which has the settings of a
-run. Files of a user are never replaced.
+run, or by its ``contest.json``, which has them too. Files of a user are never replaced.
 """
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -20,12 +20,14 @@ from varpro_nn.data import Dataset
 from varpro_nn.errors import VarProError
 from varpro_nn.model.network import Network
 from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.contest import Contest, contest
 from varpro_nn.training.pipeline import Run, run
 from varpro_nn.training.plan import final_training_set, provenance
+from varpro_nn.training.resources import versions
 from varpro_nn.training.shards import REFIT, all_shard_files, check_removable
 
 FILES = (
-    *("config.json", "history.jsonl", "model.npz", "model-bootstrap.npz"),
+    *("contest.json", "config.json", "history.jsonl", "model.npz", "model-bootstrap.npz"),
     *("glue.npz", "report.html", "metrics.json"),
 )
 """The files of a run folder in the order in which they are written; ``shards/`` is the rest."""
@@ -71,14 +73,17 @@ class RunFolder:
             )
             raise VarProError(msg)
 
-    def check_free(self) -> None:
+    def check_free(self, *, after_contest: bool = False) -> None:
         """Raise VarProError if the folder holds something that the run must not replace.
 
         That is a run that is neither resumed nor overwritten, or a file of the user with the name
-        of a file of a run.
+        of a file of a run. ``after_contest``: the contest of this run is there already.
         """
         there = [name for name in FILES if os.path.lexists(self.path / name)]
-        if there and not _has_settings(self.path / "config.json"):
+        if there and not (
+            _are_settings(_json_object(self.path / "config.json"))
+            or _are_settings(_json_object(self.path / "contest.json").get("config"))
+        ):
             msg = (
                 f"{self.path}: holds {', '.join(there)}, but no config.json of a run of varpro_nn, "
                 "so these files are left alone; name another folder, or move them away"
@@ -86,11 +91,53 @@ class RunFolder:
             raise VarProError(msg)
         if self.overwrite and not self.resume:
             check_removable(self.shards)
+        if after_contest and there == ["contest.json"]:
+            there = []
         if self.resume or self.overwrite or not (there or self.n_kept):
             return
         state = "a finished run" if "metrics.json" in there else "an unfinished run"
         msg = f"{self.path}: holds {state}; add --resume or --overwrite, or name another folder"
         raise VarProError(msg)
+
+    def contest(
+        self, dataset: Dataset, overrides: Mapping[str, Any], *, n_jobs: int, progress: bool
+    ) -> Contest:
+        """Choose settings, and write ``contest.json``; the caller holds the lock of the folder.
+
+        A folder to resume has them already, if its contest was one of the same data, settings and
+        versions.
+
+        Raises
+        ------
+        VarProError
+            The run to resume has another contest, and is not to be overwritten.
+        ValueError, DatasetError
+            As :func:`varpro_nn.training.contest.contest`.
+        """
+        path = self.path / "contest.json"
+        packages = ("varpro_nn", "numpy", "scipy")
+        key = {
+            "data": dataset.train.digest,
+            "overrides": dict(overrides),
+            "versions": {name: versions()[name] for name in packages},
+        }
+        if self.resume and path.exists():
+            theirs = _json_object(path)
+            differing = [name for name, own in key.items() if theirs.get(name) != own]
+            if not differing:
+                with suppress(ValueError):  # damaged: hold it again
+                    return Contest.from_dict(theirs)
+            elif not self.overwrite:
+                msg = (
+                    f"{path}: is of another contest, {', '.join(differing)} differ; add "
+                    "--overwrite to hold it again, or name another folder"
+                )
+                raise VarProError(msg)
+        options = {"seed": 0, **overrides}
+        found = contest(dataset, n_jobs=n_jobs, progress=progress, **options)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, strict_json({**key, **found.to_dict()}))
+        return found
 
     def finished(self, config: TrainConfig, dataset: Dataset, *, keep_sums: bool) -> str | None:
         """Return the metrics of the run to resume if it is finished, else None.
@@ -147,6 +194,7 @@ class RunFolder:
         progress: bool = False,
         keep_sums: bool = False,
         report: Callable[[Path, Run], None] | None = None,
+        contest: Contest | None = None,
     ) -> Run:
         """Train, and write the folder; the caller holds its lock.
 
@@ -158,13 +206,17 @@ class RunFolder:
             Write ``glue.npz`` too, the sums of the ridge layer.
         report : callable, optional
             Writes ``report.html``.
+        contest : Contest, optional
+            What chose the settings; its results become part of the metrics.
 
         Returns
         -------
         Run
             Its metrics have the folder as ``output``.
         """
-        self.check_free()  # once more: another process may have had it meanwhile
+        self.check_free(
+            after_contest=contest is not None
+        )  # once more: another process may have had it meanwhile
         if self.overwrite and not self.resume:
             # The rest of an earlier run stays until there is something to put in its place.
             for path in check_removable(self.shards):
@@ -176,7 +228,12 @@ class RunFolder:
             n_jobs=n_jobs, executor=executor, progress=progress, shard_folder=self.shards,
             keep_sums=keep_sums, growth=report is not None,
         )  # fmt: skip
-        result = replace(result, metrics={**result.metrics, "output": str(self.path)})
+        more: dict[str, Any] = {"output": str(self.path)}
+        if contest is not None:
+            more = {"contest": contest.figures(), **more}
+        else:
+            (self.path / "contest.json").unlink(missing_ok=True)  # of the run that is replaced
+        result = replace(result, metrics={**result.metrics, **more})
         self._write(config, result, report)
         return result
 
@@ -214,9 +271,10 @@ def default_path(name: str, recipe: str) -> Path:
     return Path("runs") / f"{stamp}-{os.getpid()}-{stem}-{recipe}"
 
 
-def _has_settings(path: Path) -> bool:
-    """Whether a file has the settings of a run, of this version or another."""
-    return {"recipe", "seed", "units", "subnetworks", "output"} <= set(_json_object(path))
+def _are_settings(values: Any) -> bool:
+    """Whether values are the settings of a run, of this version or another."""
+    needed = {"recipe", "seed", "units", "subnetworks", "output"}
+    return isinstance(values, dict) and needed <= set(values)
 
 
 def _json_object(path: Path) -> dict[str, Any]:

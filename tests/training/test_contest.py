@@ -1,0 +1,219 @@
+"""The contest of settings: what it may depend on, and what it chooses."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import varpro_nn
+from varpro_nn import VarProClassifier, VarProRegressor, configure, load
+from varpro_nn._io.atomic import strict_json
+from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.data.images_on_disk import ImagesOnDisk
+from varpro_nn.errors import DatasetError
+from varpro_nn.train import main
+from varpro_nn.training import contest as module
+from varpro_nn.training.contest import Contest, contest
+from varpro_nn.training.metrics import ByClass
+
+QUICK = {"max_nfev": 1, "images_per_subnetwork": 40}
+
+
+@pytest.fixture(autouse=True)
+def _few_images(monkeypatch):
+    monkeypatch.setattr(module, "N_IMAGES", dict.fromkeys((1, 2, 3, 4), 40))
+    monkeypatch.setattr(module, "SHARE", dict.fromkeys((1, 2, 3, 4), 1 / 16))
+    monkeypatch.setattr("varpro_nn.units.whitening.N_WINDOWS", 500)
+
+
+def data_of(images, labels, k=2, **more):
+    return Dataset("own", np.arange(k), ImageSet(images, labels, **more), None)
+
+
+def noisy(n, shape, seed=0):
+    """Two classes, dark and bright to the left."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    images = rng.random((n, *shape), dtype=np.float32) * 0.5
+    images[labels == 1, ..., : shape[-1] // 2] += 0.5
+    return images, labels
+
+
+def digits(n=100):
+    data = load("digits")
+    return replace(data, train=data.train.take(slice(n)), origin=None)
+
+
+def test_it_depends_on_training_images_and_seed_alone():
+    data = digits()
+    found = contest(data, seed=3, n_jobs=1, **QUICK)
+    test = data.test
+    other_test = ImageSet(test.images[::-1], (test.labels + 1) % 10)
+    others = [
+        contest(data, seed=3, n_jobs=2, **QUICK),
+        contest(replace(data, test=other_test), seed=3, n_jobs=1, **QUICK),
+        contest(replace(data, test=None, validation=other_test), seed=3, n_jobs=1, **QUICK),
+    ]
+    for other in others:
+        assert (other.config, other.chosen, other.entries) == (
+            found.config, found.chosen, found.entries,
+        )  # fmt: skip
+    config = found.config
+    assert (config.recipe, config.seed, config.subnetworks.max_nfev) == ("auto", 3, 1)
+    assert len({e.name for e in found.entries if e.round == 1}) == 4
+    assert found.sentence.startswith(f"chosen: {found.chosen} (held-out training images: ")
+    # and it is the same after a file
+    values = json.loads(strict_json(found.to_dict()))
+    assert Contest.from_dict(values) == found
+    assert set(values["entries"][0]) >= {"held_out_accuracy", "held_out_standard_error"}
+    for damaged in ({}, [], {**values, "entries": []}, {**values, "config": {}}):
+        with pytest.raises(ValueError, match="a contest needs"):
+            Contest.from_dict(damaged)
+
+
+def test_overrides_hold_for_all_and_say_which_candidates_there_are():
+    field = module._Field(digits(), 0, 1, None, {"units": "patch", "ridge": 0.5})
+    made = field.kinds_of_units()
+    assert all(c.config.units.kind == "patch" and c.config.subnetworks.ridge == 0.5 for c in made)
+    assert "whole images" not in {c.name for c in made}
+    field = module._Field(digits(), 0, 1, None, {"units": "dense", "n_units": 100})
+    (made,) = field.kinds_of_units()
+    assert (made.name, made.config.units.kind, made.config.units.n_units) == (
+        "whole images", "dense", 100,
+    )  # fmt: skip
+    field = module._Field(digits(), 0, 1, None, {"n_train": 30})
+    field.kinds_of_units()
+    assert len(field._training) == 30
+
+
+def test_changes_that_overrides_forbid_are_not_tried():
+    given = {"flip": False, "output_layer": "ridge", "shift": 0, **QUICK}
+    names = {entry.name for entry in contest(digits(60), n_jobs=1, **given).entries}
+    assert not any(", " in name.replace("windows, more", "") for name in names)
+
+
+def test_where_the_place_matters_whole_images_win(monkeypatch):
+    monkeypatch.setattr(module, "N_IMAGES", dict.fromkeys((1, 2, 3, 4), 200))
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 2
+    pattern = rng.choice([-0.3, 0.3], (24, 24))  # nothing that a mean over a cell could show
+    images = (
+        0.5
+        + rng.normal(0, 0.3, (300, 24, 24))
+        + np.where(labels, 1, -1)[:, None, None] * (pattern / 2)
+    )
+    found = contest(data_of(images.astype(np.float32), labels), n_jobs=1, max_nfev=1)
+    assert found.chosen.startswith("whole images")
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 16, 17)], ids=str)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_three_images_of_each_class_are_enough(shape):
+    found = contest(data_of(*noisy(6, shape)), n_jobs=1, max_nfev=1)
+    assert {(entry.n_images, entry.n_held) for entry in found.entries} == {(4, 2)}
+
+
+def test_refused_inputs():
+    with pytest.raises(TypeError, match=r"needs the images, .* got data='mnist'"):
+        configure("auto")
+    with pytest.raises(ValueError, match=r"recipe must be one of .*, auto, got 'fast'"):
+        configure("fast")
+    with pytest.raises(ValueError, match="unknown settings n_unit; did you mean n_units"):
+        configure("auto", data=digits(), n_unit=3)
+    with pytest.raises(ValueError, match="seed must be"):
+        configure("auto", data=digits(), seed=-1)
+    with pytest.raises(DatasetError, match="at least 3 training images, got at most 2"):
+        configure("auto", data=data_of(*noisy(4, (8, 8))))
+
+
+def test_images_on_disk_have_no_copies(tmp_path):
+    images, labels = noisy(60, (8, 8))
+    (tmp_path / "images").write_bytes(images.tobytes())
+    there = ImagesOnDisk(tmp_path / "images", 0, images.shape, images.dtype, images.dtype)
+    found = contest(data_of(there, labels), n_jobs=1, **QUICK)
+    assert not any("shifted" in entry.name for entry in found.entries)
+    assert found.entries[0] == contest(data_of(images, labels), n_jobs=1, **QUICK).entries[0]
+    with pytest.raises(ValueError, match="n_copies must be 0 for images on disk, got 1"):
+        contest(data_of(there, labels), n_copies=1, shift=1)
+
+
+def test_balanced_classes_are_measured_by_balanced_accuracy(monkeypatch):
+    measured = []
+    of = ByClass.of
+    monkeypatch.setattr(ByClass, "of", lambda *given: measured.append(of(*given)) or measured[-1])
+    found = contest(digits(), n_jobs=1, class_weight="balanced", **QUICK)
+    assert [entry.accuracy for entry in found.entries] == [m.balanced_accuracy for m in measured]
+    assert found.config.class_weight == "balanced"
+
+
+# --- where it is held -----------------------------------------------------------------------
+
+
+def test_the_command_keeps_its_contest(tmp_path, monkeypatch, capsys):
+    images, labels = noisy(60, (8, 8))
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    given = [str(tmp_path / "own.npz"), "--recipe", "auto", "--n-jobs", "1", "--max-nfev", "1"]
+    given += ["--images-per-subnetwork", "40", "--output", str(tmp_path / "run"), "--report"]
+    assert main(given) == 0
+    out, err = capsys.readouterr()
+    assert err.count("chosen: ") == 1
+    metrics = json.loads(out)
+    kept = json.loads((tmp_path / "run" / "contest.json").read_text())
+    assert {name: kept[name] for name in metrics["contest"]} == metrics["contest"]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert kept["config"] == config
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Choice of the settings" in page
+    assert all(entry["name"] in page for entry in kept["entries"])
+
+    def held_again(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("varpro_nn.training.run_folder.contest", held_again)
+    assert main([*given, "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out) == metrics
+    # begun, and stopped before the end
+    (tmp_path / "run" / "metrics.json").unlink()
+    (tmp_path / "run" / "config.json").unlink()
+    assert main([*given, "--resume"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["contest"] == metrics["contest"]
+    assert again["n_resumed_subnetworks"] == again["n_subnetworks"]
+    assert main([*given, "--resume", "--seed", "1"]) == 1
+    assert "is of another contest, overrides differ" in capsys.readouterr().err
+    given[2] = "tiny"
+    assert main([*given, "--overwrite", "--n-rounds", "1"]) == 0
+    assert not (tmp_path / "run" / "contest.json").exists()
+    assert "contest" not in json.loads(capsys.readouterr().out)
+
+
+def test_no_estimate_of_unknown_settings(capsys):
+    with pytest.raises(SystemExit):
+        main(["digits", "--recipe", "auto", "--estimate"])
+    assert "--estimate needs another recipe" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_classifier_holds_one_and_weights_count():
+    images, labels = noisy(60, (8, 8))
+    images += np.random.default_rng(1).normal(0, 0.6, images.shape).astype(np.float32)
+    weights = np.where(np.arange(60) < 30, 1.0, 30.0)
+    settings = {"random_state": 0, **QUICK}
+    plain = VarProClassifier("auto", **settings).fit(images, labels)
+    weighted = VarProClassifier("auto", **settings).fit(images, labels, weights)
+    assert plain.config_ == plain.contest_.config
+    assert plain.contest_.entries != weighted.contest_.entries
+    balanced = VarProClassifier("auto", class_weight="balanced", **settings).fit(images, labels)
+    assert balanced.contest_.config.class_weight == "balanced"
+    assert balanced.config_.class_weight is None  # the weights of the rows have it
+    plain.set_params(recipe=None).fit(images, labels)
+    assert not hasattr(plain, "contest_")
+    for refused in (
+        lambda: VarProClassifier("auto").partial_fit(images, labels, [0, 1]),
+        lambda: VarProClassifier("auto", warm_start=True).fit(images, labels),
+        lambda: VarProRegressor("auto").fit(images, labels),
+        lambda: varpro_nn.VarProFeatures("auto").fit(images, labels),
+    ):
+        with pytest.raises(ValueError, match=r"recipe.*'auto'"):
+            refused()
