@@ -62,7 +62,9 @@ def test_it_depends_on_training_images_and_seed_alone():
     config = found.config
     assert (config.recipe, config.seed, config.subnetworks.max_nfev) == ("auto", 3, 1)
     assert len({e.name for e in found.entries if e.round == 1}) == 4
-    assert found.sentence.startswith(f"chosen: {found.chosen} (held-out training images: ")
+    assert found.sentence.startswith(
+        f"chosen: {found.chosen} (accuracy on held-out training images "
+    )
     # and it is the same after a file
     values = json.loads(strict_json(found.to_dict()))
     assert Contest.from_dict(values) == found

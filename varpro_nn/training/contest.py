@@ -7,8 +7,7 @@ their units and evaluations, and measured on other training images:
 
 1. *kinds of units*: whole images; windows; whitened windows with few and with many cells;
 2. *the two best of them*, with twice as many images and units;
-3. *one change* of the better one: mirror images, shifts, another output layer; then distortions if
-   shifts helped;
+3. *one change* of the better one: mirror images, shifts, distortions, another output layer;
 4. *all changes that helped*, together, if there are several.
 
 Each round has images of its own to measure on, as far as there are enough, so no candidate gains
@@ -54,7 +53,7 @@ _logger = logging.getLogger(__name__)
 
 _IN_FILES = {"accuracy": "held_out_accuracy", "standard_error": "held_out_standard_error"}
 """Names of figures in files, where ``accuracy`` alone would be taken for one on test images."""
-_NAMED = ("flip", "output_layer")
+_NAMED = ("flip", "shift", "output_layer")
 """Settings after which a change is named."""
 _PLAIN: dict[str, Any] = {
     "shift": 0, "rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0, "flip": False,
@@ -136,10 +135,11 @@ class Contest:
     def sentence(self) -> str:
         """What was chosen, and by how much, in one line."""
         last = [entry for entry in self.entries if entry.round == self.entries[-1].round]
-        best, *others = sorted(last, key=lambda entry: -entry.accuracy)
-        found = f"{best.accuracy:.4f} ± {best.standard_error:.4f}"
+        own = next(entry for entry in last if entry.name == self.chosen)
+        others = sorted((e for e in last if e is not own), key=lambda entry: -entry.accuracy)
+        found = f"{own.accuracy:.4f} ± {own.standard_error:.4f}"
         other = f"; {others[0].name}: {others[0].accuracy:.4f}" if others else ""
-        return f"chosen: {self.chosen} (held-out training images: {found}{other})"
+        return f"chosen: {self.chosen} (accuracy on held-out training images {found}{other})"
 
     def figures(self) -> dict[str, Any]:
         """Return the results as plain values, as in ``metrics.json``.
@@ -333,8 +333,8 @@ class _Field:
             return tried.accuracy > least
 
         try_out("mirrored", {"flip": True, "views": "flip"})
-        if try_out("shifted", {"shift": 1, "n_copies": 1}):
-            try_out("distorted", _DISTORTED)
+        try_out("shifted", {"shift": 1, "n_copies": 1})
+        try_out("distorted", _DISTORTED)
         # The convex layers are alike: one of them tells whether the other is worth a trial.
         for layer in ("softmax", "hinge", "ridge"):
             layer_helps = try_out(f"{layer} layer", {"output_layer": layer, "standardise": True})
