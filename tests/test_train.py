@@ -640,6 +640,18 @@ def test_pictures_that_stay_on_disk(tmp_path):
     assert first["test_accuracy"] > 0.9
 
 
+@pytest.mark.parametrize(
+    ("options", "said"), [([], True), (["--n-copies", "0"], False), (["--shift", "0"], False)]
+)
+def test_images_on_disk_have_no_copies_and_that_is_said(options, said, tmp_path):
+    digits = load("digits").train
+    np.save(tmp_path / "x_train.npy", digits.images[:300])
+    np.save(tmp_path / "y_train.npy", digits.labels[:300])
+    status, _, err = call(tmp_path, "--recipe", "default", "--estimate", "--n-jobs", "1", *options)
+    assert status == 0, err
+    assert ("images on disk have no distorted copies" in err) == said
+
+
 def test_missing_data_are_said_where_to_put(tmp_path, monkeypatch):
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
     fault(

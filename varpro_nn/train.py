@@ -18,6 +18,7 @@ from varpro_nn._cli import is_meant, make_parser, parse, run_command, tell
 from varpro_nn._io.atomic import locked, strict_json
 from varpro_nn._settings import Setting, groups_of, settings_of
 from varpro_nn.compute import cluster
+from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.errors import VarProError
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.report.figures import check_matplotlib
@@ -328,6 +329,13 @@ def _tell_of_settings(
         tell(
             f"sub-networks train independently: the {scheme} of --recipe {config.recipe} {reason}; "
             f"add --scheme {scheme} to keep them"
+        )
+    n_copies = as_chosen.output.n_copies if config.distortion else 0
+    on_disk = isinstance(dataset.train.images, ImagesOnDisk)
+    if on_disk and n_copies and "n_copies" not in overrides and not args.quiet:
+        tell(
+            f"images on disk have no distorted copies, of which --recipe {config.recipe} makes "
+            f"{n_copies} in memory; the accuracy may differ"
         )
     is_colour = kind_of_data(dataset.name, dataset.image_shape) == "colour"
     if is_colour and "flip" not in overrides and not args.quiet:
