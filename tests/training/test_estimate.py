@@ -17,7 +17,7 @@ from varpro_nn.data import ImageSet
 from varpro_nn.errors import TrainingError
 from varpro_nn.training import estimate as module
 from varpro_nn.training.config import SubnetworkSettings
-from varpro_nn.training.estimate import Estimate, estimate, fixed_columns
+from varpro_nn.training.estimate import Estimate, estimate, first_look, fixed_columns
 from varpro_nn.training.rates import TYPICAL, typical_units
 from varpro_nn.training.run_folder import RunFolder
 
@@ -202,6 +202,20 @@ def test_more_work_takes_more_time(name, digits):
         for value in ((200, 1000) if name == "images_per_subnetwork" else (1, 3))
     )
     assert 1.1 * few < many
+
+
+def test_a_hinge_with_few_images_of_a_class_takes_longer():
+    """Of 10 classes and of 300, both with 600 images: 20 times as few of a class."""
+    images = np.random.default_rng(0).random((600, 8, 8))
+
+    def seconds(layer, n_classes):
+        train = ImageSet(images, np.arange(600) % n_classes)
+        dataset = Dataset("made", np.arange(n_classes), train, None)
+        config = configure("default", data=dataset, output_layer=layer, n_copies=0)
+        return first_look(config, dataset, n_jobs=1).steps[1].cpu_seconds
+
+    softmax, hinge = (seconds(layer, 300) / seconds(layer, 10) for layer in ("softmax", "hinge"))
+    assert hinge > 3 * softmax
 
 
 def test_untrained_units_take_less(digits):

@@ -66,6 +66,11 @@ _SEARCH_PRODUCTS, _LAST_PRODUCTS = 80.0, 30.0
 """Typical CPU time of the convex fits, in units of a product with all rows: the search over all
 penalties, and the last fit. Measured in runs on MNIST, CIFAR-10 and digits with hinge and
 softmax."""
+_FEW_OF_CLASS, _MORE_PRODUCTS = 40.0, 0.7
+"""Images of a class below which the hinge takes more products than typical, and the power of their
+ratio that says how many times more: measured with numbers of three digits, 300 and 1,000 classes of
+4,000 images (``experiments.benchmarks.growth``). Almost all rows then violate a margin of some
+output."""
 _RIDGES_TRIED = 9
 """Penalties of a ridge layer that are fitted to a split, one by one."""
 _WORKER_SECONDS, _WORKER_MIB = 1.0, 90.0
@@ -535,6 +540,8 @@ class _Run:
             return total + Time(solves * factors, grams)
         start = min(n, rows_for_start(q)) * q**2 * rates.product
         products = _LAST_PRODUCTS + (_SEARCH_PRODUCTS if chosen else 0.0)
+        if output.layer == "hinge":
+            products *= max(1.0, _FEW_OF_CLASS * self.k / self.n) ** _MORE_PRODUCTS
         operations = operations_of_product(n, q, self.k)
         # Preconditioners: as many operations as the products since the last one.
         factors = products * operations * rates.product + 2 * q**3 / 3 * rates.factorisation
