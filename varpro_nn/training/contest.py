@@ -26,7 +26,7 @@ import numpy as np
 
 from varpro_nn._typing import IndexArray
 from varpro_nn.compute.compute import Compute
-from varpro_nn.data import Dataset
+from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
@@ -232,10 +232,10 @@ def contest(
         raise TypeError(msg)
     clock = Clock()
     with (
-        Compute(n_jobs, progress=progress) as compute,
-        compute.bar("contest", unit="candidate") as bar,
+        Compute(n_jobs) as compute,  # its workers serve all candidates
+        Compute(progress=progress).bar("contest", unit="candidate") as bar,
     ):
-        field = _Field(data, seed, n_jobs, bar, current_names(overrides))
+        field = _Field(data, seed, compute, bar, current_names(overrides))
         entrants = field.kinds_of_units()
         first = field.compare(1, [_quick(candidate) for candidate in entrants])
         two = [entrants[i] for i in np.argsort([-e.accuracy for e in first], kind="stable")[:2]]
@@ -252,12 +252,13 @@ class _Field:
     """Where candidates are made and measured."""
 
     def __init__(
-        self, data: Dataset, seed: int, n_jobs: int, bar: Any, overrides: Mapping[str, Any]
+        self, data: Dataset, seed: int, compute: Compute, bar: Any, overrides: Mapping[str, Any]
     ) -> None:
-        self._data, self._seed, self._n_jobs, self._bar = data, seed, n_jobs, bar
+        self._data, self._seed, self._compute, self._bar = data, seed, compute, bar
         self._overrides = dict(overrides)
         self._training = data.train
         self._n_classes = len(data.classes)
+        self._rounds: dict[int, tuple[TrainingSet, ImageSet]] = {}
         self.entries: list[Entry] = []
 
     def made(
@@ -355,24 +356,18 @@ class _Field:
 
     def compare(self, number: int, candidates: list[Candidate]) -> list[Entry]:
         """Train and measure all on the same images."""
-        fit, held = self._split(number, N_IMAGES[number])
         found = []
         for candidate in candidates:
             config = _sized(candidate.config, SHARE[number])
-            training = TrainingSet.of(
-                replace(self._data, train=self._training.at(fit), origin=None),
-                class_weight=config.class_weight,
-            )
-            with Compute(self._n_jobs, progress=False) as compute:
-                network, _, _ = train_classifier(config, training, self._data.classes, compute)
-            images = self._training.at(held)
-            predicted = network.predict_codes(images.images, n_jobs=self._n_jobs)
-            share = accuracy(predicted, images.labels)
+            training, held = self._images_of(number, config.class_weight)
+            network, _, _ = train_classifier(config, training, self._data.classes, self._compute)
+            predicted = network.predict_codes(held.images, n_jobs=self._compute.n_jobs)
+            share = accuracy(predicted, held.labels)
             error = standard_error(share, len(held))
             if config.class_weight is not None:
-                share = ByClass.of(predicted, images.labels, self._n_classes).balanced_accuracy
+                share = ByClass.of(predicted, held.labels, self._n_classes).balanced_accuracy
             entry = Entry(
-                round=number, name=candidate.name, n_images=len(fit), n_held=len(held),
+                round=number, name=candidate.name, n_images=len(training), n_held=len(held),
                 n_units=config.units.n_units, accuracy=share, standard_error=error,
             )  # fmt: skip
             _logger.info("contest: %s", entry)
@@ -381,6 +376,15 @@ class _Field:
             self._bar.update()
         self.entries += found
         return found
+
+    def _images_of(self, number: int, class_weight: str | None) -> tuple[TrainingSet, ImageSet]:
+        """Take the images of a round: those to train on, and those that measure."""
+        if number not in self._rounds:
+            fit, held = self._split(number, N_IMAGES[number])
+            data = replace(self._data, train=self._training.at(fit), origin=None)
+            training = TrainingSet.of(data, class_weight=class_weight)
+            self._rounds[number] = training, self._training.at(held)
+        return self._rounds[number]
 
     def _split(self, number: int, n_images: int) -> tuple[IndexArray, IndexArray]:
         """Draw the images of a round: those to train on, and those that measure."""
