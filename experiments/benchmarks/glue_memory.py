@@ -13,11 +13,11 @@ import numpy as np
 
 from experiments.shared.ledger import print_last_line
 from experiments.shared.processes import child
+from varpro_nn._io.memory import peak_memory_mib
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import load
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.output.ridge_fit import fit_ridge
-from varpro_nn.training.resources import peak_memory_mib
 from varpro_nn.units import whole_image_units
 
 

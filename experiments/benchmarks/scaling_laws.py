@@ -46,10 +46,11 @@ from experiments.shared.options import parser
 from experiments.shared.processes import child
 from experiments.shared.slopes import slope
 from experiments.shared.tables import print_table
+from varpro_nn._io.memory import peak_memory_mib
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.training.config import SubnetworkSettings
-from varpro_nn.training.resources import Clock, peak_memory_mib
+from varpro_nn.training.resources import Clock
 from varpro_nn.training.subnetwork import SubnetworkPlan
 from varpro_nn.training.subnetworks import train_subnetworks
 

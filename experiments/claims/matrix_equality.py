@@ -43,6 +43,7 @@ from experiments.shared.options import parser
 from experiments.shared.processes import child_lines
 from experiments.shared.tables import print_table
 from varpro_nn import load, patch_units
+from varpro_nn._io.memory import peak_memory_mib
 from varpro_nn._typing import FloatArray, ImageArray, RealArray
 from varpro_nn.data import Dataset
 from varpro_nn.data.images import intensities, one_hot
@@ -51,7 +52,6 @@ from varpro_nn.linalg.ridge import LeaveOneOut
 from varpro_nn.linalg.threads import Threads, thread_pool
 from varpro_nn.output.features import block_features, block_slices
 from varpro_nn.training.metrics import standard_error
-from varpro_nn.training.resources import peak_memory_mib
 
 RAW = 0
 """The number of layers that stands for raw pixels."""

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from varpro_nn._io.memory import available_memory_mib, peak_memory_mib, resident_memory_mib
 from varpro_nn._typing import ImageArray
 from varpro_nn.data import Dataset
 from varpro_nn.errors import TrainingError
@@ -48,11 +49,6 @@ from varpro_nn.training.rates import (
     measured_units,
     operations_of_product,
     typical_units,
-)
-from varpro_nn.training.resources import (
-    available_memory_mib,
-    peak_memory_mib,
-    resident_memory_mib,
 )
 from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time, bytes_of_distortion
 from varpro_nn.units import Units, array_fields, with_n_units

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from varpro_nn._io.atomic import locked
+from varpro_nn._io.memory import peak_memory_mib
 from varpro_nn._typing import FloatArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
@@ -27,7 +28,7 @@ from varpro_nn.training.layers import train_classifier
 from varpro_nn.training.metrics import accuracy, measure
 from varpro_nn.training.plan import final_training_set, identity, provenance, streams
 from varpro_nn.training.pseudo_labels import BootstrapResult, bootstrap
-from varpro_nn.training.resources import Clock, peak_memory_mib, versions
+from varpro_nn.training.resources import Clock, versions
 from varpro_nn.training.shards import REFIT, Shards
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.training.subnetworks import NoStore, SubnetworkStore

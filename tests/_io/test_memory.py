@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from varpro_nn.training import resources
-from varpro_nn.training.resources import (
+from varpro_nn._io import memory
+from varpro_nn._io.memory import (
     available_memory_mib,
     peak_memory_mib,
     resident_memory_mib,
@@ -15,7 +15,7 @@ from varpro_nn.training.resources import (
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nothing is handed on")
 def test_peak_memory_is_not_that_of_the_parent():
     held = np.ones(400 * 2**17)  # 400 MiB
-    code = "from varpro_nn.training.resources import peak_memory_mib; print(peak_memory_mib())"
+    code = "from varpro_nn._io.memory import peak_memory_mib; print(peak_memory_mib())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert peak_memory_mib() > held.nbytes / 2**20
     assert float(done.stdout) < 300
@@ -27,13 +27,13 @@ def test_peak_memory_where_the_system_does_not_tell_it(text, tmp_path, monkeypat
     path = tmp_path / "status"
     if text is not None:
         path.write_text(text, encoding="utf-8")
-    monkeypatch.setattr(resources, "_STATUS", path)
+    monkeypatch.setattr(memory, "_STATUS", path)
     assert 10 < peak_memory_mib() < 100_000
 
 
 def test_peak_memory_is_read_from_the_line_of_linux(tmp_path, monkeypatch):
     (tmp_path / "status").write_text("VmPeak:\t9 kB\nVmHWM:\t 999999488 kB\n", encoding="utf-8")
-    monkeypatch.setattr(resources, "_STATUS", tmp_path / "status")
+    monkeypatch.setattr(memory, "_STATUS", tmp_path / "status")
     assert peak_memory_mib() == 976562
 
 
@@ -53,8 +53,8 @@ def system(tmp_path, monkeypatch):
     (tmp_path / "cgroup").write_text("4:memory:/jobs/one\n0::/jobs/one\n", encoding="utf-8")
     (tmp_path / "groups" / "jobs" / "one").mkdir(parents=True)
     for name, file in (("_STATUS", "status"), ("_MACHINE", "meminfo"), ("_OWN_GROUPS", "cgroup")):
-        monkeypatch.setattr(resources, name, tmp_path / file)
-    monkeypatch.setattr(resources, "_GROUPS", tmp_path / "groups")
+        monkeypatch.setattr(memory, name, tmp_path / file)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
     return tmp_path
 
 
