@@ -28,7 +28,10 @@ class NonFiniteError(VarProError):
 
 
 class WorkerDiedError(VarProError):
-    """The process that worked on a task was killed, each time that the task was tried."""
+    """The process that worked on a task was killed, each time that the task was tried.
+
+    A task that reads pictures is tried once.
+    """
 
 
 class ConvergenceWarning(UserWarning):

@@ -1,5 +1,7 @@
 """Pictures read into memory or to disk, in one process or several."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections import namedtuple
@@ -12,7 +14,7 @@ from PIL import Image
 from varpro_nn import configure, load, run
 from varpro_nn.data import picture_set
 from varpro_nn.data.images_on_disk import ImagesOnDisk
-from varpro_nn.errors import DatasetError
+from varpro_nn.errors import DatasetError, WorkerDiedError
 
 
 @pytest.fixture
@@ -96,6 +98,36 @@ def test_a_disk_without_room(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(picture_set.shutil, "disk_usage", lambda path: usage(1000))
     with pytest.raises(DatasetError, match=r"must have .* bytes free .*got 1,000"):
         load(folder, images_on_disk=tmp_path)
+
+
+def test_images_larger_than_the_memory(folder, tmp_path, monkeypatch):
+    """Refused before any is read, unless they are kept on disk."""
+    monkeypatch.setattr(picture_set, "resident_memory_mib", lambda: 100.0)
+    monkeypatch.setattr(picture_set, "available_memory_mib", lambda: 100.01)
+    monkeypatch.setattr(picture_set, "_read_all", lambda *_: pytest.fail("read"))
+    with pytest.raises(DatasetError, match=r"3 x 64 x 64 each, need 1 MiB .*--images-on-disk"):
+        load(folder, image_size=(64, 64))
+    monkeypatch.undo()
+    monkeypatch.setattr(picture_set, "available_memory_mib", lambda: 0.0)
+    assert len(load(folder, images_on_disk=tmp_path).train) == 30
+
+
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed(folder, monkeypatch):
+    monkeypatch.setattr(picture_set, "_WORTH", 1e-9)
+    monkeypatch.setattr(picture_set, "_AT_A_TIME", 7)
+    first = iter([picture_set._read_some])
+    tasks = picture_set._done
+    monkeypatch.setattr(
+        picture_set,
+        "_done",
+        lambda task, *rest: tasks(lambda s: (next(first, _die), task(s)[1]), *rest),
+    )
+    with pytest.raises(WorkerDiedError, match=r"process that read pictures .*2 processes"):
+        load(folder, n_jobs=2)
 
 
 def test_a_place_that_is_a_file(folder, tmp_path):

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from varpro_nn._io.atomic import errors_named
+from varpro_nn._io.memory import available_memory_mib, resident_memory_mib
 from varpro_nn._io.npy_header import write_npy_header
 from varpro_nn._io.temporary import temporary_folder
 from varpro_nn._typing import ImageArray
@@ -27,7 +29,7 @@ from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.imageset import Dataset
 from varpro_nn.data.labelled import dataset_of
 from varpro_nn.data.pictures import picture_size, read_cropped
-from varpro_nn.errors import DatasetError
+from varpro_nn.errors import DatasetError, WorkerDiedError
 from varpro_nn.linalg.threads import effective_jobs
 
 LARGEST_SIDE = 64
@@ -40,6 +42,7 @@ _AT_A_TIME = 200
 """Pictures that a worker reads at a time."""
 _WORTH = 5.0
 """Seconds of reading that a worker must have; it takes one to start."""
+_MIB = 2**20
 _LONG = 3.0
 """Seconds of reading, after which a bar is shown."""
 
@@ -124,8 +127,10 @@ def read_picture_set(
     Raises
     ------
     DatasetError
-        A picture that cannot be read; a full disk; or what
+        A picture that cannot be read; images that fit neither into memory nor on the disk; or what
         :func:`~varpro_nn.data.labelled.dataset_of` refuses.
+    WorkerDiedError
+        A process that read pictures was killed.
     ValueError
         ``n_jobs`` is 0.
     """
@@ -139,9 +144,11 @@ def read_picture_set(
     cropped = False
     with ExitStack() as until_read:
         folder = None
-        if work.images_on_disk is not None:
-            n_images = sum(len(pictures.paths) for pictures in subsets.values())
-            folder = _folder_for(work.images_on_disk, n_images * math.prod(shape), until_read)
+        n_bytes = sum(len(pictures.paths) for pictures in subsets.values()) * math.prod(shape)
+        if work.images_on_disk is None:
+            _check_memory(where, n_bytes, shape)
+        else:
+            folder = _folder_for(work.images_on_disk, n_bytes, until_read)
         for subset, pictures in subsets.items():
             file = None if folder is None else folder / f"x_{subset}.npy"
             images, differ = _read_all(pictures.paths, shape, n_jobs, work.progress, file)
@@ -168,7 +175,21 @@ def _is_grey(path: Path, size: tuple[int, int]) -> bool:
     return bool(np.ptp(planes, axis=0).max() <= _COLOURLESS)
 
 
-# --- on disk -------------------------------------------------------------------------------------
+# --- room for them -------------------------------------------------------------------------------
+
+
+def _check_memory(where: str, n_bytes: int, shape: tuple[int, ...]) -> None:
+    """Refuse images that are larger than the memory, before any is read."""
+    available = available_memory_mib()
+    if available is None or n_bytes / _MIB <= available - resident_memory_mib():
+        return
+    msg = (
+        f"{where}: the images, {' x '.join(map(str, shape))} each, need {n_bytes / _MIB:,.0f} MiB "
+        f"of memory, and {available - resident_memory_mib():,.0f} MiB are available. Keep them in "
+        "a file with images_on_disk (--images-on-disk), or make them smaller with image_size "
+        "(--image-size)."
+    )
+    raise DatasetError(msg)
 
 
 def _folder_for(parent: Path, n_bytes: int, until_read: ExitStack) -> Path:
@@ -249,7 +270,14 @@ def _done(
     expected = (time.perf_counter() - began) * len(others)
     calls = (delayed(function)(*arguments) for function, arguments in map(task, others))
     n_workers = max(1, min(n_jobs, int(expected / _WORTH)))
-    yield from Parallel(n_workers, return_as="generator")(calls)
+    try:
+        yield from Parallel(n_workers, return_as="generator")(calls)
+    except BrokenExecutor as error:
+        msg = (
+            f"a process that read pictures was killed, perhaps for want of memory ({n_workers} "
+            "processes; n_jobs takes fewer)."
+        )
+        raise WorkerDiedError(msg) from error
 
 
 def _read_some(paths: Sequence[str], shape: tuple[int, ...]) -> _Part:
