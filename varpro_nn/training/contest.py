@@ -6,15 +6,16 @@ So a few different candidates are trained quickly, on part of the training image
 their units and evaluations, and measured on other training images:
 
 1. *kinds of units*: whole images; windows; whitened windows with few and with many cells;
-2. *the two best of them*, with twice as many images and units;
-3. *one change* of the better one: mirror images, shifts, distortions, another output layer;
+2. *the two best of them*, with twice as many images and units, as they are and with distorted
+   copies, which decide between windows of one kind and another;
+3. *one change* of the best one: mirror images, shifts alone, another output layer;
 4. *all changes that helped*, together, if there are several.
 
 Each round has images of its own to measure on, as far as there are enough, so no candidate gains
-from having been lucky before. A change must be better by more than ``MARGIN`` of a standard error.
-In the first two rounds all have the ridge layer and no copies, which is quick and fair. The winner
-is then trained in full, on all images. The contest depends on the data and the seed alone: neither
-on the number of jobs nor on how fast the machine is.
+from having been lucky before. A change must be better by more than ``MARGIN`` standard errors of
+the difference, measured on the same images. In the first two rounds all have the ridge layer, which
+is quick and fair. The winner is then trained in full, on all images. The contest depends on the
+data and the seed alone: neither on the number of jobs nor on how fast the machine is.
 """
 
 import logging
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from varpro_nn._typing import IndexArray
+from varpro_nn._typing import FloatArray, IndexArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.images_on_disk import ImagesOnDisk
@@ -45,7 +46,7 @@ EVALUATIONS = 0.4
 HELD = 1 / 3
 """Share of the images of a round that measure."""
 MARGIN = 0.5
-"""Standard errors by which a change must be better."""
+"""Standard errors of the difference by which a change must be better."""
 AUTO = "auto"
 """The name of the recipe."""
 
@@ -59,9 +60,12 @@ _PLAIN: dict[str, Any] = {
     "shift": 0, "rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0, "flip": False,
     "views": "single", "n_copies": 0,
 }  # fmt: skip
-_QUICK: dict[str, Any] = {"output_layer": "ridge", "n_copies": 0, "views": "single"}
+_QUICK: dict[str, Any] = {"output_layer": "ridge", "views": "single"}
 _DISTORTED: dict[str, Any] = {
     "shift": 1, "rotation": 8.0, "scale": 0.08, "shear": 0.08, "elastic": 0.4, "n_copies": 1,
+}  # fmt: skip
+_SHIFTED: dict[str, Any] = {
+    "shift": 1, "rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0, "n_copies": 1,
 }  # fmt: skip
 _ALONE: dict[str, Any] = {"scheme": "independent", "n_stages": 1}
 _WHITENED: dict[str, Any] = {
@@ -236,11 +240,9 @@ def contest(
         Compute(progress=progress).bar("contest", unit="candidate") as bar,
     ):
         field = _Field(data, seed, compute, bar, current_names(overrides))
-        entrants = field.kinds_of_units()
-        first = field.compare(1, [_quick(candidate) for candidate in entrants])
-        two = [entrants[i] for i in np.argsort([-e.accuracy for e in first], kind="stable")[:2]]
-        second = field.compare(2, [_quick(candidate) for candidate in two])
-        base = two[int(np.argmax([entry.accuracy for entry in second]))]
+        kinds = field.best(1, field.kinds_of_units(), 2, n_copies=0)
+        distorted = [field.distorted(kind) for kind in kinds]
+        (base,) = field.best(2, [*kinds, *(each for each in distorted if each is not None)], 1)
         chosen = field.with_changes(base)
     wall, cpu = clock.read()
     _logger.info("contest: %.1f s, %.1f CPU s", wall, cpu)
@@ -315,10 +317,25 @@ class _Field:
             self._training = self._training.take(slice(n_train))
         return found
 
+    def distorted(self, kind: Candidate) -> Candidate | None:
+        """Make the candidate with distorted copies; None if there can be none."""
+        candidate = self.made(f"{kind.name}, distorted", kind.config, _DISTORTED)
+        return None if candidate is None or candidate.config == kind.config else candidate
+
+    def best(
+        self, number: int, candidates: list[Candidate], n: int, **options: Any
+    ) -> list[Candidate]:
+        """Compare quick forms of the candidates, with more options; take the ``n`` best."""
+        trials = []
+        for candidate in candidates:
+            config = candidate.config.with_options(**{**_QUICK, **options})
+            trials.append(self.measure(number, replace(candidate, config=config)))
+        order = np.argsort([-trial.entry.accuracy for trial in trials], kind="stable")
+        return [candidates[i] for i in order[:n]]
+
     def with_changes(self, base: Candidate) -> Candidate:
         """Find the changes that help, one by one and together."""
-        (entry,) = self.compare(3, [base])
-        least = entry.accuracy + MARGIN * entry.standard_error
+        without = self.measure(3, base)
         helped: list[tuple[float, dict[str, Any], Candidate]] = []
 
         def try_out(name: str, change: dict[str, Any]) -> bool:
@@ -328,14 +345,14 @@ class _Field:
             candidate = self.made(f"{base.name}, {name}", base.config, change)
             if candidate is None or candidate.config == base.config:
                 return False
-            (tried,) = self.compare(3, [candidate])
-            if tried.accuracy > least:
-                helped.append((tried.accuracy, change, candidate))
-            return tried.accuracy > least
+            trial = self.measure(3, candidate)
+            helps = trial.is_better_than(without)
+            if helps:
+                helped.append((trial.entry.accuracy, change, candidate))
+            return helps
 
         try_out("mirrored", {"flip": True, "views": "flip"})
-        try_out("shifted", {"shift": 1, "n_copies": 1})
-        try_out("distorted", _DISTORTED)
+        try_out("only shifted" if base.config.distortion.elastic else "shifted", _SHIFTED)
         # The convex layers are alike: one of them tells whether the other is worth a trial.
         for layer in ("softmax", "hinge", "ridge"):
             layer_helps = try_out(f"{layer} layer", {"output_layer": layer, "standardise": True})
@@ -351,31 +368,32 @@ class _Field:
         both = self.made(f"{base.name}, all that helped", base.config, together)
         if both is None or both.config == best.config:
             return best
-        alone, joined = self.compare(4, [best, both])
-        return both if joined.accuracy > alone.accuracy else best
+        alone, joined = (self.measure(4, candidate) for candidate in (best, both))
+        return both if joined.entry.accuracy > alone.entry.accuracy else best
 
-    def compare(self, number: int, candidates: list[Candidate]) -> list[Entry]:
-        """Train and measure all on the same images."""
-        found = []
-        for candidate in candidates:
-            config = _sized(candidate.config, SHARE[number])
-            training, held = self._images_of(number, config.class_weight)
-            network, _, _ = train_classifier(config, training, self._data.classes, self._compute)
-            predicted = network.predict_codes(held.images, n_jobs=self._compute.n_jobs)
-            share = accuracy(predicted, held.labels)
-            error = standard_error(share, len(held))
-            if config.class_weight is not None:
-                share = ByClass.of(predicted, held.labels, self._n_classes).balanced_accuracy
-            entry = Entry(
-                round=number, name=candidate.name, n_images=len(training), n_held=len(held),
-                n_units=config.units.n_units, accuracy=share, standard_error=error,
-            )  # fmt: skip
-            _logger.info("contest: %s", entry)
-            found.append(entry)
-            self._bar.set_postfix(last=f"{candidate.name}: {share:.4f}")
-            self._bar.update()
-        self.entries += found
-        return found
+    def measure(self, number: int, candidate: Candidate) -> "_Trial":
+        """Train a candidate in a round and measure it, on the same images as all in that round."""
+        config = _sized(candidate.config, SHARE[number])
+        training, held = self._images_of(number, config.class_weight)
+        network, _, _ = train_classifier(config, training, self._data.classes, self._compute)
+        predicted = network.predict_codes(held.images, n_jobs=self._compute.n_jobs)
+        right, n = predicted == held.labels, len(held)
+        share = accuracy(predicted, held.labels)
+        error = standard_error(share, n)
+        shares = np.full(n, 1 / n)
+        if config.class_weight is not None:
+            share = ByClass.of(predicted, held.labels, self._n_classes).balanced_accuracy
+            n_of_class = np.bincount(held.labels, minlength=self._n_classes)
+            shares = 1 / (n_of_class[held.labels] * np.count_nonzero(n_of_class))
+        entry = Entry(
+            round=number, name=candidate.name, n_images=len(training), n_held=n,
+            n_units=config.units.n_units, accuracy=share, standard_error=error,
+        )  # fmt: skip
+        _logger.info("contest: %s", entry)
+        self.entries.append(entry)
+        self._bar.set_postfix(last=f"{candidate.name}: {share:.4f}")
+        self._bar.update()
+        return _Trial(entry, right * shares)
 
     def _images_of(self, number: int, class_weight: str | None) -> tuple[TrainingSet, ImageSet]:
         """Take the images of a round: those to train on, and those that measure."""
@@ -408,8 +426,17 @@ class _Field:
         return np.sort(order[~held]), np.sort(order[held])
 
 
-def _quick(candidate: Candidate) -> Candidate:
-    return replace(candidate, config=candidate.config.with_options(**_QUICK))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """A result, and the part of the accuracy that is due to each image that measured."""
+
+    entry: Entry
+    parts: FloatArray
+
+    def is_better_than(self, other: "_Trial") -> bool:
+        """Compare two results on the same images, whose difference has the smaller error."""
+        error = float(np.linalg.norm(self.parts - other.parts))
+        return self.entry.accuracy > other.entry.accuracy + MARGIN * error
 
 
 def _sized(config: TrainConfig, share: float) -> TrainConfig:
