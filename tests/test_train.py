@@ -365,14 +365,29 @@ def test_the_recipe_is_the_one_for_the_kind_of_data(tmp_path):
     """By the name of the data set, or for a file by the shape of its images."""
     digits = load("digits").train
     np.savez(tmp_path / "mine.npz", x_train=digits.images, y_train=digits.labels)
-    for number, name in enumerate(("digits", tmp_path / "mine.npz")):
+    for number, given in enumerate((["digits"], [tmp_path / "mine.npz", "--recipe", "default"])):
         folder = tmp_path / str(number)
-        status, _, err = call(name, "--n-units", "4", *FEW, "--output", folder)
+        status, _, err = call(*given, "--n-units", "4", *FEW, "--output", folder)
         assert (status, err) == (0, "")
         config = strict((folder / "config.json").read_text())
-        given = {"n_units": 4, "n_train": 300, "max_nfev": 1}
-        assert config == asdict(configure("default", data="digits", **given))
+        settings = {"n_units": 4, "n_train": 300, "max_nfev": 1}
+        assert config == asdict(configure("default", data="digits", **settings))
         assert config["recipe"] == "default"
+
+
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.ClassSizeWarning")
+def test_data_of_ones_own_get_the_best_settings(tiny, tmp_path):
+    """Where there are enough images to compare any."""
+    images, labels = np.random.default_rng(0).random((4, 8, 8)), np.arange(4) % 2
+    np.savez(tmp_path / "few.npz", x_train=images, y_train=labels)
+    for data, recipe in ((tiny, "auto"), (tmp_path / "few.npz", "default")):
+        folder = tmp_path / f"run-{recipe}"
+        small = ("--n-units", "4", "--units", "bilinear", "--max-nfev", "0", "--n-jobs", "1")
+        status, _, err = call(data, *small, "--no-report", "--output", folder)
+        assert status == 0
+        assert ("chosen: whole images" in err) == (recipe == "auto")
+        config = strict((folder / "config.json").read_text())
+        assert config["recipe"] == (recipe if recipe == "auto" else "bilinear")
 
 
 def test_colour_images_of_ones_own_are_said_not_to_be_mirrored(tmp_path):
@@ -380,6 +395,7 @@ def test_colour_images_of_ones_own_are_said_not_to_be_mirrored(tmp_path):
     images, labels = rng.integers(0, 256, (40, 3, 16, 16), dtype=np.uint8), np.arange(40) % 2
     np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels)
     arguments = (tmp_path / "mine.npz", "--n-units", "2", "--max-nfev", "0", "--n-jobs", "1")
+    arguments = (*arguments, "--recipe", "default")
     said = "images are not mirrored; if left and right do not matter, add --flip --views flip"
     for number, (more, there) in enumerate((((), True), (("--flip",), False))):
         folder = tmp_path / str(number)
@@ -407,6 +423,7 @@ def test_stages_that_end_are_said(tiny, tmp_path):
     """The data have so few images that columns of earlier stages would explain all of them."""
     said = "sub-networks train independently: the stages of --recipe default cost more"
     few = ("--n-units", "30", "--n-subnetworks", "3", "--max-nfev", "0", "--window", "3")
+    few = (*few, "--recipe", "default")
     for number, more in enumerate(((), ("--scheme", "stages", "--n-stages", "2"), ("--quiet",))):
         folder = tmp_path / str(number)
         status, _, err = call(

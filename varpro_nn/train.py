@@ -24,7 +24,7 @@ from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
 from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
-from varpro_nn.training.contest import AUTO, Contest
+from varpro_nn.training.contest import AUTO, Contest, can_compare, kinds_of_units
 from varpro_nn.training.estimate import estimate
 from varpro_nn.training.pipeline import Run, said_of_refit
 from varpro_nn.training.recipes import DATA, NAMED, RECIPES, configure, kind_of_data
@@ -59,14 +59,16 @@ def build_parser() -> argparse.ArgumentParser:
         "(their median size, at most 64 pixels on the longer side)",
     )  # fmt: skip
     parser.add_argument(
-        "--recipe", choices=(*RECIPES, AUTO), default="default",
+        "--recipe", choices=(*RECIPES, AUTO), default=None,
         help="named settings; the values of each in brackets below; auto: those that are best in a "
-        "contest on part of the training images, which takes some minutes before the training",
+        "contest on part of the training images, which takes up to some minutes before the "
+        f"training (auto for your own data, default for {', '.join(NAMED)})",
     )  # fmt: skip
     parser.add_argument("--list-recipes", action="store_true", help="show the recipes and stop")
     parser.add_argument(
         "--estimate", action="store_true",
-        help="estimate time, memory and disk of the run and stop; nothing is trained or written",
+        help="estimate time, memory and disk of the run and stop; nothing is trained or written; "
+        "with --recipe auto, of each kind of units that it compares",
     )  # fmt: skip
     _add_run(parser)
     _add_settings(parser)
@@ -200,10 +202,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--resume and --overwrite need --output")
     if args.scheduler is not None and args.backend != "dask":
         parser.error("--scheduler needs --backend dask")
-    if args.estimate and args.recipe == AUTO:
-        parser.error(
-            "--estimate needs another recipe: --recipe auto chooses the settings by training"
-        )
     given = vars(args)
     for old, new in RENAMED.items():
         if old in given and new in given:
@@ -214,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = {option: given[option] for option in SETTINGS if option in given}
     try:
         # Faults of usage are told before data are fetched; what kind of data it is, a file says.
-        _check_settings(args.dataset, args.recipe, overrides)
+        _check_settings(args.dataset, _recipe_of(args), overrides)
         effective_jobs(args.n_jobs)
     except ValueError as error:
         if not is_meant(error):
@@ -246,29 +244,38 @@ def _check_settings(dataset: str, recipe: str, overrides: dict[str, Any]) -> Non
     raise faults[0]
 
 
+def _recipe_of(args: argparse.Namespace, dataset: data.Dataset | None = None) -> str:
+    """Take the recipe that was given; else the one for the data, as far as they are known."""
+    if args.recipe is not None:
+        return str(args.recipe)
+    if args.dataset in NAMED:
+        return "default"
+    return AUTO if dataset is None or can_compare(dataset) else "default"
+
+
 def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     """Train, write the run folder, and return its metrics as JSON."""
     data.check_name(args.dataset, "dataset")
-    path = Path(args.output) if args.output else default_path(args.dataset, args.recipe)
+    path = Path(args.output) if args.output else default_path(args.dataset, _recipe_of(args))
     folder = RunFolder(path, resume=args.resume, overwrite=args.overwrite)
     if not args.estimate:
         folder.check_writable()
         folder.check_free()
     dataset = _load(args)
-    chosen = None
-    if args.recipe == AUTO:
-        chosen = _contest(args, overrides, folder, dataset)
-        config = chosen.config
-    else:
-        config = configure(args.recipe, data=dataset, **overrides)
-        _tell_of_settings(args, overrides, dataset, config)
-    if args.keep_glue:
-        check_sums_can_be_kept(config)
+    recipe = _recipe_of(args, dataset)
     report = None
     if _wants_report(args):  # before the work
         report = partial(write_report, dataset=dataset)
     if args.estimate:
-        return _estimate(args, config, dataset, with_report=report is not None)
+        return _estimate(args, recipe, overrides, dataset, with_report=report is not None)
+    chosen = None
+    if recipe == AUTO:
+        chosen = _contest(args, overrides, folder, dataset)
+        config = chosen.config
+    else:
+        config = _configured(args, recipe, overrides, dataset)
+    if args.keep_glue:
+        check_sums_can_be_kept(config)
     metrics = folder.finished(config, dataset, keep_sums=args.keep_glue)
     if metrics is not None:
         return metrics
@@ -303,16 +310,14 @@ def _contest(
     return chosen
 
 
-def _tell_of_settings(
-    args: argparse.Namespace,
-    overrides: dict[str, Any],
-    dataset: data.Dataset,
-    config: TrainConfig,
-) -> None:
-    """Say where the settings are not those that the name of the recipe makes one expect."""
-    if config.recipe != args.recipe and not args.quiet:
+def _configured(
+    args: argparse.Namespace, recipe: str, overrides: dict[str, Any], dataset: data.Dataset
+) -> TrainConfig:
+    """Take the settings of a recipe; say where they are not those that its name suggests."""
+    config = configure(recipe, data=dataset, **overrides)
+    if config.recipe != recipe and not args.quiet:
         tell(
-            f"--recipe {args.recipe} was chosen for other units than {config.units.kind}; all "
+            f"--recipe {recipe} was chosen for other units than {config.units.kind}; all "
             f"settings that are not given are those of --recipe {config.recipe}"
         )
     as_chosen = configure(config.recipe, data=kind_of_data(dataset.name, dataset.image_shape))
@@ -340,6 +345,7 @@ def _tell_of_settings(
     is_colour = kind_of_data(dataset.name, dataset.image_shape) == "colour"
     if is_colour and "flip" not in overrides and not args.quiet:
         tell("images are not mirrored; if left and right do not matter, add --flip --views flip")
+    return config
 
 
 def _share(text: str) -> float:
@@ -377,17 +383,35 @@ def _load(args: argparse.Namespace) -> data.Dataset:
 
 
 def _estimate(
-    args: argparse.Namespace, config: TrainConfig, dataset: data.Dataset, *, with_report: bool
+    args: argparse.Namespace,
+    recipe: str,
+    overrides: dict[str, Any],
+    dataset: data.Dataset,
+    *,
+    with_report: bool,
 ) -> str:
-    """Show what the run will take, and return it as JSON."""
-    found = estimate(
-        config, dataset, n_jobs=args.n_jobs, growth=with_report, keep_sums=args.keep_glue
-    )
-    if not args.quiet:
-        for line in found.summary().splitlines():
-            tell(line)
-    names = ("n_parameters", "cpu_seconds", "wall_seconds", "memory_mib", "disk_mib", "n_jobs")
-    return strict_json({name: getattr(found, name) for name in names}).decode().strip()
+    """Show what the run will take, and return it as JSON; of a contest, for each kind of units."""
+
+    def figures(config: TrainConfig, title: str | None = None) -> dict[str, Any]:
+        if args.keep_glue:
+            check_sums_can_be_kept(config)
+        found = estimate(
+            config, dataset, n_jobs=args.n_jobs, growth=with_report, keep_sums=args.keep_glue
+        )
+        if not args.quiet:
+            for line in (*([title] if title else []), *found.summary().splitlines()):
+                tell(line)
+        names = ("n_parameters", "cpu_seconds", "wall_seconds", "memory_mib", "disk_mib", "n_jobs")
+        return {name: getattr(found, name) for name in names}
+
+    if recipe != AUTO:
+        told = figures(_configured(args, recipe, overrides, dataset))
+    else:
+        each = kinds_of_units(dataset, **overrides)
+        told = {"candidates": [{"name": c.name, **figures(c.config, f"{c.name}:")} for c in each]}
+        if not args.quiet:
+            tell("the contest, which chooses one of them, comes before it; it is not estimated")
+    return strict_json(told).decode().strip()
 
 
 def _wants_report(args: argparse.Namespace) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import varpro_nn
 from varpro_nn import VarProClassifier, VarProRegressor, configure, load
 from varpro_nn._io.atomic import strict_json
+from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.errors import DatasetError
@@ -74,16 +75,16 @@ def test_it_depends_on_training_images_and_seed_alone():
 
 
 def test_overrides_hold_for_all_and_say_which_candidates_there_are():
-    field = module._Field(digits(), 0, 1, None, {"units": "patch", "ridge": 0.5})
+    field = module._Field(digits(), 0, Compute(1), None, {"units": "patch", "ridge": 0.5})
     made = field.kinds_of_units()
     assert all(c.config.units.kind == "patch" and c.config.subnetworks.ridge == 0.5 for c in made)
     assert "whole images" not in {c.name for c in made}
-    field = module._Field(digits(), 0, 1, None, {"units": "dense", "n_units": 100})
+    field = module._Field(digits(), 0, Compute(1), None, {"units": "dense", "n_units": 100})
     (made,) = field.kinds_of_units()
     assert (made.name, made.config.units.kind, made.config.units.n_units) == (
         "whole images", "dense", 100,
     )  # fmt: skip
-    field = module._Field(digits(), 0, 1, None, {"n_train": 30})
+    field = module._Field(digits(), 0, Compute(1), None, {"n_train": 30})
     field.kinds_of_units()
     assert len(field._training) == 30
 
@@ -113,6 +114,29 @@ def test_where_the_place_matters_whole_images_win(monkeypatch):
 def test_three_images_of_each_class_are_enough(shape):
     found = contest(data_of(*noisy(6, shape)), n_jobs=1, max_nfev=1)
     assert {(entry.n_images, entry.n_held) for entry in found.entries} == {(4, 2)}
+
+
+def test_the_better_of_two_on_the_same_images():
+    """By more than half of the difference's standard error, the root of the images that differ."""
+
+    def trial(right):
+        entry = module.Entry(
+            round=3, name="", n_images=1, n_held=100, n_units=1, accuracy=right.mean(),
+            standard_error=0.0,
+        )  # fmt: skip
+        return module._Trial(entry, right / 100)
+
+    base = np.arange(100) < 50
+    one, two, other = base.copy(), base.copy(), base.copy()
+    one[[0, 60, 61]] = False, True, True
+    two[[0, 60, 61, 62]] = False, True, True, True
+    other[60:80] = True
+    other[:18] = False
+    assert trial(two).is_better_than(trial(base))
+    assert trial(one).entry.accuracy > trial(base).entry.accuracy
+    assert trial(one).is_better_than(trial(base))  # 0.01 > 0.5 sqrt(3) / 100
+    assert not trial(other).is_better_than(trial(base))  # 0.02 < 0.5 sqrt(38) / 100
+    assert not trial(base).is_better_than(trial(base))
 
 
 def test_refused_inputs():
@@ -190,10 +214,15 @@ def test_the_command_keeps_its_contest(tmp_path, monkeypatch, capsys):
     assert "contest" not in json.loads(capsys.readouterr().out)
 
 
-def test_no_estimate_of_unknown_settings(capsys):
-    with pytest.raises(SystemExit):
-        main(["digits", "--recipe", "auto", "--estimate"])
-    assert "--estimate needs another recipe" in capsys.readouterr().err
+def test_the_estimate_of_each_kind(tmp_path, capsys):
+    assert main(["digits", "--recipe", "auto", "--estimate", "--max-nfev", "1"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)["candidates"]
+    assert [each["name"] for each in found] == [
+        candidate.name for candidate in module.kinds_of_units(load("digits"))
+    ]
+    assert all(each["cpu_seconds"] > 0 and f"{each['name']}:\n" in err for each in found)
+    assert "the contest, which chooses one of them, comes before it" in err
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

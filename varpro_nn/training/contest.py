@@ -241,13 +241,28 @@ def contest(
     ):
         field = _Field(data, seed, compute, bar, current_names(overrides))
         kinds = field.best(1, field.kinds_of_units(), 2, n_copies=0)
-        distorted = [field.distorted(kind) for kind in kinds]
+        distorted = [field.changed(kind, "distorted", _DISTORTED) for kind in kinds]
         (base,) = field.best(2, [*kinds, *(each for each in distorted if each is not None)], 1)
         chosen = field.with_changes(base)
     wall, cpu = clock.read()
     _logger.info("contest: %.1f s, %.1f CPU s", wall, cpu)
     config = chosen.config.with_options(recipe=AUTO)
     return Contest(config, chosen.name, tuple(field.entries), cpu)
+
+
+def can_compare(data: Dataset) -> bool:
+    """Whether there are enough training images for a contest: three of one class."""
+    return bool((np.bincount(data.train.labels) * HELD >= 1).any())
+
+
+def kinds_of_units(data: Dataset, *, seed: int = 0, **overrides: Any) -> list[Candidate]:
+    """Make the candidates of the first round, in full size.
+
+    Parameters and errors are as for :func:`contest`.
+    """
+    with Compute() as compute:
+        field = _Field(data, seed, compute, None, current_names(overrides))
+        return field.kinds_of_units()
 
 
 class _Field:
@@ -317,10 +332,13 @@ class _Field:
             self._training = self._training.take(slice(n_train))
         return found
 
-    def distorted(self, kind: Candidate) -> Candidate | None:
-        """Make the candidate with distorted copies; None if there can be none."""
-        candidate = self.made(f"{kind.name}, distorted", kind.config, _DISTORTED)
-        return None if candidate is None or candidate.config == kind.config else candidate
+    def changed(self, base: Candidate, name: str, change: Mapping[str, Any]) -> Candidate | None:
+        """Make a candidate with a change; None if there can be none, or if it changes nothing."""
+        given = self._overrides
+        if any(n in change and given.get(n, change[n]) != change[n] for n in _NAMED):
+            return None  # it would not be what its name says
+        candidate = self.made(f"{base.name}, {name}", base.config, change)
+        return None if candidate is None or candidate.config == base.config else candidate
 
     def best(
         self, number: int, candidates: list[Candidate], n: int, **options: Any
@@ -339,11 +357,8 @@ class _Field:
         helped: list[tuple[float, dict[str, Any], Candidate]] = []
 
         def try_out(name: str, change: dict[str, Any]) -> bool:
-            given = self._overrides
-            if any(n in change and given.get(n, change[n]) != change[n] for n in _NAMED):
-                return False  # it would not be what its name says
-            candidate = self.made(f"{base.name}, {name}", base.config, change)
-            if candidate is None or candidate.config == base.config:
+            candidate = self.changed(base, name, change)
+            if candidate is None:
                 return False
             trial = self.measure(3, candidate)
             helps = trial.is_better_than(without)
