@@ -43,6 +43,21 @@ class NoStore:
         """Keep nothing."""
 
 
+class MemoryStore:
+    """Keeps sub-networks in memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Subnetwork] = {}
+
+    def read(self) -> Mapping[int, Subnetwork]:
+        """Give what was written."""
+        return dict(self._kept)
+
+    def write(self, subnetwork: Subnetwork) -> None:
+        """Keep a sub-network."""
+        self._kept[subnetwork.index] = subnetwork
+
+
 def train_subnetworks(
     plan: SubnetworkPlan,
     training: TrainingSet,
