@@ -10,6 +10,7 @@ from experiments.shared.processes import ProcessFailed
 from varpro_nn import Dataset
 from varpro_nn.data import ImageSet
 from varpro_nn.data.images import intensities
+from varpro_nn.training.recipes import RECIPES
 
 
 @pytest.fixture
@@ -28,6 +29,8 @@ def folder(tmp_path, digits):
 
 def test_quick_run(folder, run_script, in_this_process, tmp_path, monkeypatch):
     in_this_process(own_data)
+    small = RECIPES["tiny"].with_options(n_units=4, n_rounds=1, max_nfev=2)
+    monkeypatch.setitem(RECIPES, "tiny", small)
     file = tmp_path / "rows.jsonl"
     options = [str(folder), "--quick", "--recipe", "tiny", "--output", str(file), "--only", "own",
                "tested", "notes",
