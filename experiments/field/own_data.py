@@ -21,6 +21,11 @@ one standard error of the difference. This error treats the test images of the t
 samples, so it is too large rather than too small. An estimator that was stopped or failed is not
 the best one. If the recipe itself was, the set is counted apart.
 
+Of ``auto`` there is a table of contests. It compares the accuracy by which a contest chose with the
+accuracy of a network of the same size, trained on as many images, on test images that the contest
+did not see. The difference is what choosing the best of several gains by chance, and, where a set
+has test images of its own, how these differ.
+
 A row of the recipe ``auto`` is reused even if ``auto`` would now choose other settings: delete the
 file after a change.
 """
@@ -204,6 +209,38 @@ def print_summary(sets: Sequence[dict[str, Any]], recipe: str) -> list[dict[str,
     return known
 
 
+def print_contests(sets: Sequence[dict[str, Any]], recipe: str) -> None:
+    """Compare the accuracies by which contests chose with those on test images."""
+    table, differences = [], []
+    for found in sets:
+        row = found["methods"].get(recipe, {"results": []})
+        results = [r["contest"] for r in row["results"] if "contest" in r]
+        if not results:
+            continue
+        claimed, measured = (
+            float(np.mean([r[name] for r in results])) for name in ("claimed", "on_test_images")
+        )
+        errors = [
+            np.hypot(r["claimed_standard_error"], r["on_test_images_standard_error"])
+            for r in results
+        ]
+        error = float(np.linalg.norm(errors)) / len(errors)
+        differences.append(claimed - measured)
+        table.append(
+            {
+                "data": found["set"],
+                "accuracy by which it was chosen": f"{claimed:.4f}",
+                "on test images": f"{measured:.4f}",
+                "difference": f"{claimed - measured:+.4f} ± {error:.4f}",
+            }
+        )
+    if not table:
+        return
+    print_table(table, f"Contests of {recipe}: networks of the size of the last round")
+    spread = np.std(differences, ddof=1) / np.sqrt(len(differences)) if len(table) > 1 else 0.0
+    print(f"\nMean difference: {np.mean(differences):+.4f} ± {spread:.4f}.")
+
+
 def installed(chosen: Sequence[str]) -> list[str]:
     """Leave out methods whose packages are missing, and say so."""
     kept = []
@@ -275,6 +312,7 @@ def main() -> None:
         msg = "error: no data set could be read"
         raise SystemExit(msg)
     comparisons = print_summary(sets, args.recipe)
+    print_contests(sets, args.recipe)
     needed = dict.fromkeys(package for method in args.methods for package in packages(method))
     print_last_line({"sets": sets, "recipe": args.recipe, "summary": comparisons}, list(needed))
     if any(

@@ -4,7 +4,7 @@
 one method on the training images, labels the test images and prints one JSON line.
 
 * A recipe of this package, and ``NAME-untrained``: the same units as they were drawn, with the same
-  output layer. CPU seconds include ``configure``. The package never sees the test images.
+  output layer. CPU seconds include the contest of ``auto``. The package never sees the test images.
 * Estimators of scikit-learn. Cross-validation with three stratified folds chooses the settings of
   a grid, on at most 2,000 stratified training images, for a larger support vector machine would
   take hours. Pixels are standardised for logistic regression, ridge regression and the
@@ -49,6 +49,7 @@ from varpro_nn import Dataset, TrainConfig, configure, run
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.data.images import intensities
 from varpro_nn.data.imageset import held_out
+from varpro_nn.training.contest import Contest, contest, in_round
 from varpro_nn.training.metrics import ByClass, accuracy
 from varpro_nn.training.resources import Clock
 
@@ -148,10 +149,34 @@ def shift_of(method: str, dataset: Dataset) -> int:
     return min(CNNS[method], max(1, min(dataset.image_shape[-2:]) // 14))
 
 
-def configured(method: str, dataset: Dataset, seed: int) -> TrainConfig:
-    """Take the settings of a recipe, or of its untrained units."""
-    config = configure(method.removesuffix(SUFFIX), data=dataset, seed=seed)
+def configured(
+    method: str, dataset: Dataset, seed: int, found: Contest | None = None
+) -> TrainConfig:
+    """Take the settings of a recipe or of a contest, or of their untrained units."""
+    if found is not None:
+        config = found.config
+    else:
+        config = configure(method.removesuffix(SUFFIX), data=dataset, seed=seed)
     return config.with_options(**UNTRAINED) if method.endswith(SUFFIX) else config
+
+
+def of_contest(found: Contest, dataset: Dataset) -> dict[str, float]:
+    """Compare the accuracy by which a contest chose with one on test images.
+
+    Both are accuracies of a network of the size, and trained on as many images, as in the last
+    round of the contest. The difference is what the contest gains by choosing the best of several.
+    """
+    winner = found.winner
+    small = in_round(found.config, winner.round)
+    part = dataset.hold_out(winner.n_images / len(dataset.train), found.config.seed).validation
+    assert part is not None  # held out above
+    metrics = run(small, replace(dataset, train=part, origin=None), n_jobs=1).metrics
+    return {
+        "claimed": winner.accuracy,
+        "claimed_standard_error": winner.standard_error,
+        "on_test_images": metrics["test_accuracy"],
+        "on_test_images_standard_error": metrics["test_accuracy_standard_error"],
+    }
 
 
 def measure(method: str, dataset: Dataset, seed: int) -> dict[str, Any]:
@@ -159,13 +184,16 @@ def measure(method: str, dataset: Dataset, seed: int) -> dict[str, Any]:
     assert dataset.test is not None  # of the split
     if method in CNNS:
         importlib.import_module("experiments.field.own_cnn")  # imports take seconds: not counted
-    clock = Clock()
+    clock, found = Clock(), None
     if method in LIBRARY or method in CNNS:
         model, chosen, n_bytes = _fitted(method, dataset, seed)
         predict: Callable[[Any], LabelArray] = model.predict
         test = _inputs(method, dataset.test.images)
     else:
-        predict, chosen, n_bytes = _trained(method, replace(dataset, test=None), seed)
+        known = replace(dataset, test=None)
+        if method.removesuffix(SUFFIX) == AUTO:
+            found = contest(known, seed=seed, n_jobs=1)
+        predict, chosen, n_bytes = _trained(configured(method, known, seed, found), known)
         test = dataset.test.images
     trained_after = clock.read()[1]
     start = time.process_time()
@@ -183,13 +211,13 @@ def measure(method: str, dataset: Dataset, seed: int) -> dict[str, Any]:
         "labelling_cpu_seconds": labelled_after,
         "model_bytes": n_bytes,
         "chosen": chosen,
+        **({"contest": of_contest(found, dataset)} if found is not None else {}),
     }
 
 
 def _trained(
-    method: str, dataset: Dataset, seed: int
+    config: TrainConfig, dataset: Dataset
 ) -> tuple[Callable[[Any], LabelArray], dict[str, Any], int]:
-    config = configured(method, dataset, seed)
     network = run(config, dataset, n_jobs=1).network
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "model.npz"

@@ -145,11 +145,21 @@ class Contest:
     cpu_seconds: float
 
     @property
+    def last_round(self) -> list[Entry]:
+        """The results of the last round, with one of the winner."""
+        return [entry for entry in self.entries if entry.round == self.entries[-1].round]
+
+    @property
+    def winner(self) -> Entry:
+        """The result of the winner in the last round."""
+        return next(entry for entry in self.last_round if entry.name == self.chosen)
+
+    @property
     def sentence(self) -> str:
         """What was chosen, and by how much, in one line."""
-        last = [entry for entry in self.entries if entry.round == self.entries[-1].round]
-        own = next(entry for entry in last if entry.name == self.chosen)
-        others = sorted((e for e in last if e is not own), key=lambda entry: -entry.accuracy)
+        own = self.winner
+        others = [entry for entry in self.last_round if entry is not own]
+        others.sort(key=lambda entry: -entry.accuracy)
         found = f"{own.accuracy:.4f} ± {own.standard_error:.4f}"
         other = f"; {others[0].name}: {others[0].accuracy:.4f}" if others else ""
         return f"chosen: {self.chosen} (accuracy on held-out training images {found}{other})"
@@ -401,7 +411,7 @@ class _Field:
 
     def measure(self, number: int, candidate: Candidate) -> "_Trial":
         """Train a candidate in a round and measure it, on the same images as all in that round."""
-        config = _sized(candidate.config, SHARE[number])
+        config = in_round(candidate.config, number)
         training, held = self._images_of(number, config.class_weight)
         network, _, _ = train_classifier(
             config, training, self._data.classes, self._compute,
@@ -471,9 +481,9 @@ class _Trial:
         return self.entry.accuracy > other.entry.accuracy + MARGIN * error
 
 
-def _sized(config: TrainConfig, share: float) -> TrainConfig:
-    """Take a share of the sub-networks, and train them for a shorter time."""
-    n = max(1, round(share * config.subnetworks.n_subnetworks))
+def in_round(config: TrainConfig, number: int) -> TrainConfig:
+    """Take fewer of the sub-networks, trained for a shorter time, as a round has them."""
+    n = max(1, round(SHARE[number] * config.subnetworks.n_subnetworks))
     n_units = n * config.units_per_subnetwork
     n_stages = min(n, config.subnetworks.n_stages)
     max_nfev = round(EVALUATIONS * config.subnetworks.max_nfev)

@@ -7,9 +7,10 @@ import pytest
 
 from experiments.field import own_data, own_methods, own_sets
 from experiments.shared.processes import ProcessFailed
-from varpro_nn import Dataset
+from varpro_nn import Dataset, configure, run
 from varpro_nn.data import ImageSet
 from varpro_nn.data.images import intensities
+from varpro_nn.training.contest import Contest, Entry
 from varpro_nn.training.recipes import RECIPES
 
 
@@ -96,6 +97,32 @@ def test_above_and_below():
         assert (pair["where"], pair["best"], pair["cpu_ratio"]) == (where, "SVM", 1.5)
     rows["tiny"]["outcome"] = "failed"
     assert own_data.compared({"set": "a", "methods": rows}, "tiny") is None
+
+
+def test_what_a_contest_claims_and_what_tests_say(digits, monkeypatch, capsys):
+    config = configure("tiny", data=digits, n_units=16, n_subnetworks=4, n_rounds=1, max_nfev=5)
+    entry = {"round": 3, "n_images": 300, "n_held": 150, "n_units": 4, "standard_error": 0.03}
+    found = Contest(config, "a", (
+        Entry(**entry | {"round": 2}, name="a", accuracy=0.1),
+        Entry(**entry, name="b", accuracy=0.2), Entry(**entry, name="a", accuracy=0.99),
+    ), 1.0)  # fmt: skip
+    ran = []
+    monkeypatch.setattr(own_methods, "run", lambda *given, **more: ran.append(given) or run(
+        *given, **more))  # fmt: skip
+    told = own_methods.of_contest(found, digits)
+    ((small, data),) = ran
+    assert (small.units.n_units, small.subnetworks.max_nfev) == (4, 2)
+    assert abs(len(data.train) - 300) < 6
+    assert data.test is digits.test
+    assert (told["claimed"], told["claimed_standard_error"]) == (0.99, 0.03)
+    assert 0.5 < told["on_test_images"] < 0.99
+    more = {**told, "on_test_images": 0.89, "on_test_images_standard_error": 0.04}
+    sets = [{"set": "x", "methods": {"auto": {"results": [{"contest": more}]}}},
+            {"set": "y", "methods": {"auto": {"results": []}}}]  # fmt: skip
+    own_data.print_contests(sets, "auto")
+    out = capsys.readouterr().out
+    assert "| x | 0.9900 | 0.8900 | +0.1000 ± 0.0500 |" in out
+    assert "Mean difference: +0.1000" in out
 
 
 def test_splits(digits):
