@@ -140,6 +140,16 @@ def test_the_better_of_two_on_the_same_images():
     assert not trial(base).is_better_than(trial(base))
 
 
+def test_many_classes_have_images_that_measure():
+    labels = np.arange(3000) % 300
+    images = np.zeros((3000, 8, 8), np.float32)
+    field = module._Field(data_of(images, labels, k=300), 0, Compute(1), None, {})
+    training, held = field._images_of(1, None)
+    assert len(training) + len(held) == 1800
+    assert len(training) >= 1200
+    assert len(np.unique(held.labels)) > 250
+
+
 def test_refused_inputs():
     with pytest.raises(TypeError, match=r"needs the images, .* got data='mnist'"):
         configure("auto")

@@ -42,6 +42,8 @@ from varpro_nn.training.subnetworks import MemoryStore
 
 N_IMAGES = {1: 1500, 2: 3000, 3: 3000, 4: 3000}
 """Training images of a candidate, by round; fewer if there are not so many."""
+OF_CLASS = 4
+"""Training images of a candidate per class, at least, if there are so many."""
 SHARE = {1: 1 / 4, 2: 1 / 2, 3: 1 / 4, 4: 1 / 4}
 """Share of its units that a candidate has, by round."""
 EVALUATIONS = 0.4
@@ -451,6 +453,7 @@ class _Field:
         rng = np.random.default_rng([self._seed, number])
         labels = self._training.labels
         order = rng.permutation(len(labels))
+        n_images = max(n_images, OF_CLASS * self._n_classes)
         n = min(len(labels), round(n_images / (1 - HELD)))
         # Every class in both parts: of each class the first ones measure.
         order = order[:n]
