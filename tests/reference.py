@@ -307,3 +307,26 @@ def window_operator(windows):
     operator = np.zeros((len(order), pixel.size))
     operator[np.arange(len(order)), order] = 1
     return operator
+
+
+def maps_of_cells(phi, *, n_units, n_sides, grid):
+    """The cells of one image, ordered by side, row, column, unit, as maps: (channels, g, g)."""
+    maps = np.empty((n_sides * n_units, grid, grid))
+    columns = iter(phi)
+    for side in range(n_sides):
+        for row in range(grid):
+            for column in range(grid):
+                for unit in range(n_units):
+                    maps[side * n_units + unit, row, column] = next(columns)
+    return maps
+
+
+def projected(maps, window, centre, whitening):
+    """Windows of the maps of one image, each projected: (d, rows, columns)."""
+    places = maps.shape[1] - window + 1
+    projections = np.empty((len(whitening), places, places))
+    for row in range(places):
+        for column in range(places):
+            pixels = maps[:, row : row + window, column : column + window].ravel()
+            projections[:, row, column] = whitening @ (pixels - centre)
+    return projections

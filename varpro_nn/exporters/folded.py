@@ -102,8 +102,8 @@ def fold(network: Network) -> FoldedNetwork:
     Raises
     ------
     TypeError
-        Its units are a class of your own, its images have other than two or three axes, or it
-        does regression.
+        Its units are a class of your own or a second layer, its images have other than two or three
+        axes, or it does regression.
     ValueError
         It was trained on other intensities than bytes divided by 255.
     """
@@ -111,8 +111,8 @@ def fold(network: Network) -> FoldedNetwork:
     # A subclass may compute something else.
     if type(units) not in (WholeImageUnits, PatchUnits) or len(network.image_shape) not in (2, 3):
         msg = (
-            "network must have units of this package on images of two or three axes, got "
-            f"{type(units).__name__} on {network.image_shape}."
+            "network must have one layer of units of this package on images of two or three axes, "
+            f"got {type(units).__name__} on {network.image_shape}."
         )
         raise TypeError(msg)
     assert isinstance(units, WholeImageUnits | PatchUnits)

@@ -12,7 +12,7 @@ from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg.threads import Threads, thread_pool
 from varpro_nn.output.features import check_finite
 from varpro_nn.training.config import Loss, SubnetworkSettings
-from varpro_nn.units import Units
+from varpro_nn.units import Units, UnitsOnMaps
 from varpro_nn.units.contract import check_weights
 from varpro_nn.varpro.cross_entropy import CrossEntropyFunctional
 from varpro_nn.varpro.fit import fit
@@ -150,13 +150,15 @@ def _functional(
     plan: SubnetworkPlan, drawn: TrainingSet, fixed: FloatArray | None, threads: Threads | None
 ) -> ReducedFunctional:
     """Make the problem of one round, of all images at once."""
-    units, settings = plan.units, plan.settings
-    columns = None if fixed is None else units.features(fixed.astype(np.float32), drawn.images)
+    units, inputs, settings = plan.units, drawn.images, plan.settings
+    if isinstance(units, UnitsOnMaps):
+        units, inputs = units.on_top(inputs)
+    columns = None if fixed is None else units.features(fixed.astype(np.float32), inputs)
     if columns is not None:
         check_finite(columns)
     make: Any = FUNCTIONALS[settings.loss]  # both take these arguments
     return make(
-        units, drawn.images, drawn.tau(), threads=threads,
+        units, inputs, drawn.tau(), threads=threads,
         ridge=settings.ridge, weight_decay=settings.weight_decay, fixed=columns,
         sample_weight=drawn.weights,
     )  # fmt: skip

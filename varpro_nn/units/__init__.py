@@ -14,6 +14,7 @@ from varpro_nn.units.factories import (
     units_from_spec,
     whole_image_units,
 )
+from varpro_nn.units.maps import Maps, UnitsOnMaps, learn_maps, units_on_maps
 from varpro_nn.units.patches import DRAWS, PatchUnits
 from varpro_nn.units.registry import array_fields, register_units, with_n_units
 from varpro_nn.units.scalarisation import KINDS
@@ -24,15 +25,19 @@ __all__ = [
     "ACTIVATIONS",
     "DRAWS",
     "KINDS",
+    "Maps",
     "PatchUnits",
     "Units",
+    "UnitsOnMaps",
     "WholeImageUnits",
     "array_fields",
+    "learn_maps",
     "learn_whitening",
     "patch_units",
     "register_units",
     "spec_of",
     "units_from_spec",
+    "units_on_maps",
     "whole_image_units",
     "with_n_units",
 ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from varpro_nn.units import registry
 from varpro_nn.units.activations import ACTIVATIONS
 from varpro_nn.units.contract import Units
+from varpro_nn.units.maps import Maps, UnitsOnMaps, shape_of_maps, units_on_maps
 from varpro_nn.units.patches import DRAWS, PatchUnits
 from varpro_nn.units.scalarisation import KINDS
 from varpro_nn.units.whole_image import WholeImageUnits
@@ -156,6 +157,8 @@ def spec_of(units: Any) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
         return units.spec(), units.arrays
     if type(units) is WholeImageUnits:
         return units.spec(), {}
+    if type(units) is UnitsOnMaps:
+        return units.spec(), units.arrays
     return registry.describe(units)
 
 
@@ -169,6 +172,8 @@ def units_from_spec(spec: Mapping[str, Any], arrays: Mapping[str, Any] | None = 
     """
     if "class" in spec:
         return registry.remake(spec, arrays or {})
+    if spec.get("place") == "maps":
+        return _units_on_maps(spec, arrays or {})
     choices = dict(spec)
     try:
         place = choices.pop("place", None)
@@ -198,6 +203,41 @@ def units_from_spec(spec: Mapping[str, Any], arrays: Mapping[str, Any] | None = 
         msg = f"centre must be ({d},) and whitening (at most {d}, {d}), finite and double."
         raise ValueError(msg)
     return replace(units, centre=centre, whitening=whitening)
+
+
+def _units_on_maps(spec: Mapping[str, Any], arrays: Mapping[str, Any]) -> UnitsOnMaps:
+    """Make units on maps of what their ``spec`` and ``arrays`` say, as they come from a file."""
+    others = {n.removeprefix("below."): a for n, a in arrays.items() if n.startswith("below.")}
+    try:
+        below, window = spec["below"], index(spec["below"]["window"])
+        units = units_from_spec(spec["units"])
+        lower = units_from_spec(below["units"], others)
+        W, centre, whitening = (arrays[name] for name in ("W", "centre", "whitening"))
+        if set(spec) != {"place", "n_units", "units", "below"} or len(arrays) != 3 + len(others):
+            raise KeyError(spec)
+    except (KeyError, TypeError, OverflowError, RecursionError) as error:
+        msg = f"spec must hold the fields of units on maps, got {dict(spec)!r:.200}."
+        raise ValueError(msg) from error
+    if not isinstance(units, PatchUnits) or not isinstance(lower, PatchUnits | UnitsOnMaps):
+        got = f"{type(units).__name__} and {type(lower).__name__}"
+        msg = f"units on maps need patch units above and below, got {got}."
+        raise ValueError(msg)
+    fits = W.ndim == 2 and len(W) and W.shape[1] == lower.n_weights and 1 <= window <= lower.grid
+    n_pixels = shape_of_maps(lower, len(W))[0] * window**2 if fits else 0
+    if (
+        not fits
+        or (centre.shape, whitening.shape) != ((n_pixels,), (len(whitening), n_pixels))
+        or (W.dtype, centre.dtype, whitening.dtype) != (np.float32, np.float64, np.float64)
+        or not all(np.isfinite(array).all() for array in (W, centre, whitening))
+    ):
+        msg = (
+            f"W must be (h, {lower.n_weights}), float32, and centre and whitening of windows of "
+            f"{window} x {window} pixels of its maps, float64, all finite, got {W.shape}, "
+            f"{centre.shape} and {whitening.shape}."
+        )
+        raise ValueError(msg)
+    made = units_on_maps(units, Maps(lower, W, window, centre, whitening))
+    return replace(made, n_units=_whole_numbers(n_units=spec["n_units"])[0])
 
 
 def _shape(image_shape: Sequence[int]) -> tuple[int, ...]:

@@ -92,18 +92,27 @@ def describe(units: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             "numpy.savez."
         )
         raise ValueError(msg)
-    arrays = array_fields(units)
+    arrays = {name: a for name, a in array_fields(units).items() if "." not in name}
     names = [entry.name for entry in fields(cls) if entry.init and entry.name not in arrays]
     plain = {name: _plain(getattr(units, name), f"{cls.__name__}.{name}") for name in names}
     return {"class": cls.__name__, **plain}, arrays
 
 
 def array_fields(units: Any) -> dict[str, NDArray[Any]]:
-    """Return the array fields of units, or nothing if they are not a dataclass."""
+    """Return the array fields of units, or nothing if they are not a dataclass.
+
+    The arrays of a field that is a dataclass itself (the layer below) follow, as ``below.W``.
+    """
     if not is_dataclass(units):
         return {}
-    values = {entry.name: getattr(units, entry.name) for entry in fields(units) if entry.init}
-    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    found = {}
+    for entry in (entry for entry in fields(units) if entry.init):
+        value = getattr(units, entry.name)
+        if isinstance(value, np.ndarray):
+            found[entry.name] = value
+        else:
+            found |= {f"{entry.name}.{name}": a for name, a in array_fields(value).items()}
+    return found
 
 
 def with_n_units(units: Units, n_units: int) -> Units:

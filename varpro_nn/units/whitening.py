@@ -29,6 +29,7 @@ def learn_whitening(
     *,
     epsilon: float,
     n_components: int | None = None,
+    n_windows: int | None = None,
 ) -> PatchUnits:
     """Units like ``units`` that whiten their windows as those of ``images`` ask for.
 
@@ -43,6 +44,8 @@ def learn_whitening(
         Added to the variances, relative to their mean: what hardly varies is not blown up.
     n_components : int, optional
         Keep the directions of largest variance (PCA; dense units). By default all (ZCA).
+    n_windows : int, optional
+        Windows that are looked at; by default ``N_WINDOWS``.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def learn_whitening(
     if not (np.isfinite(epsilon) and epsilon > 0):
         msg = f"epsilon must be positive and finite, got {epsilon}."
         raise ValueError(msg)
-    P = units.sample_windows(images, rng, N_WINDOWS)
+    P = units.sample_windows(images, rng, N_WINDOWS if n_windows is None else n_windows)
     # Normalised windows have no unit; others have that of the intensities.
     square = float(np.mean(P**2)) if units.contrast is None else 1.0
     centre = P.mean(axis=0)

@@ -1,0 +1,288 @@
+r"""Units on maps: a second layer, which takes what a fixed first layer makes of an image.
+
+The layer below has units on windows with weights that no longer change. Its cells are the pixels of
+maps, one for each unit and side of the activation. The windows of all maps at a place are projected
+on their leading directions, whitened. This is a linear map, learnt once and applied once:
+
+    M[:, y, x] = whitening (window of the maps at (y, x) - centre),     (d, rows, columns).
+
+The units of the layer see these ``d`` numbers at each place, as patch units see one pixel of an
+image with ``d`` channels. A unit has ``d + 1`` weights. On 128 maps a unit on the windows of
+3 x 3 pixels themselves would have 1,153, and each place would cost as many products for each unit.
+
+The layer below may itself be one on maps, so there may be any number of layers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varpro_nn._typing import FloatArray, ImageArray, RealArray
+from varpro_nn.units.activations import sides
+from varpro_nn.units.inputs import check_shape
+from varpro_nn.units.patches import PatchUnits
+from varpro_nn.units.registry import with_n_units
+from varpro_nn.units.whitening import learn_whitening
+from varpro_nn.units.windows import Windows
+
+IMAGES = 64
+"""Images whose maps are computed at a time."""
+N_IMAGES = 2000
+"""Images from whose maps the projection is learnt, and weights are drawn."""
+N_WINDOWS = 20_000
+"""Windows of maps that the projection is learnt from; at least ``PER_PIXEL`` for each pixel."""
+PER_PIXEL = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """A fixed layer and the projection of its maps; made by :func:`learn_maps`.
+
+    Attributes
+    ----------
+    units : PatchUnits or UnitsOnMaps
+        The layer.
+    W : ndarray of float32, shape (h, p)
+        Its weights.
+    window : int
+        Side of the windows of its maps.
+    centre : ndarray of float64, shape (pixels of a window,)
+    whitening : ndarray of float64, shape (d, pixels of a window)
+    """
+
+    units: "PatchUnits | UnitsOnMaps"
+    W: NDArray[np.float32] = field(repr=False)
+    window: int
+    centre: FloatArray = field(repr=False)
+    whitening: FloatArray = field(repr=False)
+
+    @property
+    def windows(self) -> Windows:
+        """Windows of the maps."""
+        return Windows(shape_of_maps(self.units, len(self.W)), self.window, stride=1, grid=1)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the result for one image: (d, rows, columns)."""
+        return (len(self.whitening), *self.windows.places)
+
+    def __call__(self, images: ImageArray, dtype: Any = np.float32) -> RealArray:
+        """Compute the projected maps of images.
+
+        Parameters
+        ----------
+        images : ndarray, shape (n, ...)
+        dtype : numpy dtype
+            Of the products and of the result.
+
+        Returns
+        -------
+        ndarray, shape (n, d, rows, columns)
+        """
+        windows = self.windows
+        W, whitening = self.W.astype(dtype), self.whitening.astype(dtype)
+        shift = (self.whitening @ self.centre).astype(dtype)
+        M = np.empty((len(images), *self.shape), dtype=dtype)
+        for start in range(0, len(images), IMAGES):
+            rows = slice(start, start + IMAGES)
+            maps = maps_of(self.units, W, images[rows])
+            innermost = np.ascontiguousarray(np.moveaxis(maps, 0, -1))
+            b = innermost.shape[-1]
+            P = np.empty((windows.n_pixels, windows.places[1], b), dtype=dtype)
+            for row, _ in windows.rows(innermost, P):
+                projected = whitening @ P.reshape(windows.n_pixels, -1) - shift[:, None]
+                M[rows, :, row] = np.moveaxis(projected.reshape(len(shift), -1, b), -1, 0)
+        return M
+
+
+@dataclass(frozen=True, eq=False)
+class UnitsOnMaps:
+    """A layer of patch units on the maps of a fixed layer; made by :func:`units_on_maps`.
+
+    Attributes
+    ----------
+    units : PatchUnits
+        On images of the shape of the projected maps.
+    below : Maps
+    n_units : int
+    """
+
+    units: PatchUnits
+    below: Maps
+    n_units: int
+
+    @property
+    def kind(self) -> str:
+        """Scalarisation of the units."""
+        return self.units.kind
+
+    @property
+    def activation(self) -> str:
+        """Activation of the units."""
+        return self.units.activation
+
+    @property
+    def grid(self) -> int:
+        """Cells along each side."""
+        return self.units.grid
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of the images that the lowest layer takes."""
+        return self.below.units.image_shape
+
+    @property
+    def n_cells(self) -> int:
+        """Columns of one unit."""
+        return self.units.n_cells
+
+    @property
+    def n_weights(self) -> int:
+        """Weights of one unit, the bias included."""
+        return self.units.n_weights
+
+    def spec(self) -> dict[str, Any]:
+        """All choices as plain values, for a model file; the arrays are apart in ``arrays``."""
+        below = {"units": self.below.units.spec(), "window": self.below.window}
+        return {
+            "place": "maps", "n_units": self.n_units, "units": self.units.spec(), "below": below,
+        }  # fmt: skip
+
+    @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """What is fixed below: weights, projection, and what the units there have learnt."""
+        own = {name: getattr(self.below, name) for name in ("W", "centre", "whitening")}
+        return own | {f"below.{name}": a for name, a in self.below.units.arrays.items()}
+
+    def on_top(self, inputs: ImageArray) -> tuple[PatchUnits, RealArray]:
+        """Compute the maps once: the units of this layer alone, and what they take."""
+        check_shape(inputs, self.image_shape)
+        top: Any = with_n_units(self.units, self.n_units)
+        return top, self.below(inputs)
+
+    def init(self, inputs: ImageArray, rng: np.random.Generator) -> FloatArray:
+        """Draw weights as patch units do, on the maps of some of the inputs."""
+        units, maps = self.on_top(_some(inputs, rng))
+        return units.init(maps, rng)
+
+    def features(self, W: RealArray, inputs: ImageArray) -> RealArray:
+        """Activations, pooled, (n, h * m)."""
+        check_shape(inputs, self.image_shape)
+        return self.units.features(W, self.below(inputs, W.dtype))
+
+    def features_and_derivative(
+        self, W: RealArray, inputs: ImageArray
+    ) -> tuple[RealArray, RealArray]:
+        """Activations (n, h * m) and their derivative (n, m, h, p)."""
+        check_shape(inputs, self.image_shape)
+        return self.units.features_and_derivative(W, self.below(inputs, W.dtype))
+
+
+def shape_of_maps(units: "PatchUnits | UnitsOnMaps", n_units: int) -> tuple[int, int, int]:
+    """Shape of the maps of a layer with ``n_units`` units: (channels, rows, columns)."""
+    return (len(sides(units.activation)) * n_units, units.grid, units.grid)
+
+
+def maps_of(units: "PatchUnits | UnitsOnMaps", W: RealArray, images: ImageArray) -> RealArray:
+    """Compute the maps of a layer: its cells as pixels, (n, channels, rows, columns).
+
+    Channel ``s * h + i`` is side ``s`` of the activation of unit ``i``.
+    """
+    by_cells = units.features(W, images)  # sides, rows, columns, units
+    g = units.grid
+    channels_last = by_cells.reshape(len(images), -1, g, g, len(W))
+    return np.moveaxis(channels_last, -1, 2).reshape(len(images), -1, g, g)
+
+
+def learn_maps(
+    units: "PatchUnits | UnitsOnMaps",
+    W: NDArray[np.float32],
+    images: ImageArray,
+    rng: np.random.Generator,
+    *,
+    window: int,
+    epsilon: float,
+    n_components: int,
+) -> Maps:
+    """Fix a layer, and learn the projection of the windows of its maps.
+
+    Parameters
+    ----------
+    units : PatchUnits or UnitsOnMaps
+    W : ndarray of float32, shape (h, p)
+        The weights that it keeps, of any number of units.
+    images : ndarray, shape (n, ...)
+        Training images; some of them are used.
+    rng : numpy.random.Generator
+        Draws images and windows.
+    window : int
+        Side of the windows of maps.
+    epsilon : float
+        Added to the variances, relative to their mean, as in
+        :func:`varpro_nn.units.learn_whitening`.
+    n_components : int
+        Directions that are kept, d.
+
+    Returns
+    -------
+    Maps
+
+    Raises
+    ------
+    TypeError
+        Units without a grid of cells.
+    ValueError
+        A window larger than the maps, or a number out of range.
+    """
+    if not isinstance(units, PatchUnits | UnitsOnMaps):
+        msg = f"units must be patch units or units on maps, got {type(units).__name__}."
+        raise TypeError(msg)
+    check_shape(images, units.image_shape)
+    if not 1 <= window <= units.grid:
+        msg = f"window must be 1 to {units.grid}, the side of the maps, got {window}."
+        raise ValueError(msg)
+    W = np.ascontiguousarray(W, np.float32)
+    shape = shape_of_maps(units, len(W))
+    on_windows = PatchUnits("dense", shape, 1, window, grid=1)
+    maps = maps_of(units, W, _some(images, rng))
+    n_windows = max(N_WINDOWS, PER_PIXEL * on_windows.windows.n_pixels)
+    learnt = learn_whitening(
+        on_windows, maps, rng, epsilon=epsilon, n_components=n_components, n_windows=n_windows
+    )
+    assert learnt.centre is not None  # learnt above
+    assert learnt.whitening is not None
+    return Maps(units, W, window, learnt.centre, learnt.whitening)
+
+
+def units_on_maps(units: PatchUnits, below: Maps) -> UnitsOnMaps:
+    """Make a layer on the maps of a fixed one.
+
+    Parameters
+    ----------
+    units : PatchUnits
+        On images of the shape ``below.shape``, made by :func:`varpro_nn.units.patch_units`.
+    below : Maps
+
+    Returns
+    -------
+    UnitsOnMaps
+
+    Raises
+    ------
+    ValueError
+        Units on images of another shape.
+    """
+    if units.image_shape != below.shape:
+        msg = f"units must be on images of shape {below.shape}, got {units.image_shape}."
+        raise ValueError(msg)
+    return UnitsOnMaps(units, below, units.n_units)
+
+
+def _some(images: ImageArray, rng: np.random.Generator) -> ImageArray:
+    """Draw at most ``N_IMAGES`` of the images, in their order."""
+    if len(images) <= N_IMAGES:
+        return images[:]
+    return images[np.sort(rng.choice(len(images), N_IMAGES, replace=False))]
