@@ -78,7 +78,9 @@ def statements(block):
 
 
 @pytest.mark.usefixtures("briefly")
-@pytest.mark.parametrize("page", ["index.md", "start.md", "choose.md", "export.md", "sklearn.md"])
+@pytest.mark.parametrize(
+    "page", ["index.md", "start.md", "choose.md", "export.md", "sklearn.md", "two_layers.md"]
+)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)

@@ -24,7 +24,14 @@ from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.estimate import Estimate, estimate
 from varpro_nn.training.layers import train_network
 from varpro_nn.training.pipeline import Run, run
-from varpro_nn.units import Units, patch_units, register_units, whole_image_units
+from varpro_nn.units import (
+    Units,
+    learn_maps,
+    patch_units,
+    register_units,
+    units_on_maps,
+    whole_image_units,
+)
 from varpro_nn.varpro.fit import fit
 from varpro_nn.varpro.functional import VarProFunctional
 from varpro_nn.varpro.history import FitReport
@@ -50,6 +57,7 @@ __all__ = [
     "configure",
     "estimate",
     "fit",
+    "learn_maps",
     "load",
     "patch_units",
     "register_units",
@@ -58,6 +66,7 @@ __all__ = [
     "to_html",
     "to_onnx",
     "train_network",
+    "units_on_maps",
     "whole_image_units",
 ]
 

@@ -320,8 +320,13 @@ def _configured(
             f"--recipe {recipe} was chosen for other units than {config.units.kind}; all "
             f"settings that are not given are those of --recipe {config.recipe}"
         )
+    if config.first.n_units is not None and not args.quiet:
+        tell(
+            f"the units see maps of a first layer; settings of the units that are not given are "
+            f"for maps, not those of --recipe {config.recipe}"
+        )
     as_chosen = configure(config.recipe, data=kind_of_data(dataset.name, dataset.image_shape))
-    given = {"scheme", "n_stages"} & set(overrides)
+    given = {"scheme", "n_stages", "first_units"} & set(overrides)
     if config.subnetworks.scheme != as_chosen.subnetworks.scheme and not given and not args.quiet:
         loss = as_chosen.subnetworks.loss
         is_loss = config.subnetworks.loss != loss

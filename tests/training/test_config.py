@@ -16,12 +16,15 @@ from varpro_nn.training.config import (
 BASE = TrainConfig().with_options
 PATCH = {"units": "patch"}
 WITH_ALL = {**PATCH, "whitening": 0.1, "n_subnetworks": 1, "scheme": "stages", "shift": 1}
-"""Settings with which every other is allowed."""
+"""Settings with which every other is allowed, except those of a first layer."""
+FIRST = {**PATCH, "window": 1, "whitening": 0.1, "n_components": 4, "first_units": 3}
+"""Settings with which those of a first layer are allowed."""
 
 CHOICES = {
     "units": ("patch", "quadratic", "bilinear", "tensor", "dense"),
     "scalarisation": ("quadratic", "bilinear", "tensor", "dense"),
     "activation": ("logistic", "tanh", "rectifier", "two-sided"),
+    "first_activation": ("logistic", "tanh", "rectifier", "two-sided"),
     "draw": ("gaussian", "windows"),
     "scheme": ("independent", "stages", "untrained"),
     "loss": ("squares", "cross-entropy"),
@@ -37,17 +40,26 @@ WHOLE = {
     "rank": 1, "window": 1, "stride": 1, "grid": 1, "training_stride": 1, "n_components": 1,
     "n_units": 1, "n_subnetworks": 1, "n_stages": 1, "images_per_subnetwork": 1, "n_rounds": 1,
     "n_train": 1, "max_nfev": 0, "shift": 0, "n_copies": 0, "seed": 0,
+    "first_units": 1, "first_window": 1, "first_grid": 1,
 }  # fmt: skip
 """Least values of whole numbers."""
 FRACTIONS = (
     *("threshold", "ridge", "weight_decay", "rotation", "scale", "shear", "elastic"),
-    *("output_penalty", "bootstrap_ridge"),
+    *("output_penalty", "bootstrap_ridge", "first_threshold"),
 )
 """Numbers of 0 or more."""
-POSITIVE = ("gain", "contrast", "whitening")
+POSITIVE = ("gain", "contrast", "whitening", "first_contrast", "first_whitening")
 BOOLEAN = ("flip", "standardise", "bootstrap", "refit")
-OPEN = (*("training_stride", "contrast", "whitening", "n_components", "n_train", "output_penalty"),)
+OPEN = (
+    *("training_stride", "contrast", "whitening", "n_components", "n_train", "output_penalty"),
+    *("first_units", "first_contrast"),
+)
 SMALLEST = {**WHOLE, **dict.fromkeys(FRACTIONS, 0)}
+
+
+def beside(name, others):
+    """Settings beside ``name``: ``others``, or those that a setting of a first layer needs."""
+    return FIRST if name.startswith("first_") else others
 
 
 def value_of(config, option):
@@ -61,41 +73,41 @@ def test_every_setting_is_tested_here():
 @pytest.mark.parametrize("name", CHOICES)
 def test_choices(name):
     with pytest.raises(ValueError, match=f"{name} must be one of {CHOICES[name][0]}.*got 'x'"):
-        BASE(**PATCH, **{name: "x"}) if name != "units" else BASE(units="x")
+        BASE(**{**beside(name, PATCH), name: "x"})
     for choice in CHOICES[name]:
-        assert value_of(BASE(**{**PATCH, name: choice}), name) == choice
+        assert value_of(BASE(**{**beside(name, PATCH), name: choice}), name) == choice
 
 
 @pytest.mark.parametrize("name", SMALLEST)
 def test_ranges(name):
     least = SMALLEST[name]
-    assert value_of(BASE(**{**WITH_ALL, name: least}), name) == least
+    assert value_of(BASE(**{**beside(name, WITH_ALL), name: least}), name) == least
     for value in (least - 1, -5, float("nan"), float("inf")):
         range_of = "at least" if name in WHOLE else "finite and at least"
         with pytest.raises(ValueError, match=f"{name} must be ({range_of}|of type int)"):
-            BASE(**{**WITH_ALL, name: value})
+            BASE(**{**beside(name, WITH_ALL), name: value})
     for value in ("1", True):
         with pytest.raises(ValueError, match=f"{name} must be of type"):
-            BASE(**{**WITH_ALL, name: value})
+            BASE(**{**beside(name, WITH_ALL), name: value})
 
 
 @pytest.mark.parametrize("value", [10.0, 1.5])
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_numbers(name, value):
     with pytest.raises(ValueError, match=f"{name} must be of type int.*got {value}"):
-        BASE(**{**WITH_ALL, name: value})
+        BASE(**{**beside(name, WITH_ALL), name: value})
 
 
 @pytest.mark.parametrize("name", FRACTIONS)
 def test_fractions(name):
-    assert value_of(BASE(**{name: 0.25}), name) == 0.25
+    assert value_of(BASE(**{**beside(name, {}), name: 0.25}), name) == 0.25
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", POSITIVE)
 def test_positive_numbers(name, value):
     with pytest.raises(ValueError, match=f"{name} must be finite and more than 0, got"):
-        BASE(**{**WITH_ALL, name: value})
+        BASE(**{**beside(name, WITH_ALL), name: value})
 
 
 @pytest.mark.parametrize("value", ["no", 1, 0.0, None])
@@ -106,6 +118,26 @@ def test_booleans(name, value):
         BASE(**{name: value})
     for choice in (True, False):
         assert value_of(BASE(**{name: choice}), name) is choice
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"units": "bilinear"}, "window=1 needs units='patch'"),
+        ({"scalarisation": "bilinear", "n_components": None}, "needs scalarisation='dense'"),
+        ({"contrast": 0.1}, "needs contrast=None, got 0.1"),
+        ({"stride": 2}, "needs stride=1, got 2"),
+        ({"training_stride": 2}, "needs training_stride=None, got 2"),
+        ({"n_components": None}, "needs n_components, which says how windows of maps"),
+        ({"n_components": None, "whitening": None}, "needs whitening, which says how"),
+        ({"window": 15}, "window must be at most first_grid, 14, the side of the maps, got 15"),
+        ({"first_units": None, "first_grid": 3}, "first_grid=3 needs first_units"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else None,
+)  # fmt: skip
+def test_units_that_can_see_maps(changed, said):
+    with pytest.raises(ValueError, match=said):
+        BASE(**{**FIRST, **changed})
 
 
 def test_scalars_of_numpy_are_those_of_python():
@@ -122,7 +154,7 @@ def test_scalars_of_numpy_are_those_of_python():
 @pytest.mark.parametrize("name", sorted({*SMALLEST, *POSITIVE}))
 def test_what_may_be_left_open(name):
     if name in OPEN:
-        assert value_of(BASE(**{name: None}), name) is None
+        assert value_of(BASE(**{**beside(name, {}), name: None}), name) is None
     else:
         with pytest.raises(ValueError, match=f"{name} must be of type"):
             BASE(**{name: None})
@@ -253,6 +285,18 @@ def test_unknown_settings_are_named_with_the_nearest():
 NAMES = {
     ("units", "kind"): "units",
     ("output", "layer"): "output_layer",
+    **{
+        ("first", "n_units" if name == "units" else name): f"first_{name}"
+        for name in (
+            "units",
+            "window",
+            "grid",
+            "activation",
+            "threshold",
+            "contrast",
+            "whitening",
+        )
+    },
     ("output", "penalty"): "output_penalty",
     ("bootstrap", "enabled"): "bootstrap",
     ("bootstrap", "rule"): "bootstrap_rule",

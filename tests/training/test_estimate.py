@@ -65,6 +65,13 @@ KINDS = {
             "n_components": 5,
         },
     ),
+    "two layers": (
+        (3, 8, 8),
+        {
+            "units": "patch", "n_units": 4, "window": 2, "grid": 2, "whitening": 0.1,
+            "n_components": 5, "first_units": 3, "first_window": 3, "first_grid": 4,
+        },
+    ),
 }  # fmt: skip
 SHORT = {"n_subnetworks": 2, "max_nfev": 1, "output_penalty": 1.0, "n_stages": 1,
          "scheme": "independent"}  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn.utils import compute_sample_weight
 
-from varpro_nn import TrainConfig, configure, load, run, train_network
+from varpro_nn import Network, TrainConfig, configure, load, run, train_network
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
@@ -574,3 +574,42 @@ def test_colour_patches_and_rectangles():
     metrics = run(config, dataset, n_jobs=1).metrics
     assert metrics["test_accuracy"] > 0.95
     assert metrics["n_parameters"] == 8 * (27 + 1) + (8 * 9 + 1) * 3 + 27 + 27 * 27
+
+
+# --- two layers --------------------------------------------------------------------------
+
+TWO_LAYERS = {
+    "window": 2, "grid": 2, "n_components": 12, "n_units": 24, "n_subnetworks": 2,
+    "images_per_subnetwork": 400, "first_units": 6, "first_window": 3,
+    "first_grid": 6, "output_layer": "ridge",
+}  # fmt: skip
+
+
+def test_a_second_layer_is_trained_on_maps(digits, tmp_path):
+    """The first layer stays as it was drawn; training of the second pays."""
+    config = configure("default", data=digits, seed=1, max_nfev=4, n_copies=0, **TWO_LAYERS)
+    trained, again = (run(config, digits, n_jobs=n).network for n in (1, 2))
+    assert_same_bits(trained, again)
+    untrained = run(config.with_options(scheme="untrained"), digits, n_jobs=1).network
+    assert_array_equal(trained.units.below.W, untrained.units.below.W)
+    assert_array_equal(trained.units.below.whitening, untrained.units.below.whitening)
+    shares = [
+        (n.predict_codes(digits.test.images) == digits.test.labels).mean()
+        for n in (trained, untrained)
+    ]
+    assert shares[0] > shares[1]
+    trained.save(tmp_path / "model.npz")
+    loaded = Network.load(tmp_path / "model.npz")
+    assert loaded.predict_codes(digits.test.images).tolist() == (
+        trained.predict_codes(digits.test.images).tolist()
+    )
+
+
+def test_a_second_layer_with_copies_and_a_convex_layer(digits):
+    config = configure(
+        "default", data=digits, max_nfev=2, seed=1,
+        **{**TWO_LAYERS, "output_layer": "hinge", "shift": 1, "n_copies": 1},
+    )  # fmt: skip
+    result = run(config, digits, n_jobs=1)
+    assert result.metrics["test_accuracy"] > 0.9
+    assert result.metrics["n_parameters"] == result.network.n_parameters

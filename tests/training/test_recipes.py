@@ -382,3 +382,20 @@ def test_a_data_set_says_its_kind_itself():
     assert configure("tiny", data=digits) == configure("tiny", data="digits")
     own = replace(digits, name="letters")
     assert configure("tiny", data=own) == configure("tiny", data="digits")
+
+
+def test_a_first_layer_changes_the_settings_of_the_units():
+    """Those of a recipe are for windows of the image."""
+    for recipe, data in (("default", "mnist"), ("tiny", "cifar10"), ("bilinear", "mnist")):
+        config = configure(recipe, data=data, first_units=64)
+        units = config.units
+        assert (units.kind, units.window, units.n_components) == ("patch", 3, 100)
+        assert (units.training_stride, units.contrast, units.grid) == (None, None, 3)
+        assert config.subnetworks.scheme == "independent"
+    small = {"first_units": 3, "window": 2, "grid": 2}
+    assert configure(**small).units.n_components == 24
+    assert configure(**small, first_activation="tanh").units.n_components == 12
+    assert configure(**small, n_components=5).units.n_components == 5
+    for name, value in (("first_units", "x"), ("first_activation", "x"), ("window", 2.5)):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            configure(**{**small, name: value})

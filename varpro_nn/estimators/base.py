@@ -183,7 +183,9 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         seed = self._seed() if seed is None else seed
         kind, overrides = kind_of_data("", self.image_shape_), {"seed": seed, **overrides}
         # Of a whitening; without one it means nothing (scikit-learn sets it where it is there).
-        n_components = overrides.pop("n_components", None)
+        n_components = None
+        if overrides.get("whitening") is None:
+            n_components = overrides.pop("n_components", None)
         config = configure(recipe, data=kind, n_images=n_rows, **overrides)
         if n_components is not None and config.units.whitening is not None:
             config = config.with_options(n_components=n_components)

@@ -21,7 +21,15 @@ from varpro_nn.errors import ModelFileError
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.features import VIEWS, block_slices, feature_blocks
-from varpro_nn.units import Units, array_fields, spec_of, units_from_spec, with_n_units
+from varpro_nn.units import (
+    Units,
+    UnitsOnMaps,
+    array_fields,
+    spec_of,
+    units_from_spec,
+    with_n_units,
+)
+from varpro_nn.units.maps import shape_of_maps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -315,13 +323,15 @@ class Network:
         activation = getattr(self.units, "activation", "")
         side = getattr(self.units, "window", None)
         window = "" if side is None else f" of {side} x {side} windows"
+        own = {name: a for name, a in self._learnt.items() if "." not in name}
         return [
             ("images", " x ".join(map(str, self.image_shape))),
             ("units", f"{h:,} {kind}{window} {activation}".rstrip()),
             ("cells of a unit", f"{self.units.n_cells:,}"),
             ("weights of a unit", f"{p:,}"),
             ("unit weights", f"{self.W.size:,}"),
-            *((f"{name} of windows", f"{a.size:,}") for name, a in self._learnt.items()),
+            *_rows_below(self.units),
+            *((f"{name} of windows", f"{a.size:,}") for name, a in own.items()),
             ("linear weights", f"{self.A.size:,} ({self.output_layer})"),
             ("all parameters", f"{self.n_parameters:,}"),
             ("classes", f"{len(self.classes):,}"),
@@ -414,6 +424,23 @@ class Network:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             msg = f"{path}: the header and the arrays do not make a network: {error}"
             raise ModelFileError(msg) from error
+
+
+def _rows_below(units: Any) -> list[tuple[str, str]]:
+    """Describe the layers below units on maps, the lowest one first."""
+    if not isinstance(units, UnitsOnMaps):
+        return []
+    below, lower = units.below, units.below.units
+    channels, rows, columns = shape_of_maps(lower, len(below.W))
+    windows = sum(a.size for name, a in array_fields(lower).items() if "." not in name)
+    side = f"{below.window} x {below.window}"
+    return [
+        *_rows_below(lower),
+        ("layer below", f"{len(below.W):,} units, {channels:,} maps of {rows} x {columns}"),
+        ("  unit weights", f"{below.W.size:,}"),
+        *([("  whitening of windows", f"{windows:,}")] if windows else []),
+        (f"  projection of {side} windows", f"{below.centre.size + below.whitening.size:,}"),
+    ]
 
 
 def _checked_training(training: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.growth import Growth
 from varpro_nn.training.metrics import confusion_matrix
 from varpro_nn.training.pipeline import Run, said_of_refit
-from varpro_nn.units import PatchUnits
+from varpro_nn.units import PatchUnits, UnitsOnMaps
 
 MOST_WRONG, MOST_FILTERS, MOST_VECTORS = 40, 64, 6
 
@@ -47,7 +47,7 @@ def write_report(path: str | Path, run: Run, dataset: Dataset) -> None:
     canvas = None
     try:
         canvas = drawing(network)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         notes.append(f"There is no canvas to draw on: {error}")
     training = _of_training(run)
     if training is None:
@@ -188,11 +188,16 @@ def _of_test(run: Run, test: ImageSet) -> dict[str, Any]:
 
 def _of_units(network: Network) -> dict[str, Any]:
     units: Any = network.units
-    sizes = np.linalg.norm(network.A[:-1].reshape(units.n_cells, len(network.W), -1), axis=(0, 2))
+    W = network.W
+    sizes = np.linalg.norm(network.A[:-1].reshape(units.n_cells, len(W), -1), axis=(0, 2))
     order = np.argsort(-sizes, kind="stable")[:MOST_FILTERS].tolist()
+    below = isinstance(units, UnitsOnMaps)
+    while isinstance(units, UnitsOnMaps):  # filters of the first layer can be drawn
+        units, W = units.below.units, units.below.W
+        order = list(range(min(MOST_FILTERS, len(W))))
     whole = not isinstance(units, PatchUnits)
     shape = network.image_shape if whole else units.windows.shape
-    filters = units.effective_filters(network.W[order])[:, :-1].reshape(-1, *shape)
+    filters = units.effective_filters(W[order])[:, :-1].reshape(-1, *shape)
     pairs = list(zip(order, filters, strict=True))
     vectors = None
     if whole and units.kind != "dense":
@@ -201,6 +206,8 @@ def _of_units(network: Network) -> dict[str, Any]:
         vectors = figures.vectors(some, units.rank, alt)
     return {
         "whole": whole,
+        "n_units": len(W),
+        "below": below,
         "in_colour": len(shape) == 3 and shape[0] == 3,
         "filters": [figures.filter_image(f, f"Filter of unit {i}") for i, f in pairs],
         "vectors": vectors,

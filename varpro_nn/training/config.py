@@ -112,6 +112,60 @@ class UnitSettings:
             raise ValueError(msg)
 
 
+_FIRST = {"first_units": ...}
+
+
+@documented
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstLayerSettings:
+    """A first layer of random units, if there are two layers; the units see its maps."""
+
+    n_units: int | None = setting(
+        None,
+        option="first_units",
+        least=1,
+        help="number of units of a first layer on windows of the image; the other units then see "
+        "windows of its maps; None: one layer",
+    )
+    window: int = setting(
+        5, option="first_window", least=1, needs=_FIRST, help="side of its windows, in pixels"
+    )
+    grid: int = setting(
+        14, option="first_grid", least=1, needs=_FIRST, help="side of its maps, in pixels"
+    )
+    activation: str = setting(
+        "two-sided",
+        option="first_activation",
+        choices=ACTIVATIONS,
+        needs=_FIRST,
+        help="its activation function; two-sided gives two maps for each unit",
+    )
+    threshold: float = setting(
+        0.5,
+        option="first_threshold",
+        least=0,
+        needs=_FIRST,
+        help="threshold of its two-sided activation",
+    )
+    contrast: float | None = setting(
+        0.01,
+        option="first_contrast",
+        above=0,
+        needs=_FIRST,
+        help="subtract the mean of each of its windows and divide by sqrt(variance + contrast)",
+    )
+    whitening: float = setting(
+        0.1,
+        option="first_whitening",
+        above=0,
+        needs=_FIRST,
+        help="whiten its windows; add whitening times the mean variance to each variance",
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubnetworkSettings:
@@ -236,6 +290,7 @@ class TrainConfig:
         "images, these included; twice the time",
     )
     units: UnitSettings = UnitSettings()
+    first: FirstLayerSettings = FirstLayerSettings()
     subnetworks: SubnetworkSettings = SubnetworkSettings()
     distortion: Augmentation = Augmentation()
     output: OutputSettings = OutputSettings()
@@ -255,6 +310,33 @@ class TrainConfig:
             msg = (
                 f"n_copies={self.output.n_copies} needs a distortion, got none; set shift=1, or "
                 "rotation, scale, shear, elastic or flip, or set n_copies=0."
+            )
+            raise ValueError(msg)
+
+        self._check_first_layer()
+
+    def _check_first_layer(self) -> None:
+        """Check that the units can see maps: as dense units on whitened windows."""
+        if self.first.n_units is None:
+            return
+        units = self.units
+        needed = {
+            "units": (units.kind, "patch"), "scalarisation": (units.scalarisation, "dense"),
+            "contrast": (units.contrast, None), "stride": (units.stride, 1),
+            "training_stride": (units.training_stride, None),
+        }  # fmt: skip
+        for name, (value, expected) in needed.items():
+            if value != expected:
+                msg = f"first_units needs {name}={expected!r}, got {value!r}."
+                raise ValueError(msg)
+        for name, value in (("whitening", units.whitening), ("n_components", units.n_components)):
+            if value is None:
+                msg = f"first_units needs {name}, which says how windows of maps are projected."
+                raise ValueError(msg)
+        if units.window > self.first.grid:
+            msg = (
+                f"window must be at most first_grid, {self.first.grid}, the side of the maps, got "
+                f"{units.window}."
             )
             raise ValueError(msg)
 

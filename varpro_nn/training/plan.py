@@ -15,10 +15,13 @@ from varpro_nn.training.resources import versions
 from varpro_nn.units import (
     PatchUnits,
     Units,
+    UnitsOnMaps,
     WholeImageUnits,
+    learn_maps,
     learn_whitening,
     patch_units,
     units_from_spec,
+    units_on_maps,
     whole_image_units,
     with_n_units,
 )
@@ -89,8 +92,8 @@ def streams(config: TrainConfig) -> dict[str, np.random.SeedSequence]:
 
 def make_units(
     config: TrainConfig, images: ImageArray, rng: np.random.Generator
-) -> PatchUnits | WholeImageUnits:
-    """Make the units of the whole network, whitening learnt on ``images`` if there is any.
+) -> PatchUnits | WholeImageUnits | UnitsOnMaps:
+    """Make the units of the whole network, all that precedes them learnt on ``images``.
 
     Raises
     ------
@@ -103,6 +106,8 @@ def make_units(
     }
     if chosen.kind != "patch":
         return whole_image_units(chosen.kind, images.shape[1:], chosen.n_units, **plain)
+    if config.first.n_units is not None:
+        return _units_on_maps(config, images, rng, plain)
     names = ("window", "stride", "grid", "contrast", "draw")
     plain.update({name: getattr(chosen, name) for name in names})
     units = patch_units(chosen.scalarisation, images.shape[1:], chosen.n_units, **plain)
@@ -111,6 +116,32 @@ def make_units(
     return learn_whitening(
         units, images, rng, epsilon=chosen.whitening, n_components=chosen.n_components
     )
+
+
+def _units_on_maps(
+    config: TrainConfig, images: ImageArray, rng: np.random.Generator, plain: dict[str, Any]
+) -> UnitsOnMaps:
+    """Draw a first layer, learn the projection of its maps, and make the units on these."""
+    first, chosen = config.first, config.units
+    assert first.n_units is not None  # there is one
+    lower = patch_units(
+        "dense", images.shape[1:], first.n_units, window=first.window, grid=first.grid,
+        activation=first.activation, threshold=first.threshold, contrast=first.contrast,
+        draw="windows",
+    )  # fmt: skip
+    lower = learn_whitening(lower, images, rng, epsilon=first.whitening)
+    W = lower.init(images, rng).astype(np.float32)
+    assert chosen.whitening is not None  # checked by the configuration
+    assert chosen.n_components is not None
+    below = learn_maps(
+        lower, W, images, rng,
+        window=chosen.window, epsilon=chosen.whitening, n_components=chosen.n_components,
+    )  # fmt: skip
+    units = patch_units(
+        "dense", below.shape, chosen.n_units,
+        window=1, grid=chosen.grid, draw=chosen.draw, **plain,
+    )  # fmt: skip
+    return units_on_maps(units, below)
 
 
 def units_in_training(config: TrainConfig, units: Units) -> Units:

@@ -21,7 +21,7 @@ from varpro_nn.data.augmentation import BLOCK, Augmentation, distort
 from varpro_nn.linalg.blas_limit import single_threaded_blas
 from varpro_nn.linalg.ridge import ROWS, TILE
 from varpro_nn.output.features import TASK_IMAGES, block_features
-from varpro_nn.units import PatchUnits, Units, with_n_units
+from varpro_nn.units import PatchUnits, Units, UnitsOnMaps, WholeImageUnits, with_n_units
 from varpro_nn.units.patches import IMAGES
 
 LARGE = 2**25
@@ -88,6 +88,8 @@ class UnitRates:
         Of drawing the weights of one sub-network.
     distortion : float
         Of one image.
+    maps : float
+        Of one image: what a sub-network computes once, if there is a layer below.
     """
 
     features: float
@@ -95,6 +97,7 @@ class UnitRates:
     derivative: float
     start: float
     distortion: float
+    maps: float = 0.0
 
 
 TYPICAL = Rates(
@@ -115,14 +118,26 @@ def typical_units(units: Units, of_one: Units, images: ImageArray, _: Augmentati
 
     def features(of: Units) -> float:
         n_filtered, n_places = pixels, 1
+        if isinstance(of, UnitsOnMaps):
+            return features(of.units) + maps(of) / of.n_units
         if isinstance(of, PatchUnits):
             n_filtered, n_places = of.windows.n_pixels + 1, prod(of.windows.places)
         # The filter, and about six passes for the activation and the mean.
         return n_places * (2 * n_filtered * rates.product + 6 * 4 * rates.elementwise)
 
-    derivative = 3 * features(of_one)
+    def maps(of: Units) -> float:
+        if not isinstance(of, UnitsOnMaps):
+            return 0.0
+        below, n_places = of.below, prod(of.below.windows.places)
+        of_layer = len(below.W) * features(below.units)
+        return of_layer + n_places * 2 * below.whitening.size * rates.product
+
+    in_training = of_one.units if isinstance(of_one, UnitsOnMaps) else of_one
+    derivative = 3 * features(in_training)
     derivative += 2 * 4 * of_one.n_cells * of_one.n_weights * rates.elementwise
-    return UnitRates(features(units), features(of_one), derivative, 0.02, pixels * 2e-7)
+    return UnitRates(
+        features(units), features(in_training), derivative, 0.02, pixels * 2e-7, maps(of_one)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -167,14 +182,22 @@ def measured_units(
     distortion : Augmentation
     """
     rng = np.random.default_rng(0)
+    in_training: Units = of_one
+    inputs, of_maps = images, 0.0
+    if isinstance(of_one, UnitsOnMaps):
+        on_maps = of_one
+        with single_threaded_blas():
+            of_maps, (in_training, inputs) = _timed(lambda: on_maps.on_top(images))
+        of_maps /= len(images)
     # Patch units work on small blocks of images, others on all at once: on a task of features, and
     # on a derivative that is as large as it is in training.
-    of_patches = isinstance(units, PatchUnits)
-    some = images[: 2 * IMAGES if of_patches else TASK_IMAGES]
+    of_patches = not isinstance(units, WholeImageUnits)
+    some = slice(2 * IMAGES if of_patches else TASK_IMAGES)
     bytes_of_image = 4 * of_one.n_units * of_one.n_cells * of_one.n_weights
-    large = images[: max(1, (LARGE + LARGE // 4) // bytes_of_image)]
-    few = some if of_patches or not len(large) else large
-    h, all_units = of_one.n_units, with_n_units(units, min(units.n_units, TILE))
+    few = some if of_patches else slice(max(1, (LARGE + LARGE // 4) // bytes_of_image))
+    h, all_units = of_one.n_units, units
+    if not of_maps:  # maps cost the same for any number of units
+        all_units = with_n_units(units, min(units.n_units, TILE))
     moved = 0.0
     with single_threaded_blas():
         start, drawn = _timed(lambda: of_one.init(images, rng))
@@ -184,12 +207,15 @@ def measured_units(
             block = images[:BLOCK]
             moved = _timed(lambda: distort(block, distortion, rng))[0] / len(block)
         return UnitRates(
-            features=_seconds(lambda: block_features(all_units, several, some))
-            / (len(some) * len(several)),
-            features_in_training=_seconds(lambda: of_one.features(W, some)) / (len(some) * h),
-            derivative=_seconds(lambda: of_one.features_and_derivative(W, few)) / (len(few) * h),
+            features=_seconds(lambda: block_features(all_units, several, images[some]))
+            / (len(images[some]) * len(several)),
+            features_in_training=_seconds(lambda: in_training.features(W, inputs[some]))
+            / (len(inputs[some]) * h),
+            derivative=_seconds(lambda: in_training.features_and_derivative(W, inputs[few]))
+            / (len(inputs[few]) * h),
             start=start,
             distortion=moved,
+            maps=of_maps,
         )
 
 

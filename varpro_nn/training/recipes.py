@@ -11,7 +11,8 @@ from varpro_nn._warn import warn_user
 from varpro_nn.data import Dataset
 from varpro_nn.data.augmentation import Augmentation
 from varpro_nn.data.images_on_disk import ImagesOnDisk
-from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
+from varpro_nn.training.config import REMOVED, RENAMED, FirstLayerSettings, TrainConfig
+from varpro_nn.units import ACTIVATIONS
 from varpro_nn.units.activations import sides
 
 _SETTINGS = settings_of(TrainConfig)
@@ -93,6 +94,15 @@ _SMALL_IMAGES: dict[str, Any] = {
     "window": 3, "grid": 3, "training_stride": None, "images_per_subnetwork": 1000,
     **_SHIFTS_ALONE,
 }  # fmt: skip
+
+# Units on the maps of a first layer; the windows of these are projected on 100 directions at most.
+_ON_MAPS: dict[str, Any] = {
+    "units": "patch", "scalarisation": "dense", "rank": 1, "window": 3, "stride": 1, "grid": 3,
+    "training_stride": None, "contrast": None, "whitening": 0.1, "activation": "two-sided",
+    "threshold": 0.5, "draw": "windows", "gain": 1.0, "scheme": "independent", "n_stages": 1,
+    "images_per_subnetwork": 5000,
+}  # fmt: skip
+_DIRECTIONS = 100
 
 RECIPES: dict[str, TrainConfig] = {
     # Chosen on training images, the last 10,000 held out: experiments/README.md
@@ -183,6 +193,7 @@ def configure(
     check_known(overrides, _SETTINGS)
     recipe = _recipe_for(recipe, overrides)
     base = {**RECIPES[recipe].options(), **VARIANTS.get(data, {}).get(recipe, {})}
+    base |= _of_two_layers(overrides)
     settings = {**base, **overrides}
     n_units = overrides.get("n_units")
     if "n_subnetworks" not in overrides and isinstance(n_units, Integral) and int(n_units) >= 1:
@@ -204,6 +215,20 @@ def configure(
     if is_crowded or config.subnetworks.loss != as_chosen.subnetworks.loss:
         config = config.with_options(scheme="independent", n_stages=1)
     return config
+
+
+def _of_two_layers(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose settings for units on maps, if there is a first layer; a recipe's are for images."""
+    n_units = overrides.get("first_units")
+    if n_units is None:
+        return {}
+    activation = overrides.get("first_activation", FirstLayerSettings().activation)
+    n_sides = len(sides(activation)) if activation in ACTIVATIONS else 1
+    window = overrides.get("window", _ON_MAPS["window"])
+    n_components = _DIRECTIONS
+    if isinstance(n_units, Integral) and isinstance(window, Integral):  # others are refused later
+        n_components = max(1, min(n_components, n_sides * int(n_units) * int(window) ** 2))
+    return {**_ON_MAPS, "n_components": n_components}
 
 
 def _fixed_columns(config: TrainConfig, n_images: int | None) -> float:

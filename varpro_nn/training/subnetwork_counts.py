@@ -14,7 +14,7 @@ from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.rates import LARGE, Rates, UnitRates
 from varpro_nn.training.subnetwork import round_sizes
-from varpro_nn.units import PatchUnits, Units
+from varpro_nn.units import Units, UnitsOnMaps, WholeImageUnits
 from varpro_nn.varpro.design_matrix import DERIVATIVE_BYTES
 from varpro_nn.varpro.fit import INNER_ITERATIONS, cheaper_form
 
@@ -115,13 +115,13 @@ class SubnetworkCounts:
         of_units, settings = self.of_units, self.settings
         sizes = round_sizes(settings, n)
         total = Time(of_units.start)
-        if not isinstance(self.units, PatchUnits):  # others draw by all their images
+        if isinstance(self.units, WholeImageUnits):  # others draw by some of their images
             total += Time(sizes[-1] * self.units.n_units * of_units.features_in_training)
         if settings.max_nfev == 0:
             return total
         for size in sizes:
             z = self._problem(size, fixed)
-            total += Time(size * of_units.distortion + self._elimination(z))
+            total += Time(size * (of_units.distortion + of_units.maps) + self._elimination(z))
             total += self._evaluation(z).times(settings.max_nfev)
             # After the last evaluation nothing is solved.
             total += Time(self._inner(z)).times(settings.max_nfev - 1)
@@ -251,6 +251,8 @@ class SubnetworkCounts:
         images = 2 * z.n * self.bytes_of_image + bytes_of_distortion(
             self.distortion, self.image_shape
         )
+        if isinstance(self.units, UnitsOnMaps):
+            images += 4 * z.n * prod(self.units.below.shape)
         if self.settings.max_nfev == 0:
             return images
         # Columns now and at the last point, and what a QR makes of them: five in double precision.
