@@ -492,6 +492,17 @@ def test_warm_start_goes_on(digits):
         warm.set_params(image_shape=None, rank=2).fit(X, y)
 
 
+def test_a_second_layer(digits):
+    X, y, Z, z = digits
+    settings = {"first_units": 8, "first_window": 3, "first_grid": 6, "window": 2, "n_units": 8}
+    settings |= {"n_subnetworks": 1, "max_nfev": 1, "random_state": 0, "n_components": 20}
+    classifier = VarProClassifier("default", warm_start=True, **settings).fit(X, y)
+    assert classifier.network_.units.below.whitening.shape == (20, 64)
+    assert classifier.score(Z, z) > 0.85
+    with pytest.raises(ValueError, match="warm_start needs the same first layer as before"):
+        classifier.set_params(first_units=9).fit(X, y)
+
+
 # --- probabilities and sets --------------------------------------------------------------
 
 

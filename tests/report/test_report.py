@@ -413,6 +413,24 @@ def test_whole_image_units_show_their_vectors(digits, tmp_path):
     assert vectors == f"Vectors of the units {', '.join(map(str, order[:6]))}"
 
 
+@pytest.mark.usefixtures("blank_charts")
+def test_two_layers_show_the_filters_of_the_first(few, tmp_path):
+    config = varpro_nn.configure(
+        "default", data=few, first_units=5, first_window=3, first_grid=6, window=2, n_units=6,
+        n_subnetworks=1, max_nfev=1,
+    )  # fmt: skip
+    run = varpro_nn.run(config, few, n_jobs=1, growth=True)
+    page = written(tmp_path, run, few)
+    assert "5 of 5 units of the first layer" in page.text("units")
+    shown = [attributes for place, attributes in page.pictures if place == "units"]
+    assert [a["alt"] for a in shown] == [f"Filter of unit {i}" for i in range(5)]
+    below = run.network.units.below
+    F = below.units.effective_filters(below.W)[0, :-1].reshape(3, 3)
+    assert_allclose(png(shown[0]), 127.5 * (1 + F / np.abs(F).max()), atol=0.6)
+    assert "There is no canvas to draw on" in page.text("head")
+    assert "layer below" in page.text("run")
+
+
 def squares(shape, n=120, dtype=np.float64):
     """Bright left halves, and bright right ones: easy to tell apart."""
     rng = np.random.default_rng(0)

@@ -223,6 +223,9 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
                 option = "units" if name == "kind" else name
                 msg = f"warm_start needs the same {option} as before, {old!r}, got {new!r}."
                 raise ValueError(msg)
+        if self.config_.first != config.first:
+            msg = "warm_start needs the same first layer as before; set warm_start=False."
+            raise ValueError(msg)
         if len(W) != config.units.n_units:
             msg = (
                 f"warm_start needs the same n_units as before, {len(W)}, "
