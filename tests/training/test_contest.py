@@ -98,6 +98,7 @@ def test_changes_that_overrides_forbid_are_not_tried():
 
 def test_where_the_place_matters_whole_images_win(monkeypatch):
     monkeypatch.setattr(module, "N_IMAGES", dict.fromkeys((1, 2, 3, 4), 200))
+    monkeypatch.setattr(module, "SHARE", dict.fromkeys((1, 2, 3, 4), 1 / 4))
     rng = np.random.default_rng(0)
     labels = np.arange(300) % 2
     pattern = rng.choice([-0.3, 0.3], (24, 24))  # nothing that a mean over a cell could show
@@ -111,10 +112,12 @@ def test_where_the_place_matters_whole_images_win(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (3, 16, 17)], ids=str)
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_three_images_of_each_class_are_enough(shape):
+def test_three_images_of_each_class_are_enough(shape, caplog):
+    """And nothing is said of fits of so few, about which nobody can do anything."""
     found = contest(data_of(*noisy(6, shape)), n_jobs=1, max_nfev=1)
     assert {(entry.n_images, entry.n_held) for entry in found.entries} == {(4, 2)}
+    assert {e.n_units for e in found.entries if e.name == "whole images"} <= {5, 10, 20}
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_the_better_of_two_on_the_same_images():

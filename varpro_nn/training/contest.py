@@ -20,8 +20,10 @@ number of jobs nor on how fast the machine is.
 """
 
 import logging
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -336,9 +338,10 @@ class _Field:
         }  # fmt: skip
         if small:
             white["training_stride"] = None
+        n_whole = 8 * max(5, min(100, len(self._training) // 8))  # no more than images
         entrants = [
             self.made(
-                "whole images", "bilinear", {"n_units": 800, "n_subnetworks": 8, "gain": 2.0}
+                "whole images", "bilinear", {"n_units": n_whole, "n_subnetworks": 8, "gain": 2.0}
             ),
             self.made("windows", "default", {**_ALONE, **_PLAIN, "output_layer": "hinge"}),
             self.made("whitened windows", "default", {**white, "grid": 2 if small else 3}),
@@ -415,11 +418,12 @@ class _Field:
         """Train a candidate in a round and measure it, on the same images as all in that round."""
         config = in_round(candidate.config, number)
         training, held = self._images_of(number, config.class_weight)
-        network, _, _ = train_classifier(
-            config, training, self._data.classes, self._compute,
-            # Where only the output layer differs, the units are there.
-            store=self._trained[number, config.units, config.subnetworks, config.distortion],
-        )  # fmt: skip
+        with _without_warnings():
+            network, _, _ = train_classifier(
+                config, training, self._data.classes, self._compute,
+                # Where only the output layer differs, the units are there.
+                store=self._trained[number, config.units, config.subnetworks, config.distortion],
+            )  # fmt: skip
         predicted = network.predict_codes(held.images, n_jobs=self._compute.n_jobs)
         right, n = predicted == held.labels, len(held)
         share = accuracy(predicted, held.labels)
@@ -469,6 +473,20 @@ class _Field:
             )
             raise DatasetError(msg)
         return np.sort(order[~held]), np.sort(order[held])
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Suppress warnings of fits: of the winner they are given when it is trained in full."""
+    of_penalties = logging.getLogger("varpro_nn.output.penalties")
+    before = of_penalties.disabled
+    of_penalties.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        of_penalties.disabled = before
 
 
 @dataclass(frozen=True, slots=True, eq=False)
