@@ -112,6 +112,8 @@ TABLES: dict[str, Table] = {
         "field.stages", ("mnist", "--loss", "cross-entropy", "--widths", "36", "72"), None
     ),
     "stages_cifar10": Table("field.stages", ("cifar10",), None),
+    "two_layers": Table("field.two_layers", ("cifar10",), ("digits", "--quick")),
+    "two_layers_mnist": Table("field.two_layers", ("mnist",), None),
 }
 """The tables by name; the README has the scripts on killed processes and speed of whole runs."""
 

@@ -60,15 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--recipe", choices=(*RECIPES, AUTO), default=None,
-        help="named settings; the values of each in brackets below; auto: those that are best in a "
-        "contest on part of the training images, which takes up to some minutes before the "
-        f"training (auto for your own data, default for {', '.join(NAMED)})",
+        help="named settings; the values of each in brackets below; auto: compare settings on part "
+        "of the training images for up to a few minutes, then train with the best (auto for your "
+        f"own data, default for {', '.join(NAMED)})",
     )  # fmt: skip
     parser.add_argument("--list-recipes", action="store_true", help="show the recipes and stop")
     parser.add_argument(
         "--estimate", action="store_true",
         help="estimate time, memory and disk of the run and stop; nothing is trained or written; "
-        "with --recipe auto, of each kind of units that it compares",
+        "with --recipe auto, one estimate for each kind of units",
     )  # fmt: skip
     _add_run(parser)
     _add_settings(parser)
@@ -322,8 +322,8 @@ def _configured(
         )
     if config.first.n_units is not None and not args.quiet:
         tell(
-            f"the units see maps of a first layer; settings of the units that are not given are "
-            f"for maps, not those of --recipe {config.recipe}"
+            "the units see maps of a first layer: settings of units that you do not give have "
+            f"defaults for maps, not the values of --recipe {config.recipe} (docs/two_layers.md)"
         )
     as_chosen = configure(config.recipe, data=kind_of_data(dataset.name, dataset.image_shape))
     given = {"scheme", "n_stages", "first_units"} & set(overrides)
@@ -415,7 +415,10 @@ def _estimate(
         each = kinds_of_units(dataset, **overrides)
         told = {"candidates": [{"name": c.name, **figures(c.config, f"{c.name}:")} for c in each]}
         if not args.quiet:
-            tell("the contest, which chooses one of them, comes before it; it is not estimated")
+            tell(
+                "--recipe auto chooses one of these by a contest before the training, whose time "
+                "is not included; it may also add distorted copies or change the output layer"
+            )
     return strict_json(told).decode().strip()
 
 

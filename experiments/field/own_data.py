@@ -21,10 +21,10 @@ one standard error of the difference. This error treats the test images of the t
 samples, so it is too large rather than too small. An estimator that was stopped or failed is not
 the best one. If the recipe itself was, the set is counted apart.
 
-Of ``auto`` there is a table of contests. It compares the accuracy by which a contest chose with the
-accuracy of a network of the same size, trained on as many images, on test images that the contest
-did not see. The difference is what choosing the best of several gains by chance, and, where a set
-has test images of its own, how these differ.
+A second table covers the contests of ``auto``. It compares two accuracies of networks of the same
+size, trained on as many images: the held-out accuracy by which the contest chose, and the accuracy
+on test images that the contest did not see. The difference has two causes: the best of several
+candidates is partly lucky, and a separate test set may be easier or harder.
 
 A row of the recipe ``auto`` is reused even if ``auto`` would now choose other settings: delete the
 file after a change.
@@ -229,7 +229,7 @@ def print_contests(sets: Sequence[dict[str, Any]], recipe: str) -> None:
         table.append(
             {
                 "data": found["set"],
-                "accuracy by which it was chosen": f"{claimed:.4f}",
+                "held-out accuracy in the contest": f"{claimed:.4f}",
                 "on test images": f"{measured:.4f}",
                 "difference": f"{claimed - measured:+.4f} ± {error:.4f}",
             }

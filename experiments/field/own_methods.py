@@ -163,8 +163,8 @@ def configured(
 def of_contest(found: Contest, dataset: Dataset) -> dict[str, float]:
     """Compare the accuracy by which a contest chose with one on test images.
 
-    Both are accuracies of a network of the size, and trained on as many images, as in the last
-    round of the contest. The difference is what the contest gains by choosing the best of several.
+    Both networks have the size and the number of training images of the last round. The difference
+    estimates how much the contest overstates the winner.
     """
     winner = found.winner
     small = in_round(found.config, winner.round)

@@ -126,7 +126,7 @@ def test_a_process_that_is_killed(folder, monkeypatch):
         "_done",
         lambda task, *rest: tasks(lambda s: (next(first, _die), task(s)[1]), *rest),
     )
-    with pytest.raises(WorkerDiedError, match=r"process that read pictures .*2 processes"):
+    with pytest.raises(WorkerDiedError, match=r"read pictures was killed.* 2 processes"):
         load(folder, n_jobs=2)
 
 

@@ -236,7 +236,7 @@ def test_the_estimate_of_each_kind(tmp_path, capsys):
         candidate.name for candidate in module.kinds_of_units(load("digits"))
     ]
     assert all(each["cpu_seconds"] > 0 and f"{each['name']}:\n" in err for each in found)
-    assert "the contest, which chooses one of them, comes before it" in err
+    assert "--recipe auto chooses one of these by a contest before the training" in err
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

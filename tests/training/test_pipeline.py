@@ -605,6 +605,11 @@ def test_a_second_layer_is_trained_on_maps(digits, tmp_path):
     )
 
 
+def test_maps_larger_than_the_places_of_windows_are_refused(digits):
+    with pytest.raises(ValueError, match=r"first_grid must be at most 6, .* got 7"):
+        run(configure(data=digits, first_units=8, first_grid=7), digits, n_jobs=1)
+
+
 def test_a_second_layer_with_copies_and_a_convex_layer(digits):
     config = configure(
         "default", data=digits, max_nfev=2, seed=1,

@@ -396,6 +396,10 @@ def test_a_first_layer_changes_the_settings_of_the_units():
     assert configure(**small).units.n_components == 24
     assert configure(**small, first_activation="tanh").units.n_components == 12
     assert configure(**small, n_components=5).units.n_components == 5
+    of_digits = configure(data="digits", first_units=8)
+    assert (of_digits.first.grid, of_digits.units.window) == (6, 2)
+    with pytest.raises(ValueError, match="first_units needs units='patch', got 'bilinear'"):
+        configure(first_units=8, units="bilinear")
     for name, value in (("first_units", "x"), ("first_activation", "x"), ("window", 2.5)):
         with pytest.raises(ValueError, match=f"{name} must be"):
             configure(**{**small, name: value})

@@ -274,8 +274,8 @@ def _done(
         yield from Parallel(n_workers, return_as="generator")(calls)
     except BrokenExecutor as error:
         msg = (
-            f"a process that read pictures was killed, perhaps for want of memory ({n_workers} "
-            "processes; n_jobs takes fewer)."
+            "a process that read pictures was killed, probably because memory ran out; "
+            f"{n_workers} processes were reading. Reduce n_jobs (--n-jobs)."
         )
         raise WorkerDiedError(msg) from error
 

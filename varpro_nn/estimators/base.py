@@ -224,7 +224,10 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
                 msg = f"warm_start needs the same {option} as before, {old!r}, got {new!r}."
                 raise ValueError(msg)
         if self.config_.first != config.first:
-            msg = "warm_start needs the same first layer as before; set warm_start=False."
+            msg = (
+                f"warm_start needs the same first layer as before, {self.config_.first}, got "
+                f"{config.first}; repeat its settings, or set warm_start=False."
+            )
             raise ValueError(msg)
         if len(W) != config.units.n_units:
             msg = (

@@ -44,7 +44,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Name of a recipe, as for :func:`varpro_nn.configure`; its settings go by the kind of images.
         None: ``"default"``, or ``"bilinear"`` for images of less than 8 pixels a side.
         ``"auto"``: ``fit`` compares settings on part of the rows and takes the best (``contest_``),
-        which takes some minutes. It needs ``warm_start=False``.
+        which takes up to a few minutes. It needs ``warm_start=False``.
     image_shape : tuple of int, default=None
         Order of the pixels in a row of ``X``: (rows, columns), (channels, rows, columns) or, with
         at most four channels, (rows, columns, channels). None: the smallest square that holds a

@@ -102,8 +102,8 @@ def fold(network: Network) -> FoldedNetwork:
     Raises
     ------
     TypeError
-        Its units are a class of your own or a second layer, its images have other than two or three
-        axes, or it does regression.
+        It has units of your own class or more than one layer, its images have other than two or
+        three axes, or it does regression.
     ValueError
         It was trained on other intensities than bytes divided by 255.
     """
@@ -112,7 +112,7 @@ def fold(network: Network) -> FoldedNetwork:
     if type(units) not in (WholeImageUnits, PatchUnits) or len(network.image_shape) not in (2, 3):
         msg = (
             "network must have one layer of units of this package on images of two or three axes, "
-            f"got {type(units).__name__} on {network.image_shape}."
+            f"got {type(units).__name__} on {network.image_shape}; others cannot be exported."
         )
         raise TypeError(msg)
     assert isinstance(units, WholeImageUnits | PatchUnits)

@@ -45,7 +45,7 @@ RENAMED = {"glue_ridge": "output_penalty"}
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitSettings:
-    """The units of the first layer."""
+    """The trained units, on the image; with first_units, on the maps of the first layer."""
 
     kind: str = setting(
         "bilinear",
@@ -118,14 +118,14 @@ _FIRST = {"first_units": ...}
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstLayerSettings:
-    """A first layer of random units, if there are two layers; the units see its maps."""
+    """An optional first layer of random units, whose maps the trained units see."""
 
     n_units: int | None = setting(
         None,
         option="first_units",
         least=1,
-        help="number of units of a first layer on windows of the image; the other units then see "
-        "windows of its maps; None: one layer",
+        help="number of random units of the first layer, on windows of the image; the trained "
+        "units then see windows of its maps; None: one layer only",
     )
     window: int = setting(
         5, option="first_window", least=1, needs=_FIRST, help="side of its windows, in pixels"
@@ -327,11 +327,14 @@ class TrainConfig:
         }  # fmt: skip
         for name, (value, expected) in needed.items():
             if value != expected:
-                msg = f"first_units needs {name}={expected!r}, got {value!r}."
+                msg = (
+                    f"first_units needs {name}={expected!r}, because the units see maps and not "
+                    f"the image, got {value!r}."
+                )
                 raise ValueError(msg)
         for name, value in (("whitening", units.whitening), ("n_components", units.n_components)):
             if value is None:
-                msg = f"first_units needs {name}, which says how windows of maps are projected."
+                msg = f"first_units needs {name}, to project the windows of maps, got None."
                 raise ValueError(msg)
         if units.window > self.first.grid:
             msg = (

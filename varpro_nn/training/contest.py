@@ -6,17 +6,17 @@ So a few different candidates are trained quickly, on part of the training image
 their units and evaluations, and measured on other training images:
 
 1. *kinds of units*: whole images; windows; whitened windows with few and with many cells;
-2. *the two best of them*, with twice as many images and units, as they are and with distorted
-   copies, which decide between windows of one kind and another;
+2. *the two best kinds*, with twice as many images and units, each with and without distorted
+   copies, which may change which kind is best;
 3. *one change* of the best one: mirror images, shifts alone, another output layer;
 4. *all changes that helped*, together, if there are several.
 
-Each round has images of its own to measure on, as far as there are enough, so no candidate gains
-from having been lucky before. A change must be better by more than ``MARGIN`` standard errors of
-the difference, measured on the same images. In the first two rounds all have the ridge layer, which
-is quick and fair; in the first one, whitened windows are as they were drawn. The winner is then
-trained in full, on all images. The contest depends on the data and the seed alone: neither on the
-number of jobs nor on how fast the machine is.
+Each round draws its images anew, so a candidate gains little from having been lucky before. A
+change must be better by more than ``MARGIN`` standard errors of the difference, measured on the
+same images. In the first two rounds all have the ridge layer, which is quick and fair. In the first
+round, whitened windows are not trained. The winner is then trained in full, on all images. The
+contest depends on the data and the seed alone: neither on the number of jobs nor on how fast the
+machine is.
 """
 
 import logging
@@ -45,7 +45,7 @@ from varpro_nn.training.subnetworks import MemoryStore
 N_IMAGES = {1: 1500, 2: 3000, 3: 3000, 4: 3000}
 """Training images of a candidate, by round; fewer if there are not so many."""
 OF_CLASS = 4
-"""Training images of a candidate per class, at least, if there are so many."""
+"""Least mean number of training images per class, if there are enough."""
 SHARE = {1: 1 / 4, 2: 1 / 2, 3: 1 / 4, 4: 1 / 4}
 """Share of its units that a candidate has, by round."""
 EVALUATIONS = 0.4

@@ -124,6 +124,13 @@ def _units_on_maps(
     """Draw a first layer, learn the projection of its maps, and make the units on these."""
     first, chosen = config.first, config.units
     assert first.n_units is not None  # there is one
+    n_places = min(images.shape[-2:]) - first.window + 1
+    if first.grid > n_places:
+        msg = (
+            f"first_grid must be at most {n_places}, the places of a window of first_window="
+            f"{first.window} pixels in images of shape {images.shape[1:]}, got {first.grid}."
+        )
+        raise ValueError(msg)
     lower = patch_units(
         "dense", images.shape[1:], first.n_units, window=first.window, grid=first.grid,
         activation=first.activation, threshold=first.threshold, contrast=first.contrast,

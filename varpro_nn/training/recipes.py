@@ -102,6 +102,7 @@ _ON_MAPS: dict[str, Any] = {
     "threshold": 0.5, "draw": "windows", "gain": 1.0, "scheme": "independent", "n_stages": 1,
     "images_per_subnetwork": 5000,
 }  # fmt: skip
+_ON_SMALL_MAPS: dict[str, Any] = {"first_window": 3, "first_grid": 6, "window": 2, "grid": 2}
 _DIRECTIONS = 100
 
 RECIPES: dict[str, TrainConfig] = {
@@ -193,7 +194,7 @@ def configure(
     check_known(overrides, _SETTINGS)
     recipe = _recipe_for(recipe, overrides)
     base = {**RECIPES[recipe].options(), **VARIANTS.get(data, {}).get(recipe, {})}
-    base |= _of_two_layers(overrides)
+    base |= _of_two_layers(data, overrides)
     settings = {**base, **overrides}
     n_units = overrides.get("n_units")
     if "n_subnetworks" not in overrides and isinstance(n_units, Integral) and int(n_units) >= 1:
@@ -217,18 +218,22 @@ def configure(
     return config
 
 
-def _of_two_layers(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _of_two_layers(data: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Choose settings for units on maps, if there is a first layer; a recipe's are for images."""
     n_units = overrides.get("first_units")
     if n_units is None:
         return {}
+    if overrides.get("units", "patch") != "patch":
+        msg = f"first_units needs units='patch', got {overrides['units']!r}."
+        raise ValueError(msg)
+    settings = {**_ON_MAPS, **(_ON_SMALL_MAPS if data == "digits" else {})}
     activation = overrides.get("first_activation", FirstLayerSettings().activation)
     n_sides = len(sides(activation)) if activation in ACTIVATIONS else 1
-    window = overrides.get("window", _ON_MAPS["window"])
+    window = overrides.get("window", settings["window"])
     n_components = _DIRECTIONS
     if isinstance(n_units, Integral) and isinstance(window, Integral):  # others are refused later
         n_components = max(1, min(n_components, n_sides * int(n_units) * int(window) ** 2))
-    return {**_ON_MAPS, "n_components": n_components}
+    return {**settings, "first_units": n_units, "n_components": n_components}
 
 
 def _fixed_columns(config: TrainConfig, n_images: int | None) -> float:

@@ -1,4 +1,4 @@
-r"""Units on maps: a second layer, which takes what a fixed first layer makes of an image.
+r"""Units on maps: a second layer, whose input is the output of a fixed first layer.
 
 The layer below has units on windows with weights that no longer change. Its cells are the pixels of
 maps, one for each unit and side of the activation. The windows of all maps at a place are projected
@@ -7,8 +7,8 @@ on their leading directions, whitened. This is a linear map, learnt once and app
     M[:, y, x] = whitening (window of the maps at (y, x) - centre),     (d, rows, columns).
 
 The units of the layer see these ``d`` numbers at each place, as patch units see one pixel of an
-image with ``d`` channels. A unit has ``d + 1`` weights. On 128 maps a unit on the windows of
-3 x 3 pixels themselves would have 1,153, and each place would cost as many products for each unit.
+image with ``d`` channels. A unit has ``d + 1`` weights. Without the projection, a unit on 3 x 3
+windows of 128 maps would have 1,153 weights, and as many products at each place.
 
 The layer below may itself be one on maps, so there may be any number of layers.
 """
@@ -35,6 +35,7 @@ N_IMAGES = 2000
 N_WINDOWS = 20_000
 """Windows of maps that the projection is learnt from; at least ``PER_PIXEL`` for each pixel."""
 PER_PIXEL = 10
+"""Least number of windows for each pixel of a window."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +236,7 @@ def learn_maps(
     TypeError
         Units without a grid of cells.
     ValueError
-        A window larger than the maps, or a number out of range.
+        ``window`` is larger than the maps, or ``epsilon`` or ``n_components`` is out of range.
     """
     if not isinstance(units, PatchUnits | UnitsOnMaps):
         msg = f"units must be patch units or units on maps, got {type(units).__name__}."
