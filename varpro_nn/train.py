@@ -250,7 +250,8 @@ def _recipe_of(args: argparse.Namespace, dataset: data.Dataset | None = None) ->
         return str(args.recipe)
     if args.dataset in NAMED:
         return "default"
-    return AUTO if dataset is None or can_compare(dataset) else "default"
+    n_train = getattr(args, "n_train", None)
+    return AUTO if dataset is None or can_compare(dataset, n_train) else "default"
 
 
 def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:

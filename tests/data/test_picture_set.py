@@ -105,7 +105,7 @@ def test_images_larger_than_the_memory(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(picture_set, "resident_memory_mib", lambda: 100.0)
     monkeypatch.setattr(picture_set, "available_memory_mib", lambda: 100.01)
     monkeypatch.setattr(picture_set, "_read_all", lambda *_: pytest.fail("read"))
-    with pytest.raises(DatasetError, match=r"3 x 64 x 64 each, need 1 MiB .*--images-on-disk"):
+    with pytest.raises(DatasetError, match=r"images of 3 x 64 x 64 need 1 MiB .*--images-on-disk"):
         load(folder, image_size=(64, 64))
     monkeypatch.undo()
     monkeypatch.setattr(picture_set, "available_memory_mib", lambda: 0.0)

@@ -1,5 +1,6 @@
 """The classifier of scikit-learn's face, beside the pipeline that it calls."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -499,8 +500,17 @@ def test_a_second_layer(digits):
     classifier = VarProClassifier("default", warm_start=True, **settings).fit(X, y)
     assert classifier.network_.units.below.whitening.shape == (20, 64)
     assert classifier.score(Z, z) > 0.85
-    with pytest.raises(ValueError, match="warm_start needs the same first layer as before"):
-        classifier.set_params(first_units=9).fit(X, y)
+    # Other rows, no seed: the first layer stays, so the weights mean what they meant.
+    classifier.set_params(random_state=None, images_per_subnetwork=2000)
+    classifier.fit(X, y)
+    below, cost = classifier.network_.units.below.W, classifier.history_[0].cost
+    rows = np.random.default_rng(0).permutation(len(X))
+    classifier.fit(X[rows], y[rows])
+    assert_array_equal(classifier.network_.units.below.W, below)
+    assert classifier.history_[0].history[0].cost == pytest.approx(cost, rel=0.05)
+    for changed in ({"first_units": 9}, {"grid": 1}):
+        with pytest.raises(ValueError, match="warm_start with two layers needs the same settings"):
+            copy.copy(classifier).set_params(**changed).fit(X, y)
 
 
 # --- probabilities and sets --------------------------------------------------------------

@@ -90,6 +90,36 @@ def test_overrides_hold_for_all_and_say_which_candidates_there_are():
     assert len(field._training) == 30
 
 
+@pytest.mark.parametrize(
+    ("side", "given", "n_kinds"),
+    [
+        (20, {"n_copies": 1}, 4),
+        (20, {"n_stages": 2}, 4),
+        (28, {"n_subnetworks": 10}, 4),
+        (28, {"n_train": 50}, 4),
+        (16, {"window": 7}, 3),  # six cells along a side need as many places
+        (24, {"stride": 4}, 2),
+        (28, {"training_stride": 5}, 2),
+    ],
+    ids=str,
+)
+def test_overrides_that_suit_some_kinds_or_need_more(side, given, n_kinds):
+    """None ends in an error, before the contest or in it."""
+    images = np.zeros((300, side, side), np.float32)
+    kinds = module.kinds_of_units(data_of(images, np.arange(300) % 2), **given)
+    assert len(kinds) == n_kinds
+    for kind in kinds:
+        options = kind.config.options()
+        assert {n: options[n] for n in given if n != "n_copies"} == {
+            n: v for n, v in given.items() if n != "n_copies"
+        }
+        assert options["n_copies"] == 0  # there are no distortions yet
+        assert (options["scheme"] == "stages") == ("n_stages" in given)
+    if "n_train" in given:
+        assert kinds[0].config.units.n_units == 48
+    assert not module.can_compare(data_of(images, np.arange(300)[::-1] // 2, k=150), 4)
+
+
 def test_changes_that_overrides_forbid_are_not_tried():
     given = {"flip": False, "output_layer": "ridge", "shift": 0, **QUICK}
     names = {entry.name for entry in contest(digits(60), n_jobs=1, **given).entries}

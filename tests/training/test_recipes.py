@@ -392,6 +392,8 @@ def test_a_first_layer_changes_the_settings_of_the_units():
         assert (units.kind, units.window, units.n_components) == ("patch", 3, 100)
         assert (units.training_stride, units.contrast, units.grid) == (None, None, 3)
         assert config.subnetworks.scheme == "independent"
+        assert config.recipe == ("default" if recipe == "bilinear" else recipe)
+        assert units.n_units < 200
     small = {"first_units": 3, "window": 2, "grid": 2}
     assert configure(**small).units.n_components == 24
     assert configure(**small, first_activation="tanh").units.n_components == 12

@@ -153,6 +153,10 @@ def test_refused(images, rng):
     below = learn_maps(units, W, images, rng, **options)
     with pytest.raises(ValueError, match=r"must be on images of shape \(5, 4, 4\), got \(8, 8\)"):
         units_on_maps(patch_units("dense", (8, 8), 2, window=1, grid=2), below)
+    on_top = patch_units("dense", below.shape, 2, window=1, grid=2)
+    white = learn_whitening(on_top, below(images), rng, epsilon=0.1)
+    with pytest.raises(ValueError, match="units must not whiten their windows"):
+        units_on_maps(white, below)
     with pytest.raises(ValueError, match="inputs must be images of shape"):
         layer_on_maps(images, rng).features(np.zeros((4, 6)), images[:, :2])
 
@@ -161,7 +165,8 @@ def test_files_that_lie_are_refused(images, rng):
     spec, arrays = spec_of(layer_on_maps(images, rng))
     for changed in (
         {"n_units": 0}, {"units": {}}, {"below": {}}, {"below": {**spec["below"], "window": 9}},
-        {"more": 1},
+        {"more": 1}, {"units": []}, {"units": "abc"}, {"units": None}, {"below": 5},
+        {"below": {**spec["below"], "units": [1]}},
     ):  # fmt: skip
         with pytest.raises(ValueError, match="must"):
             units_from_spec({**spec, **changed}, arrays)
@@ -176,6 +181,12 @@ def test_files_that_lie_are_refused(images, rng):
             units_from_spec(spec, {n: a for n, a in arrays.items() if n != name})
     with pytest.raises(ValueError, match="must"):
         units_from_spec(spec, {**arrays, "extra": arrays["W"]})
+    for wrong in ([], "abc", None, 5):
+        with pytest.raises(ValueError, match="spec must hold"):
+            units_from_spec(wrong, arrays)
+    deep = {f"{'below.' * 11}W": arrays["W"], **arrays}
+    with pytest.raises(ValueError, match="at most 10 layers"):
+        units_from_spec(spec, deep)
     nested = {**spec, "units": spec}
     with pytest.raises(ValueError, match="must"):
         units_from_spec(nested, arrays)

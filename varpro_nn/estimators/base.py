@@ -204,11 +204,14 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
             except DatasetError as error:
                 raise ValueError(str(error)) from error
 
-    def _start(self, config: TrainConfig) -> FloatArray | None:
-        """Return the unit weights of the last fit, if ``warm_start`` continues from it."""
+    def _start(self, config: TrainConfig) -> dict[str, Any]:
+        """Return the weights of the last fit as ``start``, if ``warm_start`` continues from it.
+
+        With two layers also the ``units``: the weights mean something on the same maps alone.
+        """
         W = getattr(self, "W_", None)
         if not self.warm_start or W is None:
-            return None
+            return {}
         h, units = config.units_per_subnetwork, config.units
         before: Any = self.units_ if hasattr(self, "units_") else self.network_.units
         if before.image_shape != self.image_shape_:
@@ -223,10 +226,12 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
                 option = "units" if name == "kind" else name
                 msg = f"warm_start needs the same {option} as before, {old!r}, got {new!r}."
                 raise ValueError(msg)
-        if self.config_.first != config.first:
+        of_maps = config.first.n_units is not None
+        if self.config_.first != config.first or (of_maps and self.config_.units != units):
             msg = (
-                f"warm_start needs the same first layer as before, {self.config_.first}, got "
-                f"{config.first}; repeat its settings, or set warm_start=False."
+                "warm_start with two layers needs the same settings of both as before, "
+                f"{self.config_.first}, {self.config_.units}, got {config.first}, {units}; repeat "
+                "them, or set warm_start=False."
             )
             raise ValueError(msg)
         if len(W) != config.units.n_units:
@@ -235,7 +240,8 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
                 f"got {config.units.n_units}."
             )
             raise ValueError(msg)
-        return W.reshape(config.subnetworks.n_subnetworks, h, -1).astype(np.float64)
+        start = W.reshape(config.subnetworks.n_subnetworks, h, -1).astype(np.float64)
+        return {"start": start, "units": before} if of_maps else {"start": start}
 
     def _weights(
         self, sample_weight: Any, n_rows: int

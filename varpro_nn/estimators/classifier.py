@@ -460,7 +460,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
             warn_of_class_sizes(training, classes)
         with self._compute() as compute:
             network, subnetworks, layer = train_classifier(
-                config, training, names, compute, start=start, keep_sums=keep_sums
+                config, training, names, compute, keep_sums=keep_sums, **start
             )
         self.classes_, self.network_, self.config_ = classes, network, config
         self.W_ = network.W

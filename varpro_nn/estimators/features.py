@@ -72,7 +72,7 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
 
         with self._compute() as compute:
             training = TrainingSet(images, targets, k)
-            trained = train_units(config, training, compute, start=self._start(config))
+            trained = train_units(config, training, compute, **self._start(config))
         self.config_, self.units_, self.W_ = config, trained.units, trained.W
         self._n_features_out = len(self.W_) * self.units_.n_cells
         self._set_reports(trained.subnetworks)

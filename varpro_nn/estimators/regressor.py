@@ -85,7 +85,7 @@ class VarProRegressor(RegressorMixin, ImageEstimator):  # type: ignore[misc]
 
         with self._compute() as compute:
             training = TrainingSet(images, scaled, k, weights)
-            trained, layer = train_layers(config, training, compute, start=self._start(config))
+            trained, layer = train_layers(config, training, compute, **self._start(config))
         A = layer.A * scale
         A[-1] += mean
         self.config_, self.W_ = config, trained.W

@@ -63,7 +63,7 @@ def read_ridge_layer(path: Path) -> tuple[Units, RealArray, Kept]:
         W = unit_weights(arrays["W"], units.n_weights)
         form = header["form"]
         kept = _FORMS[form].of_arrays(groups[form], len(W) * units.n_cells, W.dtype)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         msg = f"{path}: the arrays do not describe a ridge layer: {error}."
         raise ModelFileError(msg) from error
     return units, W, kept

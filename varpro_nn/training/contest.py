@@ -11,12 +11,12 @@ their units and evaluations, and measured on other training images:
 3. *one change* of the best one: mirror images, shifts alone, another output layer;
 4. *all changes that helped*, together, if there are several.
 
-Each round draws its images anew, so a candidate gains little from having been lucky before. A
-change must be better by more than ``MARGIN`` standard errors of the difference, measured on the
-same images. In the first two rounds all have the ridge layer, which is quick and fair. In the first
-round, whitened windows are not trained. The winner is then trained in full, on all images. The
-contest depends on the data and the seed alone: neither on the number of jobs nor on how fast the
-machine is.
+Each round draws its images anew, so a candidate gains little from having been lucky before. In the
+third round, a change must be better by more than ``MARGIN`` standard errors of the difference,
+measured on the same images. In the first two rounds all have the ridge layer, which is quick and
+fair. In the first round, whitened windows are not trained. The winner is then trained in full, on
+all images. The contest depends on the data and the seed alone: neither on the number of jobs nor on
+how fast the machine is.
 """
 
 import logging
@@ -24,7 +24,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,14 @@ import numpy as np
 from varpro_nn._typing import FloatArray, IndexArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.data.augmentation import Augmentation
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.layers import train_classifier
 from varpro_nn.training.metrics import ByClass, accuracy, standard_error
+from varpro_nn.training.plan import make_units, units_in_training
 from varpro_nn.training.recipes import configure, current_names, kind_of_data
 from varpro_nn.training.resources import Clock
 from varpro_nn.training.subnetworks import MemoryStore
@@ -61,6 +63,7 @@ _logger = logging.getLogger(__name__)
 
 _IN_FILES = {"accuracy": "held_out_accuracy", "standard_error": "held_out_standard_error"}
 """Names of figures in files, where ``accuracy`` alone would be taken for one on test images."""
+_KINDS = fields(Augmentation)
 _NAMED = ("flip", "shift", "output_layer")
 """Settings after which a change is named."""
 _PLAIN: dict[str, Any] = {
@@ -273,9 +276,12 @@ def contest(
     return Contest(config, chosen.name, tuple(field.entries), cpu)
 
 
-def can_compare(data: Dataset) -> bool:
-    """Whether there are enough training images for a contest: three of one class."""
-    return bool((np.bincount(data.train.labels) * HELD >= 1).any())
+def can_compare(data: Dataset, n_train: int | None = None) -> bool:
+    """Whether there are enough training images for a contest: three of one class.
+
+    Of the first ``n_train`` images, if that is given.
+    """
+    return bool((np.bincount(data.train.labels[:n_train]) * HELD >= 1).any())
 
 
 def kinds_of_units(data: Dataset, *, seed: int = 0, **overrides: Any) -> list[Candidate]:
@@ -306,25 +312,49 @@ class _Field:
         self, name: str, base: TrainConfig | str, options: Mapping[str, Any]
     ) -> Candidate | None:
         """Make a candidate; None if the images or the overrides do not allow it."""
-        settings = {**options, **self._overrides, "seed": self._seed}
-        if "n_units" in self._overrides and "n_subnetworks" not in self._overrides:
-            settings.pop("n_subnetworks", None)  # of a size for another number of units
         try:
-            if isinstance(base, str):
-                config = configure(base, data=self._data, **settings)
-            else:
-                config = base.with_options(
-                    **{"n_subnetworks": base.subnetworks.n_subnetworks, **settings}
-                )
+            config = self._configured(base, options)
             if isinstance(base, str) and (config.units.kind == "patch") != (base != "bilinear"):
                 return None  # the units are given, and are not the ones that the name says
-            if config.output.n_copies and isinstance(self._training.images, ImagesOnDisk):
-                msg = f"n_copies must be 0 for images on disk, got {config.output.n_copies}."
-                raise ValueError(msg)
+            self._check_images(config)
         except ValueError as error:
+            _logger.info("contest: without %s: %s", name, error)
             self.refusal = error
             return None
         return Candidate(name, config)
+
+    def _configured(self, base: TrainConfig | str, options: Mapping[str, Any]) -> TrainConfig:
+        """Set options, and the overrides as far as they can hold beside them."""
+        given = self._overrides
+        settings = {**options, **given, "seed": self._seed}
+        if "n_units" in given and "n_subnetworks" not in given:
+            settings.pop("n_subnetworks", None)  # of a size for another number of units
+        if given.get("n_stages", 1) != 1 and "scheme" not in given:
+            settings["scheme"] = "stages"
+        plain = (
+            configure(base, data=self._data, seed=self._seed, **options)
+            if isinstance(base, str)
+            else base.with_options(**options)
+        )
+        if "n_subnetworks" in given and "n_units" not in given:
+            n = given["n_subnetworks"]
+            if isinstance(n, int) and n >= 1:
+                settings["n_units"] = max(1, round(plain.units.n_units / n)) * n
+        # Copies are of candidates with distortions: without any they would be the same images.
+        distorted = any(settings.get(f.name, getattr(plain.distortion, f.name)) for f in _KINDS)
+        if given.get("n_copies") and not distorted:
+            settings["n_copies"] = 0
+        if isinstance(base, str):
+            return configure(base, data=self._data, **settings)
+        return base.with_options(**{"n_subnetworks": base.subnetworks.n_subnetworks, **settings})
+
+    def _check_images(self, config: TrainConfig) -> None:
+        """Raise ValueError for settings that the images do not allow."""
+        if config.output.n_copies and isinstance(self._training.images, ImagesOnDisk):
+            msg = f"n_copies must be 0 for images on disk, got {config.output.n_copies}."
+            raise ValueError(msg)
+        one = np.zeros((1, *self._data.image_shape), np.uint8)
+        units_in_training(config, make_units(config, one, None))
 
     def kinds_of_units(self) -> list[Candidate]:
         """Make the candidates of the first round."""
@@ -338,6 +368,9 @@ class _Field:
         }  # fmt: skip
         if small:
             white["training_stride"] = None
+        n_train = self._overrides.get("n_train")
+        if isinstance(n_train, int) and n_train >= 1:
+            self._training = self._training.take(slice(n_train))
         n_whole = 8 * max(5, min(100, len(self._training) // 8))  # no more than images
         entrants = [
             self.made(
@@ -352,9 +385,6 @@ class _Field:
         found = [candidate for candidate in entrants if candidate is not None]
         if not found:
             raise self.refusal
-        n_train = found[0].config.n_train
-        if n_train is not None:
-            self._training = self._training.take(slice(n_train))
         return found
 
     def changed(self, base: Candidate, name: str, change: Mapping[str, Any]) -> Candidate | None:
@@ -396,11 +426,13 @@ class _Field:
 
         try_out("mirrored", {"flip": True, "views": "flip"})
         try_out("only shifted" if base.config.distortion.elastic else "shifted", _SHIFTED)
-        # The convex layers are alike: one of them tells whether the other is worth a trial.
-        for layer in ("softmax", "hinge", "ridge"):
-            layer_helps = try_out(f"{layer} layer", {"output_layer": layer, "standardise": True})
-            if layer == "softmax" and not layer_helps:
-                break
+
+        def try_layer(layer: str) -> bool:
+            return try_out(f"{layer} layer", {"output_layer": layer, "standardise": True})
+
+        if try_layer("softmax"):  # the hinge is like it: else it is not worth a trial
+            try_layer("hinge")
+        try_layer("ridge")
         if not helped:
             return base
         helped.sort(key=lambda each: each[0])  # the best change has the last word

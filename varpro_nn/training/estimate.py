@@ -51,7 +51,8 @@ from varpro_nn.training.rates import (
     typical_units,
 )
 from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time, bytes_of_distortion
-from varpro_nn.units import Units, array_fields, with_n_units
+from varpro_nn.units import Units, UnitsOnMaps, array_fields, with_n_units
+from varpro_nn.units.maps import N_IMAGES, N_WINDOWS, PER_PIXEL, shape_of_maps
 
 KNOWN_ERROR = 1.5
 """Factor within which most estimates are right (``experiments.benchmarks.estimates``)."""
@@ -302,6 +303,7 @@ def _check_disk(found: Estimate, folder: Path) -> None:
 
 _REMEDIES = {
     "sub-networks": "images_per_subnetwork, n_units or n_jobs, or increase n_subnetworks",
+    "first layer": "first_units or window",
     "output layer": "n_units, n_copies, grid (patch units) or n_train",
     "measurement": "n_units",
     "comparison for the report": "n_units, or leave the report out (--no-report)",
@@ -372,7 +374,7 @@ class _Sizes:
         n = len(train) if config.n_train is None else min(config.n_train, len(train))
         sample = train[: min(SAMPLE, n)]
         with single_threaded_blas():
-            units = make_units(config, sample, np.random.default_rng(0))
+            units = make_units(config, sample, None)
         check_size(units.n_units * units.n_cells)
         return cls(
             units, units_in_training(config, units), sample, n,
@@ -415,7 +417,7 @@ class _Run:
         steps = [*self._training(), self._measurement()]
         if self.again is not None:
             again = self.again._training()
-            steps[2:2] = [replace(step, name=f"{step.name}{_AGAIN}") for step in again]
+            steps[-1:-1] = [replace(step, name=f"{step.name}{_AGAIN}") for step in again]
         if self.growth:
             steps.append(self._comparison())
         if self.config.bootstrap.enabled and self.n_test:
@@ -429,7 +431,22 @@ class _Run:
         )  # fmt: skip
 
     def _training(self) -> list[Step]:
-        return [self._subnetworks(self.one, self.n, "sub-networks"), self._output()]
+        steps = [self._subnetworks(self.one, self.n, "sub-networks"), self._output()]
+        if isinstance(self.units, UnitsOnMaps):
+            steps.insert(0, self._first_layer(self.units))
+        return steps
+
+    def _first_layer(self, units: UnitsOnMaps) -> Step:
+        """Count maps of some images, the covariance of their windows, and its directions."""
+        below, rates = units.below, self.rates
+        n, d = min(self.n, N_IMAGES), len(below.centre)
+        n_windows = max(N_WINDOWS, PER_PIXEL * d)
+        seconds = n * self.of_units.maps + n_windows * d**2 * rates.double_product
+        # Reduction 4/3; taking the windows out of the maps, measured as 40 passes.
+        seconds += 4 / 3 * d**3 * rates.factorisation + 40 * 8 * n_windows * d * rates.elementwise
+        maps = 2 * 4 * n * prod(shape_of_maps(below.units, len(below.W)))
+        memory = self.before_mib + (maps + 4 * 8 * d**2) / _MIB
+        return Step("first layer", seconds, seconds, memory)
 
     # --- sub-networks ------------------------------------------------------------------------
 

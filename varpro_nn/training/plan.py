@@ -1,6 +1,6 @@
 """What the settings of a run ask for, in the terms of the parts that do the work."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from varpro_nn.units import (
     whole_image_units,
     with_n_units,
 )
+from varpro_nn.units.maps import Maps, shape_of_maps
+from varpro_nn.units.whitening import check_whitening
 
 
 def identity(config: TrainConfig, training: TrainingSet) -> dict[str, Any]:
@@ -91,9 +93,11 @@ def streams(config: TrainConfig) -> dict[str, np.random.SeedSequence]:
 
 
 def make_units(
-    config: TrainConfig, images: ImageArray, rng: np.random.Generator
+    config: TrainConfig, images: ImageArray, rng: np.random.Generator | None
 ) -> PatchUnits | WholeImageUnits | UnitsOnMaps:
     """Make the units of the whole network, all that precedes them learnt on ``images``.
+
+    Without ``rng``, for sizes alone, nothing is learnt: what would be is of the right shape.
 
     Raises
     ------
@@ -113,15 +117,22 @@ def make_units(
     units = patch_units(chosen.scalarisation, images.shape[1:], chosen.n_units, **plain)
     if chosen.whitening is None:
         return units
+    if rng is None:
+        d = units.windows.n_pixels
+        check_whitening(units, chosen.whitening, chosen.n_components)
+        return replace(units, centre=np.zeros(d), whitening=np.eye(d)[: chosen.n_components or d])
     return learn_whitening(
         units, images, rng, epsilon=chosen.whitening, n_components=chosen.n_components
     )
 
 
 def _units_on_maps(
-    config: TrainConfig, images: ImageArray, rng: np.random.Generator, plain: dict[str, Any]
+    config: TrainConfig, images: ImageArray, rng: np.random.Generator | None, plain: dict[str, Any]
 ) -> UnitsOnMaps:
-    """Draw a first layer, learn the projection of its maps, and make the units on these."""
+    """Draw a first layer, learn the projection of its maps, and make the units on these.
+
+    Without ``rng``, what would be drawn and learnt is zero.
+    """
     first, chosen = config.first, config.units
     assert first.n_units is not None  # there is one
     n_places = min(images.shape[-2:]) - first.window + 1
@@ -136,14 +147,22 @@ def _units_on_maps(
         activation=first.activation, threshold=first.threshold, contrast=first.contrast,
         draw="windows",
     )  # fmt: skip
-    lower = learn_whitening(lower, images, rng, epsilon=first.whitening)
-    W = lower.init(images, rng).astype(np.float32)
     assert chosen.whitening is not None  # checked by the configuration
     assert chosen.n_components is not None
-    below = learn_maps(
-        lower, W, images, rng,
-        window=chosen.window, epsilon=chosen.whitening, n_components=chosen.n_components,
-    )  # fmt: skip
+    if rng is None:
+        d = lower.windows.n_pixels
+        lower = replace(lower, centre=np.zeros(d), whitening=np.eye(d))
+        W = np.zeros((first.n_units, lower.n_weights), np.float32)
+        n_pixels = shape_of_maps(lower, len(W))[0] * chosen.window**2
+        centre, whitening = np.zeros(n_pixels), np.zeros((chosen.n_components, n_pixels))
+        below = Maps(lower, W, chosen.window, centre, whitening)
+    else:
+        lower = learn_whitening(lower, images, rng, epsilon=first.whitening)
+        W = lower.init(images, rng).astype(np.float32)
+        below = learn_maps(
+            lower, W, images, rng,
+            window=chosen.window, epsilon=chosen.whitening, n_components=chosen.n_components,
+        )  # fmt: skip
     units = patch_units(
         "dense", below.shape, chosen.n_units,
         window=1, grid=chosen.grid, draw=chosen.draw, **plain,

@@ -253,7 +253,8 @@ def _fixed_columns(config: TrainConfig, n_images: int | None) -> float:
 def _recipe_for(recipe: str, overrides: Mapping[str, Any]) -> str:
     """Name the recipe whose settings suit the kind of units."""
     of_recipe = RECIPES[recipe].options()["units"]
-    units = overrides.get("units", of_recipe)
+    on_maps = overrides.get("first_units") is not None
+    units = overrides.get("units", "patch" if on_maps else of_recipe)
     if (units == "patch") == (of_recipe == "patch"):
         return recipe
     return "default" if units == "patch" else "bilinear"

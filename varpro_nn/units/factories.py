@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from varpro_nn.units import registry
 from varpro_nn.units.activations import ACTIVATIONS
 from varpro_nn.units.contract import Units
-from varpro_nn.units.maps import Maps, UnitsOnMaps, shape_of_maps, units_on_maps
+from varpro_nn.units.maps import MOST_LAYERS, Maps, UnitsOnMaps, shape_of_maps, units_on_maps
 from varpro_nn.units.patches import DRAWS, PatchUnits
 from varpro_nn.units.scalarisation import KINDS
 from varpro_nn.units.whole_image import WholeImageUnits
@@ -170,6 +170,9 @@ def units_from_spec(spec: Mapping[str, Any], arrays: Mapping[str, Any] | None = 
     ValueError
         The values do not describe units, or describe units of a class that is not registered.
     """
+    if not isinstance(spec, Mapping):
+        msg = f"spec must hold the fields of the units, got {spec!r:.200}."
+        raise ValueError(msg)
     if "class" in spec:
         return registry.remake(spec, arrays or {})
     if spec.get("place") == "maps":
@@ -208,6 +211,9 @@ def units_from_spec(spec: Mapping[str, Any], arrays: Mapping[str, Any] | None = 
 def _units_on_maps(spec: Mapping[str, Any], arrays: Mapping[str, Any]) -> UnitsOnMaps:
     """Make units on maps of what their ``spec`` and ``arrays`` say, as they come from a file."""
     others = {n.removeprefix("below."): a for n, a in arrays.items() if n.startswith("below.")}
+    if any(name.count("below.") > MOST_LAYERS for name in arrays):
+        msg = f"spec must have at most {MOST_LAYERS} layers."
+        raise ValueError(msg)
     try:
         below, window = spec["below"], index(spec["below"]["window"])
         units = units_from_spec(spec["units"])

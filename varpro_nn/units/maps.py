@@ -25,13 +25,19 @@ from varpro_nn.units.activations import sides
 from varpro_nn.units.inputs import check_shape
 from varpro_nn.units.patches import PatchUnits
 from varpro_nn.units.registry import with_n_units
-from varpro_nn.units.whitening import learn_whitening
+from varpro_nn.units.whitening import check_whitening, whitening_of
 from varpro_nn.units.windows import Windows
 
 IMAGES = 64
 """Images whose maps are computed at a time."""
 N_IMAGES = 2000
-"""Images from whose maps the projection is learnt, and weights are drawn."""
+"""Images from whose maps the projection is learnt."""
+BLOCK = 2**22
+"""Numbers of the windows that are looked at together: 32 MiB."""
+N_DRAWN = 500
+"""Images from whose maps weights are drawn."""
+MOST_LAYERS = 10
+"""Layers that a file may have: a deeper chain would exhaust the stack of Python."""
 N_WINDOWS = 20_000
 """Windows of maps that the projection is learnt from; at least ``PER_PIXEL`` for each pixel."""
 PER_PIXEL = 10
@@ -166,7 +172,7 @@ class UnitsOnMaps:
 
     def init(self, inputs: ImageArray, rng: np.random.Generator) -> FloatArray:
         """Draw weights as patch units do, on the maps of some of the inputs."""
-        units, maps = self.on_top(_some(inputs, rng))
+        units, maps = self.on_top(_some(inputs, rng, N_DRAWN))
         return units.init(maps, rng)
 
     def features(self, W: RealArray, inputs: ImageArray) -> RealArray:
@@ -248,14 +254,31 @@ def learn_maps(
     W = np.ascontiguousarray(W, np.float32)
     shape = shape_of_maps(units, len(W))
     on_windows = PatchUnits("dense", shape, 1, window, grid=1)
-    maps = maps_of(units, W, _some(images, rng))
-    n_windows = max(N_WINDOWS, PER_PIXEL * on_windows.windows.n_pixels)
-    learnt = learn_whitening(
-        on_windows, maps, rng, epsilon=epsilon, n_components=n_components, n_windows=n_windows
-    )
-    assert learnt.centre is not None  # learnt above
-    assert learnt.whitening is not None
-    return Maps(units, W, window, learnt.centre, learnt.whitening)
+    maps = maps_of(units, W, _some(images, rng, N_IMAGES))
+    check_whitening(on_windows, epsilon, n_components)
+    centre, covariance = _moments(on_windows, maps, rng)
+    square = float(np.trace(covariance) / len(centre) + np.mean(centre**2))
+    whitening = whitening_of(covariance, square, epsilon, n_components)
+    return Maps(units, W, window, centre, whitening)
+
+
+def _moments(
+    on_windows: PatchUnits, maps: RealArray, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and covariance of windows of maps, some windows at a time."""
+    d = on_windows.windows.n_pixels
+    n_windows = max(N_WINDOWS, PER_PIXEL * d)
+    some = max(1, BLOCK // d)
+    shift = on_windows.sample_windows(maps, rng, min(some, n_windows)).mean(axis=0)
+    sums, squares, n = np.zeros(d), np.zeros((d, d)), 0
+    while n < n_windows:
+        P = on_windows.sample_windows(maps, rng, min(some, n_windows - n))
+        P -= shift  # sums of squares about a point near the mean cancel little
+        sums += P.sum(axis=0)
+        squares += P.T @ P
+        n += len(P)
+    mean = sums / n
+    return shift + mean, squares / n - np.outer(mean, mean)
 
 
 def units_on_maps(units: PatchUnits, below: Maps) -> UnitsOnMaps:
@@ -274,16 +297,19 @@ def units_on_maps(units: PatchUnits, below: Maps) -> UnitsOnMaps:
     Raises
     ------
     ValueError
-        Units on images of another shape.
+        Units on images of another shape, or units that whiten their windows.
     """
+    if units.whitening is not None:
+        msg = "units must not whiten their windows: the maps are whitened already."
+        raise ValueError(msg)
     if units.image_shape != below.shape:
         msg = f"units must be on images of shape {below.shape}, got {units.image_shape}."
         raise ValueError(msg)
     return UnitsOnMaps(units, below, units.n_units)
 
 
-def _some(images: ImageArray, rng: np.random.Generator) -> ImageArray:
-    """Draw at most ``N_IMAGES`` of the images, in their order."""
-    if len(images) <= N_IMAGES:
+def _some(images: ImageArray, rng: np.random.Generator, most: int) -> ImageArray:
+    """Draw at most ``most`` of the images, in their order."""
+    if len(images) <= most:
         return images[:]
-    return images[np.sort(rng.choice(len(images), N_IMAGES, replace=False))]
+    return images[np.sort(rng.choice(len(images), most, replace=False))]
