@@ -223,7 +223,8 @@ def test_the_command_keeps_its_contest(tmp_path, monkeypatch, capsys):
     images, labels = noisy(60, (8, 8))
     np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     given = [str(tmp_path / "own.npz"), "--recipe", "auto", "--n-jobs", "1", "--max-nfev", "1"]
-    given += ["--images-per-subnetwork", "40", "--output", str(tmp_path / "run")]
+    given += ["--images-per-subnetwork", "40", "--output-layer", "ridge"]
+    given += ["--output", str(tmp_path / "run")]
     assert main([*given, "--report"]) == 0
     out, err = capsys.readouterr()
     assert err.count("chosen: ") == 1
