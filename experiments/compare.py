@@ -21,7 +21,7 @@ from experiments.shared.tables import print_table
 
 LEFT_ASIDE = ["versions", "seed", "repetition"]
 SHARES = {
-    "test_accuracy", "test", "held_out_accuracy", "held out",
+    "accuracy", "test_accuracy", "test", "held_out_accuracy", "held out",
     "agreement", "agreement_with_guesses", "true_guesses",
     "true_before", "true_after", "true_accuracy_before", "true_accuracy_after",
 }  # fmt: skip

@@ -45,7 +45,8 @@ def test_shares_have_other_names_too():
 OTHERS = {
     "train_accuracy", "training_accuracy", "split_accuracy", "linear_layer_loo_accuracy",
     "test_accuracy_standard_error", "agreement_where_drawn", "n_test", "cpu_seconds_test",
-    "test_calibration_error",
+    "test_calibration_error", "balanced_accuracy", "balanced_accuracy_standard_error",
+    "on_test_images", "on_test_images_standard_error",
 }  # fmt: skip
 """Shares of training images, or of a part of the test images; no shares."""
 
