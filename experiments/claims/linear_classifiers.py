@@ -102,7 +102,8 @@ def descend(
         wanted = classes[rows].repeat_interleave(m)
         losses = cross_entropy(z.view(batch * m, k), wanted, reduction="none")
         optimizer.zero_grad()
-        (losses.view(batch, m).mean(dim=0) @ rates).backward()
+        total: Any = losses.view(batch, m).mean(dim=0) @ rates  # its backward has no types
+        total.backward()
         optimizer.step()
         if update in stops:
             with torch.no_grad():

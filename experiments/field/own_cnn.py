@@ -57,8 +57,9 @@ class SmallCNN:
         """Predict class numbers."""
         self.network_.eval()
         with torch.no_grad():
-            parts = torch.tensor(_with_channels(X)).split(1000)
-            codes: LabelArray = torch.cat([self.network_(x).argmax(1) for x in parts]).numpy()
+            parts: Any = torch.tensor(_with_channels(X))  # its split has no types
+            blocks = parts.split(1000)
+            codes: LabelArray = torch.cat([self.network_(x).argmax(1) for x in blocks]).numpy()
         return codes
 
     def n_bytes(self) -> int:
