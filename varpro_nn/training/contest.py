@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -338,8 +339,8 @@ class _Field:
         )
         if "n_subnetworks" in given and "n_units" not in given:
             n = given["n_subnetworks"]
-            if isinstance(n, int) and n >= 1:
-                settings["n_units"] = max(1, round(plain.units.n_units / n)) * n
+            if isinstance(n, Integral) and n >= 1:
+                settings["n_units"] = max(1, round(plain.units.n_units / int(n))) * int(n)
         # Copies are of candidates with distortions: without any they would be the same images.
         distorted = any(settings.get(f.name, getattr(plain.distortion, f.name)) for f in _KINDS)
         if given.get("n_copies") and not distorted:
@@ -369,8 +370,8 @@ class _Field:
         if small:
             white["training_stride"] = None
         n_train = self._overrides.get("n_train")
-        if isinstance(n_train, int) and n_train >= 1:
-            self._training = self._training.take(slice(n_train))
+        if isinstance(n_train, Integral) and n_train >= 1:
+            self._training = self._training.take(slice(int(n_train)))
         n_whole = 8 * max(5, min(100, len(self._training) // 8))  # no more than images
         entrants = [
             self.made(
