@@ -338,9 +338,9 @@ class _Field:
             else base.with_options(**options)
         )
         if "n_subnetworks" in given and "n_units" not in given:
-            n = given["n_subnetworks"]
-            if isinstance(n, Integral) and n >= 1:
-                settings["n_units"] = max(1, round(plain.units.n_units / int(n))) * int(n)
+            n = _whole(given["n_subnetworks"])
+            if n is not None:
+                settings["n_units"] = max(1, round(plain.units.n_units / n)) * n
         # Copies are of candidates with distortions: without any they would be the same images.
         distorted = any(settings.get(f.name, getattr(plain.distortion, f.name)) for f in _KINDS)
         if given.get("n_copies") and not distorted:
@@ -369,9 +369,9 @@ class _Field:
         }  # fmt: skip
         if small:
             white["training_stride"] = None
-        n_train = self._overrides.get("n_train")
-        if isinstance(n_train, Integral) and n_train >= 1:
-            self._training = self._training.take(slice(int(n_train)))
+        n_train = _whole(self._overrides.get("n_train"))
+        if n_train is not None:
+            self._training = self._training.take(slice(n_train))
         n_whole = 8 * max(5, min(100, len(self._training) // 8))  # no more than images
         entrants = [
             self.made(
@@ -506,6 +506,11 @@ class _Field:
             )
             raise DatasetError(msg)
         return np.sort(order[~held]), np.sort(order[held])
+
+
+def _whole(given: Any) -> int | None:
+    """Return a positive whole number, None for all else, which is refused later."""
+    return int(given) if isinstance(given, Integral) and int(given) >= 1 else None
 
 
 @contextmanager
