@@ -211,7 +211,7 @@ def print_summary(sets: Sequence[dict[str, Any]], recipe: str) -> list[dict[str,
 
 def print_contests(sets: Sequence[dict[str, Any]], recipe: str) -> None:
     """Compare the accuracies by which contests chose with those on test images."""
-    table, differences = [], []
+    table, differences, of_sets = [], [], []
     for found in sets:
         row = found["methods"].get(recipe, {"results": []})
         results = [r["contest"] for r in row["results"] if "contest" in r]
@@ -226,6 +226,7 @@ def print_contests(sets: Sequence[dict[str, Any]], recipe: str) -> None:
         ]
         error = float(np.linalg.norm(errors)) / len(errors)
         differences.append(claimed - measured)
+        of_sets.append(error)
         table.append(
             {
                 "data": found["set"],
@@ -237,8 +238,8 @@ def print_contests(sets: Sequence[dict[str, Any]], recipe: str) -> None:
     if not table:
         return
     print_table(table, f"Contests of {recipe}: networks of the size of the last round")
-    spread = np.std(differences, ddof=1) / np.sqrt(len(differences)) if len(table) > 1 else 0.0
-    print(f"\nMean difference: {np.mean(differences):+.4f} ± {spread:.4f}.")
+    of_mean = float(np.linalg.norm(of_sets)) / len(of_sets)
+    print(f"\nMean difference: {np.mean(differences):+.4f} ± {of_mean:.4f}.")
 
 
 def installed(chosen: Sequence[str]) -> list[str]:

@@ -122,7 +122,7 @@ def test_what_a_contest_claims_and_what_tests_say(digits, monkeypatch, capsys):
     own_data.print_contests(sets, "auto")
     out = capsys.readouterr().out
     assert "| x | 0.9900 | 0.8900 | +0.1000 ± 0.0500 |" in out
-    assert "Mean difference: +0.1000" in out
+    assert "Mean difference: +0.1000 ± 0.0500." in out
 
 
 def test_splits(digits):
