@@ -324,9 +324,9 @@ def test_every_setting_has_an_option_with_a_word_of_help():
 def test_help_has_a_group_for_each_group_of_settings():
     _, out, _ = call("--help")
     words = " ".join(out.split())
-    for group in ("run", "units", "subnetworks", "distortion", "output", "bootstrap"):
+    for group in ("run", "units", "first", "subnetworks", "distortion", "output", "bootstrap"):
         assert f"\n{group}:\n" in out
-    assert "units: The units of the first layer. --units {patch," in words
+    assert "units: The trained units, on the image; with first_units, on the maps of" in words
     assert "--window N side of the windows, in pixels; needs units patch (7)" in words
     assert "--max-nfev N limit of functional evaluations per round" in words
     assert "(5, accurate 6, bilinear 10, paper 15)" in words
