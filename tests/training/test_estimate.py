@@ -225,6 +225,11 @@ def test_a_hinge_with_few_images_of_a_class_takes_longer():
     assert hinge > 3 * softmax
 
 
+def test_too_many_directions_of_maps_are_refused_before_the_start(digits):
+    with pytest.raises(ValueError, match=r"n_components must be 1 to 24, .* got 25"):  # 2 x 3 maps
+        first_look(configure(data=digits, first_units=3, n_components=25), digits, n_jobs=1)
+
+
 def test_untrained_units_take_less(digits):
     trained = configure("bilinear", data=digits)
     untrained = trained.with_options(scheme="untrained")

@@ -75,8 +75,7 @@ _QUICK: dict[str, Any] = {"output_layer": "ridge", "views": "single"}
 _AS_DRAWN: dict[str, Any] = {"scheme": "untrained", "n_stages": 1}
 """Whitened windows in the first round.
 
-Training them takes up to half of the time of the contest, and gains little: 0.005 to 0.03 on faces,
-tiles and digits with a quarter of the units, where other units gain up to 0.16.
+Training them takes long, and gains less than training other units.
 """
 _DISTORTED: dict[str, Any] = {
     "shift": 1, "rotation": 8.0, "scale": 0.08, "shear": 0.08, "elastic": 0.4, "n_copies": 1,

@@ -52,7 +52,7 @@ from varpro_nn.training.rates import (
 )
 from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time, bytes_of_distortion
 from varpro_nn.units import Units, UnitsOnMaps, array_fields, with_n_units
-from varpro_nn.units.maps import N_IMAGES, N_WINDOWS, PER_PIXEL, shape_of_maps
+from varpro_nn.units.maps import N_IMAGES, n_windows_of, shape_of_maps
 
 KNOWN_ERROR = 1.5
 """Factor within which most estimates are right (``experiments.benchmarks.estimates``)."""
@@ -440,7 +440,7 @@ class _Run:
         """Count maps of some images, the covariance of their windows, and its directions."""
         below, rates = units.below, self.rates
         n, d = min(self.n, N_IMAGES), len(below.centre)
-        n_windows = max(N_WINDOWS, PER_PIXEL * d)
+        n_windows = n_windows_of(d)
         seconds = n * self.of_units.maps + n_windows * d**2 * rates.double_product
         # Reduction 4/3; taking the windows out of the maps, measured as 40 passes.
         seconds += 4 / 3 * d**3 * rates.factorisation + 40 * 8 * n_windows * d * rates.elementwise

@@ -153,7 +153,9 @@ def _units_on_maps(
         d = lower.windows.n_pixels
         lower = replace(lower, centre=np.zeros(d), whitening=np.eye(d))
         W = np.zeros((first.n_units, lower.n_weights), np.float32)
-        n_pixels = shape_of_maps(lower, len(W))[0] * chosen.window**2
+        on_windows = PatchUnits("dense", shape_of_maps(lower, len(W)), 1, chosen.window, grid=1)
+        check_whitening(on_windows, chosen.whitening, chosen.n_components)
+        n_pixels = on_windows.windows.n_pixels
         centre, whitening = np.zeros(n_pixels), np.zeros((chosen.n_components, n_pixels))
         below = Maps(lower, W, chosen.window, centre, whitening)
     else:

@@ -262,12 +262,17 @@ def learn_maps(
     return Maps(units, W, window, centre, whitening)
 
 
+def n_windows_of(n_pixels: int) -> int:
+    """Count the windows of maps that the projection of ``n_pixels`` numbers is learnt from."""
+    return max(N_WINDOWS, PER_PIXEL * n_pixels)
+
+
 def _moments(
     on_windows: PatchUnits, maps: RealArray, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and covariance of windows of maps, some windows at a time."""
     d = on_windows.windows.n_pixels
-    n_windows = max(N_WINDOWS, PER_PIXEL * d)
+    n_windows = n_windows_of(d)
     some = max(1, BLOCK // d)
     shift = on_windows.sample_windows(maps, rng, min(some, n_windows)).mean(axis=0)
     sums, squares, n = np.zeros(d), np.zeros((d, d)), 0
