@@ -5,7 +5,7 @@ from unittest import mock
 
 import numpy as np
 
-from varpro_nn import Network, patch_units, whole_image_units
+from varpro_nn import Network, learn_maps, patch_units, units_on_maps, whole_image_units
 from varpro_nn.exporters.folded import fold
 from varpro_nn.units import PatchUnits, learn_whitening
 
@@ -28,17 +28,18 @@ def rounding(network, images):
     """Bounds of what single precision changes in outputs and in probabilities.
 
     An intensity is off by eps / 2 at most. Normalising a window multiplies that by up to
-    contrast^(-1/2), a filter by the sum of its magnitudes, an activation by 1, the linear layer by
-    the sum of its magnitudes. Errors of the sums have random signs, and are less.
+    contrast^(-1/2), a filter by the sum of its magnitudes, an activation by 1, and so on in the
+    next layer; the linear layer by the sum of its magnitudes. Errors of the sums have random signs,
+    and are less.
 
     A softmax multiplies by 1 / (2 T) at most, shares by 2 over the sum of the positive outputs of
     an image, and so does the bound (n, 1).
     """
     folded = fold(network)
-    filters = np.abs(folded.filters).sum(axis=1).max()
-    linear = np.abs(folded.A).sum(axis=0).max()
-    gain = 1.0 if folded.contrast is None else folded.contrast**-0.5
-    outputs = 0.5 * np.finfo(np.float32).eps * gain * filters * linear
+    outputs = 0.5 * np.finfo(np.float32).eps * np.abs(folded.A).sum(axis=0).max()
+    for layer in folded.layers:
+        outputs *= np.abs(layer.filters).sum(axis=1).max()
+        outputs *= 1.0 if layer.contrast is None else layer.contrast**-0.5
     if folded.link == "softmax":
         return outputs, outputs / (2 * folded.temperature)
     total = np.maximum(network.decision_function(images), 0).sum(axis=1, keepdims=True)
@@ -93,6 +94,39 @@ def _networks():
             classes = np.array([0, 3, 5, 12])
         name = f"{place}, {colour}, {kind}"
         yield name, Network(units, W, A, classes, shape, layer, views, {}, temperature)
+    for name, (colour, n_units, n_components, *tops) in STACKS.items():
+        activation, (layer, temperature), views, _ = next(cycle)
+        shape = SHAPES[colour]
+        images = images_of(shape, 30, seed=2)
+        units = patch_units(
+            "dense", shape, 5, window=3, grid=5, activation="two-sided", threshold=0.2,
+            contrast=0.01,
+        )  # fmt: skip
+        for top in tops:
+            W = units.init(images, rng).astype(np.float32)
+            below = learn_maps(
+                units, W, images, rng, window=2, epsilon=0.1, n_components=n_components
+            )
+            options = {"threshold": 0.1} if activation == "two-sided" else {}
+            units = units_on_maps(
+                patch_units("dense", below.shape, n_units, activation=activation, **top, **options),
+                below,
+            )
+        W = units.init(images, rng).astype(np.float32)
+        A = rng.standard_normal((n_units * units.n_cells + 1, 4)) / 3
+        yield name, Network(units, W, A, np.arange(4), shape, layer, views, {}, temperature)
+
+
+STACKS = {
+    "two layers, grey, folded": ("grey", 5, 20, {"window": 1, "grid": 2}),
+    "two layers, colour, projected": ("colour", 9, 3, {"window": 2, "grid": 2, "stride": 1}),
+    "two layers, grey, contrast": ("grey", 7, 4, {"window": 2, "grid": 1, "contrast": 0.05}),
+    "two layers, colour, larger windows": ("colour", 3, 9, {"window": 2, "grid": 1, "stride": 2}),
+    "three layers, grey, folded": (
+        "grey", 4, 8, {"window": 1, "grid": 3}, {"window": 1, "grid": 2},
+    ),
+}  # fmt: skip
+"""Colour, number of units, directions, and the units of each layer on maps."""
 
 
 def _few_windows(units, images, rng, n_windows):

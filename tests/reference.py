@@ -263,22 +263,29 @@ def folded_probabilities(folded, images):
 
 
 def _folded_outputs(folded, image):
-    n_rows, n_columns = folded.grid
-    phi = np.zeros((folded.n_sides, n_rows, n_columns, len(folded.bias)))
+    for layer in folded.layers:
+        phi = _folded_cells(layer, image)  # sides, rows, columns, units
+        image = np.moveaxis(phi, 3, 1).reshape(-1, *layer.grid)
+    return phi.ravel() @ folded.A + folded.constant
+
+
+def _folded_cells(layer, image):
+    n_rows, n_columns = layer.grid
+    phi = np.zeros((layer.n_sides, n_rows, n_columns, len(layer.bias)))
     for r in range(n_rows):
         for c in range(n_columns):
-            down = range(folded.bounds[0][r], folded.bounds[0][r + 1])
-            across = range(folded.bounds[1][c], folded.bounds[1][c + 1])
+            down = range(layer.bounds[0][r], layer.bounds[0][r + 1])
+            across = range(layer.bounds[1][c], layer.bounds[1][c + 1])
             for i in down:
                 for j in across:
-                    y, x = i * folded.stride, j * folded.stride
-                    P = image[:, y : y + folded.window[0], x : x + folded.window[1]].ravel()
-                    if folded.contrast is not None:
-                        P = (P - P.mean()) / np.sqrt(P.var() + folded.contrast)
-                    z = folded.filters.astype(np.float64) @ P + folded.bias
-                    values = _sides(folded.activation, folded.threshold, z)
+                    y, x = i * layer.stride, j * layer.stride
+                    P = image[:, y : y + layer.window[0], x : x + layer.window[1]].ravel()
+                    if layer.contrast is not None:
+                        P = (P - P.mean()) / np.sqrt(P.var() + layer.contrast)
+                    z = layer.filters.astype(np.float64) @ P + layer.bias
+                    values = _sides(layer.activation, layer.threshold, z)
                     phi[:, r, c] += np.array(values) / (len(down) * len(across))
-    return phi.ravel() @ folded.A + folded.constant
+    return phi
 
 
 def _sides(activation, threshold, z):
@@ -289,6 +296,7 @@ def _sides(activation, threshold, z):
             "logistic": lambda z: 1 / (1 + np.exp(-z)),
             "tanh": np.tanh,
             "rectifier": lambda z: np.maximum(z, 0),
+            "linear": lambda z: z,
         }[activation](z)
     ]
 

@@ -103,20 +103,29 @@ def numbers(source, name):
     return [number.strip() for number in entries.split(",") if number.strip()]
 
 
+def array(source, name):
+    """A constant array of the file, as numbers."""
+    return np.array([float(number.rstrip("f")) for number in numbers(source, name)])
+
+
 def from_bytes(source, network):
-    """Filters and linear weights that the bytes and scales of a file stand for."""
-    arrays = {
-        name: np.array([float(number.rstrip("f")) for number in numbers(source, name)])
-        for name in ("filters", "filter_scale", "linear", "linear_scale", "linear_step")
-    }
-    assert max(np.abs(arrays[name]).max() for name in ("filters", "linear")) == 127
-    h, k = len(network.W), len(network.classes)
-    scale = arrays["filter_scale"].reshape(-1, 1, 8)  # tiles of eight units
-    tiles = arrays["filters"].reshape(len(scale), -1, 8) * scale
-    F = tiles.swapaxes(1, 2).reshape(8 * len(scale), -1)
-    rows = arrays["linear_step"].reshape(-1, h) * arrays["linear_scale"][:, None]
-    assert not F[h:].any()
-    return F[:h], arrays["linear"].reshape(-1, k) * rows.reshape(-1, 1)
+    """The folded network that the bytes and scales of a file stand for."""
+    folded = fold(network)
+    layers = []
+    for number, layer in enumerate(folded.layers, 1):
+        suffix = "" if layer is folded.layers[-1] else f"_{number}"
+        filters, h = array(source, f"filters{suffix}"), len(layer.bias)
+        assert np.abs(filters).max() == 127
+        scale = array(source, f"filter_scale{suffix}").reshape(-1, 1, 8)  # tiles of eight units
+        tiles = filters.reshape(len(scale), -1, 8) * scale
+        F = tiles.swapaxes(1, 2).reshape(8 * len(scale), -1)
+        assert not F[h:].any()
+        layers.append(replace(layer, filters=F[:h]))
+    linear, scale, step = (array(source, f"linear{what}") for what in ("", "_scale", "_step"))
+    assert np.abs(linear).max() == 127
+    rows = step.reshape(-1, h) * scale[:, None]
+    A = linear.reshape(-1, len(network.classes)) * rows.reshape(-1, 1)
+    return replace(folded, layers=tuple(layers), A=A)
 
 
 def assert_same(program, network, images, atol=1e-5):
@@ -153,7 +162,9 @@ def test_the_networks_have_every_link_with_every_view():
 @needs_gcc
 @pytest.mark.parametrize("options", [["-O2"], ["-O3", "-march=native"]], ids=" ".join)
 def test_optimised_programs_compute_the_same(options, tmp_path):
-    names = ("whitened, colour, tensor", "windows, colour, quadratic")
+    names = (
+        "whitened, colour, tensor", "windows, colour, quadratic", "two layers, colour, projected",
+    )  # fmt: skip
     networks = [NETWORKS[name] for name in names]
     for made, network in zip(programs(networks, tmp_path, *options), networks, strict=True):
         assert_same(made, network, images_of(network.image_shape))
@@ -188,8 +199,7 @@ def test_weights_as_bytes(name, programs_of_bytes, tmp_path):
     assert error.mean() < 0.01
     assert np.mean(codes == network.predict_codes(images)) > 0.9
     # The program computes just what its bytes say.
-    F, A = from_bytes(program.source, network)
-    of_bytes = replace(fold(network), filters=F, A=A)
+    of_bytes = from_bytes(program.source, network)
     assert_allclose(found, folded_probabilities(of_bytes, images)[1], rtol=0, atol=1e-5)
 
 
@@ -204,10 +214,11 @@ def test_bytes_are_scaled_by_unit_and_by_row(tmp_path):
     A[2] = A[5:10] = 0
     network = replace(network, W=W, A=A)
     to_c(network, tmp_path / "network.c", int8=True)
-    F, A = from_bytes(tmp_path / "network.c", network)
+    of_bytes = from_bytes(tmp_path / "network.c", network)
+    F, A = of_bytes.layers[0].filters, of_bytes.A
     step = np.abs(W[:, :-1]).max(axis=1) / 127
     assert (np.abs(F - W[:, :-1]) <= 0.501 * step[:, None]).all()
-    A, exact = (array.reshape(network.units.n_cells, 5, -1) for array in (A, network.A[:-1]))
+    A, exact = (weights.reshape(network.units.n_cells, 5, -1) for weights in (A, network.A[:-1]))
     step = np.abs(exact).max(axis=2) / 127
     step += step.max(axis=1, keepdims=True) / 255  # a row's scale is a multiple of this
     assert (np.abs(A - exact) <= 0.501 * step[..., None]).all()
@@ -262,7 +273,10 @@ def test_labels_of_any_characters(tmp_path):
     assert program(network, tmp_path).labels == AWKWARD
 
 
-SEVERAL = ("whole image, colour, dense", "components, grey, dense", "whitened, colour, tensor")
+SEVERAL = (
+    "whole image, colour, dense", "two layers, grey, contrast", "whitened, colour, tensor",
+    "two layers, colour, projected",
+)  # fmt: skip
 MANY_IMAGES = """
 #include <stdint.h>
 #include <stdio.h>
@@ -284,7 +298,7 @@ int main(int n_arguments, char **arguments)
 
 
 @needs_gcc
-@pytest.mark.parametrize(("name", "views"), list(zip(SEVERAL, [*VIEWS, "flip"], strict=True)))
+@pytest.mark.parametrize(("name", "views"), list(zip(SEVERAL, 2 * VIEWS, strict=True)))
 def test_sanitizers_find_nothing(name, views, tmp_path):
     network, int8 = replace(NETWORKS[name], views=views), views != "flip"
     source, caller = tmp_path / "network.c", tmp_path / "caller.c"

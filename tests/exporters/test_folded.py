@@ -56,6 +56,6 @@ def test_units_of_ones_own_cannot_be_folded():
     network = NETWORKS["whole image, grey, dense"]
     own = Own("dense", network.image_shape, network.units.n_units)
     with pytest.raises(
-        TypeError, match=r"network must have one layer of units of this package .* got Own"
+        TypeError, match=r"network must have units of this package to be exported, got Own"
     ):
         fold(replace(network, units=own))

@@ -218,7 +218,7 @@ def test_the_file_says_what_it_is_and_holds_filters_once(tmp_path):
     lengths = [axis.dim_param or axis.dim_value for axis in images.type.tensor_type.shape.dim]
     assert "from 0 to 51" in images.doc_string
     assert (images.name, lengths) == ("images", ["N", 3, 9, 9])
-    assert len(content) < fold(network).filters.nbytes + network.A.nbytes + 6000
+    assert len(content) < fold(network).layers[0].filters.nbytes + network.A.nbytes + 6000
 
 
 def fail(*_, **__):

@@ -427,7 +427,7 @@ def test_two_layers_show_the_filters_of_the_first(few, tmp_path):
     below = run.network.units.below
     F = below.units.effective_filters(below.W)[0, :-1].reshape(3, 3)
     assert_allclose(png(shown[0]), 127.5 * (1 + F / np.abs(F).max()), atol=0.6)
-    assert "There is no canvas to draw on" in page.text("head")
+    assert "There is no canvas to draw on" not in page.text("head")
     assert "layer below" in page.text("run")
 
 

@@ -9,7 +9,7 @@ import reference
 from numpy.testing import assert_allclose, assert_array_equal
 from unit_checks import check_units
 
-from varpro_nn import Network, configure, to_c, train_network
+from varpro_nn import Network, configure, train_network
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.training.config import SubnetworkSettings
@@ -132,8 +132,6 @@ def test_a_network_of_two_layers(tmp_path, rng):
     fixed += below.units.centre.size + below.units.whitening.size
     assert network.n_parameters == fixed + 8 * 6 + (8 * 4 + 1) * 3
     assert f"{network.n_parameters:,}" in loaded.summary()
-    with pytest.raises(TypeError, match=r"must have one layer of units .*, got UnitsOnMaps"):
-        to_c(network, tmp_path / "model.c")
 
 
 def test_refused(images, rng):

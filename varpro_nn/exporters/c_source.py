@@ -1,7 +1,8 @@
 """A network as one C file: nothing but a C99 compiler is needed to run it.
 
-``templates/predict.c`` holds the program. Here it gets its constants; of the blocks between lines
-``//: names`` and ``//:`` it keeps those that the network needs.
+``templates/predict.c`` holds the program, ``templates/layer.c`` what it needs for each layer. Here
+they get their constants; of the blocks between lines ``//: names`` and ``//:`` they keep those that
+the network needs. Names of a layer below the last end in its number.
 """
 
 import re
@@ -16,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._io.atomic import write_atomically
-from varpro_nn.exporters.folded import FoldedNetwork, fold
+from varpro_nn.exporters.folded import LINEAR, FoldedLayer, FoldedNetwork, fold
 from varpro_nn.model.network import Network
 from varpro_nn.output.features import VIEWS
 
 _BLOCK = re.compile(r"^//: (.+)\n((?:.*\n)*?)//:\n", re.MULTILINE)
+_NAME = re.compile(r"^static [^;={]*?(\w+)(?:\[|\()", re.MULTILINE)
+_CONSTANT = re.compile(r"\b([A-Z][A-Z_]+) = ")
 _LANES = 8
 """Units of a tile: one or two vectors of most processors."""
 _MOST_PLACES = 8
@@ -60,111 +63,207 @@ def to_c(network: Network, path: str | Path, *, int8: bool = False) -> None:
 
 
 def _source(folded: FoldedNetwork, *, int8: bool) -> str:
-    used = {"int8" if int8 else "float32", folded.activation, folded.views, folded.link}
-    if folded.contrast is not None:
-        used.add("contrast")
-    template = (
-        resources.files("varpro_nn.exporters").joinpath("templates/predict.c").read_text("utf-8")
-    )
-    known = {name for names, _ in _BLOCK.findall(template) for name in names.split(", ")}
-    assert used <= known, f"predict.c knows nothing of {used - known}"
-    kept = _BLOCK.sub(lambda block: block[2] if used & set(block[1].split(", ")) else "", template)
-    arrays = _bytes(folded) if int8 else _singles(folded)
+    *below, last = folded.layers
+    suffixes = [*(f"_{number}" for number in range(1, len(folded.layers))), ""]
+    constants = [_constants(layer, int8=int8) for layer in folded.layers]
+    layers = [
+        _layer(layer, under, _text(arrays), suffix, int8=int8)
+        for layer, under, arrays, suffix in zip(
+            folded.layers, [None, *below], constants, suffixes, strict=True
+        )
+    ]
+    inputs = ["image", *(f"maps{suffix}" for suffix in suffixes[:-1])]
+    calls = [
+        f"{'':8}float {maps}[CELL_ROWS{suffix} * CELL_COLUMNS{suffix} * N_MAPS{suffix}];\n"
+        f"{'':8}make_maps{suffix}({taken}, {maps});\n"
+        for taken, maps, suffix in zip(inputs, inputs[1:], suffixes, strict=False)
+    ]
+    linear = _linear(folded, int8=int8)
+    arrays = [array for some in (*constants, linear) for array in some.values()]
     names = [_literal(str(name)) for name in folded.classes.tolist()]
-    return Template(kept).substitute(
-        _sizes(folded, int8=int8),
-        **{name: "\n".join(_initialiser(array)) for name, array in arrays.items()},
-        n_bytes=f"{sum(array.nbytes for array in arrays.values()):,}",
+    used = {_weight(int8=int8), folded.views, folded.link}
+    used.update(layer.activation for layer in folded.layers)
+    if last.contrast is not None:
+        used.add("contrast")
+    channels, rows, columns = folded.image_shape
+    return Template(_kept("predict.c", used)).substitute(
+        _text(linear),
+        image_shape=folded.image_shape,
+        channels=channels,
+        rows=rows,
+        columns=columns,
+        n_pixels=channels * rows * columns,
+        darkest=folded.byte_range[0],
+        lightest=folded.byte_range[1],
+        n_classes=len(names),
+        n_views=len(VIEWS[folded.views]),
+        lanes=_LANES,
+        units="\n".join(map(_described, folded.layers)),
+        n_bytes=f"{sum(array.nbytes for array in arrays):,}",
+        stack=f"{_stack(folded, int8=int8):,}",
         class_list="\n".join(f" *   {number}  {name}" for number, name in enumerate(names)),
         labels="\n".join(f"    {name}," for name in names),
+        layers="\n\n".join(layer.rstrip() for layer in layers),
+        maps="".join(calls),
+        input="float" if below else "uint8_t",
+        source=inputs[-1],
         weight="int8_t" if int8 else "float",
         precision="8-bit integers with scales, used in single precision" if int8
         else "single precision",
-        contrast=_number(max(np.float32(folded.contrast or 0), np.finfo(np.float32).tiny)),
-        threshold=_number(np.float32(folded.threshold)),
         temperature=repr(float(folded.temperature)),
     )  # fmt: skip
 
 
-def _sizes(folded: FoldedNetwork, *, int8: bool) -> dict[str, Any]:
-    channels, rows, columns = folded.image_shape
-    h, d = folded.filters.shape
-    k, tiles, places = len(folded.classes), ceil(h / _LANES), _n_places(folded)
-    floats = d * places + (folded.n_sides * tiles + places + d * int8) * _LANES + k
-    image = 0 if folded.views == "single" else channels * rows * columns
+def _layer(
+    layer: FoldedLayer,
+    under: FoldedLayer | None,
+    arrays: dict[str, str],
+    suffix: str,
+    *,
+    int8: bool,
+) -> str:
+    """Text of a layer on the layer ``under`` it; names end in ``suffix``, empty for the last."""
+    used = {_weight(int8=int8), layer.activation, "image" if under is None else "maps"}
+    if layer.contrast is not None:
+        used.add("contrast")
+    if suffix:
+        used |= {"below"} | {f"below-{name}" for name in used}
+    text = Template(_kept("layer.c", used)).substitute(
+        _sizes(layer, together=bool(suffix)),
+        **arrays,
+        **({} if under is None else _inputs(under)),
+        weight="int8_t" if int8 else "float",
+        input="uint8_t" if under is None else "float",
+    )
+    return _renamed(text, suffix) if suffix else text
+
+
+def _weight(*, int8: bool) -> str:
+    return "int8" if int8 else "float32"
+
+
+def _kept(template: str, used: set[str]) -> str:
+    """Text of a template without the blocks that are not used."""
+    path = resources.files("varpro_nn.exporters").joinpath(f"templates/{template}")
+    return _BLOCK.sub(
+        lambda block: block[2] if used & set(block[1].split(", ")) else "", path.read_text("utf-8")
+    )
+
+
+def _renamed(layer: str, suffix: str) -> str:
+    """Add the suffix to all names that the text of a layer defines for the file."""
+    names = set(_NAME.findall(layer)) | set(_CONSTANT.findall(layer))
+    return re.sub(rf"\b({'|'.join(sorted(names))})\b", rf"\1{suffix}", layer)
+
+
+def _described(layer: FoldedLayer) -> str:
+    h, (rows, columns) = len(layer.bias), layer.window
+    what = "Directions of a projection" if layer.activation == LINEAR else "Units"
+    places = f"{prod(layer.places)} places of a window of {rows} x {columns} pixels"
+    return f" * {what}: {h}, each at {places}."
+
+
+def _sizes(layer: FoldedLayer, *, together: bool) -> dict[str, Any]:
+    places = _n_places(layer, together=together)
+    of_rows, of_columns = (
+        np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)) for bounds in layer.bounds
+    )
     return {
-        "image_shape": folded.image_shape,
-        "channels": channels,
-        "rows": rows,
-        "columns": columns,
-        "n_pixels": channels * rows * columns,
-        "darkest": folded.byte_range[0],
-        "lightest": folded.byte_range[1],
-        "n_classes": k,
-        "n_views": len(VIEWS[folded.views]),
-        "n_sides": folded.n_sides,
-        "n_units": h,
-        "all_places": prod(int(bounds[-1]) for bounds in folded.bounds),
-        "cell_rows": folded.grid[0],
-        "cell_columns": folded.grid[1],
-        "row_bounds": ", ".join(map(str, folded.bounds[0].tolist())),
-        "column_bounds": ", ".join(map(str, folded.bounds[1].tolist())),
-        "window_rows": folded.window[0],
-        "window_columns": folded.window[1],
-        "window_pixels": d,
-        "stride": folded.stride,
-        "lanes": _LANES,
-        "tiles": tiles,
+        "n_sides": layer.n_sides,
+        "n_units": len(layer.bias),
+        "cell_rows": layer.grid[0],
+        "cell_columns": layer.grid[1],
+        "row_bounds": ", ".join(map(str, layer.bounds[0].tolist())),
+        "column_bounds": ", ".join(map(str, layer.bounds[1].tolist())),
+        "window_rows": layer.window[0],
+        "window_columns": layer.window[1],
+        "window_pixels": layer.filters.shape[1],
+        "stride": layer.stride,
+        "tiles": _n_tiles(layer),
         "places": places,
+        "all_places": prod(layer.places),
+        "place_columns": layer.places[1],
+        "cell_of_row": "\n".join(_initialiser(of_rows)),
+        "cell_of_column": "\n".join(_initialiser(of_columns)),
+        "contrast": _number(max(np.float32(layer.contrast or 0), np.finfo(np.float32).tiny)),
+        "threshold": _number(np.float32(layer.threshold)),
         # Scalars with names and no array: only these stay in registers with every compiler.
         "sums_start": ", ".join(f"z{i} = 0.0f" for i in range(places)),
         "sums_add": "\n".join(f"{'':12}z{i} += P[p * PLACES + {i}] * f;" for i in range(places)),
         "sums_store": "\n".join(f"{'':8}z[{i} * LANES + u] = z{i};" for i in range(places)),
-        "stack": f"{image + 4 * floats + 8 * k + 512:,}",
     }
 
 
-def _n_places(folded: FoldedNetwork) -> int:
-    """Choose how many places to work on at once."""
-    rows, columns = (np.diff(bounds) for bounds in folded.bounds)
-    cells = np.multiply.outer(rows, columns)
-    # A pixel costs a product for each place and about two for its weights; the last block of a
-    # cell has places that are not needed.
+def _inputs(below: FoldedLayer) -> dict[str, int]:
+    """Sizes of the maps that a layer takes."""
+    return {
+        "in_sides": below.n_sides,
+        "in_units": len(below.bias),
+        "in_columns": below.grid[1],
+        "in_maps": below.n_sides * _n_tiles(below) * _LANES,
+    }
+
+
+def _n_tiles(layer: FoldedLayer) -> int:
+    return ceil(len(layer.bias) / _LANES)
+
+
+def _stack(folded: FoldedNetwork, *, int8: bool) -> int:
+    """Bytes of the stack, about: the view, the maps of all layers, and the work of one of them."""
+    *below, last = folded.layers
+    image = 0 if folded.views == "single" else prod(folded.image_shape)
+    maps = sum(prod(layer.grid) * _inputs(layer)["in_maps"] for layer in below)
+    work = 0
+    for layer in folded.layers:
+        d, places = layer.filters.shape[1], _n_places(layer, together=layer is not last)
+        sums = layer.n_sides * _n_tiles(layer) if layer is last else 0
+        work = max(work, d * places + (sums + places + d * int8) * _LANES)
+    k = len(folded.classes)
+    return image + 4 * (maps + work + k) + 8 * k + 512
+
+
+def _n_places(layer: FoldedLayer, *, together: bool) -> int:
+    """Choose how many places to work on at once: of one cell, or of all ``together``."""
+    rows, columns = (np.diff(bounds) for bounds in layer.bounds)
+    cells = np.array(prod(layer.places)) if together else np.multiply.outer(rows, columns)
+    # A pixel costs a product for each place and about two for its weights; the last block has
+    # places that are not needed.
     cost = {n: np.ceil(cells / n).sum() * (n + 2) for n in range(1, _MOST_PLACES + 1)}
     return min(cost, key=cost.__getitem__)
 
 
-def _singles(folded: FoldedNetwork) -> dict[str, NDArray[Any]]:
-    """All constants by name, in single precision."""
-    padding = -len(folded.bias) % _LANES
-    return {
-        "filters": _tiled(np.pad(_float32(folded.filters), ((0, padding), (0, 0)))),
-        "bias": np.pad(_float32(folded.bias), (0, padding)),
-        "linear": _float32(folded.A),
-        "constant": _float32(folded.constant),
-    }
+def _constants(layer: FoldedLayer, *, int8: bool) -> dict[str, NDArray[Any]]:
+    """Name filters and bias, the filters in single precision or as bytes with their scales."""
+    padding = -len(layer.bias) % _LANES
+    filters = _tiled(np.pad(_float32(layer.filters), ((0, padding), (0, 0))))
+    bias = {"bias": np.pad(_float32(layer.bias), (0, padding))}
+    if not int8:
+        return {"filters": filters, **bias}
+    scale = _scale(np.abs(filters).max(axis=1, keepdims=True) / 127)  # of (tiles, d, lanes)
+    return {"filters": _rounded(filters / scale), "filter_scale": scale, **bias}
 
 
-def _bytes(folded: FoldedNetwork) -> dict[str, NDArray[Any]]:
-    """All constants by name, weights as bytes and their scales."""
-    singles = _singles(folded)
-    h, k = len(folded.bias), len(folded.classes)
-    filters = singles["filters"]  # (tiles, d, lanes)
-    filter_scale = _scale(np.abs(filters).max(axis=1, keepdims=True) / 127)
-    linear = singles["linear"].reshape(-1, h, k)
+def _linear(folded: FoldedNetwork, *, int8: bool) -> dict[str, NDArray[Any]]:
+    """Name linear weights and constant, the weights in single precision or as bytes."""
+    single = {"linear": _float32(folded.A), "constant": _float32(folded.constant)}
+    if not int8:
+        return single
+    linear = single["linear"].reshape(-1, len(folded.layers[-1].bias), len(folded.classes))
     # Rows differ: a scale for each class, or each cell and class, loses three times as much. But a
     # float for each row is much beside k bytes, so it is a byte times the scale of the cell.
     largest = np.abs(linear).max(axis=2, keepdims=True) / 127
     linear_scale = _scale(largest.max(axis=1, keepdims=True) / 255)
     step = np.ceil(largest / linear_scale).clip(1, 255).astype(np.uint8)
     return {
-        **singles,
-        "filters": _rounded(filters / filter_scale),
-        "filter_scale": filter_scale,
+        **single,
         "linear": _rounded(linear / (linear_scale * step)),
         "linear_scale": linear_scale,
         "linear_step": step,
     }
+
+
+def _text(arrays: dict[str, NDArray[Any]]) -> dict[str, str]:
+    return {name: "\n".join(_initialiser(array)) for name, array in arrays.items()}
 
 
 def _tiled(filters: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,8 +1,9 @@
 r"""A trained network as the few plain arrays that a program in another language needs.
 
 All linear steps are folded: the vectors of a unit and the whitening into one filter a unit, so
-every kind of unit is the same computation. For each image (``channels, rows, columns``), each
-view of it (itself, or itself and its mirror image), and each place of the window:
+every kind of unit is the same computation. A network is a list of layers. Each takes images
+(``channels, rows, columns``), the first one the image itself or its mirror image. At each place of
+its window:
 
 1.  take the window's pixels ``P``, channel by channel, row by row; if ``contrast`` is not None,
     ``P = (P - mean(P)) / sqrt(var(P) + contrast)``;
@@ -10,10 +11,17 @@ view of it (itself, or itself and its mirror image), and each place of the windo
     sides of ``two-sided``);
 3.  take the mean over the places of each cell: column ``(side, row of cells, column of cells, h)``.
 
-Outputs are ``A' phi + constant``, the mean of them over the views, and probabilities follow from
-``link``. A unit that sees the whole image is a window of the image's size with one place.
+These means are the maps that the next layer takes: channel ``(side, h)``, cells as pixels. Outputs
+are ``A' phi + constant`` of the columns of the last layer, the mean of them over the views, and
+probabilities follow from ``link``. A unit that sees the whole image is a window of the image's size
+with one place.
+
+The projection of the maps on their leading directions is folded into the filters of the layer on
+it, or is a layer with the activation ``linear`` and a cell for each place. The choice is what takes
+fewer products.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -26,16 +34,20 @@ from varpro_nn.data.preparation import Preparation
 from varpro_nn.model.network import Network
 from varpro_nn.units import PatchUnits, WholeImageUnits
 from varpro_nn.units.activations import sides
+from varpro_nn.units.maps import Maps, UnitsOnMaps
+
+LINEAR = "linear"
+"""Activation of a projection: none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FoldedNetwork:
-    """What a network computes, without how it came about.
+class FoldedLayer:
+    """What a layer computes.
 
     Attributes
     ----------
     image_shape : tuple of int
-        (channels, rows, columns); one channel for grey images.
+        (channels, rows, columns) of what it takes; one channel for grey images.
     window : tuple of int
         Rows and columns of a window, which spans all channels.
     stride : int
@@ -44,19 +56,9 @@ class FoldedNetwork:
     filters : ndarray of float32, shape (h, channels * window rows * window columns)
     bias : ndarray of float32, shape (h,)
     contrast : float or None
-    activation : {"logistic", "tanh", "rectifier", "two-sided"}
+    activation : {"logistic", "tanh", "rectifier", "two-sided", "linear"}
     threshold : float
         Of the two-sided activation: ``max(0, z - threshold)`` and ``max(0, -z - threshold)``.
-    A : ndarray of float64, shape (sides * cells * h, k)
-    constant : ndarray of float64, shape (k,)
-    views : {"single", "flip"}
-    link : {"softmax", "clip"}
-        Softmax of the outputs divided by ``temperature``; or outputs below 0 set to 0 and the
-        rest scaled to sum 1 (all equal, if none is positive).
-    temperature : float
-    classes : ndarray, shape (k,)
-    preparation : Preparation
-        How a picture becomes an image like those of training.
     """
 
     image_shape: tuple[int, int, int]
@@ -68,6 +70,44 @@ class FoldedNetwork:
     contrast: float | None
     activation: str
     threshold: float
+
+    @property
+    def n_sides(self) -> int:
+        """Columns that a unit makes of a cell: 1, or 2."""
+        return 1 if self.activation == LINEAR else len(sides(self.activation))
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Places of the window along rows and columns."""
+        return int(self.bounds[0][-1]), int(self.bounds[1][-1])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of cells."""
+        return len(self.bounds[0]) - 1, len(self.bounds[1]) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldedNetwork:
+    """What a network computes, without how it came about.
+
+    Attributes
+    ----------
+    layers : tuple of FoldedLayer
+        From the image to the columns of the output layer.
+    A : ndarray of float64, shape (sides * cells * h of the last layer, k)
+    constant : ndarray of float64, shape (k,)
+    views : {"single", "flip"}
+    link : {"softmax", "clip"}
+        Softmax of the outputs divided by ``temperature``; or outputs below 0 set to 0 and the
+        rest scaled to sum 1 (all equal, if none is positive).
+    temperature : float
+    classes : ndarray, shape (k,)
+    preparation : Preparation
+        How a picture becomes an image like those of training.
+    """
+
+    layers: tuple[FoldedLayer, ...]
     A: FloatArray
     constant: FloatArray
     views: str
@@ -75,6 +115,11 @@ class FoldedNetwork:
     temperature: float
     classes: NDArray[Any]
     preparation: Preparation
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, rows, columns) of an image."""
+        return self.layers[0].image_shape
 
     @property
     def byte_range(self) -> tuple[int, int]:
@@ -85,16 +130,6 @@ class FoldedNetwork:
         low, high = np.clip([255 * reached.low, 255 * reached.high], 0, 255)
         return round(low), round(high)
 
-    @property
-    def n_sides(self) -> int:
-        """Columns that a unit makes of a cell: 1, or 2."""
-        return len(sides(self.activation))
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of cells."""
-        return len(self.bounds[0]) - 1, len(self.bounds[1]) - 1
-
 
 def fold(network: Network) -> FoldedNetwork:
     """Fold a network.
@@ -102,20 +137,18 @@ def fold(network: Network) -> FoldedNetwork:
     Raises
     ------
     TypeError
-        It has units of your own class or more than one layer, its images have other than two or
-        three axes, or it does regression.
+        It has units of your own class, its images have other than two or three axes, or it does
+        regression.
     ValueError
         It was trained on other intensities than bytes divided by 255.
     """
-    units = network.units
-    # A subclass may compute something else.
-    if type(units) not in (WholeImageUnits, PatchUnits) or len(network.image_shape) not in (2, 3):
+    if len(network.image_shape) not in (2, 3):
         msg = (
-            "network must have one layer of units of this package on images of two or three axes, "
-            f"got {type(units).__name__} on {network.image_shape}; others cannot be exported."
+            "network must take images of two or three axes to be exported, "
+            f"got {network.image_shape}."
         )
         raise TypeError(msg)
-    assert isinstance(units, WholeImageUnits | PatchUnits)
+    layers = tuple(_layers(network.units, network.W))
     if not network.preparation.takes_bytes:
         reached = network.preparation.intensities
         assert reached is not None
@@ -127,26 +160,9 @@ def fold(network: Network) -> FoldedNetwork:
     if network.training.get("regression"):
         msg = "network must be a classifier: one that gives numbers cannot be exported."
         raise TypeError(msg)
-    rows, columns = network.image_shape[-2:]
-    channels = prod(network.image_shape[:-2])
-    window, stride = (rows, columns), 1
-    bounds = np.array([0, 1]), np.array([0, 1])
-    contrast = None
-    if isinstance(units, PatchUnits):
-        window, stride, contrast = (units.window, units.window), units.stride, units.contrast
-        bounds = units.windows.bounds(0), units.windows.bounds(1)
-    filters = units.effective_filters(network.W)
     clipped = network.output_layer == "ridge" and network.temperature is None
     return FoldedNetwork(
-        image_shape=(channels, rows, columns),
-        window=window,
-        stride=stride,
-        bounds=bounds,
-        filters=np.ascontiguousarray(filters[:, :-1], dtype=np.float32),
-        bias=np.ascontiguousarray(filters[:, -1], dtype=np.float32),
-        contrast=contrast,
-        activation=units.activation,
-        threshold=units.threshold,
+        layers=layers,
         A=network.A[:-1],
         constant=network.A[-1],
         views=network.views,
@@ -155,3 +171,95 @@ def fold(network: Network) -> FoldedNetwork:
         classes=network.classes,
         preparation=network.preparation,
     )
+
+
+def _layers(units: Any, W: NDArray[Any]) -> Iterator[FoldedLayer]:
+    """Fold the layers of units, the lowest first."""
+    # A subclass may compute something else.
+    if type(units) is UnitsOnMaps:
+        below = units.below
+        yield from _layers(below.units, below.W)
+        top = _layer(units.units, W)
+        projection = _projection(below)
+        together = _composed(top, projection) if top.contrast is None else None
+        if together is not None and _n_products(together) <= _n_products(top, projection):
+            yield together
+        else:
+            yield projection
+            yield top
+    elif type(units) in (WholeImageUnits, PatchUnits):
+        yield _layer(units, W)
+    else:
+        msg = f"network must have units of this package to be exported, got {type(units).__name__}."
+        raise TypeError(msg)
+
+
+def _layer(units: WholeImageUnits | PatchUnits, W: NDArray[Any]) -> FoldedLayer:
+    rows, columns = units.image_shape[-2:]
+    window, stride = (rows, columns), 1
+    bounds = np.array([0, 1]), np.array([0, 1])
+    contrast = None
+    if isinstance(units, PatchUnits):
+        window, stride, contrast = (units.window, units.window), units.stride, units.contrast
+        bounds = units.windows.bounds(0), units.windows.bounds(1)
+    filters = units.effective_filters(W)
+    return FoldedLayer(
+        image_shape=(prod(units.image_shape[:-2]), rows, columns),
+        window=window,
+        stride=stride,
+        bounds=bounds,
+        filters=np.ascontiguousarray(filters[:, :-1], dtype=np.float32),
+        bias=np.ascontiguousarray(filters[:, -1], dtype=np.float32),
+        contrast=contrast,
+        activation=units.activation,
+        threshold=units.threshold,
+    )
+
+
+def _projection(below: Maps) -> FoldedLayer:
+    """Make a layer of the projection: each place is a cell."""
+    channels, rows, columns = below.windows.image_shape
+    n_rows, n_columns = below.windows.places
+    return FoldedLayer(
+        image_shape=(channels, rows, columns),
+        window=(below.window, below.window),
+        stride=1,
+        bounds=(np.arange(n_rows + 1), np.arange(n_columns + 1)),
+        filters=np.ascontiguousarray(below.whitening, dtype=np.float32),
+        bias=(-below.whitening @ below.centre).astype(np.float32),
+        contrast=None,
+        activation=LINEAR,
+        threshold=0.0,
+    )
+
+
+def _composed(top: FoldedLayer, projection: FoldedLayer) -> FoldedLayer:
+    """Fold a projection into the filters on it: windows of windows are larger windows."""
+    channels = projection.image_shape[0]
+    inner, outer = projection.window[0], top.window
+    d = len(projection.bias)
+    of_maps = projection.filters.astype(np.float64).reshape(d, channels, inner, inner)
+    F = top.filters.astype(np.float64).reshape(-1, d, *outer)
+    window = (outer[0] + inner - 1, outer[1] + inner - 1)
+    filters = np.zeros((len(F), channels, *window))
+    for y in range(outer[0]):
+        for x in range(outer[1]):
+            part = np.tensordot(F[:, :, y, x], of_maps, axes=1)
+            filters[:, :, y : y + inner, x : x + inner] += part
+    bias = top.bias + F.sum(axis=(2, 3)) @ projection.bias
+    return FoldedLayer(
+        image_shape=projection.image_shape,
+        window=window,
+        stride=top.stride,
+        bounds=top.bounds,
+        filters=filters.reshape(len(F), -1).astype(np.float32),
+        bias=bias.astype(np.float32),
+        contrast=None,
+        activation=top.activation,
+        threshold=top.threshold,
+    )
+
+
+def _n_products(*layers: FoldedLayer) -> int:
+    """Count the products of an image."""
+    return sum(prod(layer.places) * layer.filters.size for layer in layers)

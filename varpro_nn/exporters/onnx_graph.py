@@ -22,7 +22,7 @@ from varpro_nn._typing import FloatArray
 from varpro_nn._version import __version__
 from varpro_nn.data.labels import check_text
 from varpro_nn.errors import VarProError
-from varpro_nn.exporters.folded import FoldedNetwork, fold
+from varpro_nn.exporters.folded import LINEAR, FoldedLayer, FoldedNetwork, fold
 from varpro_nn.model.network import Network
 from varpro_nn.units.patches import FAINT_CONTRAST
 
@@ -77,7 +77,7 @@ def to_onnx(network: Network, path: str | Path) -> None:
         msg = "onnx is needed to write an ONNX file: pip install 'varpro-nn[onnx]'"
         raise VarProError(msg) from error
     folded = fold(network)
-    n_bytes = folded.filters.nbytes + folded.A.nbytes
+    n_bytes = sum(layer.filters.nbytes for layer in folded.layers) + folded.A.nbytes
     if n_bytes > MAX_BYTES:
         msg = f"{path}: the arrays have {n_bytes} bytes, more than the {MAX_BYTES} of ONNX files."
         raise ValueError(msg)
@@ -154,16 +154,16 @@ def _model(onnx: Any, folded: FoldedNetwork, image_shape: tuple[int, ...]) -> An
     return model
 
 
-def _whole(folded: FoldedNetwork) -> bool:
+def _whole(layer: FoldedLayer) -> bool:
     """Whether there is one window, the image, of which nothing is taken out."""
-    return folded.window == folded.image_shape[1:] and folded.contrast is None
+    return layer.window == layer.image_shape[1:] and layer.contrast is None
 
 
 def _views(graph: _Graph, folded: FoldedNetwork) -> list[str]:
     """Make the images to look at."""
     images = graph.add("Reshape", "images", graph.indices(-1, *folded.image_shape))
     images = graph.add("Cast", images, to=graph.onnx.TensorProto.FLOAT)
-    if folded.contrast is None:
+    if folded.layers[0].contrast is None:
         images = graph.add("Mul", images, graph.array("scale", 1 / 255))
     else:
         # Contrast has no scale. Whole numbers about 0: their sums, below, are exact.
@@ -176,89 +176,119 @@ def _views(graph: _Graph, folded: FoldedNetwork) -> list[str]:
 
 
 def _features(graph: _Graph, folded: FoldedNetwork, images: str) -> str:
-    """Pooled activations (n, sides * h * cells) of images (n, channels, rows, columns)."""
-    h, channels = len(folded.bias), folded.image_shape[0]
+    """Columns (n, sides * h * cells) of the last layer, of images (n, channels, rows, columns)."""
+    *below, last = folded.layers
+    scale = 255  # of the bytes; maps are as they are
+    for number, layer in enumerate(below, 1):
+        shape = graph.indices(0, 0, *layer.grid)
+        cells = _cells(graph, layer, images, scale, f"_{number}")
+        images = _joined(graph, [graph.add("Reshape", values, shape) for values in cells])
+        scale = 1
+    cells = _cells(graph, last, images, scale, "")
+    if not _whole(last):
+        cells = [graph.add("Flatten", values) for values in cells]
+    return _joined(graph, cells)
+
+
+def _cells(graph: _Graph, layer: FoldedLayer, images: str, scale: int, suffix: str) -> list[str]:
+    """Means over the cells, (n, h, cells) or with these in rows and columns, for each side.
+
+    ``suffix`` tells the arrays of a layer from those of others.
+    """
+    h, channels = len(layer.bias), layer.image_shape[0]
     bias: ArrayLike = 0.0  # what is still to be added to z
-    if _whole(folded):
+    if _whole(layer):
         pixels = graph.add("Flatten", images)
-        filters = graph.array("filters", folded.filters)
-        z = graph.add("Gemm", pixels, filters, graph.array("bias", folded.bias), transB=1)
-        return _joined(graph, _activated(graph, folded, z, bias))
-    shape = (h, channels, *folded.window)
+        filters = graph.array(f"filters{suffix}", layer.filters)
+        of_units = graph.array(f"bias{suffix}", layer.bias)
+        z = graph.add("Gemm", pixels, filters, of_units, transB=1)
+        return _activated(graph, layer, z, bias, suffix)
+    shape = (h, channels, *layer.window)
     options: dict[str, Any] = {
-        "kernel_shape": folded.window,
-        "strides": (folded.stride, folded.stride),
+        "kernel_shape": layer.window,
+        "strides": (layer.stride, layer.stride),
     }
-    if folded.contrast is None:
-        filters = graph.array("filters", folded.filters.reshape(shape))
-        z = graph.add("Conv", images, filters, graph.array("bias", folded.bias), **options)
+    if layer.contrast is None:
+        filters = graph.array(f"filters{suffix}", layer.filters.reshape(shape))
+        of_units = graph.array(f"bias{suffix}", layer.bias)
+        z = graph.add("Conv", images, filters, of_units, **options)
     else:
-        exact = folded.filters.astype(np.float64)
-        filters = graph.array("filters", (exact - exact.mean(axis=1, keepdims=True)).reshape(shape))
-        z = graph.add("Conv", images, filters, **options)
-        z = graph.add("Mul", z, _factor(graph, folded, images, options))
-        bias = folded.bias[:, None, None]
-    pooling = graph.array("pooling", _pooling(folded))
-    pooled = []
-    for values in _activated(graph, folded, z, bias):
-        places = graph.add("Reshape", values, graph.indices(0, 0, -1))
-        pooled.append(graph.add("Flatten", graph.add("MatMul", places, pooling)))
-    return _joined(graph, pooled)
+        exact = layer.filters.astype(np.float64)
+        centred = (exact - exact.mean(axis=1, keepdims=True)).reshape(shape)
+        z = graph.add("Conv", images, graph.array(f"filters{suffix}", centred), **options)
+        z = graph.add("Mul", z, _factor(graph, layer, images, scale, options, suffix))
+        bias = layer.bias[:, None, None]
+    activated = _activated(graph, layer, z, bias, suffix)
+    if layer.grid == layer.places:
+        return activated
+    pooling = graph.array(f"pooling{suffix}", _pooling(layer))
+    return [
+        graph.add("MatMul", graph.add("Reshape", values, graph.indices(0, 0, -1)), pooling)
+        for values in activated
+    ]
 
 
 def _joined(graph: _Graph, columns: list[str]) -> str:
     return graph.add("Concat", *columns, axis=1) if len(columns) > 1 else columns[0]
 
 
-def _factor(graph: _Graph, folded: FoldedNetwork, images: str, options: dict[str, Any]) -> str:
+def _factor(
+    graph: _Graph, layer: FoldedLayer, images: str, scale: int, options: dict[str, Any], suffix: str
+) -> str:
     """Make ``1 / sqrt(var + contrast)`` of each place, (n, 1, rows, columns of places)."""
-    assert folded.contrast is not None
+    assert layer.contrast is not None
     double = graph.onnx.TensorProto.DOUBLE
-    ones = graph.array("ones", np.ones((1, 1, *folded.window)))
+    ones = graph.array(f"ones{suffix}", np.ones((1, 1, *layer.window)))
     sums = []
     for values in (images, graph.add("Mul", images, images)):
         over_channels = graph.add("ReduceSum", values, graph.indices(1), keepdims=1)
         sums.append(graph.add("Cast", graph.add("Conv", over_channels, ones, **options), to=double))
-    # For windows of up to 1,024 numbers the sums are whole numbers of at most 2 ** 24, exact in
+    # For windows of up to 1,024 bytes the sums are whole numbers of at most 2 ** 24, exact in
     # single precision. In the difference most of them may cancel: it is taken in double precision.
-    d = folded.filters.shape[1]
-    squares = graph.add("Mul", sums[1], graph.array("n_pixels", d, np.float64))
+    d = layer.filters.shape[1]
+    n_pixels = graph.array(f"n_pixels{suffix}", d, np.float64)
+    n_squared = graph.array(f"n_pixels_squared{suffix}", d * d, np.float64)
+    squares = graph.add("Mul", sums[1], n_pixels)
     spread = graph.add("Sub", squares, graph.add("Mul", sums[0], sums[0]))
-    variance = graph.add("Div", spread, graph.array("n_pixels_squared", d * d, np.float64))
-    contrast = graph.array("contrast", folded.contrast * 255**2, np.float64)
+    variance = graph.add("Div", spread, n_squared)
+    contrast = graph.array(f"contrast{suffix}", layer.contrast * scale**2, np.float64)
     root = graph.add("Sqrt", graph.add("Add", variance, contrast))
     factor = graph.add("Reciprocal", root)
-    if folded.contrast < FAINT_CONTRAST:
+    if layer.contrast < FAINT_CONTRAST:
         # Filters of mean 0 leave rounding of a flat window, which is not to be made large.
         zero = graph.array("number_0", 0, np.float64)
         factor = graph.add("Where", graph.add("Greater", spread, zero), factor, zero)
     return graph.add("Cast", factor, to=graph.onnx.TensorProto.FLOAT)
 
 
-def _activated(graph: _Graph, folded: FoldedNetwork, z: str, bias: ArrayLike) -> list[str]:
+def _activated(
+    graph: _Graph, layer: FoldedLayer, z: str, bias: ArrayLike, suffix: str
+) -> list[str]:
     """Add the activation of ``z + bias``, an array for each side."""
     bias = np.asarray(bias, dtype=np.float32)
-    if folded.activation == "two-sided":
-        above = graph.add("Add", z, graph.array("above", bias - folded.threshold))
-        below = graph.add("Sub", graph.array("below", -bias - folded.threshold), z)
-        return [graph.add("Relu", above), graph.add("Relu", below)]
+    if layer.activation == "two-sided":
+        above = graph.array(f"above{suffix}", bias - layer.threshold)
+        below = graph.array(f"below{suffix}", -bias - layer.threshold)
+        sides = graph.add("Add", z, above), graph.add("Sub", below, z)
+        return [graph.add("Relu", side) for side in sides]
     if bias.any():
-        z = graph.add("Add", z, graph.array("bias", bias))
-    return [graph.add(_ACTIVATIONS[folded.activation], z)]
+        z = graph.add("Add", z, graph.array(f"bias{suffix}", bias))
+    return [z if layer.activation == LINEAR else graph.add(_ACTIVATIONS[layer.activation], z)]
 
 
-def _pooling(folded: FoldedNetwork) -> FloatArray:
+def _pooling(layer: FoldedLayer) -> FloatArray:
     """Weights (places, cells) of the means over cells."""
-    rows, columns = (np.diff(bounds) for bounds in folded.bounds)
+    rows, columns = (np.diff(bounds) for bounds in layer.bounds)
     down, across = (np.repeat(np.diag(1 / n), n, axis=0) for n in (rows, columns))
     means: FloatArray = np.einsum("ya,xb->yxab", down, across)
-    return means.reshape(-1, prod(folded.grid))
+    return means.reshape(-1, prod(layer.grid))
 
 
 def _weights(graph: _Graph, folded: FoldedNetwork) -> str:
     """Linear weights in the order of the features here: side, unit, cell."""
-    h, k = len(folded.bias), len(folded.classes)
-    A = folded.A.reshape(folded.n_sides, -1, h, k).swapaxes(1, 2)
+    last = folded.layers[-1]
+    h, k = len(last.bias), len(folded.classes)
+    A = folded.A.reshape(last.n_sides, -1, h, k).swapaxes(1, 2)
     return graph.array("A", A.reshape(-1, k), np.float64)
 
 

@@ -137,14 +137,20 @@ def plain_values(folded: FoldedNetwork) -> dict[str, Any]:
     """Plain values for ``templates/predict.js``, big arrays as base64 of little-endian float32."""
     return {
         "image_shape": list(folded.image_shape),
-        "window": list(folded.window),
-        "stride": folded.stride,
-        "bounds": [bounds.tolist() for bounds in folded.bounds],
-        "filters": _base64(folded.filters),
-        "bias": _base64(folded.bias),
-        "contrast": folded.contrast,
-        "activation": folded.activation,
-        "threshold": folded.threshold,
+        "layers": [
+            {
+                "image_shape": list(layer.image_shape),
+                "window": list(layer.window),
+                "stride": layer.stride,
+                "bounds": [bounds.tolist() for bounds in layer.bounds],
+                "filters": _base64(layer.filters),
+                "bias": _base64(layer.bias),
+                "contrast": layer.contrast,
+                "activation": layer.activation,
+                "threshold": layer.threshold,
+            }
+            for layer in folded.layers
+        ],
         "A": _base64(folded.A),
         "constant": folded.constant.tolist(),
         "views": folded.views,

@@ -11,7 +11,7 @@
  * probabilities: room for $n_classes numbers.
  * Returns the number of the most probable class, a position in varpro_labels.
  *
- * Units: $n_units, each at $all_places places of a window of $window_rows x $window_columns pixels.
+$units
  * Weights: $precision.
  * Constants: $n_bytes bytes, and the labels. Stack: about $stack bytes.
  *
@@ -44,36 +44,26 @@ $labels
 
 enum {
     N_VIEWS = $n_views,
-    N_SIDES = $n_sides,
-    N_UNITS = $n_units,
-    CELL_ROWS = $cell_rows,
-    CELL_COLUMNS = $cell_columns,
-    WINDOW_ROWS = $window_rows,
-    WINDOW_COLUMNS = $window_columns,
-    WINDOW_PIXELS = $window_pixels,
-    STRIDE = $stride,
-    /* Worked on at once: places of a window, units of a tile. */
-    PLACES = $places,
-    LANES = $lanes,
-    TILES = $tiles
+    LANES = $lanes /* units that are worked on at once */
 };
 
-/* First place of each cell, then the number of places. */
-static const int row_bounds[CELL_ROWS + 1] = {$row_bounds};
-static const int column_bounds[CELL_COLUMNS + 1] = {$column_bounds};
+//: logistic, tanh
+/* The hyperbolic tangent, a quotient of polynomials: 4e-7 off at most, and unlike that of <math.h>
+ * compilers make vectors of it. From 9 on the tangent is 1 in single precision. */
+static float tangent(float x)
+{
+    x = x < -9.0f ? -9.0f : x;
+    x = x > 9.0f ? 9.0f : x;
+    float t = x * x;
+    float above = 1.33545548e-8f * t + 2.06089953e-5f;
+    above = (above * t + 3.49558238e-3f) * t + 0.133810207f;
+    float below = 7.77651223e-7f * t + 3.28562601e-4f;
+    below = (below * t + 2.58769598e-2f) * t + 0.467143357f;
+    return x * (above * t + 1.0f) / (below * t + 1.0f);
+}
 
-/* By tile, pixel of the window, unit of the tile; units that fill the last tile are 0. */
-static const $weight filters[TILES * WINDOW_PIXELS * LANES] = {
-$filters
-};
-//: int8
-static const float filter_scale[TILES * LANES] = {
-$filter_scale
-};
 //:
-static const float bias[TILES * LANES] = {
-$bias
-};
+$layers
 
 /* By side, cell, unit, class. */
 static const $weight linear[N_SIDES * CELL_ROWS * CELL_COLUMNS * N_UNITS * VARPRO_N_CLASSES] = {
@@ -107,121 +97,8 @@ static void make_view(const uint8_t *pixels, int view, uint8_t *image)
 }
 
 //:
-/* The pixels of a window as intensities, one column of P. */
-static void take_window(const uint8_t *image, int top, int left, float *P)
-{
-    for (int c = 0; c < VARPRO_N_CHANNELS; c++) {
-        for (int y = 0; y < WINDOW_ROWS; y++) {
-            const uint8_t *from =
-                image + (c * VARPRO_N_ROWS + top + y) * VARPRO_N_COLUMNS + left;
-            for (int x = 0; x < WINDOW_COLUMNS; x++) {
-                *P = (float)from[x] * (1.0f / 255.0f);
-                P += PLACES;
-            }
-        }
-    }
-}
-
-//: contrast
-/* Take mean and contrast out of each column of P. */
-static void normalise(float *P)
-{
-    float mean[PLACES] = {0}, variance[PLACES] = {0}, deviation[PLACES], first[PLACES];
-    for (int i = 0; i < PLACES; i++) {
-        first[i] = P[i];
-    }
-    for (int p = 0; p < WINDOW_PIXELS; p++) {
-        for (int i = 0; i < PLACES; i++) {
-            P[p * PLACES + i] -= first[i]; /* all of a flat window is 0, without rounding */
-            mean[i] += P[p * PLACES + i];
-        }
-    }
-    for (int i = 0; i < PLACES; i++) {
-        mean[i] /= (float)WINDOW_PIXELS;
-    }
-    for (int p = 0; p < WINDOW_PIXELS; p++) {
-        for (int i = 0; i < PLACES; i++) {
-            P[p * PLACES + i] -= mean[i];
-            variance[i] += P[p * PLACES + i] * P[p * PLACES + i];
-        }
-    }
-    for (int i = 0; i < PLACES; i++) {
-        deviation[i] = sqrtf(variance[i] / (float)WINDOW_PIXELS + $contrast);
-    }
-    for (int p = 0; p < WINDOW_PIXELS; p++) {
-        for (int i = 0; i < PLACES; i++) {
-            P[p * PLACES + i] /= deviation[i];
-        }
-    }
-}
-
-//:
-//: logistic, tanh
-/* The hyperbolic tangent, a quotient of polynomials: 4e-7 off at most, and unlike that of <math.h>
- * compilers make vectors of it. From 9 on the tangent is 1 in single precision. */
-static float tangent(float x)
-{
-    x = x < -9.0f ? -9.0f : x;
-    x = x > 9.0f ? 9.0f : x;
-    float t = x * x;
-    float above = 1.33545548e-8f * t + 2.06089953e-5f;
-    above = (above * t + 3.49558238e-3f) * t + 0.133810207f;
-    float below = 7.77651223e-7f * t + 3.28562601e-4f;
-    below = (below * t + 2.58769598e-2f) * t + 0.467143357f;
-    return x * (above * t + 1.0f) / (below * t + 1.0f);
-}
-
-//:
-//: int8
-/* The filters of a tile as floats. */
-static void scale_filters(int tile, float *restrict F)
-{
-    for (int p = 0; p < WINDOW_PIXELS; p++) {
-        for (int u = 0; u < LANES; u++) {
-            float f = (float)filters[(tile * WINDOW_PIXELS + p) * LANES + u];
-            F[p * LANES + u] = f * filter_scale[tile * LANES + u];
-        }
-    }
-}
-
-//:
-/* Products of the filters F of a tile with all columns of P. Compilers turn the loop over units
- * into vectors, one sum for each place in a register. */
-static void respond(const float *restrict P, const float *restrict F, float *restrict z)
-{
-    for (int u = 0; u < LANES; u++) {
-        float $sums_start;
-        for (int p = 0; p < WINDOW_PIXELS; p++) {
-            float f = F[p * LANES + u];
-$sums_add
-        }
-$sums_store
-    }
-}
-
-/* Add the activations of one place to the sums of a tile. */
-static void add_activations(const float *z, float *sums)
-{
-    for (int u = 0; u < LANES; u++) {
-//: logistic
-        sums[u] += 0.5f * tangent(0.5f * z[u]) + 0.5f;
-//:
-//: tanh
-        sums[u] += tangent(z[u]);
-//:
-//: rectifier
-        sums[u] += z[u] > 0.0f ? z[u] : 0.0f;
-//:
-//: two-sided
-        float above = z[u] - $threshold, below = -z[u] - $threshold;
-        sums[u] += above > 0.0f ? above : 0.0f;
-        sums[TILES * LANES + u] += below > 0.0f ? below : 0.0f;
-//:
-    }
-}
-
 /* Add the part of one cell to the outputs. */
-static void add_cell(const uint8_t *image, int cell_row, int cell_column, double *outputs)
+static void add_cell(const $input *image, int cell_row, int cell_column, double *outputs)
 {
     float sums[N_SIDES * TILES * LANES] = {0}, P[WINDOW_PIXELS * PLACES];
     int top = row_bounds[cell_row], left = column_bounds[cell_column];
@@ -291,9 +168,9 @@ int varpro_predict(const uint8_t *pixels, float *probabilities)
         uint8_t image[VARPRO_N_PIXELS];
         make_view(pixels, view, image);
 //:
-        for (int row = 0; row < CELL_ROWS; row++) {
+$maps        for (int row = 0; row < CELL_ROWS; row++) {
             for (int column = 0; column < CELL_COLUMNS; column++) {
-                add_cell(image, row, column, outputs);
+                add_cell($source, row, column, outputs);
             }
         }
     }

@@ -1,6 +1,6 @@
 "use strict";
 
-// What a trained network computes, after varpro_nn/folded.py, whose docstring is the
+// What a trained network computes, after varpro_nn/exporters/folded.py, whose docstring is the
 // specification. No dependencies; for the browser and for node.
 
 /** Decode base64 of little-endian float32, whatever the order of bytes here. */
@@ -12,6 +12,7 @@ function varproFloats(text) {
 }
 
 const varproActivations = {
+  "linear": [(z) => z],
   "logistic": [(z) => 1 / (1 + Math.exp(-z))],
   "tanh": [Math.tanh],
   "rectifier": [(z) => (z > 0 ? z : 0)],
@@ -22,33 +23,29 @@ const varproActivations = {
 };
 
 /**
- * Make the functions of a network.
+ * Make the functions of a layer.
  *
- * `model` is what varpro_nn/page.py writes. `outputs(pixels)` and `predict(pixels)` take one image
- * (channels, rows, columns): bytes 0 to 255, divided by 255, or floats, which are intensities
- * already; they return outputs, and probabilities, of the classes.
+ * `addCells(image, weight)` takes an image (channels, rows, columns) of `image_shape` and adds the
+ * means over its cells, each times `weight`, to `cells`: (side, row of cells, column of cells,
+ * unit). `maps()` are these as the image of the next layer, (side, unit, row, column).
  */
-function varproNetwork(model) {
-  const [channels, rows, columns] = model.image_shape;
-  const [height, width] = model.window;
-  const { stride, contrast, threshold, temperature } = model;
-  const [down, across] = model.bounds;
-  const bias = varproFloats(model.bias);
-  const A = varproFloats(model.A);
-  const constant = model.constant;
-  const sides = varproActivations[model.activation];
+function varproLayer(layer) {
+  const [channels, rows, columns] = layer.image_shape;
+  const [height, width] = layer.window;
+  const { stride, contrast, threshold } = layer;
+  const [down, across] = layer.bounds;
+  const bias = varproFloats(layer.bias);
+  const sides = varproActivations[layer.activation];
   const h = bias.length;
-  const k = constant.length;
   const n = channels * height * width;
   const nCells = (down.length - 1) * (across.length - 1);
-  const filters = transposed(varproFloats(model.filters));
+  const filters = transposed(varproFloats(layer.filters));
 
   // All that the loops write to: nothing is allocated for an image.
-  const image = new Float64Array(channels * rows * columns);
-  const view = new Float64Array(image.length);
   const P = new Float64Array(n);
   const z = new Float64Array(h);
-  const phi = new Float64Array(sides.length * nCells * h);
+  const cells = new Float64Array(sides.length * nCells * h);
+  const asImage = new Float64Array(cells.length);
 
   /** Put all units' weights of one pixel side by side. */
   function transposed(weights) {
@@ -59,12 +56,12 @@ function varproNetwork(model) {
     return result;
   }
 
-  function takeWindow(top, left) {
+  function takeWindow(image, top, left) {
     let p = 0;
     for (let channel = 0; channel < channels; channel++) {
       for (let y = top; y < top + height; y++) {
         const start = (channel * rows + y) * columns + left;
-        for (let x = start; x < start + width; x++) P[p++] = view[x];
+        for (let x = start; x < start + width; x++) P[p++] = image[x];
       }
     }
   }
@@ -96,18 +93,17 @@ function varproNetwork(model) {
     for (let side = 0; side < sides.length; side++) {
       const f = sides[side];
       const start = (side * nCells + cell) * h;
-      for (let unit = 0; unit < h; unit++) phi[start + unit] += weight * f(z[unit], threshold);
+      for (let unit = 0; unit < h; unit++) cells[start + unit] += weight * f(z[unit], threshold);
     }
   }
 
-  /** Add the features of the image in `view`, each times `weight`, to phi. */
-  function addFeatures(weight) {
+  function addCells(image, weight) {
     for (let r = 0; r + 1 < down.length; r++) {
       for (let c = 0; c + 1 < across.length; c++) {
         const nPlaces = (down[r + 1] - down[r]) * (across[c + 1] - across[c]);
         for (let i = down[r]; i < down[r + 1]; i++) {
           for (let j = across[c]; j < across[c + 1]; j++) {
-            takeWindow(i * stride, j * stride);
+            takeWindow(image, i * stride, j * stride);
             if (contrast !== null) normalise();
             scalarise();
             activate(r * (across.length - 1) + c, weight / nPlaces);
@@ -116,6 +112,39 @@ function varproNetwork(model) {
       }
     }
   }
+
+  function maps() {
+    for (let side = 0; side < sides.length; side++) {
+      for (let cell = 0; cell < nCells; cell++) {
+        const from = (side * nCells + cell) * h;
+        for (let unit = 0; unit < h; unit++) {
+          asImage[(side * h + unit) * nCells + cell] = cells[from + unit];
+        }
+      }
+    }
+    return asImage;
+  }
+
+  return { cells, addCells, maps };
+}
+
+/**
+ * Make the functions of a network.
+ *
+ * `model` is what varpro_nn/exporters/page.py writes. `outputs(pixels)` and `predict(pixels)` take
+ * one image (channels, rows, columns): bytes 0 to 255, divided by 255, or floats, which are
+ * intensities already; they return outputs, and probabilities, of the classes.
+ */
+function varproNetwork(model) {
+  const [channels, rows, columns] = model.image_shape;
+  const layers = model.layers.map(varproLayer);
+  const below = layers.slice(0, -1);
+  const last = layers[layers.length - 1];
+  const { constant, temperature } = model;
+  const A = varproFloats(model.A);
+  const k = constant.length;
+  const image = new Float64Array(channels * rows * columns);
+  const view = new Float64Array(image.length);
 
   /** Copy the image to `view`, mirrored or not. */
   function look(mirrored) {
@@ -132,15 +161,21 @@ function varproNetwork(model) {
     const bytes = pixels instanceof Uint8Array || pixels instanceof Uint8ClampedArray;
     for (let i = 0; i < image.length; i++) image[i] = bytes ? pixels[i] / 255 : pixels[i];
     const views = { single: [false], flip: [false, true] }[model.views];
-    // Outputs are linear in phi: the mean over the views may as well be taken there.
-    phi.fill(0);
+    // Outputs are linear in the columns: the mean over the views may as well be taken there.
+    last.cells.fill(0);
     for (const mirrored of views) {
       look(mirrored);
-      addFeatures(1 / views.length);
+      let input = view;
+      for (const layer of below) {
+        layer.cells.fill(0);
+        layer.addCells(input, 1);
+        input = layer.maps();
+      }
+      last.addCells(input, 1 / views.length);
     }
     const result = Float64Array.from(constant);
-    for (let column = 0; column < phi.length; column++) {
-      for (let j = 0; j < k; j++) result[j] += phi[column] * A[column * k + j];
+    for (let column = 0; column < last.cells.length; column++) {
+      for (let j = 0; j < k; j++) result[j] += last.cells[column] * A[column * k + j];
     }
     return result;
   }
