@@ -47,17 +47,17 @@ def train(folder, *options):
 
 
 def test_a_small_network_from_one_line(mnist, tmp_path):
-    """Measured 0.9817 with seed 0, untrained 0.9681; 0.9905 on all the images of the recipe.
+    """Measured 0.9790 with seed 0, untrained about 0.963; 0.9905 on all the images of the recipe.
 
-    On a sixth of the images, and without the report, whose pages other tests look at.
+    On a tenth of the images, and without the report, whose pages other tests look at.
     """
-    few = ("--n-train", 10_000, "--images-per-subnetwork", 500, "--n-rounds", 1, "--n-copies", 0)
+    few = ("--n-train", 6_000, "--images-per-subnetwork", 500, "--n-rounds", 1, "--n-copies", 0)
     metrics = train(tmp_path, "--recipe", "tiny", "--no-report", *few)
-    assert (len(mnist.train), metrics["n_train"], metrics["n_test"]) == (60_000, 10_000, 10_000)
+    assert (len(mnist.train), metrics["n_train"], metrics["n_test"]) == (60_000, 6_000, 10_000)
     units = configure("tiny").units
     unit, columns = units.window**2 + 1, units.n_units * units.grid**2
     assert metrics["n_parameters"] == units.n_units * unit + (columns + 1) * 10 < 5000
-    assert metrics["test_accuracy"] > 0.977
+    assert metrics["test_accuracy"] > 0.974
     assert metrics["test_accuracy_standard_error"] < 0.002
     assert abs(metrics["test_accuracy"] - metrics["split_accuracy"]) < 0.01
     assert metrics["cpu_seconds"] < 120

@@ -643,10 +643,11 @@ def test_pictures_that_stay_on_disk(tmp_path):
         label, part = ("dark", "light")[number % 2], "test" if number > 59 else "train"
         rows.append(f"{number}.png,{label},{part}")
     (tmp_path / "mine.csv").write_text("\n".join(rows))
-    small = (*WITH_REPORT, "--images-per-subnetwork", "40", "--n-train", "60")
+    small = ("--images-per-subnetwork", "40", "--n-train", "60")
     results = []
-    for where in ([], ["--images-on-disk", tmp_path / "scratch"]):
-        folder = tmp_path / f"run{len(where)}"
+    on_disk = [*WITH_REPORT, "--images-on-disk", tmp_path / "scratch"]
+    for where in (SMALL, on_disk):
+        folder = tmp_path / f"run{len(results)}"
         status, out, err = call(tmp_path / "mine.csv", *small, *where, "--output", folder)
         assert status == 0, err
         results.append((strict(out), Network.load(folder)))

@@ -110,6 +110,7 @@ def test_workers_end_with_their_pool():
     pool.close()  # a second time changes nothing
 
 
+@pytest.mark.slow  # two pools
 @pytest.mark.own_workers
 def test_threads_take_turns(tmp_path):
     def work(number):
@@ -138,6 +139,7 @@ def test_results_are_not_held_on_to():
             assert sum(ref() is not None for ref in alive[:-1]) == 0
 
 
+@pytest.mark.slow  # test_train.py has a Ctrl-C
 def test_an_early_end_ends_the_tasks_under_way():
     """As Ctrl-C does, or a fault of the caller."""
     start = time.monotonic()

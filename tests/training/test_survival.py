@@ -183,6 +183,7 @@ def test_a_full_disk_is_said_and_the_rest_is_intact(
     assert digest(tmp_path) == digest(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_disk_too_full_for_the_images_of_the_workers_is_an_error(
     undisturbed, in_this_process, in_second_process, tmp_path
 ):

@@ -141,6 +141,7 @@ def test_features_are_not_in_the_time_of_the_glue(name, monkeypatch):
     assert once() < 0.08
 
 
+@pytest.mark.slow
 def test_a_task_in_a_process_of_its_own():
     point = QUICK_BASE._replace(n=4000, side=64)  # 64 MiB in single precision
     row = scaling_laws.in_child(json.dumps(["features, whole image", point, 0, 0.0]))

@@ -18,6 +18,7 @@ def test_test_labels_choose_no_linear_classifier(name):
     assert different == {"test_accuracy", "standard_error"}
 
 
+@pytest.mark.slow
 def test_linear_classifiers_go_on_where_they_stopped(run_script, tmp_path):
     pytest.importorskip("torch")
     file = tmp_path / "rows.jsonl"
