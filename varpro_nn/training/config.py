@@ -190,14 +190,24 @@ class SubnetworkSettings:
         1, least=1, help="number of training rounds; each round doubles the number of images"
     )
     max_nfev: int = setting(
-        10, least=0, help="limit of functional evaluations per round; 0 leaves the units random"
+        10,
+        least=0,
+        help="limit of functional evaluations per round, with solver kfac passes over the images; "
+        "0 leaves the units random",
     )
     loss: Loss = setting("squares", help="loss that sub-networks minimise")
     ridge: float = setting(
         1.0, least=0, help="ridge penalty on the linear weights of a sub-network"
     )
     weight_decay: float = setting(0.1, least=0, help="penalty on the unit weights of a sub-network")
-    solver: Solver = setting("lsmr", help="solver of a sub-network")
+    solver: Literal[Solver, "kfac"] = setting(
+        "lsmr",
+        help="solver of a sub-network; kfac: steps on batches of its images, with Kronecker "
+        "factors for the Jacobian, for many units on many images",
+    )
+    batch_size: int = setting(
+        1000, least=1, needs={"solver": ("kfac",)}, help="number of images of a step of kfac"
+    )
     form: Form = setting("auto", help="form of the least-squares problem")
     jacobian: JacobianKind = setting(
         "kaufman", help="Kaufman's Jacobian, or the full one of Golub and Pereyra"
@@ -205,8 +215,9 @@ class SubnetworkSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.form not in ("auto", *SOLVERS[self.solver].forms):
-            forms = "".join(f" or {form}" for form in SOLVERS[self.solver].forms)
+        known = () if self.solver == "kfac" else SOLVERS[self.solver].forms
+        if self.form not in ("auto", *known):
+            forms = "".join(f" or {form}" for form in known)
             msg = f"form must be auto{forms} for solver={self.solver!r}, got {self.form!r}."
             raise ValueError(msg)
         if self.loss != "squares":
@@ -219,6 +230,15 @@ class SubnetworkSettings:
                     f"got {self.form} and {self.jacobian}."
                 )
                 raise ValueError(msg)
+        if self.solver == "kfac":
+            only = {
+                "loss": (self.loss, "squares"), "jacobian": (self.jacobian, "kaufman"),
+                "scheme": (self.scheme, "independent or untrained"),
+            }  # fmt: skip
+            for name, (value, expected) in only.items():
+                if value not in expected.split(" or "):
+                    msg = f"solver='kfac' needs {name} {expected}, got {value}."
+                    raise ValueError(msg)
         if self.n_stages > self.n_subnetworks:
             msg = (
                 f"n_stages must be at most n_subnetworks, got n_stages={self.n_stages} and "
@@ -313,6 +333,13 @@ class TrainConfig:
             )
             raise ValueError(msg)
 
+        units = self.units
+        if self.subnetworks.solver == "kfac" and (units.kind, units.scalarisation) != (
+            "patch", "dense",
+        ):  # fmt: skip
+            kind = units.scalarisation if units.kind == "patch" else units.kind
+            msg = f"solver='kfac' needs patch units with scalarisation dense, got {kind} units."
+            raise ValueError(msg)
         self._check_first_layer()
 
     def _check_first_layer(self) -> None:

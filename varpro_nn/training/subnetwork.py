@@ -12,8 +12,9 @@ from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg.threads import Threads, thread_pool
 from varpro_nn.output.features import check_finite
 from varpro_nn.training.config import Loss, SubnetworkSettings
-from varpro_nn.units import Units, UnitsOnMaps
+from varpro_nn.units import PatchUnits, Units, UnitsOnMaps
 from varpro_nn.units.contract import check_weights
+from varpro_nn.varpro.batches import BatchSettings, fit_on_batches
 from varpro_nn.varpro.cross_entropy import CrossEntropyFunctional
 from varpro_nn.varpro.fit import fit
 from varpro_nn.varpro.functional import VarProFunctional
@@ -126,24 +127,47 @@ def train_one(
                 check_weights(units, W)
             if settings.max_nfev == 0:
                 return Subnetwork(index, W, None, "", n_missing)
-            reports = []
-            for size in round_sizes(settings, n):
+            reports: list[FitReport] = []
+            sizes = round_sizes(settings, n)
+            ends = np.cumsum([0, *sizes]) / sum(sizes)
+            for number, size in enumerate(sizes):
                 some = own[:size]
                 images = training.images[some]
                 if plan.distortion:
                     images = distort(images, plan.distortion, rng)
                 drawn = training.with_images(images, some)
-                functional = _functional(plan, drawn, fixed, threads)
-                report = fit(
-                    functional, W, solver=settings.solver, form=settings.form,
-                    jacobian=settings.jacobian, max_nfev=settings.max_nfev,
-                )  # fmt: skip
+                if settings.solver == "kfac":
+                    part = float(ends[number]), float(ends[number + 1])
+                    report = _fit_on_batches(plan, drawn, W, rng, part)
+                else:
+                    report = fit(
+                        _functional(plan, drawn, fixed, threads), W, solver=settings.solver,
+                        form=settings.form, jacobian=settings.jacobian, max_nfev=settings.max_nfev,
+                    )  # fmt: skip
                 reports.append(report)
                 W = report.w.reshape(units.n_units, units.n_weights)
         except (NonFiniteError, ArithmeticError, np.linalg.LinAlgError) as error:
             reason = f"{type(error).__name__}: {error}"
             return Subnetwork(index, None, None, reason, n_missing)
     return Subnetwork(index, W, join_reports(reports), "", n_missing)
+
+
+def _fit_on_batches(
+    plan: SubnetworkPlan,
+    drawn: TrainingSet,
+    W: FloatArray,
+    rng: np.random.Generator,
+    part: tuple[float, float],
+) -> FitReport:
+    """Train in one round, a part of all, on batches of its images."""
+    units, inputs, settings = plan.units, drawn.images, plan.settings
+    if isinstance(units, UnitsOnMaps):
+        units, inputs = units.on_top(inputs)
+    assert isinstance(units, PatchUnits)  # checked by the configuration
+    of_batches = BatchSettings(
+        settings.batch_size, settings.max_nfev, settings.ridge, settings.weight_decay, *part
+    )
+    return fit_on_batches(units, inputs, drawn.tau(), W, rng, of_batches, drawn.weights)
 
 
 def _functional(

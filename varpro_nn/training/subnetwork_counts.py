@@ -2,7 +2,7 @@
 
 Counts follow the code step by step: :mod:`varpro_nn.varpro.functional` eliminates the linear
 weights, :mod:`varpro_nn.varpro.jacobian` and :mod:`varpro_nn.varpro.cross_entropy` make the
-problem that :mod:`varpro_nn.varpro.fit` solves. A sub-network is assumed to use all evaluations
+problem that :mod:`varpro_nn.varpro.fit` solves, :mod:`varpro_nn.varpro.batches` trains without one. A sub-network is assumed to use all evaluations
 that it may, and to accept each step. For :mod:`varpro_nn.training.estimate`.
 """
 
@@ -14,7 +14,8 @@ from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.rates import LARGE, Rates, UnitRates
 from varpro_nn.training.subnetwork import round_sizes
-from varpro_nn.units import Units, UnitsOnMaps, WholeImageUnits
+from varpro_nn.units import PatchUnits, Units, UnitsOnMaps, WholeImageUnits
+from varpro_nn.varpro.batches import CURVATURE_EVERY, CURVATURE_SHARE
 from varpro_nn.varpro.design_matrix import DERIVATIVE_BYTES
 from varpro_nn.varpro.fit import INNER_ITERATIONS, cheaper_form
 
@@ -122,10 +123,33 @@ class SubnetworkCounts:
         for size in sizes:
             z = self._problem(size, fixed)
             total += Time(size * (of_units.distortion + of_units.maps) + self._elimination(z))
+            if settings.solver == "kfac":
+                total += Time(self._pass(z)).times(settings.max_nfev)
+                continue
             total += self._evaluation(z).times(settings.max_nfev)
             # After the last evaluation nothing is solved.
             total += Time(self._inner(z)).times(settings.max_nfev - 1)
         return total
+
+    @property
+    def _places(self) -> int:
+        """Places of the windows of the units in training."""
+        top = self.units.units if isinstance(self.units, UnitsOnMaps) else self.units
+        assert isinstance(top, PatchUnits)  # kfac takes no others
+        return prod(top.windows.places)
+
+    def _pass(self, z: Problem) -> float:
+        """Count a pass of ``varpro.batches`` over all images."""
+        rates, places = self.rates, self._places
+        n_batches = -(-z.n // self.settings.batch_size)
+        # Pre-activations, and the gradient by the weights; the Kronecker factors of some.
+        products = 4 * places * z.n_weights
+        products += places * (z.h**2 + z.p**2) / (CURVATURE_SHARE * CURVATURE_EVERY)
+        products += z.trained**2 + 8 * z.trained * z.k
+        passes = 4 * places * (16 * z.h + 4 * z.p) * rates.elementwise
+        # The sums in double precision, and a factor of Cholesky.
+        solved = z.trained**3 / 3 * rates.double_product + 40 * z.trained**2 * rates.elementwise
+        return z.n * (products * rates.product + passes) + n_batches * solved
 
     def _elimination(self, z: Problem) -> float:
         """Features of fixed columns, and their singular value decomposition."""
@@ -255,6 +279,10 @@ class SubnetworkCounts:
             images += 4 * z.n * prod(self.units.below.shape)
         if self.settings.max_nfev == 0:
             return images
+        if self.settings.solver == "kfac":
+            b = min(self.settings.batch_size, z.n)
+            batch = 4 * b * (self._places * (2 * z.p + 6 * z.h) + 3 * z.trained)
+            return images + batch + 4 * 8 * z.trained**2
         # Columns now and at the last point, and what a QR makes of them: five in double precision.
         # The elimination has six of the fixed columns.
         columns = 8 * z.n * max(5 * z.q, 6 * z.fixed)

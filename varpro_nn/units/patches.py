@@ -278,6 +278,21 @@ class PatchUnits:
             bias = bias - F @ self.centre.astype(W.dtype)
         return np.concatenate([F, bias[:, None]], axis=1)
 
+    def prepared_windows(self, inputs: ImageArray, dtype: Any) -> RealArray:
+        """Windows of images as the scalarisation takes them, cell by cell, (b, places, d + 1).
+
+        Contrast is taken out and they are whitened; the last entry is 1.
+        """
+        P = self._collected(self._images(inputs, dtype))
+        if self.whitening is None or self.centre is None:
+            return P
+        whitened = np.empty((*P.shape[:2], len(self.whitening) + 1), dtype=dtype)
+        whitening = self.whitening.astype(dtype)
+        np.matmul(P[..., :-1], whitening.T, out=whitened[..., :-1])
+        whitened[..., :-1] -= whitening @ self.centre.astype(dtype)
+        whitened[..., -1] = 1
+        return whitened
+
     def _collected(self, X: RealArray) -> RealArray:
         """Windows cell by cell with a last pixel of 1: (b, places, n_pixels + 1)."""
         P = self.windows.collect(X)

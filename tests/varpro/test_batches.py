@@ -1,0 +1,130 @@
+"""Variable projection on batches: its gradient, its sums, and what it reaches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from varpro_nn.errors import NonFiniteError
+from varpro_nn.units import patch_units
+from varpro_nn.varpro import batches
+from varpro_nn.varpro.batches import BatchSettings, fit_on_batches
+from varpro_nn.varpro.fit import fit
+from varpro_nn.varpro.functional import VarProFunctional
+
+SETTINGS = BatchSettings(batch_size=100, n_passes=1, ridge=0.5, weight_decay=0.3)
+
+
+def problem(rng, n=100, h=6, activation="two-sided"):
+    """Images of three classes that differ in the correlation of neighbours, with a start."""
+    labels = rng.integers(3, size=n)
+    images = rng.standard_normal((n, 2, 8, 8))
+    for axis in (1, 2):
+        chosen = labels == axis
+        images[chosen] += 0.8 * np.roll(images[chosen], 1, axis=axis + 1)
+    units = patch_units(
+        "dense", (2, 8, 8), h, window=3, grid=2, activation=activation,
+        threshold=0.3 if activation == "two-sided" else 0.0,
+    )  # fmt: skip
+    return units, images, np.eye(3)[labels], units.init(images, rng)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
+@pytest.mark.parametrize("activation", ["logistic", "two-sided"])
+def test_one_batch_of_all_has_cost_and_gradient_of_the_functional(activation, weighted, rng):
+    """Where the sums are those of the batch alone: the first step of one pass."""
+    units, images, tau, W = problem(rng, activation=activation)
+    weights = rng.uniform(0.5, 2, len(tau)) if weighted else None
+    report = fit_on_batches(units, images, tau, W, rng, SETTINGS, weights)
+    functional = VarProFunctional(
+        units, images, tau, ridge=0.5, weight_decay=0.3, sample_weight=weights, dtype=np.float64
+    )
+    (record,) = report.history
+    assert_allclose(record.cost, functional.cost(W.ravel()), rtol=1e-5)
+    assert_allclose(record.optimality, np.abs(functional.gradient(W.ravel())).max(), rtol=1e-4)
+    assert not np.array_equal(report.w, W.ravel())
+
+
+def test_sums_forget_and_count_the_penalty_for_their_images(rng):
+    sums = batches._Sums(4, 2, penalty=0.01)
+    G, C, n = np.zeros((4, 4)), np.zeros((4, 2)), 0.0
+    for size in (30, 20, 25):
+        Phi = rng.standard_normal((size, 4)).astype(np.float32)
+        Phi[:, -1] = 1
+        tau = rng.standard_normal((size, 2)).astype(np.float32)
+        sums.add(Phi, tau)
+        G = batches.DECAY * G + Phi.T.astype(float) @ Phi
+        C = batches.DECAY * C + Phi.T.astype(float) @ tau
+        n = batches.DECAY * n + size
+    ridge = np.diag([0.01 * n] * 3 + [0.0])
+    assert_allclose(sums.linear_weights(), np.linalg.solve(G + ridge, C), rtol=1e-4)
+
+
+def test_the_step_is_that_of_both_factors(rng, monkeypatch):
+    """With the estimates known: S and Q are expectations of products over places."""
+    units, images, tau, W = problem(rng, h=3)
+    monkeypatch.setattr(batches, "CURVATURE_SHARE", 1)
+    W = W.astype(np.float32)
+    at = batches.linearised(units, W, images)
+    A = rng.standard_normal((at.Phi.shape[1] + 1, 3)).astype(np.float32)
+    curvature = batches._Curvature(np.random.default_rng(3))
+    curvature.estimate(at, A)
+    e = np.random.default_rng(3).standard_normal((100, 3)).astype(np.float32)
+    dz = at.pull_back(e @ A[:-1].T).astype(float)
+    S = np.einsum("nth,nti->hi", dz, dz) / 100
+    Q = np.mean(np.einsum("ntp,ntq->tpq", at.P.astype(float), at.P), axis=0) / 100
+    S, Q = (F + batches.DAMPING * np.trace(F) / len(F) * np.eye(len(F)) for F in (S, Q))
+    g = rng.standard_normal(W.shape).astype(np.float32)
+    expected = np.linalg.solve(S, np.linalg.solve(Q, g.T).T)
+    assert_allclose(curvature.solve(g), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_batches_reach_what_the_whole_reaches(rng):
+    """On other images, after few passes; what is random at the start is far worse."""
+    units, images, tau, W = problem(rng, n=3000)
+    train, held = slice(2000), slice(2000, None)
+
+    def wrong(w):
+        A = VarProFunctional(units, images[train], tau[train], ridge=0.5).evaluate(w).A
+        Phi = units.features(w.reshape(W.shape), images[held])
+        return np.mean((Phi @ A[:-1] + A[-1]).argmax(axis=1) != tau[held].argmax(axis=1))
+
+    settings = replace(SETTINGS, batch_size=200, n_passes=8)
+    on_batches = fit_on_batches(units, images[train], tau[train], W, rng, settings)
+    functional = VarProFunctional(
+        units, images[train], tau[train], ridge=0.5, weight_decay=0.3, dtype=np.float32
+    )
+    whole = fit(functional, W, max_nfev=15)
+    costs = [record.cost for record in on_batches.history]
+    assert len(costs) == 8
+    assert costs[-1] < costs[1]
+    start, reached, least = (wrong(w) for w in (W.ravel(), on_batches.w, whole.w))
+    assert reached < 0.5 * start
+    assert reached < least + 0.05
+
+
+def test_the_same_seed_gives_the_same_bits(rng):
+    units, images, tau, W = problem(rng, n=150)
+    settings = replace(SETTINGS, batch_size=40, n_passes=2)
+    first, second = (
+        fit_on_batches(units, images, tau, W, np.random.default_rng(5), settings).w
+        for _ in range(2)
+    )
+    assert_array_equal(first, second)
+
+
+def test_each_image_is_in_one_batch_of_a_pass(rng):
+    for n, size in ((10, 3), (10, 10), (7, 20), (9, 1)):
+        rows = list(batches._batches(n, min(size, n), 2, rng))
+        half = len(rows) // 2
+        for part in (rows[:half], rows[half:]):
+            assert_array_equal(np.sort(np.concatenate(part)), np.arange(n))
+        assert max(map(len, rows)) <= size
+
+
+def test_what_is_not_finite_is_an_error(rng):
+    units, images, tau, W = problem(rng)
+    images[3] = np.nan
+    with pytest.raises(NonFiniteError, match="features are NaN or infinite"):
+        fit_on_batches(units, images, tau, W, rng, SETTINGS)

@@ -1,0 +1,266 @@
+r"""Variable projection on mini-batches: many units at once, on as many images as there are.
+
+A step sees ``b`` images. Its linear weights come from more of them: products of the features with
+themselves and with the targets are summed up over the batches, with weights that decay by ``rho``,
+
+    G <- rho G + Phi' Phi,   C <- rho C + Phi' tau,   b_all <- rho b_all + b,
+    A = (G + lam b_all / n)^-1 C,
+
+so they are those of about ``b / (1 - rho)`` images. Linear weights of the batch alone would fit it
+too well, and leave a residual that says little of other images. As ``A`` minimises the cost, the
+gradient of the projected cost is that with ``A`` held fixed: with ``r = Phi A - tau`` and
+``dz`` the gradient ``r A'`` pulled back to the pre-activations (:mod:`varpro_nn.units.linearised`),
+
+    g = sum dz' P / b + (weight decay / n) W.
+
+The step is one of Gauss and Newton, with a Kronecker product in the place of ``J'J`` (K-FAC;
+Martens and Grosse 2015, Grosse and Martens 2016 for windows that share weights):
+
+    J'J / b  ~  S x Q,   S = E [sum over places of dz_e dz_e'],   Q = E [P P'],
+
+``dz_e`` pulled back from random outputs ``e`` of covariance 1, so that no target enters. With
+damping and momentum,
+
+    V <- mu V - eta (S + delta_S)^-1 g (Q + delta_Q)^-1,   W <- W + V.
+
+The learning rate ``eta`` falls to 0 along a straight line.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from varpro_nn._typing import FloatArray, ImageArray, RealArray
+from varpro_nn.errors import NonFiniteError
+from varpro_nn.units import PatchUnits
+from varpro_nn.units.linearised import Linearised, linearised
+from varpro_nn.varpro.history import FitReport, Record
+
+DECAY = 0.9
+"""``rho``: what is left of the sums after a batch."""
+LEARNING_RATE = 0.3
+"""``eta`` at the start."""
+MOMENTUM = 0.8
+"""``mu``."""
+DAMPING = 0.03
+"""``delta``, relative to the mean of the diagonal."""
+CURVATURE_DECAY = 0.8
+"""What is left of ``S`` and ``Q`` at their next estimate."""
+CURVATURE_EVERY = 2
+"""Steps between two estimates of ``S`` and ``Q``."""
+CURVATURE_SHARE = 2
+"""They are estimated on one in so many images of a batch."""
+BATCHES_AHEAD = 3
+"""Batches whose products are summed up before the first step."""
+FLOOR = 1e-7
+"""Least penalty of the linear weights, relative to the diagonal of ``G``: far above rounding of
+products in single precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """What a fit on batches is asked for.
+
+    Attributes
+    ----------
+    batch_size : int
+    n_passes : int
+        Over all images.
+    ridge : float
+        Penalty on the linear weights, for a sum over all images.
+    weight_decay : float
+        Penalty on the unit weights, likewise.
+    begin, end : float
+        Part of the whole training that this fit is, from 0 to 1: the learning rate goes on where
+        an earlier fit left it.
+    """
+
+    batch_size: int
+    n_passes: int
+    ridge: float
+    weight_decay: float
+    begin: float = 0.0
+    end: float = 1.0
+
+
+def fit_on_batches(
+    units: PatchUnits,
+    inputs: ImageArray,
+    tau: FloatArray,
+    W: FloatArray,
+    rng: np.random.Generator,
+    settings: BatchSettings,
+    sample_weight: FloatArray | None = None,
+) -> FitReport:
+    """Train the units on batches of the inputs.
+
+    Parameters
+    ----------
+    units : PatchUnits
+        Dense ones.
+    inputs : ndarray, shape (n, ...)
+    tau : ndarray, shape (n, k)
+    W : ndarray, shape (h, p)
+        The start.
+    rng : numpy.random.Generator
+        Draws batches and random outputs.
+    settings : BatchSettings
+    sample_weight : ndarray, shape (n,), optional
+
+    Returns
+    -------
+    FitReport
+        One record for each pass. Its cost is the sum over the batches, each at the weights of its
+        step, so the units improved meanwhile. There are no leave-one-out errors.
+
+    Raises
+    ------
+    NonFiniteError
+        Features or weights are not finite.
+    """
+    began = time.process_time()
+    n = len(inputs)
+    root = np.ones(n) if sample_weight is None else np.sqrt(sample_weight)
+    W = np.ascontiguousarray(W, dtype=np.float32)
+    size = min(settings.batch_size, n)
+    n_steps = settings.n_passes * -(-n // size)
+    sums = _Sums(units.n_units * units.n_cells + 1, tau.shape[1], settings.ridge / n)
+    curvature = _Curvature(rng)
+    velocity = np.zeros_like(W)
+    history: list[Record] = []
+    cost = seen = 0.0
+    for step, rows in enumerate(_batches(n, size, settings.n_passes, rng)):
+        s = root[rows, None].astype(np.float32)
+        at = linearised(units, W, inputs[rows])
+        if not np.isfinite(at.Phi).all():
+            msg = "features are NaN or infinite: the units have left every reasonable range."
+            raise NonFiniteError(msg)
+        Phi = s * np.concatenate([at.Phi, np.ones_like(at.Phi[:, :1])], axis=1)
+        targets = s * tau[rows].astype(np.float32)
+        sums.add(Phi, targets)
+        if step < min(BATCHES_AHEAD, n_steps - 1):
+            continue
+        A = sums.linear_weights()
+        r = Phi @ A - targets
+        # By the features: s (s r) A', as Phi holds one s and the residual the other.
+        dz = at.pull_back((s * r) @ A[:-1].T).reshape(-1, len(W))
+        gradient = dz.T @ at.P.reshape(-1, at.P.shape[-1]) / np.float32(len(rows))
+        gradient += np.float32(settings.weight_decay / n) * W
+        if step % CURVATURE_EVERY == 0 or not curvature.known:
+            curvature.estimate(at, A)
+        done = settings.begin + (settings.end - settings.begin) * step / n_steps
+        velocity *= np.float32(MOMENTUM)
+        velocity -= np.float32(LEARNING_RATE * (1 - done)) * curvature.solve(gradient)
+        cost += _half_square(r)
+        seen += len(rows)
+        if (step + 1) % (n_steps // settings.n_passes) == 0:
+            penalties = settings.ridge * _half_square(A[:-1])
+            penalties += settings.weight_decay * _half_square(W)
+            optimality = n * float(np.abs(gradient).max())
+            elapsed = time.process_time() - began
+            history.append(Record(cost * n / seen + penalties, optimality, np.nan, np.nan, elapsed))
+            cost = seen = 0.0
+        W = W + velocity
+    if not np.isfinite(W).all():
+        msg = "the weights became NaN or infinite on the way."
+        raise NonFiniteError(msg)
+    return FitReport(
+        w=W.astype(np.float64).ravel(),
+        cost=history[-1].cost,
+        loo_mse=np.nan,
+        loo_error=np.nan,
+        history=tuple(history),
+        status=0,
+        reason="all passes were made",
+        solver="kfac",
+        form="",
+        cpu_seconds=time.process_time() - began,
+    )
+
+
+def _half_square(array: RealArray) -> float:
+    return 0.5 * float(np.sum(np.square(array, dtype=np.float64)))
+
+
+def _batches(
+    n: int, size: int, n_passes: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Rows of the batches, in order; each image is in one batch of a pass."""
+    for _ in range(n_passes):
+        for rows in np.array_split(rng.permutation(n), -(-n // size)):
+            yield np.sort(rows)
+
+
+class _Sums:
+    """Products of features with themselves and with targets, over batches; the last counts most."""
+
+    def __init__(self, q: int, k: int, penalty: float) -> None:
+        self._G, self._C, self._n = np.zeros((q, q)), np.zeros((q, k)), 0.0
+        self._penalty = penalty  # for each image
+
+    def add(self, Phi: RealArray, tau: RealArray) -> None:
+        """Add those of a batch, multiplied in single precision."""
+        self._G *= DECAY
+        self._C *= DECAY
+        self._G += Phi.T @ Phi
+        self._C += Phi.T @ tau
+        self._n = DECAY * self._n + len(Phi)
+
+    def linear_weights(self) -> NDArray[np.float32]:
+        """Solve for the linear weights (q, k), the constant last and not penalised."""
+        diagonal = np.einsum("ii->i", self._G)
+        added = np.full(len(diagonal), self._penalty * self._n)
+        added[-1] = 0.0
+        G = self._G.copy()
+        np.einsum("ii->i", G)[:] += added + FLOOR * diagonal.mean()
+        factor = cho_factor(G, lower=True, overwrite_a=True, check_finite=False)
+        A: Any = cho_solve(factor, self._C, check_finite=False)
+        return A.astype(np.float32)
+
+
+class _Curvature:
+    """The Kronecker factors, of units and of windows."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._S: FloatArray | None = None
+        self._Q: FloatArray | None = None
+        self._factors: tuple[Any, Any] = (None, None)
+
+    @property
+    def known(self) -> bool:
+        """Whether there has been an estimate."""
+        return self._S is not None
+
+    def estimate(self, at: Linearised, A: RealArray) -> None:
+        """Mix an estimate on part of a batch into the factors."""
+        b = -(-len(at.P) // CURVATURE_SHARE)
+        outputs = self._rng.standard_normal((b, A.shape[1])).astype(np.float32)
+        dz = at.pull_back(outputs @ A[:-1].T)
+        dz = dz.reshape(-1, dz.shape[-1])
+        P = at.P[:b].reshape(-1, at.P.shape[-1])
+        S, Q = (dz.T @ dz).astype(np.float64) / b, (P.T @ P).astype(np.float64) / len(P)
+        self._S, self._Q = (
+            new if old is None else CURVATURE_DECAY * old + (1 - CURVATURE_DECAY) * new
+            for old, new in ((self._S, S), (self._Q, Q))
+        )
+        self._factors = _damped(self._S), _damped(self._Q)
+
+    def solve(self, gradient: RealArray) -> NDArray[np.float32]:
+        """Multiply a gradient (h, p) with the inverses of both factors."""
+        of_units, of_windows = self._factors
+        step = cho_solve(of_units, gradient.astype(np.float64), check_finite=False)
+        turned: Any = cho_solve(of_windows, step.T, check_finite=False)
+        return turned.T.astype(np.float32)
+
+
+def _damped(factor: FloatArray) -> Any:
+    """Factorise with a multiple of the identity added."""
+    mean = float(np.trace(factor)) / len(factor)
+    damped = factor + (DAMPING * mean or 1.0) * np.eye(len(factor))
+    return cho_factor(damped, lower=True, check_finite=False)
