@@ -63,7 +63,7 @@ def test_sums_forget_and_count_the_penalty_for_their_images(rng):
 
 def test_the_step_is_that_of_both_factors(rng, monkeypatch):
     """With the estimates known: S and Q are expectations of products over places."""
-    units, images, tau, W = problem(rng, h=3)
+    units, images, _, W = problem(rng, h=3)
     monkeypatch.setattr(batches, "CURVATURE_SHARE", 1)
     W = W.astype(np.float32)
     at = batches.linearised(units, W, images)

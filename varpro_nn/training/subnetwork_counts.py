@@ -2,8 +2,9 @@
 
 Counts follow the code step by step: :mod:`varpro_nn.varpro.functional` eliminates the linear
 weights, :mod:`varpro_nn.varpro.jacobian` and :mod:`varpro_nn.varpro.cross_entropy` make the
-problem that :mod:`varpro_nn.varpro.fit` solves, :mod:`varpro_nn.varpro.batches` trains without one. A sub-network is assumed to use all evaluations
-that it may, and to accept each step. For :mod:`varpro_nn.training.estimate`.
+problem that :mod:`varpro_nn.varpro.fit` solves, :mod:`varpro_nn.varpro.batches` takes steps without
+one. A sub-network is assumed to use all evaluations that it may, and to accept each step. For
+:mod:`varpro_nn.training.estimate`.
 """
 
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ class SubnetworkCounts:
         rates, places = self.rates, self._places
         n_batches = -(-z.n // self.settings.batch_size)
         # Pre-activations, and the gradient by the weights; the Kronecker factors of some.
-        products = 4 * places * z.n_weights
+        products: float = 4 * places * z.n_weights
         products += places * (z.h**2 + z.p**2) / (CURVATURE_SHARE * CURVATURE_EVERY)
         products += z.trained**2 + 8 * z.trained * z.k
         passes = 4 * places * (16 * z.h + 4 * z.p) * rates.elementwise
