@@ -4,7 +4,8 @@
 networks with a first layer of random units (``first_units``), whose second layer has as many
 columns. All have the distortions, copies and output layer of the recipe. *Untrained* rows keep the
 random units of the last layer and fit the same output layer, so the difference is the value of
-training.
+training. The last row trains all units of the second layer at once, on batches of all images
+(``--solver kfac``).
 
 The last 10,000 training images measure; the test images are not read. ``--n-train`` takes the first
 ones of the others. CPU seconds are those of the whole training. ``--quick`` takes a slice of the
@@ -29,6 +30,12 @@ FIRST: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Settings of two layers, by data set."""
+BATCHES: dict[str, dict[str, Any]] = {
+    "mnist": {"max_nfev": 3, "n_rounds": 3},
+    "cifar10": {"max_nfev": 3, "n_rounds": 3},
+    "digits": {"max_nfev": 2},
+}
+"""Settings of the training on batches."""
 
 
 def measure(config: TrainConfig, data: Dataset, n_jobs: int) -> dict[str, Any]:
@@ -59,24 +66,33 @@ def main() -> None:
     )  # fmt: skip
     ledger = Ledger(args.output, data=data.digest, n_train=n_train, n_jobs=args.n_jobs)
     cells, results = [], []
-    for layers, settings in (("one", {}), ("two", FIRST[args.dataset])):
-        for scheme in ("untrained", "independent"):
-            config = configure(
-                data=args.dataset, seed=args.seed, scheme=scheme, n_stages=1, **settings
-            )
-            found = ledger.get(
-                {"layers": layers, "scheme": scheme},
-                partial(measure, config, data, args.n_jobs),
-                config=settings_of(config),
-            )
-            results.append({"layers": layers, "scheme": scheme, **found})
-            cells.append({
-                "layers": layers,
-                "units": "untrained" if scheme == "untrained" else "trained",
-                "parameters": f"{found['n_parameters']:,}",
-                "held-out accuracy": f"{found['held_out_accuracy']:.4f} ± {found['error']:.4f}",
-                "CPU s of training": rounded_seconds(found["cpu_seconds"]),
-            })  # fmt: skip
+    two = FIRST[args.dataset]
+    on_batches = {
+        **two, **BATCHES[args.dataset], "solver": "kfac", "n_subnetworks": 1,
+        "images_per_subnetwork": n_train,
+    }  # fmt: skip
+    for layers, units, settings in (
+        ("one", "untrained", {}),
+        ("one", "trained", {}),
+        ("two", "untrained", two),
+        ("two", "trained", two),
+        ("two", "trained on batches of all images", on_batches),
+    ):
+        scheme = "untrained" if units == "untrained" else "independent"
+        config = configure(data=args.dataset, seed=args.seed, scheme=scheme, n_stages=1, **settings)
+        found = ledger.get(
+            {"layers": layers, "units": units},
+            partial(measure, config, data, args.n_jobs),
+            config=settings_of(config),
+        )
+        results.append({"layers": layers, "units": units, **found})
+        cells.append({
+            "layers": layers,
+            "units": units,
+            "parameters": f"{found['n_parameters']:,}",
+            "held-out accuracy": f"{found['held_out_accuracy']:.4f} ± {found['error']:.4f}",
+            "CPU s of training": rounded_seconds(found["cpu_seconds"]),
+        })  # fmt: skip
     print_table(cells, f"{args.dataset}, {n_train:,} training images, the last {n_held:,} held out")
     print_last_line({"rows": results})
 

@@ -31,7 +31,7 @@ CHOICES = {
     "output_layer": ("ridge", "softmax", "hinge"),
     "views": ("single", "flip"),
     "class_weight": ("balanced",),
-    "solver": ("lsmr", "exact", "lm", "l-bfgs-b", "powell", "nelder-mead"),
+    "solver": ("lsmr", "exact", "lm", "l-bfgs-b", "powell", "nelder-mead", "kfac"),
     "form": ("auto", "operator", "reduced", "array"),
     "jacobian": ("kaufman", "full"),
     "bootstrap_rule": ("margin", "margin-logistic", "argmax"),
@@ -40,7 +40,7 @@ WHOLE = {
     "rank": 1, "window": 1, "stride": 1, "grid": 1, "training_stride": 1, "n_components": 1,
     "n_units": 1, "n_subnetworks": 1, "n_stages": 1, "images_per_subnetwork": 1, "n_rounds": 1,
     "n_train": 1, "max_nfev": 0, "shift": 0, "n_copies": 0, "seed": 0,
-    "first_units": 1, "first_window": 1, "first_grid": 1,
+    "first_units": 1, "first_window": 1, "first_grid": 1, "batch_size": 1,
 }  # fmt: skip
 """Least values of whole numbers."""
 FRACTIONS = (
@@ -58,7 +58,9 @@ SMALLEST = {**WHOLE, **dict.fromkeys(FRACTIONS, 0)}
 
 
 def beside(name, others):
-    """Settings beside ``name``: ``others``, or those that a setting of a first layer needs."""
+    """Settings beside ``name``: ``others``, or those that it needs itself."""
+    if name == "batch_size":
+        return {"units": "patch", "solver": "kfac"}
     return FIRST if name.startswith("first_") else others
 
 
