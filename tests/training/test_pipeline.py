@@ -605,6 +605,39 @@ def test_a_second_layer_is_trained_on_maps(digits, tmp_path):
     )
 
 
+def test_units_are_trained_on_batches(digits):
+    """All images, in rounds of which each goes on where the one before stopped."""
+    settings = {
+        **TWO_LAYERS, "solver": "kfac", "batch_size": 100, "images_per_subnetwork": 1000,
+        "max_nfev": 2, "n_rounds": 2, "shift": 1, "n_copies": 0, "class_weight": "balanced",
+    }  # fmt: skip
+    config = configure("default", data=digits, seed=1, **settings)
+    result, again = (run(config, digits, n_jobs=n) for n in (1, 2))
+    assert_same_bits(result.network, again.network)
+    for subnetwork in result.subnetworks:
+        assert subnetwork.error == ""
+        assert subnetwork.report.solver == "kfac"
+        assert len(subnetwork.report.history) == 4
+    untrained = run(config.with_options(scheme="untrained"), digits, n_jobs=1)
+    assert result.metrics["test_accuracy"] > untrained.metrics["test_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"loss": "cross-entropy"}, "solver='kfac' needs loss squares, got cross-entropy"),
+        ({"jacobian": "full"}, "solver='kfac' needs jacobian kaufman, got full"),
+        ({"form": "array"}, "form must be auto for solver='kfac', got 'array'"),
+        ({"scheme": "stages", "n_stages": 2}, "needs scheme independent or untrained, got stages"),
+        ({"scalarisation": "bilinear"}, "needs patch units with scalarisation dense, got bilinear"),
+        ({"units": "bilinear"}, "needs patch units with scalarisation dense, got bilinear"),
+    ],
+)
+def test_what_cannot_be_trained_on_batches(changed, said):
+    with pytest.raises(ValueError, match=said):
+        configure("default", data="digits", solver="kfac", **changed)
+
+
 def test_maps_larger_than_the_places_of_windows_are_refused(digits):
     with pytest.raises(ValueError, match=r"first_grid must be at most 6, .* got 7"):
         run(configure(data=digits, first_units=8, first_grid=7), digits, n_jobs=1)
