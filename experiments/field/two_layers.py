@@ -4,7 +4,7 @@
 networks with a first layer of random units (``first_units``), whose second layer has as many
 columns. All have the distortions, copies and output layer of the recipe. *Untrained* rows keep the
 random units of the last layer and fit the same output layer, so the difference is the value of
-training. The last row trains all units of the second layer at once, on batches of all images
+training. Rows *on batches* train all units of the last layer at once, on batches of all images
 (``--solver kfac``).
 
 The last 10,000 training images measure; the test images are not read. ``--n-train`` takes the first
@@ -30,6 +30,7 @@ FIRST: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Settings of two layers, by data set."""
+TOGETHER = "trained on batches of all images"
 BATCHES: dict[str, dict[str, Any]] = {
     "mnist": {"max_nfev": 3, "n_rounds": 3},
     "cifar10": {"max_nfev": 3, "n_rounds": 3},
@@ -68,15 +69,16 @@ def main() -> None:
     cells, results = [], []
     two = FIRST[args.dataset]
     on_batches = {
-        **two, **BATCHES[args.dataset], "solver": "kfac", "n_subnetworks": 1,
+        **BATCHES[args.dataset], "solver": "kfac", "n_subnetworks": 1,
         "images_per_subnetwork": n_train,
     }  # fmt: skip
     for layers, units, settings in (
         ("one", "untrained", {}),
         ("one", "trained", {}),
+        ("one", TOGETHER, on_batches),
         ("two", "untrained", two),
         ("two", "trained", two),
-        ("two", "trained on batches of all images", on_batches),
+        ("two", TOGETHER, {**two, **on_batches}),
     ):
         scheme = "untrained" if units == "untrained" else "independent"
         config = configure(data=args.dataset, seed=args.seed, scheme=scheme, n_stages=1, **settings)
