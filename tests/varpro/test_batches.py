@@ -33,7 +33,7 @@ def problem(rng, n=100, h=6, activation="two-sided"):
 @pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
 @pytest.mark.parametrize("activation", ["logistic", "two-sided"])
 def test_one_batch_of_all_has_cost_and_gradient_of_the_functional(activation, weighted, rng):
-    """Where the sums are those of the batch alone: the first step of one pass."""
+    """In the first step of a single batch, the sums hold this batch only."""
     units, images, tau, W = problem(rng, activation=activation)
     weights = rng.uniform(0.5, 2, len(tau)) if weighted else None
     report = fit_on_batches(units, images, tau, W, rng, SETTINGS, weights)
@@ -123,8 +123,15 @@ def test_each_image_is_in_one_batch_of_a_pass(rng):
         assert max(map(len, rows)) <= size
 
 
+def test_every_pass_has_a_record_however_few_batches_it_has(rng):
+    units, images, tau, W = problem(rng)
+    for size in (30, 50, 100, 1000):
+        settings = replace(SETTINGS, batch_size=size, n_passes=3)
+        assert len(fit_on_batches(units, images, tau, W, rng, settings).history) == 3
+
+
 def test_what_is_not_finite_is_an_error(rng):
     units, images, tau, W = problem(rng)
     images[3] = np.nan
-    with pytest.raises(NonFiniteError, match="features are NaN or infinite"):
+    with pytest.raises(NonFiniteError, match="features of a batch are NaN or infinite"):
         fit_on_batches(units, images, tau, W, rng, SETTINGS)

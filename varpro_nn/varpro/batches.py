@@ -4,26 +4,28 @@ A step sees ``b`` images. Its linear weights come from more of them: products of
 themselves and with the targets are summed up over the batches, with weights that decay by ``rho``,
 
     G <- rho G + Phi' Phi,   C <- rho C + Phi' tau,   b_all <- rho b_all + b,
-    A = (G + lam b_all / n)^-1 C,
+    A = (G + lam b_all / n I)^-1 C,
 
-so they are those of about ``b / (1 - rho)`` images. Linear weights of the batch alone would fit it
-too well, and leave a residual that says little of other images. As ``A`` minimises the cost, the
-gradient of the projected cost is that with ``A`` held fixed: with ``r = Phi A - tau`` and
-``dz`` the gradient ``r A'`` pulled back to the pre-activations (:mod:`varpro_nn.units.linearised`),
+so ``A`` is fitted to about ``b / (1 - rho)`` images. Linear weights of the batch alone would
+overfit it. The gradient is that with ``A`` held fixed. It is the gradient of the projected cost
+where ``A`` is the best for the batch, and an approximation with the running sums. With
+``r = Phi A - tau`` and ``dz`` the gradient ``r A'`` pulled back to the pre-activations
+(:mod:`varpro_nn.units.linearised`),
 
     g = sum dz' P / b + (weight decay / n) W.
 
-The step is one of Gauss and Newton, with a Kronecker product in the place of ``J'J`` (K-FAC;
-Martens and Grosse 2015, Grosse and Martens 2016 for windows that share weights):
+The step is a Gauss-Newton step with a Kronecker product in the place of ``J'J`` (K-FAC; Martens and
+Grosse 2015, Grosse and Martens 2016 for windows that share weights):
 
-    J'J / b  ~  S x Q,   S = E [sum over places of dz_e dz_e'],   Q = E [P P'],
+    J'J / b  ~  S x Q,   S = mean over images of the sum over places of dz_e' dz_e,
+                         Q = mean over images and places of P' P,
 
-``dz_e`` pulled back from random outputs ``e`` of covariance 1, so that no target enters. With
-damping and momentum,
+``dz_e`` pulled back from random outputs ``e`` with identity covariance, so that no target enters.
+With damping and momentum,
 
     V <- mu V - eta (S + delta_S)^-1 g (Q + delta_Q)^-1,   W <- W + V.
 
-The learning rate ``eta`` falls to 0 along a straight line.
+The learning rate ``eta`` falls linearly to 0.
 """
 
 import time
@@ -41,9 +43,9 @@ from varpro_nn.units import PatchUnits
 from varpro_nn.units.linearised import Linearised, linearised
 from varpro_nn.varpro.history import FitReport, Record
 
-DECAY = 0.9
+DECAY = 0.95
 """``rho``: what is left of the sums after a batch."""
-LEARNING_RATE = 0.3
+LEARNING_RATE = 0.1
 """``eta`` at the start."""
 MOMENTUM = 0.8
 """``mu``."""
@@ -54,9 +56,9 @@ CURVATURE_DECAY = 0.8
 CURVATURE_EVERY = 2
 """Steps between two estimates of ``S`` and ``Q``."""
 CURVATURE_SHARE = 2
-"""They are estimated on one in so many images of a batch."""
+"""``S`` and ``Q`` are estimated on this part of a batch: 2 is the first half."""
 BATCHES_AHEAD = 3
-"""Batches whose products are summed up before the first step."""
+"""Batches that the sums begin with, before the first step."""
 FLOOR = 1e-7
 """Least penalty of the linear weights, relative to the diagonal of ``G``: far above rounding of
 products in single precision."""
@@ -64,7 +66,7 @@ products in single precision."""
 
 @dataclass(frozen=True, slots=True)
 class BatchSettings:
-    """What a fit on batches is asked for.
+    """Settings of a fit on batches.
 
     Attributes
     ----------
@@ -76,8 +78,8 @@ class BatchSettings:
     weight_decay : float
         Penalty on the unit weights, likewise.
     begin, end : float
-        Part of the whole training that this fit is, from 0 to 1: the learning rate goes on where
-        an earlier fit left it.
+        Begin and end of this fit as fractions of the whole training. The learning rate continues
+        from the previous fit.
     """
 
     batch_size: int
@@ -102,11 +104,11 @@ def fit_on_batches(
     Parameters
     ----------
     units : PatchUnits
-        Dense ones.
+        With ``kind="dense"``.
     inputs : ndarray, shape (n, ...)
     tau : ndarray, shape (n, k)
     W : ndarray, shape (h, p)
-        The start.
+        Initial weights.
     rng : numpy.random.Generator
         Draws batches and random outputs.
     settings : BatchSettings
@@ -115,8 +117,8 @@ def fit_on_batches(
     Returns
     -------
     FitReport
-        One record for each pass. Its cost is the sum over the batches, each at the weights of its
-        step, so the units improved meanwhile. There are no leave-one-out errors.
+        One record for each pass. Its cost sums the costs of the batches, each at the weights before
+        its step. There are no leave-one-out errors.
 
     Raises
     ------
@@ -134,17 +136,14 @@ def fit_on_batches(
     velocity = np.zeros_like(W)
     history: list[Record] = []
     cost = seen = 0.0
-    for step, rows in enumerate(_batches(n, size, settings.n_passes, rng)):
-        s = root[rows, None].astype(np.float32)
-        at = linearised(units, W, inputs[rows])
-        if not np.isfinite(at.Phi).all():
-            msg = "features are NaN or infinite: the units have left every reasonable range."
-            raise NonFiniteError(msg)
-        Phi = s * np.concatenate([at.Phi, np.ones_like(at.Phi[:, :1])], axis=1)
-        targets = s * tau[rows].astype(np.float32)
+    ahead = list(_batches(n, size, 1, rng))[1 : 1 + BATCHES_AHEAD]
+    for rows in ahead:
+        Phi, targets, _ = _weighted(units.features(W, inputs[rows]), tau, root, rows)
         sums.add(Phi, targets)
-        if step < min(BATCHES_AHEAD, n_steps - 1):
-            continue
+    for step, rows in enumerate(_batches(n, size, settings.n_passes, rng)):
+        at = linearised(units, W, inputs[rows])
+        Phi, targets, s = _weighted(at.Phi, tau, root, rows)
+        sums.add(Phi, targets)
         A = sums.linear_weights()
         r = Phi @ A - targets
         # By the features: s (s r) A', as Phi holds one s and the residual the other.
@@ -167,7 +166,7 @@ def fit_on_batches(
             cost = seen = 0.0
         W = W + velocity
     if not np.isfinite(W).all():
-        msg = "the weights became NaN or infinite on the way."
+        msg = "the unit weights became NaN or infinite: take larger batches, or another solver."
         raise NonFiniteError(msg)
     return FitReport(
         w=W.astype(np.float64).ravel(),
@@ -181,6 +180,21 @@ def fit_on_batches(
         form="",
         cpu_seconds=time.process_time() - began,
     )
+
+
+def _weighted(
+    columns: RealArray, tau: FloatArray, root: FloatArray, rows: NDArray[np.int64]
+) -> tuple[RealArray, RealArray, RealArray]:
+    """Rows of features with a constant column, of targets, and the roots of their weights."""
+    if not np.isfinite(columns).all():
+        msg = (
+            "features of a batch are NaN or infinite. Check the images; if they are finite, the "
+            "weights diverged: take larger batches, or another solver."
+        )
+        raise NonFiniteError(msg)
+    s = root[rows, None].astype(np.float32)
+    Phi = s * np.concatenate([columns, np.ones_like(columns[:, :1])], axis=1)
+    return Phi, s * tau[rows].astype(np.float32), s
 
 
 def _half_square(array: RealArray) -> float:
@@ -204,7 +218,7 @@ class _Sums:
         self._penalty = penalty  # for each image
 
     def add(self, Phi: RealArray, tau: RealArray) -> None:
-        """Add those of a batch, multiplied in single precision."""
+        """Add the products of a batch, multiplied in single precision."""
         self._G *= DECAY
         self._C *= DECAY
         self._G += Phi.T @ Phi
