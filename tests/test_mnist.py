@@ -49,7 +49,7 @@ def train(folder, *options):
 def test_a_small_network_from_one_line(mnist, tmp_path):
     """Measured 0.9790 with seed 0, untrained about 0.963; 0.9905 on all the images of the recipe.
 
-    On a tenth of the images, and without the report, whose pages other tests look at.
+    On a tenth of the images, and without the report, which other tests check.
     """
     few = ("--n-train", 6_000, "--images-per-subnetwork", 500, "--n-rounds", 1, "--n-copies", 0)
     metrics = train(tmp_path, "--recipe", "tiny", "--no-report", *few)

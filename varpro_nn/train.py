@@ -332,15 +332,19 @@ def _configured(
         loss = as_chosen.subnetworks.loss
         is_loss = config.subnetworks.loss != loss
         scheme = as_chosen.subnetworks.scheme
-        reason = (
-            f"were chosen for --loss {loss}"
-            if is_loss
-            else ("cost more and gain nothing with so many columns for each image of a sub-network")
-        )
-        tell(
-            f"sub-networks train independently: the {scheme} of --recipe {config.recipe} {reason}; "
-            f"add --scheme {scheme} to keep them"
-        )
+        if config.subnetworks.solver == "kfac":
+            tell(f"sub-networks train independently: --solver kfac has no {scheme}")
+        else:
+            reason = (
+                f"were chosen for --loss {loss}"
+                if is_loss
+                else "cost more and gain nothing with this many columns for each image of a "
+                "sub-network"
+            )
+            tell(
+                f"sub-networks train independently: the {scheme} of --recipe {config.recipe} "
+                f"{reason}; add --scheme {scheme} to keep them"
+            )
     n_copies = as_chosen.output.n_copies if config.distortion else 0
     on_disk = isinstance(dataset.train.images, ImagesOnDisk)
     if on_disk and n_copies and "n_copies" not in overrides and not args.quiet:

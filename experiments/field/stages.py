@@ -92,7 +92,7 @@ def train_one(
             weight_decay=settings.weight_decay,
             fixed=None if known is None else known.columns(drawn),
         )  # fmt: skip
-        solver: Any = settings.solver  # of the recipe: none that works on batches
+        solver: Any = settings.solver  # the recipes never use kfac
         report = fit(functional, W, solver=solver, max_nfev=settings.max_nfev)
     return report.w.reshape(units.n_units, -1), time.process_time() - start
 

@@ -139,7 +139,7 @@ def test_results_are_not_held_on_to():
             assert sum(ref() is not None for ref in alive[:-1]) == 0
 
 
-@pytest.mark.slow  # test_train.py has a Ctrl-C
+@pytest.mark.slow  # test_train.py tests Ctrl-C among the fast tests
 def test_an_early_end_ends_the_tasks_under_way():
     """As Ctrl-C does, or a fault of the caller."""
     start = time.monotonic()

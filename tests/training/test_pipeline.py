@@ -606,7 +606,7 @@ def test_a_second_layer_is_trained_on_maps(digits, tmp_path):
 
 
 def test_units_are_trained_on_batches(digits):
-    """All images, in rounds of which each goes on where the one before stopped."""
+    """All images; each round continues from the weights of the round before."""
     settings = {
         **TWO_LAYERS, "solver": "kfac", "batch_size": 100, "images_per_subnetwork": 1000,
         "max_nfev": 2, "n_rounds": 2, "shift": 1, "n_copies": 0, "class_weight": "balanced",
@@ -629,8 +629,8 @@ def test_units_are_trained_on_batches(digits):
         ({"jacobian": "full"}, "solver='kfac' needs jacobian kaufman, got full"),
         ({"form": "array"}, "form must be auto for solver='kfac', got 'array'"),
         ({"scheme": "stages", "n_stages": 2}, "needs scheme independent or untrained, got stages"),
-        ({"scalarisation": "bilinear"}, "needs patch units with scalarisation dense, got bilinear"),
-        ({"units": "bilinear"}, "needs patch units with scalarisation dense, got bilinear"),
+        ({"scalarisation": "bilinear"}, "scalarisation='dense', got 'patch' and 'bilinear'"),
+        ({"units": "bilinear"}, "needs units='patch' and .*, got 'bilinear' and 'dense'"),
     ],
 )
 def test_what_cannot_be_trained_on_batches(changed, said):

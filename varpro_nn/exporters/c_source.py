@@ -1,8 +1,8 @@
 """A network as one C file: nothing but a C99 compiler is needed to run it.
 
 ``templates/predict.c`` holds the program, ``templates/layer.c`` what it needs for each layer. Here
-they get their constants; of the blocks between lines ``//: names`` and ``//:`` they keep those that
-the network needs. Names of a layer below the last end in its number.
+they get their constants. Blocks between lines ``//: names`` and ``//:`` are kept only if the
+network needs them. Names in lower layers have the number of the layer as a suffix: ``filters_1``.
 """
 
 import re
@@ -122,7 +122,7 @@ def _layer(
     *,
     int8: bool,
 ) -> str:
-    """Text of a layer on the layer ``under`` it; names end in ``suffix``, empty for the last."""
+    """C text of a layer; ``under`` is the layer below it, ``suffix`` is empty for the last."""
     used = {_weight(int8=int8), layer.activation, "image" if under is None else "maps"}
     if layer.contrast is not None:
         used.add("contrast")
@@ -223,7 +223,7 @@ def _stack(folded: FoldedNetwork, *, int8: bool) -> int:
 
 
 def _n_places(layer: FoldedLayer, *, together: bool) -> int:
-    """Choose how many places to work on at once: of one cell, or of all ``together``."""
+    """Choose how many places to work on at once: in a cell, or across all cells ``together``."""
     rows, columns = (np.diff(bounds) for bounds in layer.bounds)
     cells = np.array(prod(layer.places)) if together else np.multiply.outer(rows, columns)
     # A pixel costs a product for each place and about two for its weights; the last block has
@@ -233,7 +233,7 @@ def _n_places(layer: FoldedLayer, *, together: bool) -> int:
 
 
 def _constants(layer: FoldedLayer, *, int8: bool) -> dict[str, NDArray[Any]]:
-    """Name filters and bias, the filters in single precision or as bytes with their scales."""
+    """Return filters and bias by name, filters in single precision or as bytes with scales."""
     padding = -len(layer.bias) % _LANES
     filters = _tiled(np.pad(_float32(layer.filters), ((0, padding), (0, 0))))
     bias = {"bias": np.pad(_float32(layer.bias), (0, padding))}
@@ -244,7 +244,7 @@ def _constants(layer: FoldedLayer, *, int8: bool) -> dict[str, NDArray[Any]]:
 
 
 def _linear(folded: FoldedNetwork, *, int8: bool) -> dict[str, NDArray[Any]]:
-    """Name linear weights and constant, the weights in single precision or as bytes."""
+    """Return linear weights and constant by name, weights in single precision or as bytes."""
     single = {"linear": _float32(folded.A), "constant": _float32(folded.constant)}
     if not int8:
         return single

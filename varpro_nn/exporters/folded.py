@@ -1,7 +1,7 @@
 r"""A trained network as the few plain arrays that a program in another language needs.
 
-All linear steps are folded: the vectors of a unit and the whitening into one filter a unit, so
-every kind of unit is the same computation. A network is a list of layers. Each takes images
+Linear steps are folded: the vectors of a unit and the whitening into one filter per unit, so every
+kind of unit is the same computation. A network is a tuple of layers. Each takes images
 (``channels, rows, columns``), the first one the image itself or its mirror image. At each place of
 its window:
 
@@ -11,14 +11,14 @@ its window:
     sides of ``two-sided``);
 3.  take the mean over the places of each cell: column ``(side, row of cells, column of cells, h)``.
 
-These means are the maps that the next layer takes: channel ``(side, h)``, cells as pixels. Outputs
-are ``A' phi + constant`` of the columns of the last layer, the mean of them over the views, and
-probabilities follow from ``link``. A unit that sees the whole image is a window of the image's size
-with one place.
+These means are the maps that the next layer takes: channel ``(side, h)``, cells as pixels. With
+``phi`` the columns of the last layer, the outputs are ``A' phi + constant``, averaged over the
+views, and probabilities follow from ``link``. A unit that sees the whole image is a window of the
+image's size with one place.
 
-The projection of the maps on their leading directions is folded into the filters of the layer on
-it, or is a layer with the activation ``linear`` and a cell for each place. The choice is what takes
-fewer products.
+The projection of maps on their leading directions is folded into the next layer, if that has no
+contrast and takes no more products. Otherwise it is a layer of its own with the activation
+``linear`` and a cell for each place.
 """
 
 from collections.abc import Iterator
@@ -137,7 +137,7 @@ def fold(network: Network) -> FoldedNetwork:
     Raises
     ------
     TypeError
-        It has units of your own class, its images have other than two or three axes, or it does
+        It has units of your own class, its images do not have two or three axes, or it does
         regression.
     ValueError
         It was trained on other intensities than bytes divided by 255.

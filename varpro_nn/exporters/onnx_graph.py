@@ -191,9 +191,9 @@ def _features(graph: _Graph, folded: FoldedNetwork, images: str) -> str:
 
 
 def _cells(graph: _Graph, layer: FoldedLayer, images: str, scale: int, suffix: str) -> list[str]:
-    """Means over the cells, (n, h, cells) or with these in rows and columns, for each side.
+    """Means over the places of each cell, (n, h, cells) or (n, h, rows, columns), for each side.
 
-    ``suffix`` tells the arrays of a layer from those of others.
+    ``suffix`` makes the array names of a layer unique.
     """
     h, channels = len(layer.bias), layer.image_shape[0]
     bias: ArrayLike = 0.0  # what is still to be added to z

@@ -192,8 +192,8 @@ class SubnetworkSettings:
     max_nfev: int = setting(
         10,
         least=0,
-        help="limit of functional evaluations per round, with solver kfac passes over the images; "
-        "0 leaves the units random",
+        help="limit of functional evaluations per round; with solver kfac, of passes over the "
+        "images; 0 leaves the units random",
     )
     loss: Loss = setting("squares", help="loss that sub-networks minimise")
     ridge: float = setting(
@@ -202,11 +202,11 @@ class SubnetworkSettings:
     weight_decay: float = setting(0.1, least=0, help="penalty on the unit weights of a sub-network")
     solver: Literal[Solver, "kfac"] = setting(
         "lsmr",
-        help="solver of a sub-network; kfac: steps on batches of its images, with Kronecker "
-        "factors for the Jacobian, for many units on many images",
+        help="solver of a sub-network; kfac: Gauss-Newton steps on batches of its images, with a "
+        "Kronecker-factored matrix, for many dense patch units on many images",
     )
     batch_size: int = setting(
-        1000, least=1, needs={"solver": ("kfac",)}, help="number of images of a step of kfac"
+        1000, least=1, needs={"solver": ("kfac",)}, help="number of images in a step of kfac"
     )
     form: Form = setting("auto", help="form of the least-squares problem")
     jacobian: JacobianKind = setting(
@@ -237,7 +237,10 @@ class SubnetworkSettings:
             }  # fmt: skip
             for name, (value, expected) in only.items():
                 if value not in expected.split(" or "):
-                    msg = f"solver='kfac' needs {name} {expected}, got {value}."
+                    msg = (
+                        f"solver='kfac' needs {name} {expected}, got {value}; set {name}, or "
+                        "another solver."
+                    )
                     raise ValueError(msg)
         if self.n_stages > self.n_subnetworks:
             msg = (
@@ -337,8 +340,10 @@ class TrainConfig:
         if self.subnetworks.solver == "kfac" and (units.kind, units.scalarisation) != (
             "patch", "dense",
         ):  # fmt: skip
-            kind = units.scalarisation if units.kind == "patch" else units.kind
-            msg = f"solver='kfac' needs patch units with scalarisation dense, got {kind} units."
+            msg = (
+                "solver='kfac' needs units='patch' and scalarisation='dense', "
+                f"got {units.kind!r} and {units.scalarisation!r}."
+            )
             raise ValueError(msg)
         self._check_first_layer()
 

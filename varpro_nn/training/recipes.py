@@ -195,7 +195,7 @@ def configure(
     recipe = _recipe_for(recipe, overrides)
     base = {**RECIPES[recipe].options(), **VARIANTS.get(data, {}).get(recipe, {})}
     base |= _of_two_layers(data, overrides)
-    if overrides.get("solver", base["solver"]) == "kfac":  # it holds no columns fixed
+    if overrides.get("solver", base["solver"]) == "kfac":  # no stages: it holds no columns fixed
         base |= {"scheme": "independent", "n_stages": 1}
     settings = {**base, **overrides}
     n_units = overrides.get("n_units")

@@ -159,7 +159,7 @@ def _fit_on_batches(
     rng: np.random.Generator,
     part: tuple[float, float],
 ) -> FitReport:
-    """Train in one round, a part of all, on batches of its images."""
+    """Train one round with kfac; ``part`` is its begin and end, as fractions of the training."""
     units, inputs, settings = plan.units, drawn.images, plan.settings
     if isinstance(units, UnitsOnMaps):
         units, inputs = units.on_top(inputs)

@@ -2,8 +2,8 @@
 
 Counts follow the code step by step: :mod:`varpro_nn.varpro.functional` eliminates the linear
 weights, :mod:`varpro_nn.varpro.jacobian` and :mod:`varpro_nn.varpro.cross_entropy` make the
-problem that :mod:`varpro_nn.varpro.fit` solves, :mod:`varpro_nn.varpro.batches` takes steps without
-one. A sub-network is assumed to use all evaluations that it may, and to accept each step. For
+problem that :mod:`varpro_nn.varpro.fit` solves. :mod:`varpro_nn.varpro.batches` makes no such
+problem. A sub-network is assumed to use all evaluations that it may, and to accept each step. For
 :mod:`varpro_nn.training.estimate`.
 """
 

@@ -1,4 +1,4 @@
-"""Features of patch units with what a product with the transposed derivative takes.
+"""Features of patch units, and products with the transpose of their derivative.
 
 The derivative (n, m, h, p) of :meth:`PatchUnits.features_and_derivative` has a number for each
 image, cell and weight. Where only products with it are asked for, the windows (n, places, p) are
@@ -34,11 +34,16 @@ class Linearised:
     _slopes: list[RealArray]
 
     def pull_back(self, G: RealArray) -> RealArray:
-        """Turn a gradient by the features (b, h * m) into one by pre-activations.
+        """Turn a gradient with respect to the features into one with respect to pre-activations.
+
+        Parameters
+        ----------
+        G : ndarray, shape (c, h * m)
+            Of the first ``c <= b`` images.
 
         Returns
         -------
-        ndarray, shape (b, places, h)
+        ndarray, shape (c, places, h)
         """
         cells = self._units.windows.cells
         by_column = G.reshape(len(G), len(self._slopes), len(cells), -1)

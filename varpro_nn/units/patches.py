@@ -281,7 +281,7 @@ class PatchUnits:
     def prepared_windows(self, inputs: ImageArray, dtype: Any) -> RealArray:
         """Windows of images as the scalarisation takes them, cell by cell, (b, places, d + 1).
 
-        Contrast is taken out and they are whitened; the last entry is 1.
+        They are normalised and whitened if the units do so; the last entry is 1.
         """
         P = self._collected(self._images(inputs, dtype))
         if self.whitening is None or self.centre is None:

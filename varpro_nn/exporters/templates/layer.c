@@ -16,7 +16,7 @@ enum {
     IN_COLUMNS = $in_columns,
     IN_MAPS = $in_maps,
 //:
-    N_MAPS = N_SIDES * TILES * LANES /* of a cell, with what fills the last tile */
+    N_MAPS = N_SIDES * TILES * LANES /* of a cell, padding of the last tile included */
 };
 
 /* First place of each cell, then the number of places. */
@@ -160,7 +160,7 @@ static void add_activations(const float *z, float *sums)
 //: below
 enum { ALL_PLACES = $all_places, PLACE_COLUMNS = $place_columns };
 
-/* For each row and each column of places that of its cell. */
+/* Row of cells of each row of places, column of cells of each column. */
 static const uint16_t cell_of_row[ALL_PLACES / PLACE_COLUMNS] = {
 $cell_of_row
 };
@@ -168,7 +168,7 @@ static const uint16_t cell_of_column[PLACE_COLUMNS] = {
 $cell_of_column
 };
 
-/* The means over all cells: by row and column of cells, side, unit. */
+/* Means over the places of each cell: by row of cells, column of cells, side, unit. */
 static void make_maps(const $input *image, float *restrict maps)
 {
     float P[WINDOW_PIXELS * PLACES];

@@ -26,8 +26,8 @@ const varproActivations = {
  * Make the functions of a layer.
  *
  * `addCells(image, weight)` takes an image (channels, rows, columns) of `image_shape` and adds the
- * means over its cells, each times `weight`, to `cells`: (side, row of cells, column of cells,
- * unit). `maps()` are these as the image of the next layer, (side, unit, row, column).
+ * means over the places of each cell, times `weight`, to `cells`: (side, row of cells, column of
+ * cells, unit). `maps()` returns them as the image of the next layer, (side, unit, row, column).
  */
 function varproLayer(layer) {
   const [channels, rows, columns] = layer.image_shape;
