@@ -99,7 +99,7 @@ def _networks():
         shape = SHAPES[colour]
         images = images_of(shape, 30, seed=2)
         units = patch_units(
-            "dense", shape, 5, window=3, grid=5, activation="two-sided", threshold=0.2,
+            "dense", shape, 9, window=3, grid=5, activation="two-sided", threshold=0.2,
             contrast=0.01,
         )  # fmt: skip
         for top in tops:
@@ -119,8 +119,8 @@ def _networks():
 
 STACKS = {
     "two layers, grey, folded": ("grey", 5, 20, {"window": 1, "grid": 2}),
-    "two layers, colour, projected": ("colour", 9, 3, {"window": 2, "grid": 2, "stride": 1}),
-    "two layers, grey, contrast": ("grey", 7, 4, {"window": 2, "grid": 1, "contrast": 0.05}),
+    "two layers, colour, projected": ("colour", 20, 10, {"window": 2, "grid": 2, "stride": 1}),
+    "two layers, grey, contrast": ("grey", 2, 10, {"window": 2, "grid": 1, "contrast": 0.05}),
     "two layers, colour, larger windows": ("colour", 3, 9, {"window": 2, "grid": 1, "stride": 2}),
     "three layers, grey, folded": (
         "grey", 4, 8, {"window": 1, "grid": 3}, {"window": 1, "grid": 2},

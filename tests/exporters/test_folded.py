@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from reference import folded_probabilities
 
 from varpro_nn.data.preparation import Preparation
-from varpro_nn.exporters.folded import fold
+from varpro_nn.exporters.folded import LINEAR, _composed, _n_products, fold
 from varpro_nn.units import WholeImageUnits
 
 
@@ -22,6 +22,25 @@ def test_every_kind_of_unit(name):
     # In units of the bounds, which assert_allclose takes as one number alone.
     found = network.predict_proba(images)
     assert_allclose(found / of_probabilities, probabilities / of_probabilities, rtol=0, atol=1)
+
+
+def test_maps_are_projected_or_folded_by_the_number_of_products():
+    """With contrast on the maps they are projected, whatever it takes."""
+    found = {
+        name: [layer.activation == LINEAR for layer in fold(network).layers]
+        for name, network in NETWORKS.items()
+        if "layers" in name
+    }
+    assert found == {
+        "two layers, grey, folded": [False, False],
+        "two layers, colour, projected": [False, True, False],
+        "two layers, grey, contrast": [False, True, False],
+        "two layers, colour, larger windows": [False, False],
+        "three layers, grey, folded": [False, False, False],
+    }
+    contrast = fold(NETWORKS["two layers, grey, contrast"]).layers
+    without = replace(contrast[2], contrast=None)
+    assert _n_products(_composed(without, contrast[1])) < _n_products(*contrast[1:])
 
 
 @pytest.mark.parametrize("views", VIEWS)

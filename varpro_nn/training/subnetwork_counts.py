@@ -133,18 +133,20 @@ class SubnetworkCounts:
         return total
 
     @property
-    def _places(self) -> int:
-        """Places of the windows of the units in training."""
+    def _windows(self) -> tuple[int, int]:
+        """Places and pixels of the windows of the units in training."""
         top = self.units.units if isinstance(self.units, UnitsOnMaps) else self.units
         assert isinstance(top, PatchUnits)  # kfac takes no others
-        return prod(top.windows.places)
+        return prod(top.windows.places), top.windows.n_pixels
 
     def _pass(self, z: Problem) -> float:
         """Count a pass of ``varpro.batches`` over all images."""
-        rates, places = self.rates, self._places
+        rates, (places, n_pixels) = self.rates, self._windows
         n_batches = -(-z.n // self.settings.batch_size)
         # Pre-activations, and the gradient by the weights; the Kronecker factors of some.
         products: float = 4 * places * z.n_weights
+        if z.p <= n_pixels:  # projected
+            products += 2 * places * n_pixels * z.p
         products += places * (z.h**2 + z.p**2) / (CURVATURE_SHARE * CURVATURE_EVERY)
         products += z.trained**2 + 8 * z.trained * z.k
         passes = 4 * places * (16 * z.h + 4 * z.p) * rates.elementwise
@@ -282,7 +284,8 @@ class SubnetworkCounts:
             return images
         if self.settings.solver == "kfac":
             b = min(self.settings.batch_size, z.n)
-            batch = 4 * b * (self._places * (2 * z.p + 6 * z.h) + 3 * z.trained)
+            places, n_pixels = self._windows
+            batch = 4 * b * (places * (3 * n_pixels + z.p + 6 * z.h) + 3 * z.trained)
             return images + batch + 4 * 8 * z.trained**2
         # Columns now and at the last point, and what a QR makes of them: five in double precision.
         # The elimination has six of the fixed columns.

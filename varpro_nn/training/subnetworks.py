@@ -139,7 +139,8 @@ def _log(subnetwork: Subnetwork, n_finished: int, n_subnetworks: int) -> None:
     report = subnetwork.report
     what = subnetwork.error or "left untrained"
     if report is not None:
-        what = f"cost {report.cost:.5g} after {report.n_evaluations} evaluations, {report.reason}"
+        unit = "passes" if report.solver == "kfac" else "evaluations"
+        what = f"cost {report.cost:.5g} after {report.n_evaluations} {unit}, {report.reason}"
     _logger.info("sub-network %d (%d of %d): %s", subnetwork.index, n_finished, n_subnetworks, what)
 
 

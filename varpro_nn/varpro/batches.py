@@ -21,9 +21,9 @@ Grosse 2015, Grosse and Martens 2016 for windows that share weights):
                          Q = mean over images and places of P' P,
 
 ``dz_e`` pulled back from random outputs ``e`` with identity covariance, so that no target enters.
-With damping and momentum,
+With damping and momentum, and the weight decay in the curvature as well,
 
-    V <- mu V - eta (S + delta_S)^-1 g (Q + delta_Q)^-1,   W <- W + V.
+    V <- mu V - eta (S~ x Q~ + (weight decay / n) I)^-1 g,   W <- W + V.
 
 The learning rate ``eta`` falls linearly to 0.
 """
@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, eigh
 
 from varpro_nn._typing import FloatArray, ImageArray, RealArray
 from varpro_nn.errors import NonFiniteError
@@ -59,9 +59,9 @@ CURVATURE_SHARE = 2
 """``S`` and ``Q`` are estimated on this part of a batch: 2 is the first half."""
 BATCHES_AHEAD = 3
 """Batches that the sums begin with, before the first step."""
-FLOOR = 1e-7
-"""Least penalty of the linear weights, relative to the diagonal of ``G``: far above rounding of
-products in single precision."""
+FLOOR = 1e-5
+"""Least penalty of the linear weights, relative to the diagonal of ``G``: above the rounding of its
+products in single precision, about the square root of the number of columns times 6e-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def fit_on_batches(
     size = min(settings.batch_size, n)
     n_steps = settings.n_passes * -(-n // size)
     sums = _Sums(units.n_units * units.n_cells + 1, tau.shape[1], settings.ridge / n)
-    curvature = _Curvature(rng)
+    curvature = _Curvature(rng, settings.weight_decay / n)
     velocity = np.zeros_like(W)
     history: list[Record] = []
     cost = seen = 0.0
@@ -206,8 +206,8 @@ def _batches(
 ) -> Iterator[NDArray[np.int64]]:
     """Rows of the batches, in order; each image is in one batch of a pass."""
     for _ in range(n_passes):
-        for rows in np.array_split(rng.permutation(n), -(-n // size)):
-            yield np.sort(rows)
+        # Not sorted: the first part of a batch is a random part of it.
+        yield from np.array_split(rng.permutation(n), -(-n // size))
 
 
 class _Sums:
@@ -231,17 +231,18 @@ class _Sums:
         added = np.full(len(diagonal), self._penalty * self._n)
         added[-1] = 0.0
         G = self._G.copy()
-        np.einsum("ii->i", G)[:] += added + FLOOR * diagonal.mean()
+        np.einsum("ii->i", G)[:] += added + (FLOOR * diagonal.mean() or 1.0)
         factor = cho_factor(G, lower=True, overwrite_a=True, check_finite=False)
         A: Any = cho_solve(factor, self._C, check_finite=False)
         return A.astype(np.float32)
 
 
 class _Curvature:
-    """The Kronecker factors, of units and of windows."""
+    """The Kronecker factors, of units and of windows, and the weight decay of an image."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, decay: float) -> None:
         self._rng = rng
+        self._decay = decay
         self._S: FloatArray | None = None
         self._Q: FloatArray | None = None
         self._factors: tuple[Any, Any] = (None, None)
@@ -266,15 +267,14 @@ class _Curvature:
         self._factors = _damped(self._S), _damped(self._Q)
 
     def solve(self, gradient: RealArray) -> NDArray[np.float32]:
-        """Multiply a gradient (h, p) with the inverses of both factors."""
-        of_units, of_windows = self._factors
-        step = cho_solve(of_units, gradient.astype(np.float64), check_finite=False)
-        turned: Any = cho_solve(of_windows, step.T, check_finite=False)
-        return turned.T.astype(np.float32)
+        """Multiply a gradient (h, p) with the inverse of the curvature."""
+        (s, U), (q, V) = self._factors
+        turned = U.T @ gradient.astype(np.float64) @ V / (np.outer(s, q) + self._decay)
+        step: Any = U @ turned @ V.T
+        return step.astype(np.float32)
 
 
-def _damped(factor: FloatArray) -> Any:
-    """Factorise with a multiple of the identity added."""
-    mean = float(np.trace(factor)) / len(factor)
-    damped = factor + (DAMPING * mean or 1.0) * np.eye(len(factor))
-    return cho_factor(damped, lower=True, check_finite=False)
+def _damped(factor: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues with a constant added, and eigenvectors."""
+    values, vectors = eigh(factor, check_finite=False)
+    return np.maximum(values, 0.0) + (DAMPING * float(values.mean()) or 1.0), vectors

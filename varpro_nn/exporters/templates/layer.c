@@ -107,7 +107,7 @@ static void normalise(float *P)
 
 //:
 //: int8
-/* The filters of a tile as floats. */
+/* Weights of a tile as floats. */
 static void scale_filters(int tile, float *restrict F)
 {
     for (int p = 0; p < WINDOW_PIXELS; p++) {
@@ -119,7 +119,7 @@ static void scale_filters(int tile, float *restrict F)
 }
 
 //:
-/* Products of the filters F of a tile with all columns of P. Compilers turn the loop over units
+/* Products of the weights F of a tile with all columns of P. Compilers turn the loop over units
  * into vectors, one sum for each place in a register. */
 static void respond(const float *restrict P, const float *restrict F, float *restrict z)
 {
