@@ -127,7 +127,9 @@ def _layer(
     if layer.contrast is not None:
         used.add("contrast")
     if suffix:
-        used |= {"below"} | {f"below-{name}" for name in used}
+        used.add("below")
+        if layer.contrast is not None:
+            used.add("below-contrast")
     text = Template(_kept("layer.c", used)).substitute(
         _sizes(layer, together=bool(suffix)),
         **arrays,

@@ -17,7 +17,7 @@ views, and probabilities follow from ``link``. A unit that sees the whole image 
 image's size with one place.
 
 The projection of maps on their leading directions is folded into the next layer, if that has no
-contrast and takes no more products. Otherwise it is a layer of its own with the activation
+contrast and takes no more products. Otherwise it is a separate layer with the activation
 ``linear`` and a cell for each place.
 """
 

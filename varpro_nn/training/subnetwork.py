@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray
+from varpro_nn._typing import FloatArray, ImageArray
 from varpro_nn.data.augmentation import NO_DISTORTION, Augmentation, distort
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import NonFiniteError
@@ -152,6 +152,11 @@ def train_one(
     return Subnetwork(index, W, join_reports(reports), "", n_missing)
 
 
+def _on_top(units: Units, images: ImageArray) -> tuple[Units, ImageArray]:
+    """Pair the units in training with what they take: the images, or maps computed once."""
+    return units.on_top(images) if isinstance(units, UnitsOnMaps) else (units, images)
+
+
 def _fit_on_batches(
     plan: SubnetworkPlan,
     drawn: TrainingSet,
@@ -160,9 +165,7 @@ def _fit_on_batches(
     part: tuple[float, float],
 ) -> FitReport:
     """Train one round with kfac; ``part`` is its begin and end, as fractions of the training."""
-    units, inputs, settings = plan.units, drawn.images, plan.settings
-    if isinstance(units, UnitsOnMaps):
-        units, inputs = units.on_top(inputs)
+    (units, inputs), settings = _on_top(plan.units, drawn.images), plan.settings
     assert isinstance(units, PatchUnits)  # checked by the configuration
     of_batches = BatchSettings(
         settings.batch_size, settings.max_nfev, settings.ridge, settings.weight_decay, *part
@@ -174,9 +177,7 @@ def _functional(
     plan: SubnetworkPlan, drawn: TrainingSet, fixed: FloatArray | None, threads: Threads | None
 ) -> ReducedFunctional:
     """Make the problem of one round, of all images at once."""
-    units, inputs, settings = plan.units, drawn.images, plan.settings
-    if isinstance(units, UnitsOnMaps):
-        units, inputs = units.on_top(inputs)
+    (units, inputs), settings = _on_top(plan.units, drawn.images), plan.settings
     columns = None if fixed is None else units.features(fixed.astype(np.float32), inputs)
     if columns is not None:
         check_finite(columns)

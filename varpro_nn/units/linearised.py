@@ -78,8 +78,8 @@ def linearised(units: PatchUnits, W: RealArray, inputs: ImageArray) -> Linearise
         msg = f"units must be dense patch units, got {type(units).__name__} of kind {units.kind!r}."
         raise TypeError(msg)
     P = units.prepared_windows(inputs, W.dtype)
-    b, (n_rows, n_columns) = len(P), units.windows.places
-    z = (P.reshape(-1, P.shape[-1]) @ W.T).reshape(b, n_rows * n_columns, len(W))
+    b, n_places, p = P.shape
+    z = (P.reshape(-1, p) @ W.T).reshape(b, n_places, len(W))
     functions, cells = sides(units.activation, units.threshold), units.windows.cells
     Phi = np.empty((b, len(functions), len(cells), len(W)), dtype=W.dtype)
     slopes = []

@@ -150,7 +150,7 @@ def fit_on_batches(
         dz = at.pull_back((s * r) @ A[:-1].T).reshape(-1, len(W))
         gradient = dz.T @ at.P.reshape(-1, at.P.shape[-1]) / np.float32(len(rows))
         gradient += np.float32(settings.weight_decay / n) * W
-        if step % CURVATURE_EVERY == 0 or not curvature.known:
+        if step % CURVATURE_EVERY == 0:
             curvature.estimate(at, A)
         done = settings.begin + (settings.end - settings.begin) * step / n_steps
         velocity *= np.float32(MOMENTUM)
@@ -246,11 +246,6 @@ class _Curvature:
         self._S: FloatArray | None = None
         self._Q: FloatArray | None = None
         self._factors: tuple[Any, Any] = (None, None)
-
-    @property
-    def known(self) -> bool:
-        """Whether there has been an estimate."""
-        return self._S is not None
 
     def estimate(self, at: Linearised, A: RealArray) -> None:
         """Mix an estimate on part of a batch into the factors."""

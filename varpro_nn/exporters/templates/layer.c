@@ -133,6 +133,24 @@ $sums_store
     }
 }
 
+/* Pre-activations of a tile at all columns of P. */
+static void pre_activations(const float *P, int tile, float *z)
+{
+//: float32
+    respond(P, filters + tile * WINDOW_PIXELS * LANES, z);
+//:
+//: int8
+    float F[WINDOW_PIXELS * LANES];
+    scale_filters(tile, F);
+    respond(P, F, z);
+//:
+    for (int i = 0; i < PLACES; i++) {
+        for (int u = 0; u < LANES; u++) {
+            z[i * LANES + u] += bias[tile * LANES + u];
+        }
+    }
+}
+
 /* Add the activations of one place to the sums of a tile. */
 static void add_activations(const float *z, float *sums)
 {
@@ -190,23 +208,11 @@ static void make_maps(const $input *image, float *restrict maps)
 //: below
         for (int tile = 0; tile < TILES; tile++) {
             float z[PLACES * LANES];
-//:
-//: below-float32
-            respond(P, filters + tile * WINDOW_PIXELS * LANES, z);
-//:
-//: below-int8
-            float F[WINDOW_PIXELS * LANES];
-            scale_filters(tile, F);
-            respond(P, F, z);
-//:
-//: below
+            pre_activations(P, tile, z);
             for (int i = 0; i < n; i++) {
                 int row = cell_of_row[(first + i) / PLACE_COLUMNS];
                 int column = cell_of_column[(first + i) % PLACE_COLUMNS];
                 float *cell = maps + (row * CELL_COLUMNS + column) * N_MAPS;
-                for (int u = 0; u < LANES; u++) {
-                    z[i * LANES + u] += bias[tile * LANES + u];
-                }
                 add_activations(z + i * LANES, cell + tile * LANES);
             }
         }

@@ -117,18 +117,8 @@ static void add_cell(const $input *image, int cell_row, int cell_column, double 
 //:
         for (int tile = 0; tile < TILES; tile++) {
             float z[PLACES * LANES];
-//: float32
-            respond(P, filters + tile * WINDOW_PIXELS * LANES, z);
-//:
-//: int8
-            float F[WINDOW_PIXELS * LANES];
-            scale_filters(tile, F);
-            respond(P, F, z);
-//:
+            pre_activations(P, tile, z);
             for (int i = 0; i < n; i++) {
-                for (int u = 0; u < LANES; u++) {
-                    z[i * LANES + u] += bias[tile * LANES + u];
-                }
                 add_activations(z + i * LANES, sums + tile * LANES);
             }
         }
