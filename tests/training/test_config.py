@@ -19,6 +19,8 @@ WITH_ALL = {**PATCH, "whitening": 0.1, "n_subnetworks": 1, "scheme": "stages", "
 """Settings with which every other is allowed, except those of a first layer."""
 FIRST = {**PATCH, "window": 1, "whitening": 0.1, "n_components": 4, "first_units": 3}
 """Settings with which those of a first layer are allowed."""
+MIDDLE = {**FIRST, "middle_units": 2}
+"""Settings with which those of a middle layer are allowed."""
 
 CHOICES = {
     "units": ("patch", "quadratic", "bilinear", "tensor", "dense"),
@@ -41,6 +43,7 @@ WHOLE = {
     "n_units": 1, "n_subnetworks": 1, "n_stages": 1, "images_per_subnetwork": 1, "n_rounds": 1,
     "n_train": 1, "max_nfev": 0, "shift": 0, "n_copies": 0, "seed": 0,
     "first_units": 1, "first_window": 1, "first_grid": 1, "batch_size": 1,
+    "middle_units": 1, "middle_cells": 1, "middle_grid": 1, "middle_components": 1,
 }  # fmt: skip
 """Least values of whole numbers."""
 FRACTIONS = (
@@ -52,7 +55,7 @@ POSITIVE = ("gain", "contrast", "whitening", "first_contrast", "first_whitening"
 BOOLEAN = ("flip", "standardise", "bootstrap", "refit")
 OPEN = (
     *("training_stride", "contrast", "whitening", "n_components", "n_train", "output_penalty"),
-    *("first_units", "first_contrast"),
+    *("first_units", "first_contrast", "middle_units"),
 )
 SMALLEST = {**WHOLE, **dict.fromkeys(FRACTIONS, 0)}
 
@@ -61,6 +64,8 @@ def beside(name, others):
     """Settings beside ``name``: ``others``, or those that it needs itself."""
     if name == "batch_size":
         return {"units": "patch", "solver": "kfac"}
+    if name.startswith("middle_"):
+        return MIDDLE
     return FIRST if name.startswith("first_") else others
 
 
@@ -134,6 +139,20 @@ def test_booleans(name, value):
         ({"n_components": None, "whitening": None}, "needs whitening, to project"),
         ({"window": 15}, "window must be at most first_grid, 14, the side of the maps, got 15"),
         ({"first_units": None, "first_grid": 3}, "first_grid=3 needs first_units"),
+        ({"first_units": None, "middle_units": 3}, "middle_units needs first_units, got 3 without"),
+        ({"middle_grid": 3}, "middle_grid=3 needs middle_units"),
+        (
+            {"middle_units": 3, "window": 4, "middle_grid": 3},
+            "window must be at most middle_grid, 3, .* got 4",
+        ),
+        (
+            {"middle_units": 3, "window": 2, "first_grid": 7, "middle_grid": 7},
+            "middle_grid must be at most 6, the places of a window of 2 pixels .* got 7",
+        ),
+        (
+            {"middle_units": 3, "window": 2, "first_grid": 4, "middle_grid": 3, "middle_cells": 4},
+            "middle_cells must be at most 3, .* got 4",
+        ),
     ],
     ids=lambda given: given if isinstance(given, str) else None,
 )  # fmt: skip
@@ -299,6 +318,9 @@ NAMES = {
             "whitening",
         )
     },
+    ("middle", "n_units"): "middle_units",
+    **{("middle", name): f"middle_{name}" for name in ("cells", "grid")},
+    ("middle", "n_components"): "middle_components",
     ("output", "penalty"): "output_penalty",
     ("bootstrap", "enabled"): "bootstrap",
     ("bootstrap", "rule"): "bootstrap_rule",

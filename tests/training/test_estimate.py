@@ -72,6 +72,13 @@ KINDS = {
             "n_components": 5, "first_units": 3, "first_window": 3, "first_grid": 4,
         },
     ),
+    "three layers": (
+        (3, 8, 8),
+        {
+            "n_units": 4, "first_units": 3, "first_window": 3, "first_grid": 4, "middle_units": 5,
+            "middle_grid": 3, "n_components": 7, "batch_size": 10,
+        },
+    ),
 }  # fmt: skip
 SHORT = {"n_subnetworks": 2, "max_nfev": 1, "output_penalty": 1.0, "n_stages": 1,
          "scheme": "independent"}  # fmt: skip

@@ -14,7 +14,9 @@ from varpro_nn.errors import DatasetError, SubnetworkWarning
 from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import fit_ridge
 from varpro_nn.training import layers, pipeline, schemes
+from varpro_nn.training.plan import streams
 from varpro_nn.training.pseudo_labels import bootstrap
+from varpro_nn.training.subnetwork import SubnetworkPlan, train_one
 
 CONFIG = configure(
     "bilinear",
@@ -581,7 +583,7 @@ def test_colour_patches_and_rectangles():
 TWO_LAYERS = {
     "window": 2, "grid": 2, "n_components": 12, "n_units": 24, "n_subnetworks": 2,
     "images_per_subnetwork": 400, "first_units": 6, "first_window": 3,
-    "first_grid": 6, "output_layer": "ridge",
+    "first_grid": 6, "output_layer": "ridge", "solver": "lsmr",
 }  # fmt: skip
 
 
@@ -620,6 +622,59 @@ def test_units_are_trained_on_batches(digits):
         assert len(subnetwork.report.history) == 4
     untrained = run(config.with_options(scheme="untrained"), digits, n_jobs=1)
     assert result.metrics["test_accuracy"] > untrained.metrics["test_accuracy"]
+
+
+THREE_LAYERS = {
+    "first_units": 6, "middle_units": 10, "n_units": 12, "output_layer": "ridge", "n_copies": 0,
+    "batch_size": 300, "max_nfev": 2, "n_rounds": 1, "seed": 1,
+}  # fmt: skip
+
+
+def test_a_middle_layer_is_trained_before_the_last(digits, tmp_path):
+    """It is the sub-network after those of the last layer; the layers below it stay."""
+    config = configure("default", data=digits, **THREE_LAYERS)
+    result, again = (run(config, digits, n_jobs=n) for n in (1, 2))
+    assert_same_bits(result.network, again.network)
+    middle = result.network.units.below
+    assert (middle.units.n_units, middle.units.grid, middle.units.units.grid) == (10, 4, 4)
+    untrained = run(config.with_options(scheme="untrained"), digits, n_jobs=1)
+    below = untrained.network.units.below
+    assert_array_equal(middle.units.below.W, below.units.below.W)
+    assert_array_equal(middle.units.below.whitening, below.units.below.whitening)
+    assert not np.array_equal(middle.W, below.W)
+    assert result.metrics["test_accuracy"] > untrained.metrics["test_accuracy"]
+    result.network.save(tmp_path / "model.npz")
+    loaded = Network.load(tmp_path / "model.npz")
+    assert_same_bits(loaded, result.network)
+    assert_array_equal(loaded.units.below.W, middle.W)
+
+
+def test_a_middle_layer_is_the_network_of_two_layers(digits):
+    """By the same random numbers, its weights are those of a network that ends there."""
+    config = configure("default", data=digits, **THREE_LAYERS)
+    middle = run(config, digits, n_jobs=1).network.units.below
+    settings = {
+        name: value for name, value in THREE_LAYERS.items() if not name.startswith("middle")
+    }
+    two = configure("default", data=digits, **{**settings, "n_units": 10, "grid": 2})
+    training = TrainingSet.of(digits, None, None)
+    plan = SubnetworkPlan(
+        run(two, digits, n_jobs=1).network.units, two.subnetworks, two.distortion,
+        streams(two)["training"],
+    )  # fmt: skip
+    assert_array_equal(train_one(training, plan, 1).W.astype(np.float32), middle.W)
+
+
+def test_a_run_continues_with_its_middle_layer(digits, tmp_path, monkeypatch):
+    config = configure("default", data=digits, **THREE_LAYERS)
+    whole = run(config, digits, n_jobs=1, shard_folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["000000.npz", "000001.npz"]
+    monkeypatch.setattr("varpro_nn.training.subnetwork.fit_on_batches", None)
+    assert_same_bits(run(config, digits, n_jobs=1, shard_folder=tmp_path).network, whole.network)
+    (tmp_path / "000000.npz").unlink()  # the last layer was not finished
+    monkeypatch.undo()
+    again = run(config, digits, n_jobs=1, shard_folder=tmp_path)
+    assert_same_bits(again.network, whole.network)
 
 
 @pytest.mark.parametrize(

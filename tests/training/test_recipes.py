@@ -400,8 +400,27 @@ def test_a_first_layer_changes_the_settings_of_the_units():
     assert configure(**small, n_components=5).units.n_components == 5
     of_digits = configure(data="digits", first_units=8)
     assert (of_digits.first.grid, of_digits.units.window) == (6, 2)
+    assert configure(**small, solver="lsmr").subnetworks.images_per_subnetwork == 5000
+    trained = configure("tiny", data="cifar10", first_units=8).subnetworks  # cross-entropy, alone
+    assert (trained.solver, trained.loss, trained.n_subnetworks) == ("kfac", "squares", 1)
     with pytest.raises(ValueError, match="first_units needs units='patch', got 'bilinear'"):
         configure(first_units=8, units="bilinear")
     for name, value in (("first_units", "x"), ("first_activation", "x"), ("window", 2.5)):
         with pytest.raises(ValueError, match=f"{name} must be"):
             configure(**{**small, name: value})
+
+
+def test_a_middle_layer_has_settings_of_its_own():
+    """Directions are at most those that there are; the last layer has one cell."""
+    config = configure("default", data="cifar10", first_units=64, middle_units=32)
+    assert (config.middle.n_components, config.units.n_components) == (100, 400)
+    assert (config.middle.cells, config.middle.grid, config.units.grid) == (3, 6, 1)
+    few = configure("default", data="cifar10", first_units=4, middle_units=4)
+    assert (few.middle.n_components, few.units.n_components) == (72, 72)
+    one_sided = configure(
+        "default", data="cifar10", first_units=4, middle_units=4, activation="rectifier"
+    )
+    assert (one_sided.middle.n_components, one_sided.units.n_components) == (72, 36)
+    assert configure(data="digits", first_units=8, middle_units=8).middle.grid == 4
+    with pytest.raises(ValueError, match="middle_units must be"):
+        configure("default", data="cifar10", first_units=4, middle_units="x")

@@ -166,6 +166,43 @@ class FirstLayerSettings:
         check_settings(self)
 
 
+_MIDDLE = {"middle_units": ...}
+
+
+@documented
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiddleLayerSettings:
+    """An optional middle layer, trained like the last one and on maps of the first."""
+
+    n_units: int | None = setting(
+        None,
+        option="middle_units",
+        least=1,
+        help="number of units of a trained layer between first_units and the last layer; None: no "
+        "such layer",
+    )
+    cells: int = setting(
+        3,
+        option="middle_cells",
+        least=1,
+        needs=_MIDDLE,
+        help="number of pooling cells along each side while it trains",
+    )
+    grid: int = setting(
+        6, option="middle_grid", least=1, needs=_MIDDLE, help="side of its maps, in pixels"
+    )
+    n_components: int = setting(
+        100,
+        option="middle_components",
+        least=1,
+        needs=_MIDDLE,
+        help="number of principal directions of the windows that it sees",
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubnetworkSettings:
@@ -314,6 +351,7 @@ class TrainConfig:
     )
     units: UnitSettings = UnitSettings()
     first: FirstLayerSettings = FirstLayerSettings()
+    middle: MiddleLayerSettings = MiddleLayerSettings()
     subnetworks: SubnetworkSettings = SubnetworkSettings()
     distortion: Augmentation = Augmentation()
     output: OutputSettings = OutputSettings()
@@ -350,6 +388,9 @@ class TrainConfig:
     def _check_first_layer(self) -> None:
         """Check that the units can see maps: as dense units on whitened windows."""
         if self.first.n_units is None:
+            if self.middle.n_units is not None:
+                msg = f"middle_units needs first_units, got {self.middle.n_units} without."
+                raise ValueError(msg)
             return
         units = self.units
         needed = {
@@ -368,12 +409,24 @@ class TrainConfig:
             if value is None:
                 msg = f"first_units needs {name}, to project the windows of maps, got None."
                 raise ValueError(msg)
-        if units.window > self.first.grid:
-            msg = (
-                f"window must be at most first_grid, {self.first.grid}, the side of the maps, got "
-                f"{units.window}."
-            )
-            raise ValueError(msg)
+        sides = {"first_grid": self.first.grid}
+        if self.middle.n_units is not None:
+            sides["middle_grid"] = self.middle.grid
+        for name, side in sides.items():
+            if units.window > side:
+                msg = (
+                    f"window must be at most {name}, {side}, the side of the maps, got "
+                    f"{units.window}."
+                )
+                raise ValueError(msg)
+        n_places = self.first.grid - units.window + 1
+        for name, value in (("middle_grid", self.middle.grid), ("middle_cells", self.middle.cells)):
+            if self.middle.n_units is not None and value > n_places:
+                msg = (
+                    f"{name} must be at most {n_places}, the places of a window of {units.window} "
+                    f"pixels in maps of first_grid={self.first.grid}, got {value}."
+                )
+                raise ValueError(msg)
 
     @property
     def units_per_subnetwork(self) -> int:

@@ -15,7 +15,7 @@ measured.
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -25,6 +25,7 @@ import numpy as np
 from varpro_nn._io.memory import available_memory_mib, peak_memory_mib, resident_memory_mib
 from varpro_nn._typing import ImageArray
 from varpro_nn.data import Dataset
+from varpro_nn.data.augmentation import Augmentation
 from varpro_nn.errors import TrainingError
 from varpro_nn.linalg.blas_limit import single_threaded_blas
 from varpro_nn.linalg.convex import MARGINS
@@ -39,7 +40,12 @@ from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import DUAL_BLOCK_BYTES
 from varpro_nn.training.config import SubnetworkSettings, TrainConfig
 from varpro_nn.training.growth import MOST_COLUMNS, MOST_IMAGES, MOST_POINTS
-from varpro_nn.training.plan import check_refit, make_units, units_in_training
+from varpro_nn.training.plan import (
+    check_refit,
+    make_units,
+    middle_in_training,
+    units_in_training,
+)
 from varpro_nn.training.rates import (
     SAMPLE,
     TYPICAL,
@@ -215,9 +221,8 @@ def estimate(
     """
     sizes = _Sizes.of(config, dataset, effective_jobs(n_jobs), growth, keep_sums)
     with single_threaded_blas():
-        rates = measured_rates()
-        of_units = measured_units(sizes.units, sizes.of_one, sizes.sample, config.distortion)
-    return _Run(config, sizes, rates, of_units).estimate()
+        rates, of_layers = measured_rates(), sizes.rates_of_layers(config, measured_units)
+    return _Run(config, sizes, rates, of_layers).estimate()
 
 
 def first_look(
@@ -233,8 +238,7 @@ def first_look(
     Parameters, result and errors are as for :func:`estimate`.
     """
     sizes = _Sizes.of(config, dataset, effective_jobs(n_jobs), growth, keep_sums)
-    of_units = typical_units(sizes.units, sizes.of_one, sizes.sample, config.distortion)
-    return _Run(config, sizes, TYPICAL, of_units).estimate()
+    return _Run(config, sizes, TYPICAL, sizes.rates_of_layers(config, typical_units)).estimate()
 
 
 def check_before_start(
@@ -304,6 +308,7 @@ def _check_disk(found: Estimate, folder: Path) -> None:
 _REMEDIES = {
     "sub-networks": "images_per_subnetwork, n_units or n_jobs, or increase n_subnetworks",
     "first layer": "first_units or window",
+    "middle layer": "images_per_subnetwork or middle_units",
     "output layer": "n_units, n_copies, grid (patch units) or n_train",
     "measurement": "n_units",
     "comparison for the report": "n_units, or leave the report out (--no-report)",
@@ -340,6 +345,8 @@ class _Sizes:
     ----------
     units, of_one : Units
         Of the whole network, and of one sub-network while it trains.
+    middle : UnitsOnMaps or None
+        The middle layer, while it trains.
     sample : ndarray
         The first training images.
     n, n_test, n_validation, k : int
@@ -351,6 +358,7 @@ class _Sizes:
 
     units: Units
     of_one: Units
+    middle: UnitsOnMaps | None
     sample: ImageArray
     n: int
     n_test: int
@@ -377,25 +385,41 @@ class _Sizes:
             units = make_units(config, sample, None)
         check_size(units.n_units * units.n_cells)
         return cls(
-            units, units_in_training(config, units), sample, n,
+            units, units_in_training(config, units), middle_in_training(config, units), sample, n,
             0 if dataset.test is None else len(dataset.test),
             0 if dataset.validation is None else len(dataset.validation), len(dataset.classes),
             prod(train.shape[1:]) * train.dtype.itemsize, n_jobs, growth, keep_sums,
             *before,
         )  # fmt: skip
 
+    def rates_of_layers(
+        self,
+        config: TrainConfig,
+        measure: Callable[[Units, Units, ImageArray, Augmentation], UnitRates],
+    ) -> tuple[UnitRates, UnitRates]:
+        """Measure the units, and those of the middle layer if there is one."""
+        of_last = measure(self.units, self.of_one, self.sample, config.distortion)
+        if self.middle is None:
+            return of_last, of_last
+        return of_last, measure(self.middle, self.middle, self.sample, config.distortion)
+
 
 class _Run:
     """A run, counted step by step."""
 
     def __init__(
-        self, config: TrainConfig, sizes: _Sizes, rates: Rates, of_units: UnitRates
+        self,
+        config: TrainConfig,
+        sizes: _Sizes,
+        rates: Rates,
+        of_layers: tuple[UnitRates, UnitRates],
     ) -> None:
-        self.config, self.rates, self.of_units = config, rates, of_units
+        self.config, self.rates = config, rates
+        self.of_units, of_middle = of_layers
         self.again: _Run | None = None
         if config.refit:
             merged = replace(sizes, n=sizes.n + sizes.n_validation, n_validation=0)
-            self.again = _Run(config.with_options(refit=False), merged, rates, of_units)
+            self.again = _Run(config.with_options(refit=False), merged, rates, of_layers)
         self.settings = config.subnetworks
         if self.settings.scheme == "untrained":
             self.settings = replace(self.settings, max_nfev=0)
@@ -409,8 +433,12 @@ class _Run:
         self.q = self.units.n_units * self.units.n_cells
         self.one = SubnetworkCounts(
             self.settings, sizes.of_one, sizes.k, self.image_shape, sizes.bytes_of_image,
-            config.distortion, rates, of_units,
+            config.distortion, rates, self.of_units,
         )  # fmt: skip
+        self.middle: SubnetworkCounts | None = None
+        if sizes.middle is not None:
+            alone = replace(self.settings, n_subnetworks=1, n_stages=1)
+            self.middle = replace(self.one, units=sizes.middle, settings=alone, of_units=of_middle)
 
     def estimate(self) -> Estimate:
         """Put all steps together."""
@@ -432,6 +460,8 @@ class _Run:
 
     def _training(self) -> list[Step]:
         steps = [self._subnetworks(self.one, self.n, "sub-networks"), self._output()]
+        if self.middle is not None:
+            steps.insert(0, self._subnetworks(self.middle, self.n, "middle layer"))
         if isinstance(self.units, UnitsOnMaps):
             steps.insert(0, self._first_layer(self.units))
         return steps

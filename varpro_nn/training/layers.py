@@ -1,7 +1,7 @@
 """Train the two layers: units in sub-networks, then the linear weights of all of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from varpro_nn.training.plan import make_units, streams, units_in_training
 from varpro_nn.training.schemes import train_by_scheme
 from varpro_nn.training.subnetwork import Subnetwork, SubnetworkPlan
 from varpro_nn.training.subnetworks import SubnetworkStore
-from varpro_nn.units import Units, with_n_units
+from varpro_nn.units import Units, UnitsOnMaps, with_n_units
 from varpro_nn.units.contract import check_members
 from varpro_nn.units.registry import check_dataclass
 
@@ -94,9 +94,20 @@ def train_units(
         raise DatasetError(msg)
     _warn_of_intensities(training.preparation)
     seeds = streams(config)
+
+    def train_middle(middle: UnitsOnMaps) -> FloatArray:
+        alone = replace(settings, n_subnetworks=1, n_stages=1)
+        plan = SubnetworkPlan(middle, alone, config.distortion, seeds["training"])
+        (trained,) = train_by_scheme(
+            plan, training, compute, first=settings.n_subnetworks, store=store
+        )
+        assert trained.W is not None  # else all had failed
+        return trained.W
+
     if units is None:
         with single_threaded_blas():  # the same bits on any number of cores
-            units = make_units(config, images, np.random.default_rng(seeds["whitening"]))
+            rng = np.random.default_rng(seeds["whitening"])
+            units = make_units(config, images, rng, train_middle)
     check_fitting(config.distortion, images.shape)
     check_size(units.n_units * units.n_cells)
     plan = SubnetworkPlan(

@@ -1,16 +1,18 @@
 """What the settings of a run ask for, in the terms of the parts that do the work."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from varpro_nn._settings import settings_of
-from varpro_nn._typing import ImageArray
+from varpro_nn._typing import FloatArray, ImageArray
 from varpro_nn.data import Dataset
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
-from varpro_nn.training.config import TrainConfig
+from varpro_nn.training.config import TrainConfig, UnitSettings
 from varpro_nn.training.resources import versions
 from varpro_nn.units import (
     PatchUnits,
@@ -93,11 +95,15 @@ def streams(config: TrainConfig) -> dict[str, np.random.SeedSequence]:
 
 
 def make_units(
-    config: TrainConfig, images: ImageArray, rng: np.random.Generator | None
+    config: TrainConfig,
+    images: ImageArray,
+    rng: np.random.Generator | None,
+    train: Callable[[UnitsOnMaps], FloatArray] | None = None,
 ) -> PatchUnits | WholeImageUnits | UnitsOnMaps:
     """Make the units of the whole network, all that precedes them learnt on ``images``.
 
-    Without ``rng``, for sizes alone, nothing is learnt: what would be is of the right shape.
+    ``train`` gives the weights (h, p) of a middle layer; without it they are zero. Without ``rng``,
+    for sizes alone, nothing is learnt: what would be is of the right shape.
 
     Raises
     ------
@@ -105,13 +111,11 @@ def make_units(
         Settings that the images do not allow.
     """
     chosen = config.units
-    plain: dict[str, Any] = {
-        name: getattr(chosen, name) for name in ("rank", "activation", "gain", "threshold")
-    }
+    plain = _common(chosen)
     if chosen.kind != "patch":
         return whole_image_units(chosen.kind, images.shape[1:], chosen.n_units, **plain)
     if config.first.n_units is not None:
-        return _units_on_maps(config, images, rng, plain)
+        return _units_on_maps(config, images, rng, train)
     names = ("window", "stride", "grid", "contrast", "draw")
     plain.update({name: getattr(chosen, name) for name in names})
     units = patch_units(chosen.scalarisation, images.shape[1:], chosen.n_units, **plain)
@@ -127,13 +131,34 @@ def make_units(
 
 
 def _units_on_maps(
-    config: TrainConfig, images: ImageArray, rng: np.random.Generator | None, plain: dict[str, Any]
+    config: TrainConfig,
+    images: ImageArray,
+    rng: np.random.Generator | None,
+    train: Callable[[UnitsOnMaps], FloatArray] | None,
 ) -> UnitsOnMaps:
-    """Draw a first layer, learn the projection of its maps, and make the units on these.
+    """Make the layers below one after the other, and the units on the maps of the last of them."""
+    middle, last = config.middle, config.units
+    assert last.n_components is not None  # checked by the configuration
+    lowest, W = _first_layer(config, images, rng)
+    if middle.n_units is None:
+        below = _maps(config, lowest, W, images, rng, last.n_components)
+        return _layer_on(below, config, last.n_units, last.grid)
+    below = _maps(config, lowest, W, images, rng, middle.n_components)
+    units = _layer_on(below, config, middle.n_units, middle.cells)
+    if rng is None or train is None:
+        W = np.zeros((units.n_units, units.n_weights), np.float32)
+    else:
+        W = train(units).astype(np.float32)
+    of_maps = replace(units, units=replace(units.units, grid=middle.grid))
+    below = _maps(config, of_maps, W, images, rng, last.n_components)
+    return _layer_on(below, config, last.n_units, last.grid)
 
-    Without ``rng``, what would be drawn and learnt is zero.
-    """
-    first, chosen = config.first, config.units
+
+def _first_layer(
+    config: TrainConfig, images: ImageArray, rng: np.random.Generator | None
+) -> tuple[PatchUnits, NDArray[np.float32]]:
+    """Draw a first layer; without ``rng``, what would be drawn and learnt is zero."""
+    first = config.first
     assert first.n_units is not None  # there is one
     n_places = min(images.shape[-2:]) - first.window + 1
     if first.grid > n_places:
@@ -142,34 +167,62 @@ def _units_on_maps(
             f"{first.window} pixels in images of shape {images.shape[1:]}, got {first.grid}."
         )
         raise ValueError(msg)
-    lower = patch_units(
+    units = patch_units(
         "dense", images.shape[1:], first.n_units, window=first.window, grid=first.grid,
         activation=first.activation, threshold=first.threshold, contrast=first.contrast,
         draw="windows",
     )  # fmt: skip
-    assert chosen.whitening is not None  # checked by the configuration
-    assert chosen.n_components is not None
     if rng is None:
-        d = lower.windows.n_pixels
-        lower = replace(lower, centre=np.zeros(d), whitening=np.eye(d))
-        W = np.zeros((first.n_units, lower.n_weights), np.float32)
-        on_windows = PatchUnits("dense", shape_of_maps(lower, len(W)), 1, chosen.window, grid=1)
-        check_whitening(on_windows, chosen.whitening, chosen.n_components)
-        n_pixels = on_windows.windows.n_pixels
-        centre, whitening = np.zeros(n_pixels), np.zeros((chosen.n_components, n_pixels))
-        below = Maps(lower, W, chosen.window, centre, whitening)
-    else:
-        lower = learn_whitening(lower, images, rng, epsilon=first.whitening)
-        W = lower.init(images, rng).astype(np.float32)
-        below = learn_maps(
-            lower, W, images, rng,
-            window=chosen.window, epsilon=chosen.whitening, n_components=chosen.n_components,
-        )  # fmt: skip
+        d = units.windows.n_pixels
+        units = replace(units, centre=np.zeros(d), whitening=np.eye(d))
+        return units, np.zeros((first.n_units, units.n_weights), np.float32)
+    units = learn_whitening(units, images, rng, epsilon=first.whitening)
+    return units, units.init(images, rng).astype(np.float32)
+
+
+def _maps(
+    config: TrainConfig,
+    units: PatchUnits | UnitsOnMaps,
+    W: NDArray[np.float32],
+    images: ImageArray,
+    rng: np.random.Generator | None,
+    n_components: int,
+) -> Maps:
+    """Fix a layer and learn the projection of its maps; without ``rng`` that is zero."""
+    window, epsilon = config.units.window, config.units.whitening
+    assert epsilon is not None  # checked by the configuration
+    if rng is not None:
+        return learn_maps(
+            units, W, images, rng, window=window, epsilon=epsilon, n_components=n_components
+        )
+    on_windows = PatchUnits("dense", shape_of_maps(units, len(W)), 1, window, grid=1)
+    check_whitening(on_windows, epsilon, n_components)
+    n_pixels = on_windows.windows.n_pixels
+    return Maps(units, W, window, np.zeros(n_pixels), np.zeros((n_components, n_pixels)))
+
+
+def _layer_on(below: Maps, config: TrainConfig, n_units: int, grid: int) -> UnitsOnMaps:
+    """Make a layer of units on maps: the middle one and the last differ in size alone."""
+    chosen = config.units
     units = patch_units(
-        "dense", below.shape, chosen.n_units,
-        window=1, grid=chosen.grid, draw=chosen.draw, **plain,
+        "dense", below.shape, n_units, window=1, grid=grid, draw=chosen.draw,
+        **_common(chosen),
     )  # fmt: skip
     return units_on_maps(units, below)
+
+
+def _common(chosen: UnitSettings) -> dict[str, Any]:
+    """Name what all kinds of units take."""
+    names = ("rank", "activation", "gain", "threshold")
+    return {name: getattr(chosen, name) for name in names}
+
+
+def middle_in_training(config: TrainConfig, units: Units) -> UnitsOnMaps | None:
+    """Find the middle layer of a network, as it is while it trains; None if there is none."""
+    if not (isinstance(units, UnitsOnMaps) and isinstance(units.below.units, UnitsOnMaps)):
+        return None
+    middle = units.below.units
+    return replace(middle, units=replace(middle.units, grid=config.middle.cells))
 
 
 def units_in_training(config: TrainConfig, units: Units) -> Units:

@@ -100,8 +100,17 @@ _ON_MAPS: dict[str, Any] = {
     "units": "patch", "scalarisation": "dense", "rank": 1, "window": 3, "stride": 1, "grid": 3,
     "training_stride": None, "contrast": None, "whitening": 0.1, "activation": "two-sided",
     "threshold": 0.5, "draw": "windows", "gain": 1.0, "scheme": "independent", "n_stages": 1,
-    "images_per_subnetwork": 5000,
 }  # fmt: skip
+# All units of a layer at once, on all images.
+_ON_BATCHES: dict[str, Any] = {
+    "solver": "kfac", "loss": "squares", "n_subnetworks": 1, "images_per_subnetwork": 10**7,
+    "max_nfev": 3, "n_rounds": 3,
+}  # fmt: skip
+_IN_SUBNETWORKS: dict[str, Any] = {"images_per_subnetwork": 5000}
+# The last layer on the small maps of a middle one: one cell, and more directions.
+_ON_MIDDLE_MAPS: dict[str, Any] = {"grid": 1}
+_SMALL_MIDDLE: dict[str, Any] = {"middle_grid": 4, "middle_cells": 2}
+_DIRECTIONS_OF_MIDDLE = 400
 _ON_SMALL_MAPS: dict[str, Any] = {"first_window": 3, "first_grid": 6, "window": 2, "grid": 2}
 _DIRECTIONS = 100
 
@@ -228,14 +237,30 @@ def _of_two_layers(data: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     if overrides.get("units", "patch") != "patch":
         msg = f"first_units needs units='patch', got {overrides['units']!r}."
         raise ValueError(msg)
-    settings = {**_ON_MAPS, **(_ON_SMALL_MAPS if data == "digits" else {})}
+    on_batches = overrides.get("solver", "kfac") == "kfac"
+    settings = {
+        **_ON_MAPS, **(_ON_SMALL_MAPS if data == "digits" else {}),
+        **(_ON_BATCHES if on_batches else _IN_SUBNETWORKS), "first_units": n_units,
+    }  # fmt: skip
+    chosen = {**settings, **overrides}
     activation = overrides.get("first_activation", FirstLayerSettings().activation)
+    n_components = _directions(_DIRECTIONS, activation, n_units, chosen["window"])
+    middle = overrides.get("middle_units")
+    if middle is None:
+        return {**settings, "n_components": n_components}
+    of_middle = _directions(_DIRECTIONS_OF_MIDDLE, chosen["activation"], middle, chosen["window"])
+    return {
+        **settings, **_ON_MIDDLE_MAPS, **(_SMALL_MIDDLE if data == "digits" else {}),
+        "middle_units": middle, "middle_components": n_components, "n_components": of_middle,
+    }  # fmt: skip
+
+
+def _directions(most: int, activation: Any, n_units: Any, window: Any) -> int:
+    """Count the directions of windows of the maps of ``n_units`` units: at most all of them."""
+    if not (isinstance(n_units, Integral) and isinstance(window, Integral)):
+        return most  # refused later
     n_sides = len(sides(activation)) if activation in ACTIVATIONS else 1
-    window = overrides.get("window", settings["window"])
-    n_components = _DIRECTIONS
-    if isinstance(n_units, Integral) and isinstance(window, Integral):  # others are refused later
-        n_components = max(1, min(n_components, n_sides * int(n_units) * int(window) ** 2))
-    return {**settings, "first_units": n_units, "n_components": n_components}
+    return max(1, min(most, n_sides * int(n_units) * int(window) ** 2))
 
 
 def _fixed_columns(config: TrainConfig, n_images: int | None) -> float:

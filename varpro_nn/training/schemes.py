@@ -31,13 +31,15 @@ def train_by_scheme(
     training: TrainingSet,
     compute: Compute,
     *,
+    first: int = 0,
     start: FloatArray | None = None,
     store: SubnetworkStore | None = None,
 ) -> list[Subnetwork]:
     """Train all sub-networks by the scheme of the plan's settings.
 
-    Parameters and errors are as for :func:`varpro_nn.training.subnetworks.train_subnetworks`; also
-    ValueError for sub-networks without a ridge that have too few images to learn from.
+    ``first`` is the index of the first one. Other parameters and errors are as for
+    :func:`varpro_nn.training.subnetworks.train_subnetworks`; also ValueError for sub-networks
+    without a ridge that have too few images to learn from.
     """
     settings = plan.settings
     _check_determined(plan, len(training))
@@ -47,7 +49,7 @@ def train_by_scheme(
     for group in settings.stages:
         trained += train_subnetworks(
             plan, training, compute,
-            members=group.tolist(), start=start, fixed=_columns_of(trained), store=store,
+            members=(first + group).tolist(), start=start, fixed=_columns_of(trained), store=store,
         )  # fmt: skip
     check_some_trained(trained)
     return trained
