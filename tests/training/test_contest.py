@@ -120,6 +120,15 @@ def test_overrides_that_suit_some_kinds_or_need_more(side, given, n_kinds):
     assert not module.can_compare(data_of(images, np.arange(300)[::-1] // 2, k=150), 4)
 
 
+@pytest.mark.parametrize(("n", "sizes"), [(60, [2, 2]), (300, [16, 4]), (1000, [16, 8])])
+def test_subnetworks_on_whitened_windows_have_no_more_columns_than_images(n, sizes):
+    images = np.zeros((n, 20, 20), np.float32)
+    kinds = module.kinds_of_units(data_of(images, np.arange(n) % 2))
+    found = [kind.config for kind in kinds if kind.config.units.whitening]
+    assert [config.units_per_subnetwork for config in found] == sizes
+    assert all(config.units.n_units == 96 for config in found)
+
+
 def test_changes_that_overrides_forbid_are_not_tried():
     given = {"flip": False, "output_layer": "ridge", "shift": 0, **QUICK}
     names = {entry.name for entry in contest(digits(60), n_jobs=1, **given).entries}

