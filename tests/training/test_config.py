@@ -40,6 +40,7 @@ CHOICES = {
 }
 WHOLE = {
     "rank": 1, "window": 1, "stride": 1, "grid": 1, "training_stride": 1, "n_components": 1,
+    "training_grid": 1,
     "n_units": 1, "n_subnetworks": 1, "n_stages": 1, "images_per_subnetwork": 1, "n_rounds": 1,
     "n_train": 1, "max_nfev": 0, "shift": 0, "n_copies": 0, "seed": 0,
     "first_units": 1, "first_window": 1, "first_grid": 1, "batch_size": 1,
@@ -55,7 +56,7 @@ POSITIVE = ("gain", "contrast", "whitening", "first_contrast", "first_whitening"
 BOOLEAN = ("flip", "standardise", "bootstrap", "refit")
 OPEN = (
     *("training_stride", "contrast", "whitening", "n_components", "n_train", "output_penalty"),
-    *("first_units", "first_contrast", "middle_units"),
+    *("first_units", "first_contrast", "middle_units", "training_grid"),
 )
 SMALLEST = {**WHOLE, **dict.fromkeys(FRACTIONS, 0)}
 

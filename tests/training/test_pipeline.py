@@ -477,6 +477,34 @@ def test_windows_lie_as_close_as_asked_for_in_the_network(patches, digits, monke
     assert not np.array_equal(other.network.W, again.network.W)
 
 
+@pytest.mark.parametrize("of_layers", [{}, {"first_units": 5}], ids=["one layer", "two layers"])
+def test_cells_in_training_may_be_fewer_than_in_the_network(of_layers, digits, monkeypatch):
+    """Weights are those of a network with the grid of training; its cells are those of ``grid``."""
+    seen = []
+    original = layers.train_by_scheme
+
+    def spy(plan, *args, **options):
+        seen.append(plan.units.grid)
+        return original(plan, *args, **options)
+
+    monkeypatch.setattr(layers, "train_by_scheme", spy)
+    settings = {
+        **of_layers, "n_units": 8, "n_subnetworks": 2, "max_nfev": 2, "n_train": 300,
+        "output_layer": "ridge", "scheme": "independent", "n_stages": 1, "shift": 0, "n_copies": 0,
+    }  # fmt: skip
+    config = configure("default", data=digits, grid=3, training_grid=1, **settings)
+    found = run(config, digits, n_jobs=1).network
+    alone = run(config.with_options(grid=1, training_grid=None), digits, n_jobs=1).network
+    whole = run(config.with_options(training_grid=None), digits, n_jobs=1).network
+    assert seen == [1, 1, 3]
+    assert_array_equal(found.W, alone.W)
+    assert not np.array_equal(found.W, whole.W)
+    assert found.units.grid == 3
+    assert len(found.A) == 8 * found.units.n_cells + 1
+    with pytest.raises(ValueError, match="grid must be at most the places of a window"):
+        run(config.with_options(training_grid=9), digits, n_jobs=1)
+
+
 def test_processes_change_no_bit_of_patch_units(patches, digits):
     two = run(PATCHES.with_options(bootstrap=True, training_stride=2), digits, n_jobs=2)
     assert_same_bits(two.network, patches.network)
@@ -656,7 +684,7 @@ def test_a_middle_layer_is_the_network_of_two_layers(digits):
     settings = {
         name: value for name, value in THREE_LAYERS.items() if not name.startswith("middle")
     }
-    two = configure("default", data=digits, **{**settings, "n_units": 10, "grid": 2})
+    two = configure("default", data=digits, **{**settings, "n_units": 10})
     training = TrainingSet.of(digits, None, None)
     plan = SubnetworkPlan(
         run(two, digits, n_jobs=1).network.units, two.subnetworks, two.distortion,

@@ -79,6 +79,12 @@ class UnitSettings:
         needs=_PATCH,
         help="distance between windows while the units train, in pixels; None: stride",
     )
+    training_grid: int | None = setting(
+        None,
+        least=1,
+        needs=_PATCH,
+        help="number of pooling cells along each side while the units train; None: grid",
+    )
     contrast: float | None = setting(
         None,
         above=0,
@@ -182,7 +188,7 @@ class MiddleLayerSettings:
         "such layer",
     )
     cells: int = setting(
-        3,
+        2,
         option="middle_cells",
         least=1,
         needs=_MIDDLE,

@@ -1,6 +1,6 @@
 """What the settings of a run ask for, in the terms of the parts that do the work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -226,15 +226,21 @@ def middle_in_training(config: TrainConfig, units: Units) -> UnitsOnMaps | None:
 
 
 def units_in_training(config: TrainConfig, units: Units) -> Units:
-    """Make the units of one sub-network while it trains, at the training stride.
+    """Make the units of one sub-network while it trains, with the stride and grid of training.
 
     Raises
     ------
     ValueError
-        At that stride there are fewer places than cells.
+        There are fewer places than cells.
     """
     of_one = with_n_units(units, config.units_per_subnetwork)
-    if not isinstance(of_one, PatchUnits) or config.units.training_stride is None:
-        return of_one
-    spec = {**of_one.spec(), "stride": config.units.training_stride}
-    return units_from_spec(spec, of_one.arrays)
+    given = {"stride": config.units.training_stride, "grid": config.units.training_grid}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if isinstance(of_one, UnitsOnMaps):
+        return replace(of_one, units=_patches_with(of_one.units, changed))
+    return _patches_with(of_one, changed) if isinstance(of_one, PatchUnits) else of_one
+
+
+def _patches_with(units: PatchUnits, changed: Mapping[str, int]) -> PatchUnits:
+    found: Any = units_from_spec({**units.spec(), **changed}, units.arrays)
+    return found

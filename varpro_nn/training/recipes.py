@@ -100,6 +100,7 @@ _ON_MAPS: dict[str, Any] = {
     "units": "patch", "scalarisation": "dense", "rank": 1, "window": 3, "stride": 1, "grid": 3,
     "training_stride": None, "contrast": None, "whitening": 0.1, "activation": "two-sided",
     "threshold": 0.5, "draw": "windows", "gain": 1.0, "scheme": "independent", "n_stages": 1,
+    "training_grid": 2,
 }  # fmt: skip
 # All units of a layer at once, on all images.
 _ON_BATCHES: dict[str, Any] = {
@@ -108,10 +109,16 @@ _ON_BATCHES: dict[str, Any] = {
 }  # fmt: skip
 _IN_SUBNETWORKS: dict[str, Any] = {"images_per_subnetwork": 5000}
 # The last layer on the small maps of a middle one: one cell, and more directions.
-_ON_MIDDLE_MAPS: dict[str, Any] = {"grid": 1}
+_ON_MIDDLE_MAPS: dict[str, Any] = {"grid": 2, "training_grid": 1}
 _SMALL_MIDDLE: dict[str, Any] = {"middle_grid": 4, "middle_cells": 2}
 _DIRECTIONS_OF_MIDDLE = 400
-_ON_SMALL_MAPS: dict[str, Any] = {"first_window": 3, "first_grid": 6, "window": 2, "grid": 2}
+_ON_SMALL_MAPS: dict[str, Any] = {
+    "first_window": 3,
+    "first_grid": 6,
+    "window": 2,
+    "grid": 2,
+    "training_grid": None,
+}
 _DIRECTIONS = 100
 
 RECIPES: dict[str, TrainConfig] = {
@@ -272,7 +279,8 @@ def _fixed_columns(config: TrainConfig, n_images: int | None) -> float:
     n_known = settings.n_known * config.units_per_subnetwork
     n_cells = 1
     if config.units.kind == "patch":
-        n_cells = len(sides(config.units.activation)) * config.units.grid**2
+        grid = config.units.training_grid or config.units.grid
+        n_cells = len(sides(config.units.activation)) * grid**2
     sizes = (settings.images_per_subnetwork, config.n_train, n_images)
     return n_known * n_cells / min(size for size in sizes if size is not None)
 
