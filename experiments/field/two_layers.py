@@ -1,15 +1,16 @@
-"""One layer and two, trained and untrained, on held-out training images.
+"""One layer, two and three, trained and untrained, on held-out training images.
 
 ``python -m experiments.field.two_layers DATASET --output FILE`` trains the recipe ``default`` and
-networks with a first layer of random units (``first_units``), whose second layer has as many
-columns. All have the distortions, copies and output layer of the recipe. *Untrained* rows keep the
-random units of the last layer and fit the same output layer, so the difference is the value of
-training. Rows *on batches* train all units of the last layer at once, on batches of all images
-(``--solver kfac``).
+networks with a first layer of random units (``first_units``); those of three layers have a trained
+layer between these and the last (``middle_units``). All have the distortions, copies and output
+layer of the recipe. *Untrained* rows keep random units in all layers and fit the same output layer,
+so the difference is the value of training. Rows *in sub-networks* train the last layer as the
+recipe trains its one layer, each sub-network on a part of the images. Rows *on batches* train all
+units of a layer at once, on batches of all images (``--solver kfac``).
 
 The last 10,000 training images measure; the test images are not read. ``--n-train`` takes the first
-ones of the others. CPU seconds are those of the whole training. ``--quick`` takes a slice of the
-digits. Prints a Markdown table; the last line is JSON.
+ones of the others, ``--layers`` some rows. CPU seconds are those of the whole training. ``--quick``
+takes a slice of the digits. Prints a Markdown table; the last line is JSON.
 """
 
 from dataclasses import replace
@@ -22,21 +23,50 @@ from experiments.shared.tables import print_table, rounded_seconds
 from varpro_nn import Dataset, TrainConfig, configure, load, run
 
 N_HELD = 10_000
-FIRST: dict[str, dict[str, Any]] = {
-    "mnist": {"first_units": 24, "first_grid": 12, "n_units": 64, "n_subnetworks": 4},
-    "cifar10": {"first_units": 64, "n_units": 96, "n_subnetworks": 6},
-    "digits": {
-        "first_units": 8, "n_units": 12, "n_subnetworks": 2, "max_nfev": 2,
+LAYERS: dict[str, dict[str, dict[str, Any]]] = {
+    "mnist": {
+        "one": {},
+        "two": {"first_units": 24, "first_grid": 12, "n_units": 64},
+        "three": {"first_units": 24, "first_grid": 12, "middle_units": 64, "n_units": 96},
     },
-}  # fmt: skip
-"""Settings of two layers, by data set."""
-TOGETHER = "trained on batches of all images"
-BATCHES: dict[str, dict[str, Any]] = {
-    "mnist": {"max_nfev": 3, "n_rounds": 3},
-    "cifar10": {"max_nfev": 3, "n_rounds": 3},
-    "digits": {"max_nfev": 2},
+    "cifar10": {
+        "one": {},
+        "two": {"first_units": 64, "n_units": 128},
+        "three": {"first_units": 64, "middle_units": 128, "n_units": 256},
+    },
+    "digits": {
+        "one": {},
+        "two": {"first_units": 8, "n_units": 12, "max_nfev": 2},
+        "three": {"first_units": 8, "middle_units": 12, "n_units": 12, "max_nfev": 2},
+    },
 }
-"""Settings of the training on batches."""
+"""Settings by data set and number of layers."""
+APART: dict[str, dict[str, Any]] = {
+    "mnist": {"n_subnetworks": 4}, "cifar10": {"n_subnetworks": 8}, "digits": {"n_subnetworks": 2},
+}  # fmt: skip
+"""Sub-networks of two layers."""
+TOGETHER: dict[str, Any] = {
+    "solver": "kfac", "n_subnetworks": 1, "max_nfev": 3, "n_rounds": 3, "loss": "squares",
+}  # fmt: skip
+"""One layer on batches; the settings that more layers have by default."""
+NUMBERS = ("one", "two", "three")
+UNTRAINED, IN_SUBNETWORKS, ON_BATCHES = "untrained", "in sub-networks", "on batches"
+
+
+def rows(dataset: str, n_train: int) -> list[tuple[str, str, dict[str, Any]]]:
+    """Name layers, training and settings of each row."""
+    of, alone = LAYERS[dataset], {"scheme": "independent", "n_stages": 1}
+    untrained = {**alone, "scheme": "untrained"}
+    return [
+        ("one", UNTRAINED, untrained),
+        ("one", IN_SUBNETWORKS, alone),
+        ("one", ON_BATCHES, {**TOGETHER, "images_per_subnetwork": n_train}),
+        ("two", UNTRAINED, {**of["two"], **untrained}),
+        ("two", IN_SUBNETWORKS, {**of["two"], **APART[dataset], "solver": "lsmr"}),
+        ("two", ON_BATCHES, of["two"]),
+        ("three", UNTRAINED, {**of["three"], **untrained}),
+        ("three", ON_BATCHES, of["three"]),
+    ]
 
 
 def measure(config: TrainConfig, data: Dataset, n_jobs: int) -> dict[str, Any]:
@@ -52,8 +82,9 @@ def measure(config: TrainConfig, data: Dataset, n_jobs: int) -> dict[str, Any]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("dataset", choices=tuple(FIRST))
+    options.add_argument("dataset", choices=tuple(LAYERS))
     options.add_argument("--n-train", type=whole_number(1), help="training images; all")
+    options.add_argument("--layers", nargs="+", choices=NUMBERS, default=NUMBERS)
     args = options.parse_args()
     data = load(args.dataset, args.data_dir)
     whole = data.train
@@ -67,21 +98,10 @@ def main() -> None:
     )  # fmt: skip
     ledger = Ledger(args.output, data=data.digest, n_train=n_train, n_jobs=args.n_jobs)
     cells, results = [], []
-    two = FIRST[args.dataset]
-    on_batches = {
-        **BATCHES[args.dataset], "solver": "kfac", "n_subnetworks": 1,
-        "images_per_subnetwork": n_train,
-    }  # fmt: skip
-    for layers, units, settings in (
-        ("one", "untrained", {}),
-        ("one", "trained", {}),
-        ("one", TOGETHER, on_batches),
-        ("two", "untrained", two),
-        ("two", "trained", two),
-        ("two", TOGETHER, {**two, **on_batches}),
-    ):
-        scheme = "untrained" if units == "untrained" else "independent"
-        config = configure(data=args.dataset, seed=args.seed, scheme=scheme, n_stages=1, **settings)
+    for layers, units, settings in rows(args.dataset, n_train):
+        if layers not in args.layers:
+            continue
+        config = configure(data=args.dataset, seed=args.seed, **settings)
         found = ledger.get(
             {"layers": layers, "units": units},
             partial(measure, config, data, args.n_jobs),
@@ -90,7 +110,7 @@ def main() -> None:
         results.append({"layers": layers, "units": units, **found})
         cells.append({
             "layers": layers,
-            "units": units,
+            "training": units,
             "parameters": f"{found['n_parameters']:,}",
             "held-out accuracy": f"{found['held_out_accuracy']:.4f} ± {found['error']:.4f}",
             "CPU s of training": rounded_seconds(found["cpu_seconds"]),

@@ -105,7 +105,7 @@ _ON_MAPS: dict[str, Any] = {
 # All units of a layer at once, on all images.
 _ON_BATCHES: dict[str, Any] = {
     "solver": "kfac", "loss": "squares", "n_subnetworks": 1, "images_per_subnetwork": 10**7,
-    "max_nfev": 3, "n_rounds": 3,
+    "max_nfev": 3, "n_rounds": 3, "weight_decay": 2.0,
 }  # fmt: skip
 _IN_SUBNETWORKS: dict[str, Any] = {"images_per_subnetwork": 5000}
 # The last layer on the small maps of a middle one: one cell, and more directions.
