@@ -89,7 +89,9 @@ class Ledger:
         whole = text[: text.rfind("\n") + 1]
         if whole != text:  # a write was cut off
             os.truncate(self.path, len(whole.encode()))
-        return {_text(line["key"]): line for line in map(json.loads, whole.splitlines())}
+        return {
+            _text(_without_later(line["key"])): line for line in map(json.loads, whole.splitlines())
+        }
 
 
 _handed_out: list[dict[str, Any]] = []
@@ -100,9 +102,30 @@ def _text(key: Any) -> str:
     return json.dumps(key, sort_keys=True)
 
 
+LATER = {
+    name: value
+    for name, value in TrainConfig().options().items()
+    if name in ("batch_size", "class_weight", "refit", "training_grid")
+    or name.startswith(("first_", "middle_"))
+}
+"""Settings that came after the first rows, with the values that say: as before."""
+
+
+def _without_later(key: Any) -> Any:
+    """Leave :data:`LATER` settings that are as before out of all settings in a key."""
+    if isinstance(key, list):
+        return [_without_later(value) for value in key]
+    if not isinstance(key, dict):
+        return key
+    found = {name: _without_later(value) for name, value in key.items()}
+    if "recipe" not in found or "n_units" not in found:  # not those of a run
+        return found
+    return {n: v for n, v in found.items() if n not in LATER or v != LATER[n]}
+
+
 def settings_of(config: TrainConfig) -> dict[str, Any]:
     """Name the settings of a run as all rows have named them: those that are kept stay valid."""
-    settings = config.options()
+    settings = _without_later(config.options())
     settings["glue_ridge"] = settings.pop("output_penalty")
     # Settings that the package had when the first rows were written, as they were left then.
     return {**settings, "n_parts": 1, "patience": None}

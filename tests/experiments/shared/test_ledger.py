@@ -3,7 +3,8 @@ import json
 import pytest
 
 from experiments.shared import ledger
-from experiments.shared.ledger import Ledger, print_last_line
+from experiments.shared.ledger import Ledger, print_last_line, settings_of
+from varpro_nn import configure
 
 
 def test_results_are_taken_from_the_file(tmp_path):
@@ -103,3 +104,20 @@ def test_rows_are_named_by_what_makes_them():
         "units dense, columns 9, recipe bilinear, n_units 20, seed 3"
     )
     assert ledger.described({"entry": "softmax", "seed": 0}) == "softmax, seed 0"
+
+
+def test_settings_that_came_later_leave_kept_rows_valid(tmp_path):
+    """At their defaults they are as if they were not there; with another value they count."""
+    plain, other = configure("tiny"), configure("tiny", class_weight="balanced")
+    kept = settings_of(plain)
+    assert not {"class_weight", "batch_size", "first_units", "middle_units"} & set(kept)
+    assert settings_of(other)["class_weight"] == "balanced"
+    assert set(settings_of(configure(first_units=8))) > {"first_units", "training_grid"}
+    table = Ledger(tmp_path / "table.jsonl")
+    assert table.get({"config": kept}, lambda: 1) == 1
+    assert table.get({"config": settings_of(other)}, lambda: 2) == 2
+    text = table.path.read_text()
+    written = text.replace('"rank": 1', '"batch_size": 1000, "rank": 1')  # by a version that had it
+    assert written != text
+    table.path.write_text(written)
+    assert table.get({"config": kept}, lambda: 3) == 1
