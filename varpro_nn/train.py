@@ -323,8 +323,9 @@ def _configured(
         )
     if config.first.n_units is not None and not args.quiet:
         tell(
-            "the units see maps of a first layer: settings of units that you do not give have "
-            f"defaults for maps, not the values of --recipe {config.recipe} (docs/two_layers.md)"
+            "the units see maps of a first layer: settings of units and of their training that "
+            f"you do not give have defaults for maps, not the values of --recipe {config.recipe} "
+            "(docs/two_layers.md)"
         )
     as_chosen = configure(config.recipe, data=kind_of_data(dataset.name, dataset.image_shape))
     given = {"scheme", "n_stages", "first_units"} & set(overrides)

@@ -207,7 +207,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
     def _start(self, config: TrainConfig) -> dict[str, Any]:
         """Return the weights of the last fit as ``start``, if ``warm_start`` continues from it.
 
-        With two layers also the ``units``: the weights mean something on the same maps alone.
+        With several layers also the ``units``: the weights mean something on the same maps alone.
         """
         W = getattr(self, "W_", None)
         if not self.warm_start or W is None:
@@ -227,11 +227,14 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
                 msg = f"warm_start needs the same {option} as before, {old!r}, got {new!r}."
                 raise ValueError(msg)
         of_maps = config.first.n_units is not None
-        if self.config_.first != config.first or (of_maps and self.config_.units != units):
+        then, now = (
+            (each.first, each.middle, each.units if of_maps else None)
+            for each in (self.config_, config)
+        )
+        if then != now:
             msg = (
-                "warm_start with two layers needs the same settings of both as before, "
-                f"{self.config_.first}, {self.config_.units}, got {config.first}, {units}; repeat "
-                "them, or set warm_start=False."
+                "warm_start with several layers needs the same settings of all as before, "
+                f"{then}, got {now}; repeat them, or set warm_start=False."
             )
             raise ValueError(msg)
         if len(W) != config.units.n_units:
