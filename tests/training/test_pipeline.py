@@ -458,36 +458,34 @@ def test_metrics_of_patch_units(patches, digits):
     assert layer.n_iterations > 0
 
 
-def test_windows_lie_as_close_as_asked_for_in_the_network(patches, digits, monkeypatch):
-    """Sub-networks are trained with the windows of ``training_stride``."""
-    assert patches.network.units.stride == 1
+@pytest.fixture
+def in_training(monkeypatch):
+    """Collect the units that each call trains."""
     seen = []
     original = layers.train_by_scheme
 
     def spy(plan, *args, **options):
-        seen.append(plan.units.stride)
+        seen.append(plan.units)
         return original(plan, *args, **options)
 
     monkeypatch.setattr(layers, "train_by_scheme", spy)
+    return seen
+
+
+def test_windows_lie_as_close_as_asked_for_in_the_network(patches, digits, in_training):
+    """Sub-networks are trained with the windows of ``training_stride``."""
+    assert patches.network.units.stride == 1
     again = run(PATCHES.with_options(training_stride=2), digits, n_jobs=1)
-    assert seen == [2]
+    assert [units.stride for units in in_training] == [2]
     assert_same_bits(again.network, patches.network)
     other = run(PATCHES, digits, n_jobs=1)
-    assert seen == [2, 1]
+    assert [units.stride for units in in_training] == [2, 1]
     assert not np.array_equal(other.network.W, again.network.W)
 
 
 @pytest.mark.parametrize("of_layers", [{}, {"first_units": 5}], ids=["one layer", "two layers"])
-def test_cells_in_training_may_be_fewer_than_in_the_network(of_layers, digits, monkeypatch):
+def test_cells_in_training_may_be_fewer_than_in_the_network(of_layers, digits, in_training):
     """Weights are those of a network with the grid of training; its cells are those of ``grid``."""
-    seen = []
-    original = layers.train_by_scheme
-
-    def spy(plan, *args, **options):
-        seen.append(plan.units.grid)
-        return original(plan, *args, **options)
-
-    monkeypatch.setattr(layers, "train_by_scheme", spy)
     settings = {
         **of_layers, "n_units": 8, "n_subnetworks": 2, "max_nfev": 2, "n_train": 300,
         "output_layer": "ridge", "scheme": "independent", "n_stages": 1, "shift": 0, "n_copies": 0,
@@ -496,7 +494,7 @@ def test_cells_in_training_may_be_fewer_than_in_the_network(of_layers, digits, m
     found = run(config, digits, n_jobs=1).network
     alone = run(config.with_options(grid=1, training_grid=None), digits, n_jobs=1).network
     whole = run(config.with_options(training_grid=None), digits, n_jobs=1).network
-    assert seen == [1, 1, 3]
+    assert [units.grid for units in in_training] == [1, 1, 3]
     assert_array_equal(found.W, alone.W)
     assert not np.array_equal(found.W, whole.W)
     assert found.units.grid == 3

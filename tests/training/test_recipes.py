@@ -403,6 +403,9 @@ def test_a_first_layer_changes_the_settings_of_the_units():
     assert configure(**small, solver="lsmr").subnetworks.images_per_subnetwork == 5000
     trained = configure("tiny", data="cifar10", first_units=8).subnetworks  # cross-entropy, alone
     assert (trained.solver, trained.loss, trained.n_subnetworks) == ("kfac", "squares", 1)
+    for n_units in (100, 400, 576):  # all units of a layer together, however many
+        settings = configure("default", data="cifar10", first_units=8, n_units=n_units).subnetworks
+        assert settings.n_subnetworks == 1
     with pytest.raises(ValueError, match="first_units needs units='patch', got 'bilinear'"):
         configure(first_units=8, units="bilinear")
     for name, value in (("first_units", "x"), ("first_activation", "x"), ("window", 2.5)):

@@ -102,8 +102,8 @@ def make_units(
 ) -> PatchUnits | WholeImageUnits | UnitsOnMaps:
     """Make the units of the whole network, all that precedes them learnt on ``images``.
 
-    ``train`` gives the weights (h, p) of a middle layer; without it they are zero. Without ``rng``,
-    for sizes alone, nothing is learnt: what would be is of the right shape.
+    ``train`` gives the weights (h, p) of a middle layer. Without ``rng``, for sizes alone, nothing
+    is learnt or trained: what would be is of the right shape.
 
     Raises
     ------
@@ -145,9 +145,10 @@ def _units_on_maps(
         return _layer_on(below, config, last.n_units, last.grid)
     below = _maps(config, lowest, W, images, rng, middle.n_components)
     units = _layer_on(below, config, middle.n_units, middle.cells)
-    if rng is None or train is None:
+    if rng is None:
         W = np.zeros((units.n_units, units.n_weights), np.float32)
     else:
+        assert train is not None  # whoever gives rng trains
         W = train(units).astype(np.float32)
     of_maps = replace(units, units=replace(units.units, grid=middle.grid))
     below = _maps(config, of_maps, W, images, rng, last.n_components)

@@ -108,17 +108,13 @@ _ON_BATCHES: dict[str, Any] = {
     "max_nfev": 3, "n_rounds": 3, "weight_decay": 2.0,
 }  # fmt: skip
 _IN_SUBNETWORKS: dict[str, Any] = {"images_per_subnetwork": 5000}
-# The last layer on the small maps of a middle one: one cell, and more directions.
+# The last layer on the small maps of a middle one: fewer cells, and more directions.
 _ON_MIDDLE_MAPS: dict[str, Any] = {"grid": 2, "training_grid": 1}
-_SMALL_MIDDLE: dict[str, Any] = {"middle_grid": 4, "middle_cells": 2}
+_SMALL_MIDDLE: dict[str, Any] = {"middle_grid": 4}
 _DIRECTIONS_OF_MIDDLE = 400
 _ON_SMALL_MAPS: dict[str, Any] = {
-    "first_window": 3,
-    "first_grid": 6,
-    "window": 2,
-    "grid": 2,
-    "training_grid": None,
-}
+    "first_window": 3, "first_grid": 6, "window": 2, "grid": 2, "training_grid": None,
+}  # fmt: skip
 _DIRECTIONS = 100
 
 RECIPES: dict[str, TrainConfig] = {
@@ -215,7 +211,9 @@ def configure(
         base |= {"scheme": "independent", "n_stages": 1}
     settings = {**base, **overrides}
     n_units = overrides.get("n_units")
-    if "n_subnetworks" not in overrides and isinstance(n_units, Integral) and int(n_units) >= 1:
+    together = base["solver"] == "kfac"  # all units of a layer
+    given = together or "n_subnetworks" in overrides
+    if not given and isinstance(n_units, Integral) and int(n_units) >= 1:
         size = base["n_units"] // base["n_subnetworks"]
         settings["n_subnetworks"] = _n_subnetworks(int(n_units), size)
     if "n_stages" not in overrides:
