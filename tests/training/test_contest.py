@@ -97,9 +97,9 @@ def test_overrides_hold_for_all_and_say_which_candidates_there_are():
         (20, {"n_stages": 2}, 4),
         (28, {"n_subnetworks": 10}, 4),
         (28, {"n_train": 50}, 4),
-        (16, {"window": 7}, 3),  # six cells along a side need as many places
+        (16, {"window": 12}, 1),  # cells along a side need as many places
         (24, {"stride": 4}, 2),
-        (28, {"training_stride": 5}, 2),
+        (28, {"training_stride": 5}, 3),
     ],
     ids=str,
 )
@@ -120,13 +120,19 @@ def test_overrides_that_suit_some_kinds_or_need_more(side, given, n_kinds):
     assert not module.can_compare(data_of(images, np.arange(300)[::-1] // 2, k=150), 4)
 
 
-@pytest.mark.parametrize(("n", "sizes"), [(60, [2, 2]), (300, [16, 4]), (1000, [16, 8])])
-def test_subnetworks_on_whitened_windows_have_no_more_columns_than_images(n, sizes):
-    images = np.zeros((n, 20, 20), np.float32)
+@pytest.mark.parametrize(
+    ("n", "n_units", "size"), [(60, 48, 2), (300, 48, 12), (1000, 48, 24), (10_000, 96, 24)]
+)
+def test_whitened_windows_follow_the_number_of_images(n, n_units, size):
+    """In training, sub-networks have no more columns than images."""
+    images = np.zeros((n, 20, 20), np.uint8)
     kinds = module.kinds_of_units(data_of(images, np.arange(n) % 2))
     found = [kind.config for kind in kinds if kind.config.units.whitening]
-    assert [config.units_per_subnetwork for config in found] == sizes
-    assert all(config.units.n_units == 96 for config in found)
+    assert len(found) == 2
+    for config in found:
+        assert (config.units.n_units, config.units_per_subnetwork) == (n_units, size)
+        cells = config.units.training_grid or config.units.grid
+        assert 2 * size * cells**2 <= n
 
 
 def test_changes_that_overrides_forbid_are_not_tried():

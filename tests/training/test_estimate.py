@@ -204,9 +204,23 @@ def test_many_units_take_more_memory(layer, digits):
         estimate(
             configure("bilinear", data=digits, n_units=n, output_layer=layer), digits, n_jobs=1
         ).steps[1].memory_mib
-        for n in (1000, 2000, 4000)
+        for n in (350, 700, 1400)
     ]  # fmt: skip
-    assert found[0] + 50 < found[1] < found[2] - 50
+    assert found[0] + 5 < found[1] < found[2] - 20
+
+
+@pytest.mark.parametrize("layer", ["softmax", "hinge"])
+def test_more_columns_than_images_cost_as_many_as_images(layer, digits):
+    """Twice the columns are twice the features; the fits stay the same."""
+    few, many = (
+        estimate(
+            configure("bilinear", data=digits, n_units=n, output_layer=layer), digits, n_jobs=1
+        ).steps[1]
+        for n in (2000, 4000)
+    )
+    assert few.cpu_seconds < many.cpu_seconds < 1.6 * few.cpu_seconds
+    features = 4 * len(digits.train) * 2000 / 2**20
+    assert features < many.memory_mib - few.memory_mib < 4 * features
 
 
 @pytest.mark.parametrize("name", ["images_per_subnetwork", "max_nfev", "n_rounds", "n_copies"])

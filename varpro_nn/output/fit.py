@@ -22,7 +22,8 @@ too coarse to compare penalties). The search ends after a penalty that is worse.
 extended while the best penalty is at its end, and each step lowers the loss by at least 1 %. The
 final fit uses all images, and no other labels. The *units* were trained on the held-out images
 too, so the accuracy on them is too high: it serves to choose a penalty, not to estimate the
-accuracy.
+accuracy. With fewer images than columns, all these fits are of as few columns as images
+(:mod:`varpro_nn.linalg.row_space`).
 """
 
 import logging
@@ -37,6 +38,7 @@ from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import ConvergenceWarning
 from varpro_nn.linalg import RowStore
+from varpro_nn.linalg.row_space import RowSpace
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.feature_store import (
     feature_store,
@@ -139,8 +141,11 @@ def fit_output_layer(
     with feature_store(n, q, compute.scratch) as Phi, thread_pool(compute.n_jobs) as threads:
         fill_features(Phi, units, W, training.images, order, threads, compute)
         mean, deviation = standardise_columns(Phi, scale=settings.standardise or name != "ridge")
-        ordered = training.weights_at(order)
-        fits = LinearFits(name, Phi, training.targets[order], training.n_targets, threads, ordered)
+        space = RowSpace(Phi, threads) if n < q else None
+        columns = Phi if space is None else space.columns
+        whole = (lambda B: B) if space is None else space.weights
+        targets, weights = training.targets[order], training.weights_at(order)
+        fits = LinearFits(name, columns, targets, training.n_targets, threads, weights)
         found = _Search()
         if penalty is None:
             grid = RIDGES[::-2] if name == "ridge" else PENALTIES
@@ -148,14 +153,16 @@ def fit_output_layer(
             penalty = found.penalty
             if settings.views != "single":
                 assert found.A is not None
+                A = whole(found.A)
                 found.left_out = LeftOut(order[:n_aside], np.zeros((n_aside, training.n_targets)))
                 for view in VIEWS[settings.views]:
                     for rows in block_slices(n_aside, q):
                         images = view(training.images[order[:n_aside][rows]])
-                        columns = (block_features(units, W, images, threads) - mean) / deviation
-                        outputs = columns @ found.A[:-1] + found.A[-1]
+                        block = (block_features(units, W, images, threads) - mean) / deviation
+                        outputs = block @ A[:-1] + A[-1]
                         found.left_out.outputs[rows] += outputs / len(VIEWS[settings.views])
-        A, convex = fits.fit(slice(None), penalty, found.A, tolerance=FINAL_TOLERANCE)
+        fitted, convex = fits.fit(slice(None), penalty, found.A, tolerance=FINAL_TOLERANCE)
+        A = whole(fitted)
         ridge_layer = None
         if keep_sums:
             kept = (

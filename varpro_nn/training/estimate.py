@@ -571,8 +571,11 @@ class _Run:
 
     def _stored(self, n: int) -> Time:
         """Count stored features, columns of variance 1, and fits of one penalty after the other."""
-        output, rates, q = self.config.output, self.rates, self.q
-        total = self._features(n) + Time(8 * 4 * n * q * rates.elementwise)
+        output, rates = self.config.output, self.rates
+        total = self._features(n) + Time(8 * 4 * n * self.q * rates.elementwise)
+        q = min(n, self.q)
+        if n < self.q:  # columns that stand for all
+            total += Time(n**3 / 3 * rates.factorisation, n**2 * self.q * rates.product)
         chosen = output.penalty is None
         if chosen and output.views != "single":
             total += self._features(self.n / 6 * len(VIEWS[output.views]))
@@ -614,8 +617,10 @@ class _Run:
 
     def _bytes_of_stored(self, n: int) -> float:
         """Features that are not in a file, outputs, and preconditioners."""
-        q = self.q
-        features = 0 if self._bytes_of_temporary() else 4 * n * q
+        features = 0 if self._bytes_of_temporary() else 4 * n * self.q
+        q = min(n, self.q)
+        if n < self.q:  # columns that stand for all, and their factor
+            features += 12 * n**2
         if self.config.output.layer == "ridge":
             return features + self._bytes_of_block(n) + 8 * q**2 * 4
         margins = (
