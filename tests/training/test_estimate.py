@@ -209,6 +209,15 @@ def test_many_units_take_more_memory(layer, digits):
     assert found[0] + 5 < found[1] < found[2] - 20
 
 
+def test_columns_may_be_many_if_images_are_few(digits):
+    """Matrices are of images by images then; else settings that cannot be fitted are refused."""
+    config = configure("bilinear", data=digits, n_units=40_000)
+    assert estimate(config, digits, n_jobs=1).n_parameters > 40_000 * len(digits.classes)
+    copies = config.with_options(output_layer="softmax", shift=1, n_copies=40)
+    with pytest.raises(ValueError, match="make 40000 columns, whose Gram matrix takes 12 GiB"):
+        estimate(copies, digits, n_jobs=1)
+
+
 @pytest.mark.parametrize("layer", ["softmax", "hinge"])
 def test_more_columns_than_images_cost_as_many_as_images(layer, digits):
     """Twice the columns are twice the features; the fits stay the same."""

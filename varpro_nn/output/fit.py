@@ -68,14 +68,17 @@ zero, ever more slowly, while the fits become ever harder.
 LARGEST_EIGENPROBLEM = 6000
 """Columns, or images, up to which the ridge layer chooses its penalty by leave-one-out error."""
 GRAM_BYTES = 2**33
-"""Bytes that a Gram matrix of all columns may take: 32,768 columns."""
+"""Bytes that a Gram matrix of all columns, or of all rows, may take: 32,768 of them."""
 
 _logger = logging.getLogger(__name__)
 
 
-def check_size(n_columns: int) -> None:
-    """Raise ValueError if the output layer is too large to fit, before the units are trained."""
-    if 8 * n_columns**2 > GRAM_BYTES:
+def check_size(n_columns: int, n_rows: int) -> None:
+    """Raise ValueError if the output layer is too large to fit, before the units are trained.
+
+    With fewer rows than columns, the matrices are of rows by rows.
+    """
+    if 8 * min(n_columns, n_rows) ** 2 > GRAM_BYTES:
         msg = (
             f"n_units times the cells of a unit make {n_columns} columns, whose Gram matrix takes "
             f"{8 * n_columns**2 / 2**30:.0f} GiB, more than {GRAM_BYTES / 2**30:.0f}: take fewer "

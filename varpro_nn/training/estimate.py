@@ -383,7 +383,7 @@ class _Sizes:
         sample = train[: min(SAMPLE, n)]
         with single_threaded_blas():
             units = make_units(config, sample, None)
-        check_size(units.n_units * units.n_cells)
+        check_size(units.n_units * units.n_cells, n * (1 + config.output.n_copies))
         return cls(
             units, units_in_training(config, units), middle_in_training(config, units), sample, n,
             0 if dataset.test is None else len(dataset.test),

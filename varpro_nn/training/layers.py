@@ -109,7 +109,7 @@ def train_units(
             rng = np.random.default_rng(seeds["whitening"])
             units = make_units(config, images, rng, train_middle)
     check_fitting(config.distortion, images.shape)
-    check_size(units.n_units * units.n_cells)
+    check_size(units.n_units * units.n_cells, len(images) * (1 + config.output.n_copies))
     plan = SubnetworkPlan(
         units_in_training(config, units), settings, config.distortion, seeds["training"]
     )
