@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from varpro_nn._io.mapped import release_rows
+from varpro_nn._io.memory import resident_memory_mib
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg import row_space
 from varpro_nn.linalg.convex import LOSSES, fit_linear
@@ -80,14 +82,51 @@ def test_single_precision(rng):
     assert_allclose(Phi @ A[:-1], outputs, atol=2e-5 * np.abs(outputs).max())
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_equal_rows_of_two_classes_stay_equal(loss, rng):
+    """No column of their own separates them, even with a small penalty and single precision."""
+    n, q, k, twice = 120, 400, 4, 20
+    Phi = np.maximum(rng.standard_normal((n, 12)) @ rng.standard_normal((12, q)), 0)
+    labels = rng.integers(0, k, n)
+    Phi[-twice:], labels[-twice:] = Phi[:twice], (labels[:twice] + 1) % k
+    Phi = ((Phi - Phi.mean(axis=0)) / Phi.std(axis=0)).astype(np.float32)
+    space = RowSpace(Phi)
+    start = np.zeros((n + 1, k))
+    fitted = fit_linear(loss, space.columns, labels, start, 1e-3, tolerance=1e-6)
+    A = space.weights(fitted.A)
+    outputs = Phi.astype(np.float64) @ A[:-1] + A[-1]
+    cost = LOSSES[loss](outputs, labels)[0].sum() + 0.5e-3 * np.square(A[:-1]).sum()
+    assert_allclose(fitted.cost, cost, rtol=2e-3)
+    assert_allclose(outputs[-twice:], outputs[:twice], atol=1e-4)
+
+
+def test_rows_in_a_file_do_not_stay_in_memory(rng, tmp_path):
+    Phi = np.memmap(tmp_path / "Phi", np.float32, "w+", shape=(60, 40_000))
+    Phi[:] = rng.standard_normal(Phi.shape, dtype=np.float32)
+    B = rng.standard_normal((61, K))
+    from_file, in_memory = RowSpace(Phi), RowSpace(np.array(Phi))
+    release_rows(Phi, slice(0, 60))
+    before = resident_memory_mib()
+    assert_array_equal(RowSpace(Phi).columns, in_memory.columns)
+    assert_array_equal(from_file.weights(B), in_memory.weights(B))
+    assert resident_memory_mib() - before < Phi.nbytes / 2**20 / 2
+
+
 def test_threads_change_no_bit(rng, monkeypatch):
-    monkeypatch.setattr(row_space, "COLUMNS", 300)
-    Phi, B = columns(rng, 30, 1200).astype(np.float32), rng.standard_normal((31, K))
+    monkeypatch.setattr(row_space, "COLUMNS", 700)
+    Phi, B = columns(rng, 600, 1500).astype(np.float32), rng.standard_normal((601, K))
     alone = RowSpace(Phi)
     with ThreadPoolExecutor(3) as threads:
         shared = RowSpace(Phi, threads)
         assert_array_equal(shared.columns, alone.columns)
         assert_array_equal(shared.weights(B), alone.weights(B))
+
+
+def test_a_row_of_zeros_beside_small_rows(rng):
+    """It must not get a column of its own that is larger than the other rows."""
+    Phi = 1e-6 * rng.standard_normal((5, 20))
+    Phi[2] = 0.0
+    assert np.abs(RowSpace(Phi).columns[2]).max() < 1e-10
 
 
 def test_columns_of_zeros(rng):

@@ -229,6 +229,47 @@ def test_held_out_outputs_are_averaged_over_the_views(name, rng, monkeypatch):
     assert np.abs(single - expected).max() > spread
 
 
+@pytest.mark.parametrize("views", ["single", "flip"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("in_file", [False, True])
+@EVERY_LAYER
+def test_few_images_are_fitted_with_as_many_columns(
+    name, in_file, weighted, views, rng, monkeypatch
+):
+    """The layer is the one of a fit with all columns."""
+    by_split(monkeypatch, "split")
+    for tolerance in ("GRID_TOLERANCE", "FINAL_TOLERANCE"):
+        monkeypatch.setattr(fit_module, tolerance, 1e-10)
+    if in_file:
+        monkeypatch.setattr(feature_store, "FEATURE_BYTES", 1)
+    sizes = []
+
+    class Fits(linear_fits.LinearFits):
+        def __init__(self, name, Phi, *rest):
+            sizes.append(Phi.shape)
+            super().__init__(name, Phi, *rest)
+
+    monkeypatch.setattr(fit_module, "LinearFits", Fits)
+    Phi, labels = problem(rng, n=60, q=150)
+    weights = rng.uniform(0, 2, 60) if weighted else None
+    training = TrainingSet(Phi[:, None], labels, K, weights)
+    settings = OutputSettings(layer=name, views=views, standardise=True)
+
+    def fit(few):
+        monkeypatch.setattr(fit_module, "FEW_ROWS", few)
+        W, seeded = np.eye(150, dtype=np.float32), np.random.default_rng(0)
+        return fit_output_layer(settings, PixelUnits(150), W, training, Compute(), rng=seeded)
+
+    whole, found = fit(0.0), fit(0.8)
+    assert sizes == [(60, 150), (60, 60)]
+    assert found.penalty == whole.penalty
+    outputs, expected = (Phi @ layer.A[:-1] + layer.A[-1] for layer in (found, whole))
+    assert_allclose(outputs, expected, atol=1e-3 * np.abs(expected).max())
+    assert_allclose(found.A, whole.A, atol=1e-2 * np.abs(whole.A).max())
+    spread = whole.left_out.outputs.std()
+    assert_allclose(found.left_out.outputs, whole.left_out.outputs, atol=1e-2 * spread)
+
+
 # --- the choice --------------------------------------------------------------------------
 
 

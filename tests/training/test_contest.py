@@ -135,6 +135,21 @@ def test_whitened_windows_follow_the_number_of_images(n, n_units, size):
         assert 2 * size * cells**2 <= n
 
 
+@pytest.mark.parametrize(
+    ("given", "cells", "size"),
+    [({"grid": 4}, 4, 8), ({"grid": 6, "training_grid": 4}, 4, 8), ({"grid": 2}, 2, 24)],
+    ids=str,
+)
+def test_cells_that_are_given_hold_for_all(given, cells, size):
+    """There is one kind of whitened windows then, in sub-networks of the size for these cells."""
+    images = np.zeros((300, 20, 20), np.uint8)
+    kinds = module.kinds_of_units(data_of(images, np.arange(300) % 2), **given)
+    (config,) = (kind.config for kind in kinds if kind.config.units.whitening)
+    assert config.units.grid == given["grid"]
+    assert (config.units.training_grid or config.units.grid) == cells
+    assert config.units_per_subnetwork == size
+
+
 def test_changes_that_overrides_forbid_are_not_tried():
     given = {"flip": False, "output_layer": "ridge", "shift": 0, **QUICK}
     names = {entry.name for entry in contest(digits(60), n_jobs=1, **given).entries}

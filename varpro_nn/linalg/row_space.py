@@ -9,6 +9,11 @@ Linear weights that minimise ``sum_i loss(A' phi_i) + lam/2 ||A||^2`` are a comb
 So ``R'`` (n, n) in the place of ``Phi`` (n, q) leads to the same outputs, cost and penalty, for any
 loss, any weights of the rows and any part of the rows. All that follows costs as for n columns.
 
+Centred columns have a singular kernel matrix, and so have rows that occur twice. What is added to
+its diagonal to factorise it gives each row a column of its own, as high as the root of the number.
+With a small penalty such columns separate rows that are equal. The kernel matrix is in double
+precision, so that they are as small as the rounding errors of double numbers.
+
 References
 ----------
 Schölkopf, Herbrich and Smola, A generalized representer theorem, 2001.
@@ -17,18 +22,13 @@ Schölkopf, Herbrich and Smola, A generalized representer theorem, 2001.
 import numpy as np
 import scipy
 
+from varpro_nn._io.mapped import release_rows
 from varpro_nn._typing import FloatArray, RealArray
-from varpro_nn.linalg.ridge import (
-    add_gram,
-    column_tiles,
-    definite_factor,
-    product_over_rows,
-    run_tiles,
-)
+from varpro_nn.linalg.ridge import add_gram, column_tiles, definite_factor, run_tiles
 from varpro_nn.linalg.threads import Threads
 
-COLUMNS = 4096
-"""Columns of a block that is copied, so that the sums over it run along the memory."""
+COLUMNS = 1024
+"""Columns that are in memory at a time, in double precision: a page of each row of a file."""
 
 
 class RowSpace:
@@ -36,7 +36,7 @@ class RowSpace:
 
     Parameters
     ----------
-    Phi : ndarray of float32, shape (n, q)
+    Phi : ndarray of float, shape (n, q)
         Without the constant column, whose linear weights have no penalty; may be a memory map. It
         is kept, and must not change.
     threads : Threads, optional
@@ -55,19 +55,25 @@ class RowSpace:
 
     def __init__(self, Phi: RealArray, threads: Threads | None = None) -> None:
         self._Phi, self._threads = Phi, threads
-        n, q = Phi.shape
+        n = len(Phi)
         kernel = np.zeros((n, n))
-        for start in range(0, q, COLUMNS):
-            block = np.ascontiguousarray(Phi[:, start : start + COLUMNS].T)
+        for columns in self._blocks():
+            block = np.ascontiguousarray(Phi[:, columns].T, dtype=np.float64)
             add_gram(kernel, block, threads)
+            del block
+            release_rows(Phi, slice(0, n))
         squares = np.diag(kernel)
         # Rounding errors of the products. A row of zeros has none, but needs a positive number,
         # too small to look like a column of its own.
         squares = np.where(squares > 0, squares, squares.mean() or 1.0)
-        noise = float(np.finfo(Phi.dtype).eps) * squares
+        noise = float(np.finfo(np.float64).eps) * squares
         self._R = definite_factor(kernel, np.zeros(n), noise)
         del kernel
         self.columns: RealArray = np.ascontiguousarray(self._R.T, dtype=Phi.dtype)
+
+    def _blocks(self) -> list[slice]:
+        q = self._Phi.shape[1]
+        return [slice(start, min(start + COLUMNS, q)) for start in range(0, q, COLUMNS)]
 
     def weights(self, B: FloatArray) -> FloatArray:
         """Turn linear weights of :attr:`columns` into those of ``Phi``.
@@ -81,13 +87,16 @@ class RowSpace:
         -------
         ndarray, shape (q + 1, k)
         """
+        # Not in single precision: with equal rows, large entries cancel.
         alpha = scipy.linalg.solve_triangular(self._R, B[:-1], check_finite=False)
-        alpha = alpha.astype(self._Phi.dtype)
         A = np.empty((self._Phi.shape[1] + 1, B.shape[1]))
         A[-1] = B[-1]
+        for columns in self._blocks():
+            block, of_block = self._Phi[:, columns], A[columns]
 
-        def one_tile(tile: slice) -> None:
-            A[tile] = product_over_rows(self._Phi[:, tile], alpha)  # Phi' R^-1 B
+            def one_tile(tile: slice, block: RealArray = block, out: FloatArray = of_block) -> None:
+                out[tile] = block[:, tile].T.astype(np.float64) @ alpha  # Phi' R^-1 B
 
-        run_tiles(self._threads, one_tile, column_tiles(self._Phi.shape[1]))
+            run_tiles(self._threads, one_tile, column_tiles(block.shape[1]))
+            release_rows(self._Phi, slice(0, len(alpha)))
         return A

@@ -67,6 +67,11 @@ zero, ever more slowly, while the fits become ever harder.
 """
 LARGEST_EIGENPROBLEM = 6000
 """Columns, or images, up to which the ridge layer chooses its penalty by leave-one-out error."""
+FEW_ROWS = 0.8
+"""Share of the columns below which there are so few rows that a fit of as many columns is quicker.
+
+With more rows, the kernel matrix costs about as much as is gained.
+"""
 GRAM_BYTES = 2**33
 """Bytes that a Gram matrix of all columns, or of all rows, may take: 32,768 of them."""
 
@@ -78,11 +83,13 @@ def check_size(n_columns: int, n_rows: int) -> None:
 
     With fewer rows than columns, the matrices are of rows by rows.
     """
-    if 8 * min(n_columns, n_rows) ** 2 > GRAM_BYTES:
+    n_bytes = 8 * min(n_columns, n_rows) ** 2
+    if n_bytes > GRAM_BYTES:
+        of_rows = f" for {n_rows} images and copies" if n_rows < n_columns else ""
         msg = (
-            f"n_units times the cells of a unit make {n_columns} columns, whose Gram matrix takes "
-            f"{8 * n_columns**2 / 2**30:.0f} GiB, more than {GRAM_BYTES / 2**30:.0f}: take fewer "
-            "units or cells."
+            f"n_units times the cells of a unit make {n_columns} columns, whose Gram matrix"
+            f"{of_rows} takes {n_bytes / 2**30:.0f} GiB, more than {GRAM_BYTES / 2**30:.0f}: take "
+            "fewer units or cells."
         )
         raise ValueError(msg)
 
@@ -144,7 +151,7 @@ def fit_output_layer(
     with feature_store(n, q, compute.scratch) as Phi, thread_pool(compute.n_jobs) as threads:
         fill_features(Phi, units, W, training.images, order, threads, compute)
         mean, deviation = standardise_columns(Phi, scale=settings.standardise or name != "ridge")
-        space = RowSpace(Phi, threads) if n < q else None
+        space = RowSpace(Phi, threads) if n < FEW_ROWS * q else None
         columns = Phi if space is None else space.columns
         whole = (lambda B: B) if space is None else space.weights
         targets, weights = training.targets[order], training.weights_at(order)

@@ -3,20 +3,20 @@
 No recipe suits all pictures. Units on whole images are best where objects have one place and size
 (faces, say), windows elsewhere; mirror images and distorted copies help some data and harm others.
 So a few different candidates are trained quickly, on part of the training images, with part of
-their units and evaluations, and measured on other training images:
+their units (one sub-network at least) and evaluations, and measured on other training images:
 
 1. *kinds of units*: whole images; windows; whitened windows with few and with many cells;
-2. *the two best kinds*, with twice as many images and units, each with and without distorted
-   copies, which may change which kind is best;
+2. *the two best kinds*, with twice as many images, and twice as many units if that takes whole
+   sub-networks, each with and without distorted copies, which may change which kind is best;
 3. *one change* of the best one: mirror images, shifts alone, another output layer;
 4. *all changes that helped*, together, if there are several.
 
 Each round draws its images anew, so a candidate gains little from having been lucky before. In the
 third round, a change must be better by more than ``MARGIN`` standard errors of the difference,
 measured on the same images. All candidates have the ridge layer, which is quick, unless the output
-layer is the change. In the first round, whitened windows are not trained. The winner is then
-trained in full, on all images. The contest depends on the data and the seed alone: neither on the
-number of jobs nor on how fast the machine is.
+layer is given or is the change. In the first round, whitened windows are not trained. The winner is
+then trained in full, on all images. The contest depends on the data and the seed alone: neither on
+the number of jobs nor on how fast the machine is.
 """
 
 import logging
@@ -377,7 +377,8 @@ class _Field:
         n_train = _whole(self._overrides.get("n_train"))
         if n_train is not None:
             self._training = self._training.take(slice(n_train))
-        white |= self._whitened(few)
+        cells = (_whole(self._overrides.get(name)) for name in ("training_grid", "grid"))
+        white |= self._whitened(next((grid for grid in cells if grid is not None), few))
         n_whole = 8 * max(5, min(100, len(self._training) // 8))  # no more than images
         entrants = [
             self.made(
@@ -385,20 +386,20 @@ class _Field:
             ),
             self.made("windows", "default", {**_ALONE, **_PLAIN, **_RIDGE}),
             self.made("whitened windows", "default", {**white, "grid": few}),
-            self.made(
-                "whitened windows, more cells", "default",
-                {**white, "grid": many, "training_grid": few},
-            ),
-        ]  # fmt: skip
+        ]
+        if "grid" not in self._overrides:
+            finer = {**white, "grid": many, "training_grid": few}
+            entrants.append(self.made("whitened windows, more cells", "default", finer))
         found = [candidate for candidate in entrants if candidate is not None]
         if not found:
             raise self.refusal
         return found
 
     def _whitened(self, grid: int) -> dict[str, int]:
-        """Take units for the images, in sub-networks with no more columns than images in training.
+        """Take units for the images, in sub-networks with no more columns than images.
 
-        Even two units may have more, if there are very few images.
+        They have ``grid`` cells a side in training. Even two units may have more columns, if there
+        are very few images.
         """
         n_train = len(self._training)
         n_units = next(n for least, n in reversed(_N_WHITENED.items()) if n_train >= least)

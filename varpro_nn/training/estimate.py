@@ -34,7 +34,7 @@ from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.feature_store import FEATURE_BYTES
 from varpro_nn.output.features import VIEWS, block_slices, images_at_a_time
-from varpro_nn.output.fit import LARGEST_EIGENPROBLEM, check_size
+from varpro_nn.output.fit import FEW_ROWS, LARGEST_EIGENPROBLEM, check_size
 from varpro_nn.output.linear_fits import rows_for_start
 from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import DUAL_BLOCK_BYTES
@@ -383,7 +383,8 @@ class _Sizes:
         sample = train[: min(SAMPLE, n)]
         with single_threaded_blas():
             units = make_units(config, sample, None)
-        check_size(units.n_units * units.n_cells, n * (1 + config.output.n_copies))
+        most = n + len(dataset.validation) if config.refit and dataset.validation else n
+        check_size(units.n_units * units.n_cells, most * (1 + config.output.n_copies))
         return cls(
             units, units_in_training(config, units), middle_in_training(config, units), sample, n,
             0 if dataset.test is None else len(dataset.test),
@@ -573,9 +574,11 @@ class _Run:
         """Count stored features, columns of variance 1, and fits of one penalty after the other."""
         output, rates = self.config.output, self.rates
         total = self._features(n) + Time(8 * 4 * n * self.q * rates.elementwise)
-        q = min(n, self.q)
-        if n < self.q:  # columns that stand for all
-            total += Time(n**3 / 3 * rates.factorisation, n**2 * self.q * rates.product)
+        q = self._fitted_columns(n)
+        if q < self.q:  # columns that stand for all, found in two tries, and the way back
+            alone = 2 * (n**3 / 3 * rates.factorisation + 2 * 8 * n**2 * rates.elementwise)
+            shared = n**2 * self.q * rates.double_product + 3 * 8 * n * self.q * rates.elementwise
+            total += Time(alone, shared + 2 * n * self.q * self.k * rates.thin_product)
         chosen = output.penalty is None
         if chosen and output.views != "single":
             total += self._features(self.n / 6 * len(VIEWS[output.views]))
@@ -593,6 +596,10 @@ class _Run:
         factors = products * operations * rates.product + 2 * q**3 / 3 * rates.factorisation
         fits = products * self.rates.convex_product(n, q, self.k)
         return total + Time(2 * q**3 / 3 * rates.factorisation, start + factors + fits)
+
+    def _fitted_columns(self, n: int) -> int:
+        """Columns of the fits: all, or as many as rows if there are few rows."""
+        return n if n < FEW_ROWS * self.q else self.q
 
     def _bytes_of_primal(self, n: int, q: int) -> float:
         """Gram matrix, eigenvectors, and the work space of LAPACK."""
@@ -618,8 +625,8 @@ class _Run:
     def _bytes_of_stored(self, n: int) -> float:
         """Features that are not in a file, outputs, and preconditioners."""
         features = 0 if self._bytes_of_temporary() else 4 * n * self.q
-        q = min(n, self.q)
-        if n < self.q:  # columns that stand for all, and their factor
+        q = self._fitted_columns(n)
+        if q < self.q:  # columns that stand for all, and their factor
             features += 12 * n**2
         if self.config.output.layer == "ridge":
             return features + self._bytes_of_block(n) + 8 * q**2 * 4
