@@ -25,6 +25,7 @@ import varpro_nn
 from varpro_nn import Network, RidgeLayer, configure, load
 from varpro_nn.__main__ import main as main_of_commands
 from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.exporters import to_c
 from varpro_nn.train import main
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import run
@@ -227,6 +228,22 @@ def test_images_are_held_out_where_there_is_nothing_to_measure_on(tmp_path, caps
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore::varpro_nn.errors.ClassSizeWarning")
+def test_a_class_that_is_not_measured_is_named(tmp_path):
+    """Its recall is unknown, not 0."""
+    rng = np.random.default_rng(0)
+    labels = np.array(["plain"] * 20 + ["dark"] * 20 + ["rare"] * 2)
+    images = rng.integers(0, 256, (42, 6, 6), dtype=np.uint8)
+    images[20:40] //= 3
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels)
+    status, out, err = call(tmp_path / "mine.npz", *SMALL, "--output", tmp_path / "run")
+    assert status == 0
+    assert "validation figures say nothing of class rare\n" in err
+    recall = strict(out)["validation_recall"]
+    assert recall["rare"] is None
+    assert 0 <= recall["dark"] <= 1
+
+
 def test_without_a_name_the_folder_says_when_and_what(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, _ = call("digits", *SMALL)
@@ -252,6 +269,29 @@ def test_a_finished_run_is_not_measured_again(tmp_path, capsys):
     first = capsys.readouterr().out
     assert main([*arguments, "--resume"]) == 0
     assert capsys.readouterr().out == first
+
+
+def test_a_run_is_exported_if_asked_for(tmp_path):
+    """In the same command, or afterwards; another network does not keep the files of this one."""
+    arguments = ("digits", *SMALL, "--output", tmp_path)
+    assert call(*arguments, "--export", "c,html")[0] == 0
+    files = {name: (tmp_path / name).read_bytes() for name in ("model.c", "model.html")}
+    to_c(Network.load(tmp_path / "model.npz"), tmp_path / "expected.c")
+    assert files["model.c"] == (tmp_path / "expected.c").read_bytes()
+    (tmp_path / "model.c").unlink()
+    assert call(*arguments, "--resume", "--export", "c")[0] == 0
+    assert (tmp_path / "model.c").read_bytes() == files["model.c"]
+    assert (tmp_path / "model.html").read_bytes() == files["model.html"]
+    assert call(*arguments, "--seed", "8", "--overwrite")[0] == 0
+    assert not (tmp_path / "model.c").exists()
+    assert not (tmp_path / "model.html").exists()
+
+
+def test_a_missing_package_of_an_export_is_found_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    folder = tmp_path / "run"
+    fault("digits", *SMALL, "--output", folder, "--export", "onnx", match="onnx is needed")
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
@@ -498,6 +538,7 @@ def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
         (("digits", "--n-parts=4"), "error: --n-parts was removed; leave it out. Threads"),
         (("digits", "--flip", "yes"), "unrecognized arguments: yes"),
         (("digits", "--n-jobs", "0"), "n_jobs must be"),
+        (("digits", "--export", "onnx,pdf"), "must be one or several of onnx, c, html"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )

@@ -5,11 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from varpro_nn._cli import add_model, make_parser, parse, run_command, tell
-from varpro_nn.exporters import to_c, to_html, to_onnx
+from varpro_nn.exporters import WRITERS, to_c
 from varpro_nn.model.network import Network
-
-SUFFIXES = {"onnx": ".onnx", "c": ".c", "html": ".html"}
-"""Endings of the files that are written, by format."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_model(parser)
     parser.add_argument(
-        "--format", required=True, choices=tuple(SUFFIXES),
+        "--format", required=True, choices=tuple(WRITERS),
         help="onnx: a graph for onnxruntime and others; c: one C99 file without dependencies; "
         "html: a page to draw on, without a server",
     )  # fmt: skip
@@ -48,13 +45,11 @@ def _export(args: argparse.Namespace) -> Iterator[str]:
     model = Path(args.model)
     network = Network.load(model)
     model = model / "model.npz" if model.is_dir() else model
-    path = Path(args.output) if args.output else model.with_suffix(SUFFIXES[args.format])
-    if args.format == "onnx":
-        to_onnx(network, path)
-    elif args.format == "c":
-        to_c(network, path, int8=args.int8)
+    path = Path(args.output) if args.output else model.with_suffix(f".{args.format}")
+    if args.int8:
+        to_c(network, path, int8=True)
     else:
-        to_html(network, path)
+        WRITERS[args.format](network, path)
     tell(f"{path.stat().st_size:,} bytes")
     yield str(path)
 

@@ -13,6 +13,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from varpro_nn import data
 from varpro_nn._cli import is_meant, make_parser, parse, run_command, tell
 from varpro_nn._io.atomic import locked, strict_json
@@ -20,7 +22,9 @@ from varpro_nn._settings import Setting, groups_of, settings_of
 from varpro_nn.compute import cluster
 from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.errors import VarProError
+from varpro_nn.exporters import WRITERS, check_onnx
 from varpro_nn.linalg.threads import effective_jobs
+from varpro_nn.model.network import Network
 from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
 from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
@@ -128,7 +132,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="write report.html too: figures of the run, the confusion matrix, and a canvas to "
         "draw on (by default if Matplotlib is installed)",
     )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--export", type=_formats, default=(), metavar="FORMATS",
+        help="write the network for other programs too, as python -m varpro_nn.export: "
+        "model.onnx, model.c or model.html; several as onnx,c",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quiet", action="store_true", help="no progress bar, and no notes but warnings"
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -161,6 +172,15 @@ def _choice(setting: Setting, text: str) -> str:
         msg = f"{text} was removed: {setting.gone[text]}"
         raise argparse.ArgumentTypeError(msg)
     return text
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    """Read ``onnx`` or ``onnx,c``."""
+    formats = tuple(dict.fromkeys(text.split(",")))
+    if not set(formats) <= set(WRITERS):
+        msg = f"must be one or several of {', '.join(WRITERS)}, as onnx,c, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return formats
 
 
 def _image_size(text: str) -> tuple[int, int]:
@@ -267,6 +287,8 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
     report = None
     if _wants_report(args):  # before the work
         report = partial(write_report, dataset=dataset)
+    if "onnx" in args.export:
+        check_onnx()
     if args.estimate:
         return _estimate(args, recipe, overrides, dataset, with_report=report is not None)
     chosen = None
@@ -279,6 +301,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
         check_sums_can_be_kept(config)
     metrics = folder.finished(config, dataset, keep_sums=args.keep_glue)
     if metrics is not None:
+        _export(args.export, path)
         return metrics
     with locked(path), cluster.executor(args.backend, args.scheduler, args.n_jobs) as executor:
         if args.resume and not folder.n_kept:
@@ -292,10 +315,17 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> str:
             n_kept = folder.n_kept
             msg = f"add --resume --output {path} to continue with {n_kept} finished sub-networks"
             raise KeyboardInterrupt(msg if n_kept else "no sub-network is finished yet") from None
+        _export(args.export, path)
     if not args.quiet:
         for line in _in_words(result):
             tell(line)
     return strict_json(result.metrics).decode().strip()
+
+
+def _export(formats: Sequence[str], folder: Path) -> None:
+    """Write the network of a run folder in each format, beside its model."""
+    for name in formats:
+        WRITERS[name](Network.load(folder / "model.npz"), folder / f"model.{name}")
 
 
 def _contest(
@@ -383,6 +413,8 @@ def _load(args: argparse.Namespace) -> data.Dataset:
         share = VALIDATION if not measured and dataset.can_hold_out(VALIDATION) else 0.0
     if share:
         dataset = dataset.hold_out(share)
+        if not args.quiet and dataset.validation is not None:
+            _tell_unmeasured(dataset.train, dataset.validation, dataset.classes)
         if args.validation is None and not args.quiet and dataset.validation is not None:
             others = "--refit also trains on all afterwards, --validation 0 trains on all at once"
             tell(
@@ -391,6 +423,18 @@ def _load(args: argparse.Namespace) -> data.Dataset:
                 + ("then it is trained again on all" if "refit" in args and args.refit else others)
             )
     return dataset
+
+
+def _tell_unmeasured(train: data.ImageSet, held: data.ImageSet, classes: Any) -> None:
+    """Name the classes of which no image was held out."""
+    missing = np.setdiff1d(train.labels, held.labels)
+    if len(missing):
+        names = ", ".join(str(classes[code]) for code in missing[:5])
+        more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
+        tell(
+            f"too few images to hold any out: validation figures say nothing of "
+            f"{'class' if len(missing) == 1 else 'classes'} {names}{more}"
+        )
 
 
 def _estimate(

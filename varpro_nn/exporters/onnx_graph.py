@@ -35,6 +35,15 @@ _ACTIVATIONS = {"logistic": "Sigmoid", "tanh": "Tanh", "rectifier": "Relu"}
 _MIDDLE = 128
 
 
+def check_onnx() -> None:
+    """Raise VarProError if the package ``onnx`` is not installed."""
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        msg = "onnx is needed to write an ONNX file: pip install 'varpro-nn[onnx]'"
+        raise VarProError(msg) from error
+
+
 def to_onnx(network: Network, path: str | Path) -> None:
     """Write a network to an ONNX file, atomically; the same network gives the same bytes.
 
@@ -71,11 +80,9 @@ def to_onnx(network: Network, path: str | Path) -> None:
     once or several times: with 72 units at 22 x 22 places 140 kB an image. Give it some ten images
     at a time, which stay in cache.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        msg = "onnx is needed to write an ONNX file: pip install 'varpro-nn[onnx]'"
-        raise VarProError(msg) from error
+    check_onnx()
+    import onnx
+
     folded = fold(network)
     n_bytes = sum(layer.filters.nbytes for layer in folded.layers) + folded.A.nbytes
     if n_bytes > MAX_BYTES:

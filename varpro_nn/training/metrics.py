@@ -91,7 +91,12 @@ def measure(network: Network, outputs: FloatArray, labels: LabelArray) -> dict[s
         "balanced_accuracy": by_class.balanced_accuracy,
         "macro_f1": by_class.macro_f1,
         "precision": dict(zip(names, by_class.precision.tolist(), strict=True)),
-        "recall": dict(zip(names, by_class.recall.tolist(), strict=True)),
+        "recall": {
+            name: recall if n else None  # nothing is known of a class without images
+            for name, recall, n in zip(
+                names, by_class.recall.tolist(), np.bincount(labels, minlength=k), strict=True
+            )
+        },
         "calibration_error": expected_calibration_error(proba, labels),
         "calibration_error_by_chance": error_of_right_probabilities(proba),
     }

@@ -29,8 +29,12 @@ from varpro_nn.training.shards import REFIT, all_shard_files, check_removable
 FILES = (
     *("contest.json", "config.json", "history.jsonl", "model.npz", "model-bootstrap.npz"),
     *("glue.npz", "report.html", "metrics.json"),
+    *("model.onnx", "model.c", "model.html"),
 )
-"""The files of a run folder in the order in which they are written; ``shards/`` is the rest."""
+"""The files of a run folder in the order in which they are written; ``shards/`` is the rest.
+
+Without those that the command exports, a folder with ``metrics.json`` is complete.
+"""
 _MOST_BYTES = 2**20
 """No ``config.json`` or ``metrics.json`` of a run is larger."""
 
@@ -256,7 +260,8 @@ class RunFolder:
         (folder / "glue.npz").unlink(missing_ok=True)
         if result.output_layer.ridge_layer is not None:
             result.output_layer.ridge_layer.save(folder / "glue.npz")
-        (folder / "report.html").unlink(missing_ok=True)
+        for name in ("report.html", "model.onnx", "model.c", "model.html"):
+            (folder / name).unlink(missing_ok=True)  # of the network that is replaced
         if report is not None:
             report(folder / "report.html", result)
         write_atomically(folder / "metrics.json", strict_json(result.metrics))
