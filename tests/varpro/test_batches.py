@@ -62,24 +62,38 @@ def test_sums_forget_and_count_the_penalty_for_their_images(rng):
     assert_allclose(sums.linear_weights(), np.linalg.solve(G + ridge, C), rtol=1e-4)
 
 
-def test_the_step_is_that_of_both_factors(rng, monkeypatch):
+@pytest.mark.parametrize("share", [1, 2])
+def test_the_step_is_that_of_both_factors(share, rng, monkeypatch):
     """With the estimates known: S and Q are expectations of products over places."""
     units, images, _, W = problem(rng, h=3)
-    monkeypatch.setattr(batches, "CURVATURE_SHARE", 1)
+    monkeypatch.setattr(batches, "CURVATURE_SHARE", share)
+    monkeypatch.setattr(batches, "BLOCK", 30)
     W = W.astype(np.float32)
     at = batches.linearised(units, W, images)
     A = rng.standard_normal((at.Phi.shape[1] + 1, 3)).astype(np.float32)
     decay = 0.7 * np.abs(A).max() ** 2
     curvature = batches._Curvature(np.random.default_rng(3), decay)
-    curvature.estimate(at, A)
-    e = np.random.default_rng(3).standard_normal((100, 3)).astype(np.float32)
-    dz = at.pull_back(e @ A[:-1].T).astype(float)
-    S = np.einsum("nth,nti->hi", dz, dz) / 100
-    Q = np.mean(np.einsum("ntp,ntq->tpq", at.P.astype(float), at.P), axis=0) / 100
+    curvature.estimate(batches._Batch(units, W, images, np.arange(100)), A)
+    n = 100 // share
+    e = np.random.default_rng(3).standard_normal((n, 3)).astype(np.float32)
+    dz, P = at.pull_back(e @ A[:-1].T).astype(float), at.P[:n].astype(float)
+    S = np.einsum("nth,nti->hi", dz, dz) / n
+    Q = np.mean(np.einsum("ntp,ntq->tpq", P, P), axis=0) / n
     S, Q = (F + batches.DAMPING * np.trace(F) / len(F) * np.eye(len(F)) for F in (S, Q))
     g = rng.standard_normal(W.shape).astype(np.float32)
     expected = np.linalg.solve(np.kron(S, Q) + decay * np.eye(g.size), g.ravel())
     assert_allclose(curvature.solve(g).ravel(), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_blocks_change_nothing(rng, monkeypatch):
+    units, images, tau, W = problem(rng)
+    found = []
+    for size in (30, 1000):
+        monkeypatch.setattr(batches, "BLOCK", size)
+        rng_of_fit = np.random.default_rng(0)
+        found.append(fit_on_batches(units, images, tau, W, rng_of_fit, SETTINGS).w)
+    assert_allclose(*found, atol=1e-4 * np.abs(found[0]).max())
+    assert np.abs(found[0] - W.ravel()).max() > 0.01 * np.abs(W).max()
 
 
 def test_batches_reach_what_the_whole_reaches(rng):
