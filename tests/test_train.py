@@ -238,7 +238,7 @@ def test_a_class_that_is_not_measured_is_named(tmp_path):
     np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels)
     status, out, err = call(tmp_path / "mine.npz", *SMALL, "--output", tmp_path / "run")
     assert status == 0
-    assert "validation figures say nothing of class rare\n" in err
+    assert "no validation images for class rare, which have too few images" in err
     recall = strict(out)["validation_recall"]
     assert recall["rare"] is None
     assert 0 <= recall["dark"] <= 1
@@ -538,7 +538,7 @@ def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
         (("digits", "--n-parts=4"), "error: --n-parts was removed; leave it out. Threads"),
         (("digits", "--flip", "yes"), "unrecognized arguments: yes"),
         (("digits", "--n-jobs", "0"), "n_jobs must be"),
-        (("digits", "--export", "onnx,pdf"), "must be one or several of onnx, c, html"),
+        (("digits", "--export", "onnx,pdf"), "must be one or more of onnx, c, html"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )

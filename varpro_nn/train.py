@@ -134,11 +134,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--export", type=_formats, default=(), metavar="FORMATS",
-        help="write the network for other programs too, as python -m varpro_nn.export: "
-        "model.onnx, model.c or model.html; several as onnx,c",
+        help="also write the network for other programs, beside model.npz: onnx, c or html, or "
+        "several separated by commas (onnx,c)",
     )  # fmt: skip
     parser.add_argument(
-        "--quiet", action="store_true", help="no progress bar, and no notes but warnings"
+        "--quiet",
+        action="store_true",
+        help="no progress bar and no notes; warnings are still printed",
     )
 
 
@@ -178,7 +180,7 @@ def _formats(text: str) -> tuple[str, ...]:
     """Read ``onnx`` or ``onnx,c``."""
     formats = tuple(dict.fromkeys(text.split(",")))
     if not set(formats) <= set(WRITERS):
-        msg = f"must be one or several of {', '.join(WRITERS)}, as onnx,c, got {text!r}"
+        msg = f"must be one or more of {', '.join(WRITERS)}, separated by commas (onnx,c), got {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return formats
 
@@ -432,8 +434,8 @@ def _tell_unmeasured(train: data.ImageSet, held: data.ImageSet, classes: Any) ->
         names = ", ".join(str(classes[code]) for code in missing[:5])
         more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
         tell(
-            f"too few images to hold any out: validation figures say nothing of "
-            f"{'class' if len(missing) == 1 else 'classes'} {names}{more}"
+            f"no validation images for {'class' if len(missing) == 1 else 'classes'} {names}{more}, "
+            "which have too few images; validation figures do not cover them"
         )
 
 

@@ -1,4 +1,4 @@
-r"""Fewer rows than columns: as many columns as rows, for fits whose penalty is the norm of ``A``.
+r"""Fits of n rows with more than n columns through n columns, if the penalty is the norm of ``A``.
 
 Linear weights that minimise ``sum_i loss(A' phi_i) + lam/2 ||A||^2`` are a combination of the rows,
 ``A = Phi' alpha`` (representer theorem). With the Cholesky factorisation of the kernel matrix,
@@ -9,10 +9,10 @@ Linear weights that minimise ``sum_i loss(A' phi_i) + lam/2 ||A||^2`` are a comb
 So ``R'`` (n, n) in the place of ``Phi`` (n, q) leads to the same outputs, cost and penalty, for any
 loss, any weights of the rows and any part of the rows. All that follows costs as for n columns.
 
-Centred columns have a singular kernel matrix, and so have rows that occur twice. What is added to
-its diagonal to factorise it gives each row a column of its own, as high as the root of the number.
-With a small penalty such columns separate rows that are equal. The kernel matrix is in double
-precision, so that they are as small as the rounding errors of double numbers.
+The kernel matrix is singular if columns are centred or rows repeat. Its factorisation then adds a
+small number to the diagonal. This acts like a further column for each row, whose only entry is the
+square root of that number. With a small penalty, such columns give equal rows different outputs.
+The kernel matrix is therefore in double precision, where the added number is small.
 
 References
 ----------

@@ -22,7 +22,7 @@ too coarse to compare penalties). The search ends after a penalty that is worse.
 extended while the best penalty is at its end, and each step lowers the loss by at least 1 %. The
 final fit uses all images, and no other labels. The *units* were trained on the held-out images
 too, so the accuracy on them is too high: it serves to choose a penalty, not to estimate the
-accuracy. With fewer images than columns, all these fits are of as few columns as images
+accuracy. With fewer rows (images and copies) than columns, these fits use as many columns as rows
 (:mod:`varpro_nn.linalg.row_space`).
 """
 
@@ -68,9 +68,9 @@ zero, ever more slowly, while the fits become ever harder.
 LARGEST_EIGENPROBLEM = 6000
 """Columns, or images, up to which the ridge layer chooses its penalty by leave-one-out error."""
 FEW_ROWS = 0.8
-"""Share of the columns below which there are so few rows that a fit of as many columns is quicker.
+"""Ratio of rows to columns below which fits use the kernel matrix of the rows.
 
-With more rows, the kernel matrix costs about as much as is gained.
+Above it, this matrix takes about as long as it saves.
 """
 GRAM_BYTES = 2**33
 """Bytes that a Gram matrix of all columns, or of all rows, may take: 32,768 of them."""
@@ -85,12 +85,16 @@ def check_size(n_columns: int, n_rows: int) -> None:
     """
     n_bytes = 8 * min(n_columns, n_rows) ** 2
     if n_bytes > GRAM_BYTES:
-        of_rows = f" for {n_rows} images and copies" if n_rows < n_columns else ""
-        msg = (
-            f"n_units times the cells of a unit make {n_columns} columns, whose Gram matrix"
-            f"{of_rows} takes {n_bytes / 2**30:.0f} GiB, more than {GRAM_BYTES / 2**30:.0f}: take "
-            "fewer units or cells."
-        )
+        of_rows = n_rows < n_columns
+        size = f"{n_bytes / 2**30:.0f} GiB; at most {GRAM_BYTES / 2**30:.0f} GiB are supported"
+        msg = f"the output layer has {n_columns} columns (n_units times the cells of a unit)"
+        if of_rows:
+            msg += (
+                f" and {n_rows} rows (images and copies). Its matrix of rows by rows takes {size}. "
+                "Take fewer images, copies, units or cells."
+            )
+        else:
+            msg += f". Its Gram matrix takes {size}. Take fewer units or cells."
         raise ValueError(msg)
 
 

@@ -33,7 +33,7 @@ FILES = (
 )
 """The files of a run folder in the order in which they are written; ``shards/`` is the rest.
 
-Without those that the command exports, a folder with ``metrics.json`` is complete.
+A folder with ``metrics.json`` is complete, but for the exported files, which are written after it.
 """
 _MOST_BYTES = 2**20
 """No ``config.json`` or ``metrics.json`` of a run is larger."""
