@@ -238,7 +238,7 @@ def test_a_class_that_is_not_measured_is_named(tmp_path):
     np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels)
     status, out, err = call(tmp_path / "mine.npz", *SMALL, "--output", tmp_path / "run")
     assert status == 0
-    assert "no validation images for class rare, which have too few images" in err
+    assert "no validation images for class rare: too few images" in err
     recall = strict(out)["validation_recall"]
     assert recall["rare"] is None
     assert 0 <= recall["dark"] <= 1

@@ -180,7 +180,8 @@ def _formats(text: str) -> tuple[str, ...]:
     """Read ``onnx`` or ``onnx,c``."""
     formats = tuple(dict.fromkeys(text.split(",")))
     if not set(formats) <= set(WRITERS):
-        msg = f"must be one or more of {', '.join(WRITERS)}, separated by commas (onnx,c), got {text!r}"
+        known = ", ".join(WRITERS)
+        msg = f"must be one or more of {known}, separated by commas (onnx,c), got {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return formats
 
@@ -433,9 +434,10 @@ def _tell_unmeasured(train: data.ImageSet, held: data.ImageSet, classes: Any) ->
     if len(missing):
         names = ", ".join(str(classes[code]) for code in missing[:5])
         more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
+        kind, them = ("class", "it") if len(missing) == 1 else ("classes", "them")
         tell(
-            f"no validation images for {'class' if len(missing) == 1 else 'classes'} {names}{more}, "
-            "which have too few images; validation figures do not cover them"
+            f"no validation images for {kind} {names}{more}: too few images to hold any out, so "
+            f"validation figures leave {them} out"
         )
 
 
