@@ -8,7 +8,8 @@ import pytest
 
 from varpro_nn import TrainConfig
 from varpro_nn.errors import VarProError
-from varpro_nn.training.run_folder import FILES, RunFolder, default_path
+from varpro_nn.exporters import WRITERS
+from varpro_nn.training.run_folder import EXPORTS, FILES, RunFolder, default_path
 from varpro_nn.training.shards import Shards
 from varpro_nn.training.subnetwork import Subnetwork
 
@@ -28,6 +29,11 @@ def with_run(folder, *files):
 
 
 FLAGS = [{}, {"resume": True}, {"overwrite": True}, {"resume": True, "overwrite": True}]
+
+
+def test_a_run_folder_knows_the_files_of_every_export():
+    """Else a file of the network that is replaced would stay."""
+    assert set(EXPORTS) == {f"model.{name}" for name in WRITERS}
 
 
 @pytest.mark.parametrize("name", FILES)

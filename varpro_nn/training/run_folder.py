@@ -26,10 +26,11 @@ from varpro_nn.training.plan import final_training_set, provenance
 from varpro_nn.training.resources import versions
 from varpro_nn.training.shards import REFIT, all_shard_files, check_removable
 
+EXPORTS = ("model.onnx", "model.c", "model.html")
+"""The files of the network for other programs."""
 FILES = (
     *("contest.json", "config.json", "history.jsonl", "model.npz", "model-bootstrap.npz"),
-    *("glue.npz", "report.html", "metrics.json"),
-    *("model.onnx", "model.c", "model.html"),
+    *("glue.npz", "report.html", "metrics.json", *EXPORTS),
 )
 """The files of a run folder in the order in which they are written; ``shards/`` is the rest.
 
@@ -260,7 +261,7 @@ class RunFolder:
         (folder / "glue.npz").unlink(missing_ok=True)
         if result.output_layer.ridge_layer is not None:
             result.output_layer.ridge_layer.save(folder / "glue.npz")
-        for name in ("report.html", "model.onnx", "model.c", "model.html"):
+        for name in ("report.html", *EXPORTS):
             (folder / name).unlink(missing_ok=True)  # of the network that is replaced
         if report is not None:
             report(folder / "report.html", result)

@@ -215,7 +215,7 @@ class _Batch:
     """A batch at some weights, in blocks of images.
 
     Arrays of a block are small enough that the next one gets their memory, and stay in the cache.
-    Arrays of the whole batch would get fresh pages in each step, which took a third of the time.
+    Arrays of the whole batch would get fresh pages from the system in each step, which takes long.
     """
 
     def __init__(
