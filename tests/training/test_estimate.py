@@ -220,6 +220,17 @@ def test_columns_may_be_many_if_images_are_few(digits):
         estimate(copies, digits, n_jobs=1)
 
 
+def test_a_refit_has_the_rows_of_both_trainings(digits):
+    """Found before the first training, which has few enough."""
+    halves = digits.hold_out(0.5)
+    config = configure("bilinear", data=halves, n_units=40_000)
+    config = config.with_options(output_layer="softmax", shift=1, n_copies=30)
+    assert len(halves.train) * 31 < 32_768 < len(digits.train) * 31
+    assert estimate(config, halves, n_jobs=1).n_parameters > 40_000
+    with pytest.raises(ValueError, match="40000 columns"):
+        estimate(config.with_options(refit=True), halves, n_jobs=1)
+
+
 @pytest.mark.parametrize("layer", ["softmax", "hinge"])
 def test_more_columns_than_images_cost_as_many_as_images(layer, digits):
     """Twice the columns are twice the features; the fits stay the same."""
