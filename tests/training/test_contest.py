@@ -93,13 +93,13 @@ def test_overrides_hold_for_all_and_say_which_candidates_there_are():
 @pytest.mark.parametrize(
     ("side", "given", "n_kinds"),
     [
-        (20, {"n_copies": 1}, 4),
-        (20, {"n_stages": 2}, 4),
-        (28, {"n_subnetworks": 10}, 4),
-        (28, {"n_train": 50}, 4),
+        (20, {"n_copies": 1}, 5),
+        (20, {"n_stages": 2}, 5),
+        (28, {"n_subnetworks": 10}, 5),
+        (28, {"n_train": 50}, 5),
         (16, {"window": 12}, 1),  # cells along a side need as many places
-        (24, {"stride": 4}, 2),
-        (28, {"training_stride": 5}, 3),
+        (24, {"stride": 4}, 3),
+        (28, {"training_stride": 5}, 4),
     ],
     ids=str,
 )
@@ -118,6 +118,25 @@ def test_overrides_that_suit_some_kinds_or_need_more(side, given, n_kinds):
     if "n_train" in given:
         assert kinds[0].config.units.n_units == 48
     assert not module.can_compare(data_of(images, np.arange(300)[::-1] // 2, k=150), 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "sizes"),
+    [
+        ((28, 28), "small windows", [5, 7]),
+        ((39, 60), "small windows", [5, 7]),
+        ((40, 60), "large windows", [7, 11]),
+        ((3, 40, 40), "large windows", [11]),  # the recipe for colour images whitens windows
+    ],
+    ids=str,
+)
+def test_plain_windows_have_two_sizes(shape, name, sizes):
+    images = np.zeros((300, *shape), np.uint8)
+    kinds = module.kinds_of_units(data_of(images, np.arange(300) % 2))
+    other = next(kind for kind in kinds if kind.name == name)
+    assert not other.config.distortion.flip
+    plain = [kind.config.units for kind in kinds if "white" not in kind.name][1:]
+    assert sorted(units.window for units in plain if not units.whitening) == sizes
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ No recipe suits all pictures. Units on whole images are best where objects have 
 So a few different candidates are trained quickly, on part of the training images, with part of
 their units (one sub-network at least) and evaluations, and measured on other training images:
 
-1. *kinds of units*: whole images; windows; whitened windows with few and with many cells;
+1. *kinds of units*: whole images; windows, and windows of another size; whitened windows with few
+   and with many cells;
 2. *the two best kinds*, with twice as many images, and twice as many units if that takes whole
    sub-networks, each with and without distorted copies, which may change which kind is best;
 3. *one change* of the best one: mirror images, shifts alone, another output layer;
@@ -41,7 +42,7 @@ from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.layers import train_classifier
 from varpro_nn.training.metrics import ByClass, accuracy, standard_error
 from varpro_nn.training.plan import make_units, units_in_training
-from varpro_nn.training.recipes import configure, current_names, kind_of_data
+from varpro_nn.training.recipes import RECIPES, configure, current_names, kind_of_data
 from varpro_nn.training.resources import Clock
 from varpro_nn.training.subnetworks import MemoryStore
 
@@ -84,6 +85,17 @@ _DISTORTED: dict[str, Any] = {
 _SHIFTED: dict[str, Any] = {
     "shift": 1, "rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0, "n_copies": 1,
 }  # fmt: skip
+_LARGE, _SMALL = 11, 5
+"""Sides of the other windows: in images of at least ``_LARGE_IMAGES`` pixels a side, and others."""
+_LARGE_IMAGES = 40
+_UNPREPARED: dict[str, Any] = {
+    name: RECIPES["default"].options()[name]
+    for name in (
+        *("window", "grid", "whitening", "contrast", "n_components", "activation", "threshold"),
+        *("draw", "gain", "n_units", "n_subnetworks", "images_per_subnetwork"),
+    )
+}
+"""Windows as they are, also of colour images, whose recipe whitens them."""
 _ALONE: dict[str, Any] = {"scheme": "independent", "n_stages": 1}
 _N_WHITENED = {0: 48, 10_000: 96}
 """Units on whitened windows, from a number of training images on.
@@ -385,6 +397,7 @@ class _Field:
                 "whole images", "bilinear", {"n_units": n_whole, "n_subnetworks": 8, "gain": 2.0}
             ),
             self.made("windows", "default", {**_ALONE, **_PLAIN, **_RIDGE}),
+            self._other_windows(),
             self.made("whitened windows", "default", {**white, "grid": few}),
         ]
         if "grid" not in self._overrides:
@@ -394,6 +407,15 @@ class _Field:
         if not found:
             raise self.refusal
         return found
+
+    def _other_windows(self) -> Candidate | None:
+        """Make the candidate with windows of another size; None for the smallest images."""
+        side = min(self._data.image_shape[-2:])
+        if side < 16 or "window" in self._overrides:
+            return None
+        name, window = ("large", _LARGE) if side >= _LARGE_IMAGES else ("small", _SMALL)
+        options = {**_ALONE, **_PLAIN, **_RIDGE, **_UNPREPARED, "window": window}
+        return self.made(f"{name} windows", "default", options)
 
     def _whitened(self, grid: int) -> dict[str, int]:
         """Take units for the images, in sub-networks with no more columns than images.
