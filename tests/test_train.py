@@ -837,7 +837,7 @@ def test_classes_are_balanced_if_asked_for(tmp_path):
 
 def test_a_run_is_refitted_if_asked_for(tmp_path):
     arguments = ("digits", *SMALL, "--n-train", "300", "--output", tmp_path / "run", "--refit")
-    fault(*arguments, match="refit needs validation images, and this data set has none; hold some")
+    fault(*arguments, match="refit needs validation images, and there are none; hold some")
     assert not (tmp_path / "run").exists()
     arguments = (*arguments, "--validation", "0.1")
     status, out, _ = call(*arguments, "--estimate")

@@ -37,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "images", nargs="+", metavar="IMAGES",
         help="a picture in any format of Pillow, a folder of pictures or of folders of pictures, "
-        "or a file: npz (array x_test, else images, else the only array), npy, IDX (also as .gz)",
+        "or a file: npz (array x_test, else images, else the only array), npy, IDX (also as .gz), "
+        "or a table of pixels (csv, tsv, parquet)",
     )  # fmt: skip
     return parser
 

@@ -71,6 +71,12 @@ def test_not_images(tmp_path):
         read_images(tmp_path, (4, 5))
 
 
+def test_files_of_matlab_are_refused_with_a_remedy(tmp_path):
+    (tmp_path / "some.MAT").write_bytes(b"MATLAB 5.0 MAT-file")
+    with pytest.raises(DatasetError, match=r"some.MAT: .mat files .* save the images as .npy"):
+        read_images(tmp_path / "some.MAT", (4, 5))
+
+
 @pytest.mark.parametrize("shape", [(), (4,), (1, 1, 4, 5), (0, 5)])
 def test_wrong_image_shape(tmp_path, shape):
     with pytest.raises(ValueError, match="image_shape must be"):

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from varpro_nn import load
-from varpro_nn.data import table_files
+from varpro_nn.data import read_images, table_files
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import DatasetError
 
@@ -334,3 +334,45 @@ def test_damaged_parquet(parquet):
         parquet.write_bytes(content[:length])
         with pytest.raises(DatasetError, match=r"some.parquet: cannot be read as a table"):
             load(parquet)
+
+
+# --- images without labels ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["csv", "csv.gz", "tsv", "parquet"])
+@pytest.mark.parametrize("column", [None, "label", "id"])
+def test_images_to_be_classified(column, end, tmp_path):
+    path = tmp_path / f"some.{end}"
+    table = pandas.DataFrame(PIXELS, columns=NAMES)
+    if column is not None:
+        table.insert(0 if column == "id" else 4, column, list("abcdefg"))
+    if end == "parquet":
+        pytest.importorskip("pyarrow")
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False, sep="\t" if end == "tsv" else ",")
+    assert_array_equal(read_images(path, (3, 3)), IMAGES, strict=True)
+    assert_array_equal(read_images(path, (1, 3, 3)), IMAGES[:, None], strict=True)
+
+
+def test_intensities_and_colours_to_be_classified(path):
+    colours = RNG.random((5, 3, 2, 3)).astype(np.float32)
+    pandas.DataFrame(colours.reshape(5, -1)).to_csv(path)  # with a column that numbers the rows
+    assert_array_equal(read_images(path, (3, 2, 3)), colours, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        ("a,b\n1,2\n", "a column for each of 9 pixels, and at most one of labels, got 2 columns"),
+        (",".join(NAMES), "a row for each image, got none"),
+        (",".join(NAMES) + "\n1,2,3,4,x.png,6,7,8,9", "got 'x.png' in row 1 of .*give pictures"),
+        (",".join(NAMES) + "\n1,2,3,4,,6,7,8,9", "no missing values, got one in row 1 of column"),
+        (",".join(NAMES) + "\n" + "999," * 8 + "1", "whole numbers up to 999; divide them"),
+    ],
+    ids=["columns", "rows", "text", "missing", "999"],
+)
+def test_tables_that_cannot_be_classified(table, match, path):
+    path.write_text(table)
+    with pytest.raises(DatasetError, match=rf"some.csv: .*{match}"):
+        read_images(path, (3, 3))

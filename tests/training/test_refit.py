@@ -109,7 +109,7 @@ def test_sums_are_of_all_images(divided):
 
 
 def test_without_validation_images_it_says_what_to_do(digits, tmp_path):
-    said = r"refit needs validation images, and this data set has none; hold some out \(--valida"
+    said = r"refit needs validation images, and there are none; hold some out \(--valida"
     for way in (run, estimate):
         with pytest.raises(DatasetError, match=said):
             way(REFIT, digits, n_jobs=1)

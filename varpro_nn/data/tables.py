@@ -6,6 +6,7 @@ The names of the columns are in the first line, or nowhere: then all of it is nu
 label. A first column without a name numbers the rows, and is left out.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +18,17 @@ from numpy.typing import NDArray
 
 from varpro_nn.data.imageset import Dataset
 from varpro_nn.data.labelled import dataset_of, listed
+from varpro_nn.data.layout import Layout
 from varpro_nn.data.naming import LABEL_WORDS, meaning
 from varpro_nn.data.pixel_values import typed_pixels
 from varpro_nn.data.reading import AS_IT_IS, Reading
-from varpro_nn.data.table_files import TABLE_ENDINGS, is_number, is_picture_name, open_table
+from varpro_nn.data.table_files import (
+    TABLE_ENDINGS,
+    TableFile,
+    is_number,
+    is_picture_name,
+    open_table,
+)
 from varpro_nn.errors import DatasetError
 
 _WHOLE = re.compile(r"[+-]?\d{1,18}")
@@ -56,6 +64,45 @@ def read_dataset_tables(folder: Path, files: dict[str, Path], reading: Reading) 
         As for :func:`read_dataset_table`; or other columns in the test set.
     """
     return _dataset_of_tables(str(folder), files, reading)
+
+
+def read_table_images(path: Path, image_shape: Sequence[int]) -> NDArray[Any]:
+    """Read the images of a table, to be classified; it may have a column of labels, left out.
+
+    With a column more than an image has pixels, that of the labels is found as in
+    :func:`read_dataset_table`.
+
+    Returns
+    -------
+    ndarray, shape (n, *shape)
+        In the order of :class:`~varpro_nn.data.layout.Layout`: images of the size of
+        ``image_shape``, with one channel or three.
+
+    Raises
+    ------
+    DatasetError
+        As for :func:`read_dataset_table`; or another number of columns.
+    """
+    n_pixels = math.prod(image_shape)
+    with open_table(path, lambda columns, n: []) as table:
+        names = table.columns or [str(column) for column in range(table.n_columns)]
+        kept = [c for c in range(table.n_columns) if c != numbering(table.columns)]
+        if len(kept) == n_pixels + 1:
+            kept.remove(label_position(path, table.columns, table.n_columns, None))
+        if len(kept) != n_pixels:
+            msg = (
+                f"{path}: must have a column for each of {n_pixels} pixels, and at most one of "
+                f"labels, got {len(kept)} columns."
+            )
+            raise DatasetError(msg)
+        pixels, _ = _read_pieces(path, table, names, kept, None)
+    try:
+        (rows,) = typed_pixels({"the pixels": pixels}).values()
+        n_rows, n_columns = image_shape[-2:]
+        return Layout.of_pixels(rows, "the pixels", (n_rows, n_columns)).images(rows)
+    except ValueError as error:
+        msg = f"{path}: {error}"
+        raise DatasetError(msg) from error
 
 
 def tables_in(folder: Path, entries: Sequence[Path]) -> dict[str, Path]:
@@ -145,30 +192,40 @@ def _read(path: Path, label_column: str | int | None) -> _Table:
     def position(columns: list[str] | None, n: int) -> int:
         return label_position(path, columns, n, label_column)
 
-    labels: list[NDArray[Any]] = []
-    pixels: list[NDArray[Any]] = []
-    n_rows = 0
     with open_table(path, lambda columns, n: [position(columns, n)]) as table:
         label = position(table.columns, table.n_columns)
         names = table.columns or [str(column) for column in range(table.n_columns)]
         left_out = {label, numbering(table.columns)}
         kept = [column for column in range(table.n_columns) if column not in left_out]
-        for frame in table.pieces:
-            if not len(frame):
-                continue
-            check_there(path, frame, [label, *kept], names, n_rows)
-            labels.append(frame[label].to_numpy(dtype=object))
-            pixels.append(_numbers(path, frame[kept], names, n_rows, names[label]))
-            n_rows += len(frame)
-    if not n_rows:
-        msg = f"{path}: must have a row for each image, got none."
-        raise DatasetError(msg)
+        pixels, labels = _read_pieces(path, table, names, kept, label)
     return _Table(
         names[label] if table.columns else label,
         [names[column] for column in kept] if table.columns else None,
-        typed_labels(path, np.concatenate(labels)),
-        np.concatenate(pixels),
+        typed_labels(path, labels),
+        pixels,
     )
+
+
+def _read_pieces(
+    path: Path, table: TableFile, names: list[str], kept: list[int], label: int | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Read the pixels in the columns ``kept``, and the labels, if they have a column."""
+    labels: list[NDArray[Any]] = []
+    pixels: list[NDArray[Any]] = []
+    of_labels = [] if label is None else [label]
+    n_rows = 0
+    for frame in table.pieces:
+        if not len(frame):
+            continue
+        check_there(path, frame, [*of_labels, *kept], names, n_rows)
+        labels += [frame[column].to_numpy(dtype=object) for column in of_labels]
+        named = None if label is None else names[label]
+        pixels.append(_numbers(path, frame[kept], names, n_rows, named))
+        n_rows += len(frame)
+    if not n_rows:
+        msg = f"{path}: must have a row for each image, got none."
+        raise DatasetError(msg)
+    return np.concatenate(pixels), np.concatenate(labels or [np.empty(0, object)])
 
 
 def numbering(columns: list[str] | None) -> int:
@@ -222,7 +279,9 @@ def check_there(
         raise DatasetError(msg)
 
 
-def _numbers(path: Path, frame: Any, names: list[str], start: int, label: str) -> NDArray[Any]:
+def _numbers(
+    path: Path, frame: Any, names: list[str], start: int, label: str | None
+) -> NDArray[Any]:
     """Make ``uint8`` of whole numbers from 0 to 255, and ``float32`` of other numbers."""
     kinds = [getattr(dtype, "kind", "O") for dtype in frame.dtypes]
     for column, kind in zip(frame.columns, kinds, strict=True):
@@ -236,7 +295,7 @@ def _numbers(path: Path, frame: Any, names: list[str], start: int, label: str) -
         return values.astype(np.float32)
 
 
-def _no_number(path: Path, column: Any, name: str, start: int, label: str) -> DatasetError:
+def _no_number(path: Path, column: Any, name: str, start: int, label: str | None) -> DatasetError:
     """Say which cell of a column of pixels is no number."""
     cells = column.tolist()
     row, cell = next(
@@ -244,7 +303,9 @@ def _no_number(path: Path, column: Any, name: str, start: int, label: str) -> Da
     )
     if isinstance(cell, str):
         remedy = f"the labels are in column {label!r}; {ANOTHER_COLUMN}"
-        if is_picture_name(cell):
+        if label is None:
+            remedy = "give pictures themselves, or their folder, in place of a table of them"
+        elif is_picture_name(cell):
             remedy = "a column of file names must have one in each row, and nothing else"
         found = repr(cell if len(cell) <= 40 else f"{cell[:40]}...")
     else:

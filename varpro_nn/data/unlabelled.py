@@ -18,6 +18,8 @@ from varpro_nn.data.naming import meaning
 from varpro_nn.data.npz import open_npz
 from varpro_nn.data.pictures import entries_of, files_below, is_picture, read_picture
 from varpro_nn.data.preparation import Preparation
+from varpro_nn.data.table_files import TABLE_ENDINGS
+from varpro_nn.data.tables import read_table_images
 from varpro_nn.errors import DatasetError
 
 _PICTURES_AT_A_TIME = 1000
@@ -47,9 +49,10 @@ def read_images(
     ----------
     path : str or path
         A ``.npz`` file (array ``x_test`` or ``test_images``, else ``images`` or ``X``, else its
-        only array); an IDX file, gzipped or not; a ``.npy`` array; a picture that Pillow reads; or
-        a folder, whose pictures are read in the order of their names. Of a folder without
-        pictures, those in its sub-folders are read. The first bytes of a file tell its kind, not
+        only array); an IDX file, gzipped or not; a ``.npy`` array; a table with the endings that
+        :func:`varpro_nn.load` knows, of rows of pixels; a picture that Pillow reads; or a folder,
+        whose pictures are read in the order of their names. Of a folder without pictures, those in
+        its sub-folders are read. Except for tables, the first bytes of a file tell its kind, not
         its name.
     image_shape : sequence of int
         (rows, columns) or (channels, rows, columns). Pictures become grey for one channel and
@@ -183,10 +186,19 @@ def _checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
 
 def _read_file(path: Path, shape: tuple[int, ...], prepared: Preparation | None) -> ImageArray:
     kind = kind_of_file(path)
-    if kind == "other":
+    name = path.name.lower()
+    if name.endswith(".mat"):
+        msg = (
+            f"{path}: .mat files are read for training alone; save the images as .npy, for example "
+            "with numpy.save('images.npy', scipy.io.loadmat('file.mat')['X'])."
+        )
+        raise DatasetError(msg)
+    if kind == "other" and not name.endswith(TABLE_ENDINGS):
         return _read_picture(path, shape, prepared)[np.newaxis]
     if kind == "npy":
         images: NDArray[Any] = images_in(path)[:]
+    elif name.endswith(TABLE_ENDINGS):
+        images = read_table_images(path, shape)
     else:
         images = _from_npz(path) if kind == "zip" else read_idx(path)
     try:

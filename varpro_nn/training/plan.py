@@ -80,7 +80,7 @@ def check_refit(config: TrainConfig, dataset: Dataset) -> None:
     """Raise DatasetError for ``refit`` without validation images."""
     if config.refit and dataset.validation is None:
         msg = (
-            "refit needs validation images, and this data set has none; hold some out "
+            "refit needs validation images, and there are none; hold some out "
             "(--validation 0.2, or Dataset.hold_out(0.2) in Python), or leave refit out to train "
             "once on all images."
         )
