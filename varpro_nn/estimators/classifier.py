@@ -545,6 +545,13 @@ def _check_y(estimator: Any, y: Any) -> NDArray[Any]:
         name = type(estimator).__name__
         msg = f"This {name} requires y to be passed, but the target y is None."
         raise ValueError(msg)
+    shape = np.shape(y)
+    if len(shape) == 2 and shape[1] > 1:
+        msg = (
+            f"y must have one label for each row, shape (n,), got shape {shape}; of one-hot rows "
+            "give y.argmax(axis=1)."
+        )
+        raise ValueError(msg)
     column = column_or_1d(y, warn=True)
     check_classification_targets(column)
     plain_array(y, "y")  # the mask of a masked array
