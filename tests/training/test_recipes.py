@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from varpro_nn import load
+from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.training.config import OutputSettings, TrainConfig
 from varpro_nn.training.plan import make_units, units_in_training
 from varpro_nn.training.recipes import DATA, NAMED, RECIPES, VARIANTS, configure, kind_of_data
@@ -51,6 +52,16 @@ def test_recipes_of_patch_units_have_the_same_windows_and_output_layer():
     assert n_units == sorted(set(n_units))
     losses = [configure(name).subnetworks.loss for name in ("tiny", "default", "accurate")]
     assert losses == ["cross-entropy", "squares", "squares"]
+
+
+@pytest.mark.parametrize(("k", "loss"), [(20, "cross-entropy"), (21, "squares")])
+def test_the_loss_follows_the_number_of_classes(k, loss):
+    images = ImageSet(np.zeros((2 * k, 28, 28), np.uint8), np.arange(2 * k) % k)
+    data = Dataset("own", np.arange(k), images, None)
+    config = configure("tiny", data=data)
+    assert config.subnetworks.loss == loss
+    given = configure("tiny", data=data, loss="cross-entropy").subnetworks
+    assert given == configure("tiny").subnetworks
 
 
 @pytest.mark.parametrize("data", NAMED)

@@ -46,7 +46,8 @@ def configure(
         sub-network gets about as many units as in the recipe. ``n_stages`` is 1 unless the scheme
         is ``"stages"``, and ``n_copies`` is 0 without distortions. A recipe with stages becomes
         ``"independent"`` if the loss is another, or if there are more than 1.4 times as many fixed
-        columns for each image of a sub-network: stages would cost more and gain nothing. With
+        columns for each image of a sub-network: stages would cost more and gain nothing. With more
+        than 20 classes, ``"tiny"`` has ``loss="squares"``, for cross-entropy would take long. With
         ``first_units``, the settings of the units are for windows of maps, not those of the
         recipe: 3 x 3 windows on 100 leading directions, two-sided activation, 3 x 3 cells.
 

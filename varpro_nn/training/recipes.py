@@ -138,6 +138,12 @@ RECIPES: dict[str, TrainConfig] = {
 }
 """The recipes by name, for images like those of MNIST."""
 
+MOST_FOR_CROSS_ENTROPY = 20
+"""With more classes, units are trained with squares unless the loss is given.
+
+Cross-entropy takes time with the third power of the classes, and memory with the second.
+"""
+_WITH_SQUARES: dict[str, Any] = {"loss": "squares", "ridge": 1.0, "weight_decay": 0.1}
 CROWDED = 1.4
 """With more than this multiple of the recipe's fixed columns per image, there are no stages.
 
@@ -195,8 +201,9 @@ def configure(
     if n_images is not None and not (isinstance(n_images, Integral) and n_images >= 1):
         msg = f"n_images must be a positive integer or None, got {n_images!r}."
         raise ValueError(msg)
+    n_classes = 2
     if isinstance(data, Dataset):
-        n_images = len(data.train)
+        n_images, n_classes = len(data.train), len(data.classes)
         if isinstance(data.train.images, ImagesOnDisk):
             overrides.setdefault("n_copies", 0)  # copies would have to be in memory
         data = kind_of_data(data.name, data.train.images.shape[1:])
@@ -207,6 +214,8 @@ def configure(
     recipe = _recipe_for(recipe, overrides)
     base = {**RECIPES[recipe].options(), **VARIANTS.get(data, {}).get(recipe, {})}
     base |= _of_two_layers(data, overrides)
+    if base["loss"] == "cross-entropy" and n_classes > MOST_FOR_CROSS_ENTROPY:
+        base |= {} if "loss" in overrides else _WITH_SQUARES
     if overrides.get("solver", base["solver"]) == "kfac":  # no stages: it holds no columns fixed
         base |= {"scheme": "independent", "n_stages": 1}
     settings = {**base, **overrides}
