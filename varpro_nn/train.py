@@ -165,7 +165,22 @@ def _value_of(setting: Setting) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if setting.choices:
         return {"choices": setting.choices, "type": partial(_choice, setting)}
-    return {"type": setting.kind, "metavar": "N" if setting.kind is int else "X"}
+    metavar = "N" if setting.kind is int else "X"
+    if not setting.optional:
+        return {"type": setting.kind, "metavar": metavar}
+    return {"type": partial(_number, setting), "metavar": f"{metavar}|none"}
+
+
+def _number(setting: Setting, text: str) -> Any:
+    """Read a number, or the word that stands for None."""
+    if text.lower() == "none":
+        return None
+    try:
+        return setting.kind(text)
+    except ValueError:
+        what = "whole number" if setting.kind is int else "number"
+        msg = f"must be a {what}, or none, got {text!r}"
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def _choice(setting: Setting, text: str) -> str:

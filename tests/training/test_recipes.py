@@ -8,7 +8,7 @@ from varpro_nn import load
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.training.config import OutputSettings, TrainConfig
 from varpro_nn.training.plan import make_units, units_in_training
-from varpro_nn.training.recipes import DATA, NAMED, RECIPES, VARIANTS, configure, kind_of_data
+from varpro_nn.training.recipes import DATA, NAMED, RECIPES, STACKS, VARIANTS, configure, kind_of_data
 
 SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (3, 32, 32), "digits": (8, 8)}
 
@@ -173,6 +173,10 @@ def test_variants_are_of_recipes_and_of_fields_that_there_are():
 def test_a_variant_differs_in_what_it_says(name, data):
     config, plain = configure(name, data=data).options(), RECIPES[name].options()
     said = VARIANTS.get(data, {}).get(name, {})
+    stack = STACKS.get(data, {}).get(name)
+    if stack is not None:
+        assert {option: config[option] for option in stack} == stack
+        config = configure(name, data=data, first_units=None).options()
     assert config == {**plain, **said}
 
 
@@ -187,7 +191,7 @@ def test_what_is_given_wins_over_the_variant():
 def test_units_of_every_recipe_fit_the_images_of_every_kind(name, data, rng):
     config = configure(name, data=data)
     images = rng.integers(0, 256, (20, *SHAPES[data]), dtype=np.uint8)
-    units = make_units(config, images, rng)
+    units = make_units(config, images, rng, _random)
     assert units.image_shape == SHAPES[data]
     W = units.init(images, rng).astype(np.float32)
     assert units.features(W, images).shape == (20, config.units.n_units * units.n_cells)
@@ -197,9 +201,14 @@ def test_units_of_every_recipe_fit_the_images_of_every_kind(name, data, rng):
     assert stride is None or part.stride == stride
 
 
+def _random(units):
+    """Weights of a middle layer."""
+    return np.random.default_rng(0).normal(size=(units.n_units, units.n_weights)).astype("f")
+
+
 def n_parameters(config, shape, rng):
     """Unit weights, what was learnt of the windows before, and linear weights of ten classes."""
-    units = make_units(config, rng.integers(0, 256, (20, *shape), dtype=np.uint8), rng)
+    units = make_units(config, rng.integers(0, 256, (20, *shape), dtype=np.uint8), rng, _random)
     learnt = sum(array.size for array in getattr(units, "arrays", {}).values())
     return config.units.n_units * (units.n_weights + 10 * units.n_cells) + 10 + learnt
 
@@ -271,7 +280,9 @@ def test_the_kind_of_other_data_is_by_the_shape_of_the_images(shape, kind):
 @pytest.mark.parametrize("name", RECIPES)
 def test_colour_images_of_ones_own_are_not_mirrored(name):
     """Nothing says whether left and right matter in them."""
-    own, cifar10 = (configure(name, data=data).options() for data in ("colour", "cifar10"))
+    own, cifar10 = (
+        configure(name, data=data, first_units=None).options() for data in ("colour", "cifar10")
+    )
     assert (own["flip"], own["views"]) == (False, "single")
     mirrored = {"flip": True, "views": "flip"} if name in VARIANTS["cifar10"] else {}
     assert cifar10 == {**own, **mirrored}
@@ -393,6 +404,44 @@ def test_a_data_set_says_its_kind_itself():
     assert configure("tiny", data=digits) == configure("tiny", data="digits")
     own = replace(digits, name="letters")
     assert configure("tiny", data=own) == configure("tiny", data="digits")
+
+
+@pytest.mark.parametrize(
+    ("data", "name"), [(data, name) for data, stacks in STACKS.items() for name in stacks]
+)
+class TestStacks:
+    """Recipes of several layers, and what becomes of them with other settings."""
+
+    def test_one_layer_is_taken_where_it_is_given_or_implied(self, data, name):
+        one = configure(name, data=data, first_units=None)
+        assert one.first.n_units is None
+        others = [{"contrast": 0.1}, {"stride": 2}, {"training_stride": 2}, {"scheme": "stages"}]
+        for given in (*others, {"loss": "cross-entropy"}):
+            config = configure(name, data=data, **given)
+            assert config.first.n_units is None
+            assert config.units.window == one.units.window
+        bilinear = configure(name, data=data, units="bilinear")
+        assert (bilinear.first.n_units, bilinear.recipe) == (None, "bilinear")
+
+    def test_its_settings_are_kept_beside_those_that_are_given(self, data, name):
+        config = configure(name, data=data)
+        more = configure(name, data=data, first_units=70, n_units=100)
+        assert (more.first.n_units, more.units.n_units) == (70, 100)
+        assert more.subnetworks == config.subnetworks
+        assert more.middle == config.middle
+        untrained = configure(name, data=data, scheme="untrained")
+        assert (untrained.units, untrained.first) == (config.units, config.first)
+        for given in ({}, {"n_units": 128}):
+            apart = configure(name, data=data, solver="lsmr", **given)
+            assert apart.units_per_subnetwork == 16
+            assert apart.first == config.first
+
+    def test_two_of_three_layers(self, data, name):
+        if "middle_units" not in STACKS[data][name]:
+            pytest.skip("it has two")
+        config = configure(name, data=data, middle_units=None)
+        assert config.first.n_units == STACKS[data][name]["first_units"]
+        assert config.units.n_components == 100
 
 
 def test_a_first_layer_changes_the_settings_of_the_units():

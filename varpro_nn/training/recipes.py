@@ -107,6 +107,7 @@ _ON_BATCHES: dict[str, Any] = {
     "solver": "kfac", "loss": "squares", "n_subnetworks": 1, "images_per_subnetwork": 10**7,
     "max_nfev": 3, "n_rounds": 3, "weight_decay": 2.0,
 }  # fmt: skip
+_UNITS_OF_SUBNETWORK = 16
 _IN_SUBNETWORKS: dict[str, Any] = {"images_per_subnetwork": 5000}
 # The last layer on the small maps of a middle one: fewer cells, and more directions.
 _ON_MIDDLE_MAPS: dict[str, Any] = {"grid": 2, "training_grid": 1}
@@ -138,6 +139,19 @@ RECIPES: dict[str, TrainConfig] = {
 }
 """The recipes by name, for images like those of MNIST."""
 
+STACKS: dict[str, dict[str, dict[str, Any]]] = {
+    "cifar10": {
+        "accurate": {"first_units": 64, "middle_units": 128, "n_units": 256, "n_copies": 2},
+    },
+}  # fmt: skip
+"""Recipes of several layers: what is different from the settings of any units on maps.
+
+``first_units=None``, or a setting that units on maps cannot have, takes the recipe of one layer.
+"""
+_ON_ANY_MAPS: dict[str, Any] = {
+    "contrast": None, "stride": 1, "training_stride": None, "scalarisation": "dense",
+    "loss": "squares",
+}  # fmt: skip
 MOST_FOR_CROSS_ENTROPY = 20
 """With more classes, units are trained with squares unless the loss is given.
 
@@ -213,7 +227,7 @@ def configure(
     check_known(overrides, _SETTINGS)
     recipe = _recipe_for(recipe, overrides)
     base = {**RECIPES[recipe].options(), **VARIANTS.get(data, {}).get(recipe, {})}
-    base |= _of_two_layers(data, overrides)
+    base |= _of_layers(data, _stack(data, recipe, overrides), overrides)
     if base["loss"] == "cross-entropy" and n_classes > MOST_FOR_CROSS_ENTROPY:
         base |= {} if "loss" in overrides else _WITH_SQUARES
     if overrides.get("solver", base["solver"]) == "kfac":  # no stages: it holds no columns fixed
@@ -243,9 +257,22 @@ def configure(
     return config
 
 
-def _of_two_layers(data: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose settings for units on maps, if there is a first layer; a recipe's are for images."""
-    n_units = overrides.get("first_units")
+def _stack(data: str, recipe: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the settings of a recipe of several layers, unless the overrides are of one layer."""
+    stack = STACKS.get(data, {}).get(recipe, {})
+    fits = all(overrides.get(name, value) == value for name, value in _ON_ANY_MAPS.items())
+    has_first = overrides.get("first_units", ...) is not None
+    return stack if fits and has_first and overrides.get("scheme") != "stages" else {}
+
+
+def _of_layers(
+    data: str, stack: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Choose settings for units on maps, if there is a first layer; a recipe's are for images.
+
+    ``stack`` has those of a recipe of several layers.
+    """
+    n_units = overrides.get("first_units", stack.get("first_units"))
     if n_units is None:
         return {}
     if overrides.get("units", "patch") != "patch":
@@ -256,16 +283,20 @@ def _of_two_layers(data: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         **_ON_MAPS, **(_ON_SMALL_MAPS if data == "digits" else {}),
         **(_ON_BATCHES if on_batches else _IN_SUBNETWORKS), "first_units": n_units,
     }  # fmt: skip
-    chosen = {**settings, **overrides}
-    activation = overrides.get("first_activation", FirstLayerSettings().activation)
+    if stack and not on_batches:
+        settings["n_subnetworks"] = stack["n_units"] // _UNITS_OF_SUBNETWORK
+    chosen = {**settings, **stack, **overrides}
+    activation = chosen.get("first_activation", FirstLayerSettings().activation)
     n_components = _directions(_DIRECTIONS, activation, n_units, chosen["window"])
-    middle = overrides.get("middle_units")
+    middle = chosen.get("middle_units")
     if middle is None:
-        return {**settings, "n_components": n_components}
+        of_two = {name: value for name, value in stack.items() if "middle" not in name}
+        return {**settings, "n_components": n_components, **of_two}
     of_middle = _directions(_DIRECTIONS_OF_MIDDLE, chosen["activation"], middle, chosen["window"])
     return {
         **settings, **_ON_MIDDLE_MAPS, **(_SMALL_MIDDLE if data == "digits" else {}),
         "middle_units": middle, "middle_components": n_components, "n_components": of_middle,
+        **stack,
     }  # fmt: skip
 
 
