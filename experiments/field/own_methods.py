@@ -49,7 +49,7 @@ from varpro_nn import Dataset, TrainConfig, configure, run
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.data.images import intensities
 from varpro_nn.data.imageset import held_out
-from varpro_nn.training.contest import Contest, contest, in_round
+from varpro_nn.training.contest import Contest, contest, shortened
 from varpro_nn.training.metrics import ByClass, accuracy
 from varpro_nn.training.resources import Clock
 
@@ -167,7 +167,7 @@ def of_contest(found: Contest, dataset: Dataset) -> dict[str, float]:
     estimates how much the contest overstates the winner.
     """
     winner = found.winner
-    small = in_round(found.config, winner.round)
+    small = shortened(found.config)
     part = dataset.hold_out(winner.n_images / len(dataset.train), found.config.seed).validation
     assert part is not None  # held out above
     metrics = run(small, replace(dataset, train=part, origin=None), n_jobs=1).metrics
