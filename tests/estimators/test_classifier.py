@@ -776,5 +776,7 @@ def test_scorers_of_scikit_learn(lopsided):
 def test_one_hot_labels_are_refused_with_a_remedy(method):
     X = np.random.default_rng(0).random((6, 64))
     y = np.eye(3, dtype=int)[[0, 1, 2, 0, 1, 2]]
-    with pytest.raises(ValueError, match=r"got shape \(6, 3\); of one-hot rows give y.argmax\(axis"):
+    with pytest.raises(
+        ValueError, match=r"got shape \(6, 3\); of one-hot rows give y.argmax\(axis"
+    ):
         getattr(VarProClassifier(), method)(X, y)

@@ -76,16 +76,16 @@ def test_it_depends_on_training_images_and_seed_alone():
 
 
 def test_overrides_hold_for_all_and_say_which_candidates_there_are():
-    field = module._Field(digits(), 0, Compute(1), None, {"units": "patch", "ridge": 0.5})
+    field = module.Field(digits(), 0, Compute(1), None, {"units": "patch", "ridge": 0.5})
     made = field.kinds_of_units()
     assert all(c.config.units.kind == "patch" and c.config.subnetworks.ridge == 0.5 for c in made)
     assert "whole images" not in {c.name for c in made}
-    field = module._Field(digits(), 0, Compute(1), None, {"units": "dense", "n_units": 100})
+    field = module.Field(digits(), 0, Compute(1), None, {"units": "dense", "n_units": 100})
     (made,) = field.kinds_of_units()
     assert (made.name, made.config.units.kind, made.config.units.n_units) == (
         "whole images", "dense", 100,
     )  # fmt: skip
-    field = module._Field(digits(), 0, Compute(1), None, {"n_train": 30})
+    field = module.Field(digits(), 0, Compute(1), None, {"n_train": 30})
     field.kinds_of_units()
     assert len(field._training) == 30
 
@@ -207,7 +207,7 @@ def test_the_better_of_two_on_the_same_images():
             round=3, name="", n_images=1, n_held=100, n_units=1, accuracy=right.mean(),
             standard_error=0.0,
         )  # fmt: skip
-        return module._Trial(entry, right / 100)
+        return module.Trial(entry, right / 100)
 
     base = np.arange(100) < 50
     one, two, other = base.copy(), base.copy(), base.copy()
@@ -225,7 +225,7 @@ def test_the_better_of_two_on_the_same_images():
 def test_many_classes_have_images_that_measure():
     labels = np.arange(3000) % 300
     images = np.zeros((3000, 8, 8), np.float32)
-    field = module._Field(data_of(images, labels, k=300), 0, Compute(1), None, {})
+    field = module.Field(data_of(images, labels, k=300), 0, Compute(1), None, {})
     training, held = field._images_of(1, None)
     assert len(training) + len(held) == 1800
     assert len(training) >= 1200

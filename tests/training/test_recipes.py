@@ -8,7 +8,15 @@ from varpro_nn import load
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.training.config import OutputSettings, TrainConfig
 from varpro_nn.training.plan import make_units, units_in_training
-from varpro_nn.training.recipes import DATA, NAMED, RECIPES, STACKS, VARIANTS, configure, kind_of_data
+from varpro_nn.training.recipes import (
+    DATA,
+    NAMED,
+    RECIPES,
+    STACKS,
+    VARIANTS,
+    configure,
+    kind_of_data,
+)
 
 SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (3, 32, 32), "digits": (8, 8)}
 

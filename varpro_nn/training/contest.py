@@ -82,10 +82,10 @@ _AS_DRAWN: dict[str, Any] = {"scheme": "untrained", "n_stages": 1}
 
 Training them takes long, and gains less than training other units.
 """
-_DISTORTED: dict[str, Any] = {
+DISTORTED: dict[str, Any] = {
     "shift": 1, "rotation": 8.0, "scale": 0.08, "shear": 0.08, "elastic": 0.4, "n_copies": 1,
 }  # fmt: skip
-_SHIFTED: dict[str, Any] = {
+SHIFTED: dict[str, Any] = {
     "shift": 1, "rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0, "n_copies": 1,
 }  # fmt: skip
 _LARGE, _SMALL = 11, 5
@@ -99,6 +99,7 @@ _UNPREPARED: dict[str, Any] = {
     )
 }
 """Windows as they are, also of colour images, whose recipe whitens them."""
+MIRRORED: dict[str, Any] = {"flip": True, "views": "flip"}
 _ALONE: dict[str, Any] = {"scheme": "independent", "n_stages": 1}
 _N_WHITENED = {0: 48, 10_000: 96}
 """Units on whitened windows, from a number of training images on.
@@ -286,9 +287,9 @@ def contest(
         Compute(n_jobs) as compute,  # its workers serve all candidates
         Compute(progress=progress).bar("contest", unit="candidate") as bar,
     ):
-        field = _Field(data, seed, compute, bar, current_names(overrides))
+        field = Field(data, seed, compute, bar, current_names(overrides))
         kinds = field.best(1, field.kinds_of_units(), 2)
-        distorted = [field.changed(kind, "distorted", _DISTORTED) for kind in kinds]
+        distorted = [field.changed(kind, "distorted", DISTORTED) for kind in kinds]
         (base,) = field.best(2, [*kinds, *(each for each in distorted if each is not None)], 1)
         chosen = field.with_changes(base)
     wall, cpu = clock.read()
@@ -311,11 +312,11 @@ def kinds_of_units(data: Dataset, *, seed: int = 0, **overrides: Any) -> list[Ca
     Parameters and errors are as for :func:`contest`.
     """
     with Compute() as compute:
-        field = _Field(data, seed, compute, None, current_names(overrides))
+        field = Field(data, seed, compute, None, current_names(overrides))
         return field.kinds_of_units()
 
 
-class _Field:
+class Field:
     """Where candidates are made and measured."""
 
     def __init__(
@@ -469,8 +470,8 @@ class _Field:
                 helped.append((trial.entry.accuracy, change, candidate))
             return helps
 
-        try_out("mirrored", {"flip": True, "views": "flip"})
-        try_out("only shifted" if base.config.distortion.elastic else "shifted", _SHIFTED)
+        try_out("mirrored", MIRRORED)
+        try_out("only shifted" if base.config.distortion.elastic else "shifted", SHIFTED)
 
         def try_layer(layer: str) -> bool:
             return try_out(f"{layer} layer", {"output_layer": layer, "standardise": True})
@@ -490,7 +491,7 @@ class _Field:
         alone, joined = (self.measure(4, candidate) for candidate in (best, both))
         return both if joined.entry.accuracy > alone.entry.accuracy else best
 
-    def measure(self, number: int, candidate: Candidate) -> "_Trial":
+    def measure(self, number: int, candidate: Candidate) -> "Trial":
         """Train a candidate in a round and measure it, on the same images as all in that round."""
         config = shortened(candidate.config)
         training, held = self._images_of(number, config.class_weight)
@@ -517,7 +518,7 @@ class _Field:
         self.entries.append(entry)
         self._bar.set_postfix(last=f"{candidate.name}: {share:.4f}")
         self._bar.update()
-        return _Trial(entry, right * shares)
+        return Trial(entry, right * shares)
 
     def _images_of(self, number: int, class_weight: str | None) -> tuple[TrainingSet, ImageSet]:
         """Take the images of a round: those to train on, and those that measure."""
@@ -571,16 +572,21 @@ def _without_warnings() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Trial:
+class Trial:
     """A result, and the part of the accuracy that is due to each image that measured."""
 
     entry: Entry
     parts: FloatArray
 
-    def is_better_than(self, other: "_Trial") -> bool:
-        """Compare two results on the same images, whose difference has the smaller error."""
+    def difference_to(self, other: "Trial") -> tuple[float, float]:
+        """Difference of two results, and its standard error, small for they share the images."""
         error = float(np.linalg.norm(self.parts - other.parts))
-        return self.entry.accuracy > other.entry.accuracy + MARGIN * error
+        return self.entry.accuracy - other.entry.accuracy, error
+
+    def is_better_than(self, other: "Trial") -> bool:
+        """Whether this result is better by more than the margin."""
+        difference, error = self.difference_to(other)
+        return difference > MARGIN * error
 
 
 def shortened(config: TrainConfig) -> TrainConfig:

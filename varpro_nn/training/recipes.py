@@ -265,9 +265,7 @@ def _stack(data: str, recipe: str, overrides: Mapping[str, Any]) -> dict[str, An
     return stack if fits and has_first and overrides.get("scheme") != "stages" else {}
 
 
-def _of_layers(
-    data: str, stack: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> dict[str, Any]:
+def _of_layers(data: str, stack: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Choose settings for units on maps, if there is a first layer; a recipe's are for images.
 
     ``stack`` has those of a recipe of several layers.
