@@ -141,7 +141,10 @@ RECIPES: dict[str, TrainConfig] = {
 
 STACKS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10": {
-        "accurate": {"first_units": 64, "middle_units": 128, "n_units": 256, "n_copies": 2},
+        "accurate": {
+            "first_units": 96, "middle_units": 192, "n_units": 384, "n_components": 600,
+            "n_copies": 2,
+        },
     },
 }  # fmt: skip
 """Recipes of several layers: what is different from the settings of any units on maps.
