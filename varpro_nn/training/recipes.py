@@ -291,7 +291,9 @@ def _of_layers(data: str, stack: Mapping[str, Any], overrides: Mapping[str, Any]
     n_components = _directions(_DIRECTIONS, activation, n_units, chosen["window"])
     middle = chosen.get("middle_units")
     if middle is None:
-        of_two = {name: value for name, value in stack.items() if "middle" not in name}
+        # What a stack says of more layers is for the maps of its middle one.
+        of_three = ("middle_units", "n_components") if "middle_units" in stack else ()
+        of_two = {name: value for name, value in stack.items() if name not in of_three}
         return {**settings, "n_components": n_components, **of_two}
     of_middle = _directions(_DIRECTIONS_OF_MIDDLE, chosen["activation"], middle, chosen["window"])
     return {
