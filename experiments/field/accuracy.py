@@ -48,6 +48,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "default, twice the units": {
             "recipe": "default", "n_units": 384, "n_subnetworks": 24, **UNTRAINED,
         },
+        "768 units in one layer": {"recipe": "accurate", "first_units": None},
         "accurate": {"recipe": "accurate"},
     },
 }  # fmt: skip
