@@ -545,7 +545,7 @@ def _check_y(estimator: Any, y: Any) -> NDArray[Any]:
         name = type(estimator).__name__
         msg = f"This {name} requires y to be passed, but the target y is None."
         raise ValueError(msg)
-    shape = np.shape(y)
+    shape = np.asarray(y).shape
     if len(shape) == 2 and shape[1] > 1:
         msg = (
             f"y must have one label for each row, shape (n,), got shape {shape}; of one-hot rows "
