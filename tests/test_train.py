@@ -528,6 +528,8 @@ def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
         (("digits", "--class-weight", "equal"), "invalid choice: 'equal' (choose from"),
         (("digits", "--scale", "1"), "scale must be finite and at least 0 and less than 1, got 1"),
         (("digits", "--n-components", "3"), "n_components=3 needs whitening"),
+        (("digits", "--n-components", "2.5"), "must be a whole number, or none, got '2.5'"),
+        (("digits", "--whitening", "much"), "must be a number, or none, got 'much'"),
         (
             ("digits", "--recipe", "tiny", "--n-stages", "2"),
             "n_stages=2 needs scheme='stages'",

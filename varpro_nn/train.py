@@ -369,7 +369,7 @@ def _configured(
             f"--recipe {recipe} was chosen for other units than {config.units.kind}; all "
             f"settings that are not given are those of --recipe {config.recipe}"
         )
-    if config.first.n_units is not None and not args.quiet:
+    if overrides.get("first_units") is not None and not args.quiet:
         tell(
             "the units see maps of a first layer: settings of units and of their training that "
             f"you do not give have defaults for maps, not the values of --recipe {config.recipe} "

@@ -1,4 +1,4 @@
-"""The margin by which a change must be better in a contest of ``auto``: on training images alone.
+"""Measure which margin a contest of ``auto`` should demand, on training images alone.
 
 ``python -m experiments.field.contest_margin FOLDER --output FILE`` takes one kind of units on each
 data set (:mod:`experiments.field.own_sets`) and tries four changes of it, as the third round of a

@@ -364,13 +364,15 @@ def test_intensities_and_colours_to_be_classified(path):
 @pytest.mark.parametrize(
     ("table", "match"),
     [
+        (",".join([*NAMES, "kind"]) + "\n1,2,3,4,5,6,7,8,9,0", "no name says which one is not a"),
+        ("1,2,3,4,5,6,7,8,9,77\n", "10 columns, and no name says which one is not a pixel"),
         ("a,b\n1,2\n", "a column for each of 9 pixels, and at most one of labels, got 2 columns"),
         (",".join(NAMES), "a row for each image, got none"),
         (",".join(NAMES) + "\n1,2,3,4,x.png,6,7,8,9", "got 'x.png' in row 1 of .*give pictures"),
         (",".join(NAMES) + "\n1,2,3,4,,6,7,8,9", "no missing values, got one in row 1 of column"),
         (",".join(NAMES) + "\n" + "999," * 8 + "1", "whole numbers up to 999; divide them"),
     ],
-    ids=["columns", "rows", "text", "missing", "999"],
+    ids=["other", "nameless", "columns", "rows", "text", "missing", "999"],
 )
 def test_tables_that_cannot_be_classified(table, match, path):
     path.write_text(table)

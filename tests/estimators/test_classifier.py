@@ -777,6 +777,15 @@ def test_one_hot_labels_are_refused_with_a_remedy(method):
     X = np.random.default_rng(0).random((6, 64))
     y = np.eye(3, dtype=int)[[0, 1, 2, 0, 1, 2]]
     with pytest.raises(
-        ValueError, match=r"got shape \(6, 3\); of one-hot rows give y.argmax\(axis"
+        ValueError, match=r"got shape \(6, 3\); if the rows are one-hot, pass numpy"
     ):
         getattr(VarProClassifier(), method)(X, y)
+
+
+def test_many_classes_are_trained_with_squares():
+    X, y = np.random.default_rng(0).random((210, 64)), np.arange(210) % 21
+    few = {"recipe": "tiny", "n_units": 2, "n_subnetworks": 1, "max_nfev": 1, "n_rounds": 1}
+    losses = [
+        VarProClassifier(**few).fit(X[y < k], y[y < k]).config_.subnetworks.loss for k in (20, 21)
+    ]
+    assert losses == ["cross-entropy", "squares"]

@@ -64,10 +64,13 @@ def test_recipes_of_patch_units_have_the_same_windows_and_output_layer():
 
 @pytest.mark.parametrize(("k", "loss"), [(20, "cross-entropy"), (21, "squares")])
 def test_the_loss_follows_the_number_of_classes(k, loss):
+    with pytest.raises(ValueError, match="n_classes must be a positive integer or None, got 0"):
+        configure("tiny", n_classes=0)
     images = ImageSet(np.zeros((2 * k, 28, 28), np.uint8), np.arange(2 * k) % k)
     data = Dataset("own", np.arange(k), images, None)
     config = configure("tiny", data=data)
     assert config.subnetworks.loss == loss
+    assert configure("tiny", n_classes=k) == config
     given = configure("tiny", data=data, loss="cross-entropy").subnetworks
     assert given == configure("tiny").subnetworks
 
@@ -445,6 +448,10 @@ class TestStacks:
             apart = configure(name, data=data, solver="lsmr", **given)
             assert apart.units_per_subnetwork == 16
             assert apart.first == config.first
+
+    def test_no_more_directions_than_there_are(self, data, name):
+        small = {"middle_units": 6} if "middle_units" in STACKS[data][name] else {"first_units": 6}
+        assert configure(name, data=data, **small).units.n_components == 6 * 2 * 9
 
     def test_two_of_three_layers(self, data, name):
         if "middle_units" not in STACKS[data][name]:

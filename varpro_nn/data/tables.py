@@ -69,8 +69,8 @@ def read_dataset_tables(folder: Path, files: dict[str, Path], reading: Reading) 
 def read_table_images(path: Path, image_shape: Sequence[int]) -> NDArray[Any]:
     """Read the images of a table, to be classified; it may have a column of labels, left out.
 
-    With a column more than an image has pixels, that of the labels is found as in
-    :func:`read_dataset_table`.
+    If the table has one column more than an image has pixels, it is left out if its name is that
+    of labels, or ``id``. Any other column is refused, because the pixels might be shifted.
 
     Returns
     -------
@@ -81,14 +81,30 @@ def read_table_images(path: Path, image_shape: Sequence[int]) -> NDArray[Any]:
     Raises
     ------
     DatasetError
-        As for :func:`read_dataset_table`; or another number of columns.
+        As for :func:`read_dataset_table`; another number of columns, or a column that may be
+        pixels or labels; images that have neither one channel nor three.
     """
     n_pixels = math.prod(image_shape)
+    channels = 1 if len(image_shape) == 2 else image_shape[0]
+    if channels not in (1, 3):
+        msg = (
+            f"{path}: tables can be read for 1 or 3 channels, and this network takes images of "
+            f"shape {tuple(image_shape)}; give an array."
+        )
+        raise DatasetError(msg)
     with open_table(path, lambda columns, n: []) as table:
         names = table.columns or [str(column) for column in range(table.n_columns)]
         kept = [c for c in range(table.n_columns) if c != numbering(table.columns)]
         if len(kept) == n_pixels + 1:
-            kept.remove(label_position(path, table.columns, table.n_columns, None))
+            left_out = [c for c in kept if names[c].lower() in (*LABEL_WORDS, "id")]
+            if len(left_out) != 1 or table.columns is None:
+                msg = (
+                    f"{path}: must have a column for each of {n_pixels} pixels, got {len(kept)} "
+                    "columns, and no name says which one is not a pixel; name it label in the "
+                    "first line, or leave it out."
+                )
+                raise DatasetError(msg)
+            kept.remove(left_out[0])
         if len(kept) != n_pixels:
             msg = (
                 f"{path}: must have a column for each of {n_pixels} pixels, and at most one of "
@@ -98,6 +114,8 @@ def read_table_images(path: Path, image_shape: Sequence[int]) -> NDArray[Any]:
         pixels, _ = _read_pieces(path, table, names, kept, None)
     try:
         (rows,) = typed_pixels({"the pixels": pixels}).values()
+        if channels == 1:
+            return rows.reshape(len(rows), *image_shape[-2:])
         n_rows, n_columns = image_shape[-2:]
         return Layout.of_pixels(rows, "the pixels", (n_rows, n_columns)).images(rows)
     except ValueError as error:

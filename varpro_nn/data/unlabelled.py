@@ -189,8 +189,8 @@ def _read_file(path: Path, shape: tuple[int, ...], prepared: Preparation | None)
     name = path.name.lower()
     if name.endswith(".mat"):
         msg = (
-            f"{path}: .mat files are read for training alone; save the images as .npy, for example "
-            "with numpy.save('images.npy', scipy.io.loadmat('file.mat')['X'])."
+            f"{path}: .mat files are read for training alone; load the images with "
+            "scipy.io.loadmat, and save the images as .npy, numbered along the first axis."
         )
         raise DatasetError(msg)
     if kind == "other" and not name.endswith(TABLE_ENDINGS):

@@ -154,7 +154,12 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         return {name: value for name, value in values.items() if not _is_left(value)}
 
     def _config(
-        self, n_rows: int, fixed: Mapping[str, Any], seed: int | None = None
+        self,
+        n_rows: int,
+        fixed: Mapping[str, Any],
+        seed: int | None = None,
+        *,
+        n_classes: int | None = None,
     ) -> TrainConfig:
         """Make the settings for ``n_rows`` rows; parameters may not differ from ``fixed``."""
         recipe = self.recipe
@@ -186,7 +191,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
         n_components = None
         if overrides.get("whitening") is None:
             n_components = overrides.pop("n_components", None)
-        config = configure(recipe, data=kind, n_images=n_rows, **overrides)
+        config = configure(recipe, data=kind, n_images=n_rows, n_classes=n_classes, **overrides)
         if n_components is not None and config.units.whitening is not None:
             config = config.with_options(n_components=n_components)
         return config

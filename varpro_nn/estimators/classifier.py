@@ -444,7 +444,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
                 self._hold_contest(data, seed, "balanced" if balanced else None)
             config = self.contest_.config.with_options(class_weight=None)
         else:
-            config = self._config(len(images), fixed, seed)
+            config = self._config(len(images), fixed, seed, n_classes=len(classes))
         start = self._start(config)
         if keep_sums and len(np.unique(codes)) == 1:
             msg = (
@@ -548,8 +548,8 @@ def _check_y(estimator: Any, y: Any) -> NDArray[Any]:
     shape = np.asarray(y).shape
     if len(shape) == 2 and shape[1] > 1:
         msg = (
-            f"y must have one label for each row, shape (n,), got shape {shape}; of one-hot rows "
-            "give y.argmax(axis=1)."
+            f"y must have one label for each row, shape (n,), got shape {shape}; if the rows are "
+            "one-hot, pass numpy.argmax(y, axis=1)."
         )
         raise ValueError(msg)
     column = column_or_1d(y, warn=True)

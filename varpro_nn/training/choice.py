@@ -13,6 +13,7 @@ def configure(
     *,
     data: str | Dataset = "mnist",
     n_images: int | None = None,
+    n_classes: int | None = None,
     n_jobs: int = -1,
     progress: bool = False,
     **overrides: Any,
@@ -35,6 +36,8 @@ def configure(
         not matter.
     n_images : int, optional
         Number of training images, by default enough. A data set has its own.
+    n_classes : int, optional
+        Number of classes, by default few. A data set has its own.
     n_jobs : int
         Worker processes and threads of ``"auto"``, -1 for all cores. The result does not depend on
         it.
@@ -47,7 +50,8 @@ def configure(
         is ``"stages"``, and ``n_copies`` is 0 without distortions. A recipe with stages becomes
         ``"independent"`` if the loss is another, or if there are more than 1.4 times as many fixed
         columns for each image of a sub-network: stages would cost more and gain nothing. With more
-        than 20 classes, ``"tiny"`` has ``loss="squares"``, for cross-entropy would take long. With
+        than 20 classes, ``"tiny"`` has ``loss="squares"`` with its ``ridge`` and ``weight_decay``,
+        because cross-entropy would take long. With
         ``first_units``, the settings of the units are for windows of maps, not those of the
         recipe: 3 x 3 windows on 100 leading directions, two-sided activation, 3 x 3 cells.
 
@@ -71,4 +75,4 @@ def configure(
     if not isinstance(recipe, str) or recipe not in recipes.RECIPES:
         msg = f"recipe must be one of {', '.join((*recipes.RECIPES, AUTO))}, got {recipe!r}."
         raise ValueError(msg)
-    return recipes.configure(recipe, data=data, n_images=n_images, **overrides)
+    return recipes.configure(recipe, data=data, n_images=n_images, n_classes=n_classes, **overrides)

@@ -5,8 +5,8 @@ No recipe suits all pictures. Units on whole images are best where objects have 
 So a few different candidates are trained quickly, on part of the training images, with a quarter
 of their units and part of their evaluations, and measured on other training images:
 
-1. *kinds of units*: whole images; windows, and windows of another size; whitened windows with few
-   and with many cells;
+1. *kinds of units*: whole images; windows, and windows of another size (of colour images, windows
+   that are whitened and some that are not); whitened windows with few and with many cells;
 2. *the two best kinds*, with twice as many images, each with and without distorted copies, which
    may change which kind is best;
 3. *one change* of the best one: mirror images, shifts alone, another output layer;
@@ -51,7 +51,7 @@ N_IMAGES = {1: 1500, 2: 3000, 3: 3000, 4: 3000}
 OF_CLASS = 4
 """Least mean number of training images per class, if there are enough."""
 SHARE = 1 / 4
-"""Share of its units that a candidate has: more would take longer than the training in full."""
+"""Share of its units that a candidate has."""
 EVALUATIONS = 0.4
 """Share of its evaluations in training: the first ones gain most."""
 HELD = 1 / 3
@@ -91,7 +91,7 @@ SHIFTED: dict[str, Any] = {
 _LARGE, _SMALL = 11, 5
 """Sides of the other windows: in images of at least ``_LARGE_IMAGES`` pixels a side, and others."""
 _LARGE_IMAGES = 40
-_UNPREPARED: dict[str, Any] = {
+_PLAIN_WINDOWS: dict[str, Any] = {
     name: RECIPES["default"].options()[name]
     for name in (
         *("window", "grid", "whitening", "contrast", "n_components", "activation", "threshold"),
@@ -418,7 +418,9 @@ class Field:
         if side < 16 or "window" in self._overrides:
             return None
         name, window = ("large", _LARGE) if side >= _LARGE_IMAGES else ("small", _SMALL)
-        options = {**_ALONE, **_PLAIN, **_RIDGE, **_UNPREPARED, "window": window}
+        if kind_of_data("", self._data.image_shape) == "colour":
+            name = "plain"
+        options = {**_ALONE, **_PLAIN, **_RIDGE, **_PLAIN_WINDOWS, "window": window}
         return self.made(f"{name} windows", "default", options)
 
     def _whitened(self, grid: int) -> dict[str, int]:
@@ -579,7 +581,7 @@ class Trial:
     parts: FloatArray
 
     def difference_to(self, other: "Trial") -> tuple[float, float]:
-        """Difference of two results, and its standard error, small for they share the images."""
+        """Difference of two results on the same images, and its standard error."""
         error = float(np.linalg.norm(self.parts - other.parts))
         return self.entry.accuracy - other.entry.accuracy, error
 

@@ -147,11 +147,12 @@ STACKS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }  # fmt: skip
-"""Recipes of several layers: what is different from the settings of any units on maps.
+"""Recipes of several layers: values that differ from the defaults for units on maps.
 
-``first_units=None``, or a setting that units on maps cannot have, takes the recipe of one layer.
+With ``first_units=None``, or with a setting that units on maps cannot have, the recipe is that of
+one layer.
 """
-_ON_ANY_MAPS: dict[str, Any] = {
+_REQUIRED_ON_MAPS: dict[str, Any] = {
     "contrast": None, "stride": 1, "training_stride": None, "scalarisation": "dense",
     "loss": "squares",
 }  # fmt: skip
@@ -205,6 +206,7 @@ def configure(
     *,
     data: str | Dataset = "mnist",
     n_images: int | None = None,
+    n_classes: int | None = None,
     **overrides: Any,
 ) -> TrainConfig:
     """Take the settings of a recipe of :data:`RECIPES` and override some.
@@ -218,7 +220,9 @@ def configure(
     if n_images is not None and not (isinstance(n_images, Integral) and n_images >= 1):
         msg = f"n_images must be a positive integer or None, got {n_images!r}."
         raise ValueError(msg)
-    n_classes = 2
+    if n_classes is not None and not (isinstance(n_classes, Integral) and n_classes >= 1):
+        msg = f"n_classes must be a positive integer or None, got {n_classes!r}."
+        raise ValueError(msg)
     if isinstance(data, Dataset):
         n_images, n_classes = len(data.train), len(data.classes)
         if isinstance(data.train.images, ImagesOnDisk):
@@ -231,8 +235,9 @@ def configure(
     recipe = _recipe_for(recipe, overrides)
     base = {**RECIPES[recipe].options(), **VARIANTS.get(data, {}).get(recipe, {})}
     base |= _of_layers(data, _stack(data, recipe, overrides), overrides)
-    if base["loss"] == "cross-entropy" and n_classes > MOST_FOR_CROSS_ENTROPY:
-        base |= {} if "loss" in overrides else _WITH_SQUARES
+    many_classes = n_classes is not None and n_classes > MOST_FOR_CROSS_ENTROPY
+    if base["loss"] == "cross-entropy" and many_classes and "loss" not in overrides:
+        base |= _WITH_SQUARES
     if overrides.get("solver", base["solver"]) == "kfac":  # no stages: it holds no columns fixed
         base |= {"scheme": "independent", "n_stages": 1}
     settings = {**base, **overrides}
@@ -263,7 +268,7 @@ def configure(
 def _stack(data: str, recipe: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Take the settings of a recipe of several layers, unless the overrides are of one layer."""
     stack = STACKS.get(data, {}).get(recipe, {})
-    fits = all(overrides.get(name, value) == value for name, value in _ON_ANY_MAPS.items())
+    fits = all(overrides.get(name, value) == value for name, value in _REQUIRED_ON_MAPS.items())
     has_first = overrides.get("first_units", ...) is not None
     return stack if fits and has_first and overrides.get("scheme") != "stages" else {}
 
@@ -291,15 +296,15 @@ def _of_layers(data: str, stack: Mapping[str, Any], overrides: Mapping[str, Any]
     n_components = _directions(_DIRECTIONS, activation, n_units, chosen["window"])
     middle = chosen.get("middle_units")
     if middle is None:
-        # What a stack says of more layers is for the maps of its middle one.
-        of_three = ("middle_units", "n_components") if "middle_units" in stack else ()
-        of_two = {name: value for name, value in stack.items() if name not in of_three}
-        return {**settings, "n_components": n_components, **of_two}
-    of_middle = _directions(_DIRECTIONS_OF_MIDDLE, chosen["activation"], middle, chosen["window"])
+        # These values apply only with a middle layer.
+        with_middle = ("middle_units", "n_components") if "middle_units" in stack else ()
+        without = {name: value for name, value in stack.items() if name not in with_middle}
+        return {**settings, "n_components": n_components, **without}
+    most = stack.get("n_components", _DIRECTIONS_OF_MIDDLE)
+    of_middle = _directions(most, chosen["activation"], middle, chosen["window"])
     return {
-        **settings, **_ON_MIDDLE_MAPS, **(_SMALL_MIDDLE if data == "digits" else {}),
+        **settings, **_ON_MIDDLE_MAPS, **(_SMALL_MIDDLE if data == "digits" else {}), **stack,
         "middle_units": middle, "middle_components": n_components, "n_components": of_middle,
-        **stack,
     }  # fmt: skip
 
 
