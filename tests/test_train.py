@@ -26,7 +26,7 @@ from varpro_nn import Network, RidgeLayer, configure, load
 from varpro_nn.__main__ import main as main_of_commands
 from varpro_nn.data import Dataset, ImageSet
 from varpro_nn.exporters import to_c
-from varpro_nn.train import main
+from varpro_nn.train import build_parser, main
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.pipeline import run
 from varpro_nn.training.recipes import DATA, RECIPES
@@ -981,3 +981,10 @@ def test_without_matplotlib_there_is_no_report_and_a_word_of_it(tmp_path, monkey
     assert not (tmp_path / "run" / "report.html").exists()
     fault("digits", *SMALL, "--report", "--output", tmp_path / "other", match="varpro-nn[plot]")
     assert not (tmp_path / "other").exists()
+
+
+def test_none_on_the_command_line():
+    given = build_parser().parse_args(
+        ["digits", "--whitening", "None", "--first-units", "none", "--ridge", "2", "--n-train", "3"]
+    )
+    assert (given.whitening, given.first_units, given.ridge, given.n_train) == (None, None, 2.0, 3)
