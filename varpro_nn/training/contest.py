@@ -59,7 +59,7 @@ HELD = 1 / 3
 MARGIN = 1.5
 """Standard errors of the difference by which a change must be better.
 
-With a smaller margin, most of the changes that are taken do harm on other images.
+With a smaller margin, the changes that are taken do more harm than good on other images.
 """
 AUTO = "auto"
 """The name of the recipe."""
