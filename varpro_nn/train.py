@@ -153,6 +153,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     for option, setting in SETTINGS.items():
         within = groups["" if len(setting.path) == 1 else setting.path[0]]
         text = f"{setting.described} ({_in_recipes(option)})".replace("%", "%%")
+        text = text.replace("None", "none")  # the word that stands for it here
         keywords = {"default": argparse.SUPPRESS, "help": text, **_value_of(setting)}
         within.add_argument(_flag(option), **keywords)
         for old in (old for old, new in RENAMED.items() if new == option):

@@ -24,14 +24,14 @@ from experiments.shared.options import end_quietly, file_name, whole_number
 from experiments.shared.tables import print_table
 from varpro_nn import Dataset
 from varpro_nn.compute.compute import Compute
-from varpro_nn.training.contest import DISTORTED, MIRRORED, SHIFTED, Field
+from varpro_nn.training.contest import DISTORTED, MIRRORED, SHIFTED, Field, with_layer
 
 CHANGES: dict[str, dict[str, Any]] = {
     "mirrored": MIRRORED, "shifted": SHIFTED, "distorted": DISTORTED,
-    "softmax layer": {"output_layer": "softmax", "standardise": True},
+    "softmax layer": with_layer("softmax"),
 }  # fmt: skip
 MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0)
-N_SEEDS = 6
+N_SEEDS = 4
 KINDS = {
     "yaleb": "whole images", "digits": "windows", "mnist-1000": "windows",
     "kannada-dig": "windows",

@@ -364,9 +364,12 @@ def test_intensities_and_colours_to_be_classified(path):
 @pytest.mark.parametrize(
     ("table", "match"),
     [
-        (",".join([*NAMES, "kind"]) + "\n1,2,3,4,5,6,7,8,9,0", "no name says which one is not a"),
-        ("1,2,3,4,5,6,7,8,9,77\n", "10 columns, and no name says which one is not a pixel"),
-        ("a,b\n1,2\n", "a column for each of 9 pixels, and at most one of labels, got 2 columns"),
+        (
+            ",".join([*NAMES, "kind"]) + "\n1,2,3,4,5,6,7,8,9,0",
+            "9 pixels, and at most one more, named label or id .* got 10",
+        ),
+        ("1,2,3,4,5,6,7,8,9,77\n", "named label or id in the first line, got 10 columns"),
+        ("a,b\n1,2\n", "a column for each of 9 pixels, and at most one more, .* got 2 columns"),
         (",".join(NAMES), "a row for each image, got none"),
         (",".join(NAMES) + "\n1,2,3,4,x.png,6,7,8,9", "got 'x.png' in row 1 of .*give pictures"),
         (",".join(NAMES) + "\n1,2,3,4,,6,7,8,9", "no missing values, got one in row 1 of column"),
@@ -378,3 +381,9 @@ def test_tables_that_cannot_be_classified(table, match, path):
     path.write_text(table)
     with pytest.raises(DatasetError, match=rf"some.csv: .*{match}"):
         read_images(path, (3, 3))
+
+
+def test_tables_of_images_have_one_channel_or_three(path):
+    path.write_text(",".join(NAMES[:8]) + "\n1,2,3,4,5,6,7,8")
+    with pytest.raises(DatasetError, match=r"tables can be read for 1 or 3 .* shape \(2, 2, 2\)"):
+        read_images(path, (2, 2, 2))

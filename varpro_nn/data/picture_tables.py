@@ -106,7 +106,7 @@ def _read(path: Path, reading: Reading, subset: str | None) -> dict[str, Labelle
     n_rows = 0
     file = label = split = -1
     with open_table(path, lambda _, n: range(n)) as table:
-        columns = table.columns or [str(column) for column in range(table.n_columns)]
+        columns = table.names
         for frame in table.pieces:
             if not len(frame):
                 continue

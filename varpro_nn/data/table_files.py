@@ -57,6 +57,11 @@ class TableFile:
     n_columns: int
     pieces: "Iterator[DataFrame]"
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns, else their numbers."""
+        return self.columns or [str(column) for column in range(self.n_columns)]
+
 
 @contextmanager
 def open_table(path: Path, texts: Chooser, cells: int | None = None) -> Iterator[TableFile]:

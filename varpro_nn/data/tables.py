@@ -72,55 +72,50 @@ def read_table_images(path: Path, image_shape: Sequence[int]) -> NDArray[Any]:
     If the table has one column more than an image has pixels, it is left out if its name is that
     of labels, or ``id``. Any other column is refused, because the pixels might be shifted.
 
+    Parameters
+    ----------
+    path : Path
+    image_shape : sequence of int
+        (rows, columns) or (channels, rows, columns), with one channel or three.
+
     Returns
     -------
-    ndarray, shape (n, *shape)
-        In the order of :class:`~varpro_nn.data.layout.Layout`: images of the size of
-        ``image_shape``, with one channel or three.
+    ndarray, shape (n, rows, columns) or (n, 3, rows, columns)
+        In the order of :class:`~varpro_nn.data.layout.Layout`.
 
     Raises
     ------
     DatasetError
         As for :func:`read_dataset_table`; another number of columns, or a column that may be
-        pixels or labels; images that have neither one channel nor three.
+        pixels or labels.
     """
-    n_pixels = math.prod(image_shape)
-    channels = 1 if len(image_shape) == 2 else image_shape[0]
-    if channels not in (1, 3):
-        msg = (
-            f"{path}: tables can be read for 1 or 3 channels, and this network takes images of "
-            f"shape {tuple(image_shape)}; give an array."
-        )
-        raise DatasetError(msg)
     with open_table(path, lambda columns, n: []) as table:
-        names = table.columns or [str(column) for column in range(table.n_columns)]
-        kept = [c for c in range(table.n_columns) if c != numbering(table.columns)]
-        if len(kept) == n_pixels + 1:
-            left_out = [c for c in kept if names[c].lower() in (*LABEL_WORDS, "id")]
-            if len(left_out) != 1 or table.columns is None:
-                msg = (
-                    f"{path}: must have a column for each of {n_pixels} pixels, got {len(kept)} "
-                    "columns, and no name says which one is not a pixel; name it label in the "
-                    "first line, or leave it out."
-                )
-                raise DatasetError(msg)
-            kept.remove(left_out[0])
-        if len(kept) != n_pixels:
-            msg = (
-                f"{path}: must have a column for each of {n_pixels} pixels, and at most one of "
-                f"labels, got {len(kept)} columns."
-            )
-            raise DatasetError(msg)
-        pixels, _ = _read_pieces(path, table, names, kept, None)
+        kept = _pixel_columns(path, table, math.prod(image_shape))
+        pixels, _ = _read_pieces(path, table, table.names, kept, None)
     try:
         (rows,) = typed_pixels({"the pixels": pixels}).values()
-        if channels == 1:
-            return rows.reshape(len(rows), *image_shape[-2:])
         n_rows, n_columns = image_shape[-2:]
+        if len(image_shape) == 2 or image_shape[0] == 1:
+            return rows.reshape(len(rows), n_rows, n_columns)
         return Layout.of_pixels(rows, "the pixels", (n_rows, n_columns)).images(rows)
     except ValueError as error:
         msg = f"{path}: {error}"
         raise DatasetError(msg) from error
+
+
+def _pixel_columns(path: Path, table: TableFile, n_pixels: int) -> list[int]:
+    """Find the columns of pixels, in a table that may have a column of labels beside them."""
+    columns = [c for c in range(table.n_columns) if c != numbering(table.columns)]
+    known = [c for c in columns if table.names[c].lower() in (*LABEL_WORDS, "id")]
+    if len(columns) == n_pixels + 1 and len(known) == 1:
+        columns.remove(known[0])
+    if len(columns) != n_pixels:
+        msg = (
+            f"{path}: must have a column for each of {n_pixels} pixels, and at most one more, "
+            f"named label or id in the first line, got {len(columns)} columns."
+        )
+        raise DatasetError(msg)
+    return columns
 
 
 def tables_in(folder: Path, entries: Sequence[Path]) -> dict[str, Path]:
@@ -212,7 +207,7 @@ def _read(path: Path, label_column: str | int | None) -> _Table:
 
     with open_table(path, lambda columns, n: [position(columns, n)]) as table:
         label = position(table.columns, table.n_columns)
-        names = table.columns or [str(column) for column in range(table.n_columns)]
+        names = table.names
         left_out = {label, numbering(table.columns)}
         kept = [column for column in range(table.n_columns) if column not in left_out]
         pixels, labels = _read_pieces(path, table, names, kept, label)

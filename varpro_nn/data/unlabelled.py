@@ -198,6 +198,7 @@ def _read_file(path: Path, shape: tuple[int, ...], prepared: Preparation | None)
     if kind == "npy":
         images: NDArray[Any] = images_in(path)[:]
     elif name.endswith(TABLE_ENDINGS):
+        _check_channels(path, shape, "tables")
         images = read_table_images(path, shape)
     else:
         images = _from_npz(path) if kind == "zip" else read_idx(path)
@@ -228,14 +229,20 @@ def _from_npz(path: Path) -> NDArray[Any]:
 def _read_picture(
     path: Path, shape: tuple[int, ...], prepared: Preparation | None
 ) -> NDArray[np.uint8]:
-    channels = 1 if len(shape) == 2 else shape[0]
-    if channels not in (1, 3):
-        msg = (
-            f"{path}: pictures can be read for 1 or 3 channels, and this network takes images of "
-            f"shape {shape}; give an array."
-        )
-        raise DatasetError(msg)
+    channels = _check_channels(path, shape, "pictures")
     if prepared is None:
         rows, columns = shape[-2:]
         return read_picture(path, channels, (rows, columns)).reshape(shape)
     return prepared.read(path, shape)
+
+
+def _check_channels(path: Path, shape: tuple[int, ...], what: str) -> int:
+    """Count the channels; refuse a number for which ``what`` cannot be read."""
+    channels = 1 if len(shape) == 2 else shape[0]
+    if channels not in (1, 3):
+        msg = (
+            f"{path}: {what} can be read for 1 or 3 channels, and this network takes images of "
+            f"shape {shape}; give an array."
+        )
+        raise DatasetError(msg)
+    return channels

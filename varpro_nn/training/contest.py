@@ -476,7 +476,7 @@ class Field:
         try_out("only shifted" if base.config.distortion.elastic else "shifted", SHIFTED)
 
         def try_layer(layer: str) -> bool:
-            return try_out(f"{layer} layer", {"output_layer": layer, "standardise": True})
+            return try_out(f"{layer} layer", with_layer(layer))
 
         if try_layer("softmax"):  # the hinge is like it: else it is not worth a trial
             try_layer("hinge")
@@ -589,6 +589,11 @@ class Trial:
         """Whether this result is better by more than the margin."""
         difference, error = self.difference_to(other)
         return difference > MARGIN * error
+
+
+def with_layer(layer: str) -> dict[str, Any]:
+    """Make the settings that change the output layer."""
+    return {"output_layer": layer, "standardise": True}
 
 
 def shortened(config: TrainConfig) -> TrainConfig:

@@ -217,12 +217,10 @@ def configure(
         msg = f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}."
         raise ValueError(msg)
     overrides = current_names(overrides)
-    if n_images is not None and not (isinstance(n_images, Integral) and n_images >= 1):
-        msg = f"n_images must be a positive integer or None, got {n_images!r}."
-        raise ValueError(msg)
-    if n_classes is not None and not (isinstance(n_classes, Integral) and n_classes >= 1):
-        msg = f"n_classes must be a positive integer or None, got {n_classes!r}."
-        raise ValueError(msg)
+    for name, count in (("n_images", n_images), ("n_classes", n_classes)):
+        if count is not None and not (isinstance(count, Integral) and count >= 1):
+            msg = f"{name} must be a positive integer or None, got {count!r}."
+            raise ValueError(msg)
     if isinstance(data, Dataset):
         n_images, n_classes = len(data.train), len(data.classes)
         if isinstance(data.train.images, ImagesOnDisk):
