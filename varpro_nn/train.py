@@ -28,7 +28,8 @@ from varpro_nn.model.network import Network
 from varpro_nn.report.figures import check_matplotlib
 from varpro_nn.report.page import write_report
 from varpro_nn.training.config import REMOVED, RENAMED, TrainConfig
-from varpro_nn.training.contest import AUTO, Contest, can_compare, kinds_of_units
+from varpro_nn.training.contest import AUTO, can_compare, kinds_of_units
+from varpro_nn.training.contest_results import Contest
 from varpro_nn.training.estimate import estimate
 from varpro_nn.training.pipeline import Run, said_of_refit
 from varpro_nn.training.recipes import DATA, NAMED, RECIPES, configure, kind_of_data

@@ -49,7 +49,8 @@ from varpro_nn import Dataset, TrainConfig, configure, run
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.data.images import intensities
 from varpro_nn.data.imageset import held_out
-from varpro_nn.training.contest import Contest, contest, shortened
+from varpro_nn.training.contest import contest, shortened
+from varpro_nn.training.contest_results import Contest
 from varpro_nn.training.metrics import ByClass, accuracy
 from varpro_nn.training.resources import Clock
 

@@ -15,7 +15,8 @@ from varpro_nn.data.images_on_disk import ImagesOnDisk
 from varpro_nn.errors import DatasetError
 from varpro_nn.train import main
 from varpro_nn.training import contest as module
-from varpro_nn.training.contest import Contest, contest
+from varpro_nn.training.contest import contest
+from varpro_nn.training.contest_results import Contest, Entry
 from varpro_nn.training.metrics import ByClass
 
 QUICK = {"max_nfev": 1, "images_per_subnetwork": 40}
@@ -216,7 +217,7 @@ def test_the_better_of_two_on_the_same_images():
     """By more than 1.5 standard errors of the difference, the root of the images that differ."""
 
     def trial(right):
-        entry = module.Entry(
+        entry = Entry(
             round=3, name="", n_images=1, n_held=100, n_units=1, accuracy=right.mean(),
             standard_error=0.0,
         )  # fmt: skip

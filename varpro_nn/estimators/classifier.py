@@ -29,7 +29,8 @@ from varpro_nn.output.output_layer import OutputLayer
 from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.training.class_sizes import warn_of_class_sizes
 from varpro_nn.training.config import TrainConfig
-from varpro_nn.training.contest import AUTO, Contest, contest
+from varpro_nn.training.contest import AUTO, contest
+from varpro_nn.training.contest_results import Contest
 from varpro_nn.training.layers import train_classifier
 from varpro_nn.training.metrics import measure
 
@@ -102,7 +103,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         Figures on the held-out rows: ``accuracy``, ``balanced_accuracy``, ``macro_f1``,
         ``precision``, ``recall``, ``confusion_matrix`` and others. The names and meanings are
         those of ``metrics.json``, without ``validation_``. None without ``validation_fraction``.
-    contest_ : varpro_nn.training.contest.Contest
+    contest_ : varpro_nn.training.contest_results.Contest
         What was chosen, and the results. Only with ``recipe="auto"``.
     ridge_layer_ : varpro_nn.RidgeLayer
         Only after ``partial_fit``.

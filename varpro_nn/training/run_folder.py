@@ -20,7 +20,8 @@ from varpro_nn.data import Dataset
 from varpro_nn.errors import VarProError
 from varpro_nn.model.network import Network
 from varpro_nn.training.config import TrainConfig
-from varpro_nn.training.contest import Contest, contest
+from varpro_nn.training.contest import contest
+from varpro_nn.training.contest_results import Contest
 from varpro_nn.training.pipeline import Run, run
 from varpro_nn.training.plan import final_training_set, provenance
 from varpro_nn.training.resources import versions

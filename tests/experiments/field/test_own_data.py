@@ -10,7 +10,7 @@ from experiments.shared.processes import ProcessFailed
 from varpro_nn import Dataset, configure, run
 from varpro_nn.data import ImageSet
 from varpro_nn.data.images import intensities
-from varpro_nn.training.contest import Contest, Entry
+from varpro_nn.training.contest_results import Contest, Entry
 from varpro_nn.training.recipes import RECIPES
 
 
