@@ -106,6 +106,7 @@ TABLES: dict[str, Table] = {
     "processors": Table("reliability.processors"),
     "growth": Table("benchmarks.growth"),
     "estimates": Table("benchmarks.estimates"),
+    "auto_limits": Table("field.auto_limits"),
     "overrides": Table("reliability.overrides"),
     "stages": Table("field.stages", ("mnist",), ("mnist", "--quick")),
     "stages_cross_entropy": Table(

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from experiments.shared.ledger import Ledger, print_last_line
+from experiments.shared.numbers_of_mnist import numbers
 from experiments.shared.options import parser
 from experiments.shared.processes import child
 from experiments.shared.slopes import slope
 from experiments.shared.tables import print_table
 from varpro_nn import configure, estimate, load, run
-from varpro_nn._typing import ImageArray
-from varpro_nn.data import Dataset, ImageSet
+from varpro_nn.data import Dataset
 
 Row = dict[str, Any]
 BASE: Row = {
@@ -76,29 +76,13 @@ def value_of(size: str, point: Row) -> int:
 
 def data_of(point: Row, data_dir: str | None) -> Dataset:
     """Make images of MNIST with the digits, classes, side and channels of a point."""
-    source = load("mnist", data_dir).train
-    rng = np.random.default_rng(0)
-    n, n_digits = point["images"], point["digits"]
-    labels = np.arange(n) % point["classes"]
-    if n_digits == 1:
-        digits = [labels]
-    else:
-        digits = [labels // 10**place % 10 for place in reversed(range(n_digits))]
-    with_digit = [np.flatnonzero(source.labels == digit) for digit in range(10)]
-
-    def pictures(wanted: Any) -> ImageArray:
-        rows = [int(rng.choice(with_digit[digit])) for digit in wanted]
-        return source.images[np.array(rows)]
-
-    times = point["side"] // 28
-    made = [
-        np.concatenate([pictures(wanted) for wanted in digits], axis=2)
-        for _ in range(point["channels"])
-    ]
-    images: Any = np.stack(made, axis=1) if len(made) > 1 else made[0]
-    images = images.repeat(times, axis=-1).repeat(times, axis=-2)
-    train = ImageSet(images, labels)
-    return Dataset(f"{n_digits} digits of MNIST", np.arange(point["classes"]), train, None)
+    labels = np.arange(point["images"]) % point["classes"]
+    train = numbers(
+        load("mnist", data_dir).train, labels,
+        n_digits=point["digits"], side=point["side"], n_channels=point["channels"],
+    )  # fmt: skip
+    name = f"{point['digits']} digits of MNIST"
+    return Dataset(name, np.arange(point["classes"]), train, None)
 
 
 def measure(point: Row, seed: int, data_dir: str | None) -> Row:
