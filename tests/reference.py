@@ -338,3 +338,11 @@ def projected(maps, window, centre, whitening):
             pixels = maps[:, row : row + window, column : column + window].ravel()
             projections[:, row, column] = whitening @ (pixels - centre)
     return projections
+
+
+def loss_of_row(loss, z, y):
+    """The loss of one row, a list of outputs, by its formula."""
+    if loss == "softmax":
+        largest = max(z)
+        return math.log(math.fsum(math.exp(v - largest) for v in z)) + (largest - z[y])
+    return 0.5 * sum(max(0.0, 1 + z[c] - z[y]) ** 2 for c in range(len(z)) if c != y)

@@ -15,7 +15,8 @@ from varpro_nn.data.images import one_hot
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import ConvergenceWarning, NonFiniteError
 from varpro_nn.linalg import GramAccumulator
-from varpro_nn.linalg.convex import LOSSES, fit_linear
+from varpro_nn.linalg.convex import fit_linear
+from varpro_nn.linalg.losses import LOSSES
 from varpro_nn.output import feature_store, linear_fits, ridge_fit
 from varpro_nn.output import fit as fit_module
 from varpro_nn.output.fit import fit_output_layer
@@ -333,7 +334,7 @@ def test_images_put_aside_are_never_fitted_nor_their_copies(name, times, rng, mo
         assert penalty == tried
         outputs = Z[aside] @ fitted.A[:-1] + fitted.A[-1]
         assert rate == pytest.approx(np.mean(outputs.argmax(axis=1) != labels[aside]))
-        assert loss == pytest.approx(LOSSES[name](outputs, labels[aside])[0].mean(), rel=1e-4)
+        assert loss == pytest.approx(LOSSES[name].at(outputs, labels[aside])[0].mean(), rel=1e-4)
     assert_array_equal(last_labels, labels[images_of(last)])
 
 

@@ -30,9 +30,7 @@ ends with the step for which ``q`` is at most ``tolerance f``. The step goes to 
 slope along ``X`` is a tenth of the slope at its start. Slopes, unlike costs, do not lose half of
 their digits near the optimum.
 
-Losses: ``softmax``, the multinomial cross-entropy ``-log p_y``; ``hinge``, the squared multiclass
-hinge of Weston and Watkins, ``1/2 sum_{c != y} max(0, 1 + z_c - z_y)^2`` (squared, so that it has
-a gradient; its generalised Hessian is the Hessian of the positive terms).
+The losses are in :mod:`varpro_nn.linalg.losses`.
 
 References
 ----------
@@ -54,6 +52,7 @@ from numpy.typing import NDArray
 from varpro_nn._io.mapped import rows_in_use
 from varpro_nn._typing import FloatArray, LabelArray, RealArray
 from varpro_nn.linalg import add_gram, definite_factor, run_tiles
+from varpro_nn.linalg.losses import FLAT, LOSSES
 from varpro_nn.linalg.preconditioner import Factor, Preconditioner
 from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.linalg.threads import Threads
@@ -69,8 +68,6 @@ MANY_PRODUCTS = 20
 """Products of a step from which on each output is worth a factor of its own."""
 LARGEST_FACTORS = 2**30
 """Bytes that the factors of a preconditioner may take, if each output has its own."""
-_FLAT = 1e-6
-"""Relative floor: of the curvature of a row, and of the squared norm of a weighted column."""
 _STRAIGHT = 1e-3
 """Share of the mean curvature below which a row is flat, with its weight and without it."""
 _ILL_CONDITIONED = 1e-4
@@ -79,77 +76,12 @@ _LEFT = 0.25
 """Largest share of the gain of the quadratic model that conjugate gradients may leave."""
 _FEWEST = 10
 """Least number of iterations of conjugate gradients over which the gain must level off."""
-_FLATTER = 0.1
+FLATTER = 0.1
 """Slope at the end of a step, relative to the slope at its start."""
 _TRIALS = 20
 """Largest number of trial points along a step; each costs less than a product."""
 
 _logger = logging.getLogger(__name__)
-
-LossFunction = Callable[[FloatArray, LabelArray], tuple[FloatArray, FloatArray, FloatArray]]
-"""Outputs (b, k) and labels to values (b,), gradients by the outputs (b, k), curvatures (b,)."""
-
-
-def _softmax(z: FloatArray, labels: LabelArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    rows = np.arange(len(z))
-    z = z - z.max(axis=1, keepdims=True)
-    p = np.exp(z)
-    total = p.sum(axis=1, keepdims=True)
-    p /= total
-    value = np.log(total[:, 0]) - z[rows, labels]
-    curvature = (p * (1 - p)).mean(axis=1)
-    p[rows, labels] -= 1
-    return value, p, curvature
-
-
-def _hinge(z: FloatArray, labels: LabelArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    rows = np.arange(len(z))
-    slack = np.maximum(1 + z - z[rows, labels][:, None], 0.0)
-    slack[rows, labels] = 0.0
-    value = 0.5 * np.square(slack).sum(axis=1)
-    curvature = 2 * np.count_nonzero(slack, axis=1) / z.shape[1]
-    slack[rows, labels] = -slack.sum(axis=1)
-    return value, slack, curvature
-
-
-LOSSES: dict[str, LossFunction] = {"softmax": _softmax, "hinge": _hinge}
-"""The losses by name."""
-
-
-def _softmax_curvature(slopes: FloatArray, labels: LabelArray, U: FloatArray) -> FloatArray:
-    p = slopes.copy()  # p - e_y
-    p[np.arange(len(p)), labels] += 1
-    V = p * U
-    V -= p * V.sum(axis=1, keepdims=True)
-    return V
-
-
-def _hinge_curvature(slopes: FloatArray, labels: LabelArray, U: FloatArray) -> FloatArray:
-    rows = np.arange(len(U))
-    # The slope by another output than the label's is positive where its term is.
-    V = np.where(slopes > 0, U - U[rows, labels][:, None], 0.0)
-    V[rows, labels] = -V.sum(axis=1)
-    return V
-
-
-_CURVATURES = {"softmax": _softmax_curvature, "hinge": _hinge_curvature}
-"""Slopes, labels and changes of the outputs, (b, k), to the changes of the slopes."""
-
-
-def _softmax_diagonal(slopes: FloatArray, labels: LabelArray) -> FloatArray:
-    p = slopes.copy()  # p - e_y
-    p[np.arange(len(p)), labels] += 1
-    return p * (1 - p) + _FLAT
-
-
-def _hinge_diagonal(slopes: FloatArray, labels: LabelArray) -> FloatArray:
-    D = (slopes > 0).astype(np.float64)
-    D[np.arange(len(D)), labels] = D.sum(axis=1)
-    return D
-
-
-_DIAGONALS = {"softmax": _softmax_diagonal, "hinge": _hinge_diagonal}
-"""Slopes (b, k) and labels to the curvature of the loss along each output, (b, k)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -321,7 +253,7 @@ def _search_along(problem: "_Problem", point: "_Point", step: FloatArray) -> "_P
     low, high, high_slope, last = 0.0, np.inf, np.inf, 0
     for _ in range(_TRIALS):
         cost, slope = along(s)
-        if abs(slope) <= _FLATTER * abs(first) and cost <= most:
+        if abs(slope) <= FLATTER * abs(first) and cost <= most:
             low = s
             break
         if slope > 0:
@@ -388,8 +320,7 @@ class _Problem:
     ) -> None:
         n, q = Phi.shape
         self._is_hinge = loss == "hinge"
-        self._loss, self._curvature = LOSSES[loss], _CURVATURES[loss]
-        self._along_outputs = _DIAGONALS[loss]
+        self._loss = LOSSES[loss]
         self._Phi, self._labels = Phi, labels
         self._weights = np.ones(n) if sample_weight is None else sample_weight
         # Outputs that grow without end, as those of a single class do, lower the cost for ever.
@@ -462,7 +393,7 @@ class _Problem:
         slopes, curvature = np.empty_like(outputs), np.empty(len(outputs))
 
         def losses(rows: slice) -> float:
-            values, slopes[rows], curvature[rows] = self._loss(outputs[rows], self._labels[rows])
+            values, slopes[rows], curvature[rows] = self._loss.at(outputs[rows], self._labels[rows])
             return float(values @ self._weights[rows])
 
         cost = sum(self._over(self._slices, losses)) + 0.5 * float((self._penalty * A**2).sum())
@@ -492,7 +423,7 @@ class _Problem:
         def term(rows: Any, Phi: RealArray) -> tuple[RealArray, FloatArray]:
             U = self._outputs(Phi, direction)
             return self._moments(
-                Phi, self._curvature(point.slopes[rows], self._labels[rows], U), rows
+                Phi, self._loss.curvature(point.slopes[rows], self._labels[rows], U), rows
             )
 
         return self._sum(self._over_features(point.curved, term), direction)
@@ -552,7 +483,7 @@ class _Problem:
         def cost_and_slope(s: float) -> tuple[float, float]:
             def term(rows: slice) -> tuple[float, float]:
                 U, weights = change[rows], self._weights[rows]
-                values, slopes, _ = self._loss(point.outputs[rows] + s * U, self._labels[rows])
+                values, slopes, _ = self._loss.at(point.outputs[rows] + s * U, self._labels[rows])
                 return float(values @ weights), float(weights @ (slopes * U).sum(axis=1))
 
             costs, slopes = zip(*self._over(self._slices, term), strict=True)
@@ -589,7 +520,7 @@ class _Problem:
     def _diagonal(self, point: _Point, rows: Any) -> FloatArray:
         """Curvature of the weighted loss along each output, (b, k)."""
         return (
-            self._along_outputs(point.slopes[rows], self._labels[rows]) * self._weights[rows, None]
+            self._loss.diagonal(point.slopes[rows], self._labels[rows]) * self._weights[rows, None]
         )
 
     def _for_gram(self, point: _Point) -> list[Any]:
@@ -604,7 +535,7 @@ class _Problem:
         q, chosen = self._Phi.shape[1], self._for_gram(point)
         gram = np.zeros((q + 1, q + 1))
         for rows in chosen:
-            curvature = (point.curvature[rows] + _FLAT) * self._weights[rows]
+            curvature = (point.curvature[rows] + FLAT) * self._weights[rows]
             self._add_weighted(gram, rows, curvature, self._threads)
         gram *= point.n_curved / max(1, _n_rows(chosen))
         R = self._cholesky(gram)
@@ -652,7 +583,7 @@ class _Problem:
         """
         squares = np.diag(gram)
         # For a column of zeros in these rows, any positive number will do.
-        floor = np.where(squares > 0, _FLAT * squares, 1.0)
+        floor = np.where(squares > 0, FLAT * squares, 1.0)
         return definite_factor(gram, self._penalty[:, 0], floor)
 
 

@@ -9,7 +9,8 @@ from varpro_nn._io.mapped import release_rows
 from varpro_nn._typing import FloatArray, RealArray, TargetArray
 from varpro_nn.data.images import targets_of
 from varpro_nn.linalg import GramAccumulator, add_gram, definite_factor, product_over_rows
-from varpro_nn.linalg.convex import LOSSES, ConvexFit, fit_linear
+from varpro_nn.linalg.convex import ConvexFit, fit_linear
+from varpro_nn.linalg.losses import LOSSES
 from varpro_nn.linalg.preconditioner import Preconditioner
 from varpro_nn.linalg.ridge import column_tiles
 from varpro_nn.linalg.threads import Threads
@@ -185,7 +186,7 @@ class LinearFits:
             tau = targets_of(targets, self._n_targets)
             losses = 0.5 * np.square(outputs - tau).sum(axis=1)
         else:
-            losses = LOSSES[self._name](outputs, targets)[0]
+            losses = LOSSES[self._name].at(outputs, targets)[0]
         wrong = (
             outputs.argmax(axis=1) != targets if targets.ndim == 1 else np.full(len(losses), np.nan)
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from varpro_nn._typing import FloatArray, IndexArray, RealArray
-from varpro_nn.linalg.convex import LOSSES
+from varpro_nn.linalg.losses import LOSSES
 from varpro_nn.output.ridge_layer import RidgeLayer
 
 LAYERS = ("ridge", *LOSSES)
