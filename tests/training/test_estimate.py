@@ -16,6 +16,7 @@ from varpro_nn import Dataset, configure, load, run
 from varpro_nn.data import ImageSet
 from varpro_nn.errors import TrainingError
 from varpro_nn.training import estimate as module
+from varpro_nn.training import output_counts
 from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.estimate import Estimate, estimate, first_look, fixed_columns
 from varpro_nn.training.rates import TYPICAL, typical_units
@@ -118,21 +119,21 @@ def test_stored_features_take_disk_for_a_while(digits, monkeypatch):
     columns = config.units.n_units * config.units.grid**2
     without = estimate(config, digits, n_jobs=1)
     n_bytes = 4 * 600 * columns
-    monkeypatch.setattr(module, "FEATURE_BYTES", n_bytes - 1)
+    monkeypatch.setattr(output_counts, "FEATURE_BYTES", n_bytes - 1)
     stored = estimate(config, digits, n_jobs=1)
     assert (without.temporary_mib, stored.temporary_mib) == (0, n_bytes / 2**20)
     assert stored.disk_mib == pytest.approx(without.disk_mib + n_bytes / 2**20)
-    monkeypatch.setattr(module, "FEATURE_BYTES", n_bytes)
+    monkeypatch.setattr(output_counts, "FEATURE_BYTES", n_bytes)
     assert estimate(config, digits, n_jobs=1).temporary_mib == 0
 
 
 def test_a_run_that_does_not_fit_on_the_disk_is_refused(digits, monkeypatch, tmp_path):
     config = configure("tiny", data=digits, n_train=300, n_copies=1, loss="squares", max_nfev=1)
-    monkeypatch.setattr(module, "FEATURE_BYTES", 1)
+    monkeypatch.setattr(output_counts, "FEATURE_BYTES", 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(TrainingError, match=f"{tmp_path}: .* MiB of disk, and .*n_copies"):
         run(config, digits, n_jobs=1, shard_folder=tmp_path)
-    monkeypatch.setattr(module, "FEATURE_BYTES", 2**30)
+    monkeypatch.setattr(output_counts, "FEATURE_BYTES", 2**30)
     assert run(config, digits, n_jobs=1, shard_folder=tmp_path).metrics["n_train"] == 300
 
 

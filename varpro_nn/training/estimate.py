@@ -28,18 +28,12 @@ from varpro_nn.data import Dataset
 from varpro_nn.data.augmentation import Augmentation
 from varpro_nn.errors import TrainingError
 from varpro_nn.linalg.blas_limit import single_threaded_blas
-from varpro_nn.linalg.convex import MARGINS
-from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.tables import as_html, as_text
-from varpro_nn.output.feature_store import FEATURE_BYTES
-from varpro_nn.output.features import VIEWS, block_slices, images_at_a_time
-from varpro_nn.output.fit import FEW_ROWS, LARGEST_EIGENPROBLEM, check_size
-from varpro_nn.output.linear_fits import rows_for_start
-from varpro_nn.output.penalties import RIDGES
-from varpro_nn.output.ridge_fit import DUAL_BLOCK_BYTES
+from varpro_nn.output.fit import check_size
 from varpro_nn.training.config import SubnetworkSettings, TrainConfig
 from varpro_nn.training.growth import MOST_COLUMNS, MOST_IMAGES, MOST_POINTS
+from varpro_nn.training.output_counts import OutputCounts
 from varpro_nn.training.plan import (
     check_refit,
     make_units,
@@ -53,10 +47,9 @@ from varpro_nn.training.rates import (
     UnitRates,
     measured_rates,
     measured_units,
-    operations_of_product,
     typical_units,
 )
-from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time, bytes_of_distortion
+from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time
 from varpro_nn.units import Units, UnitsOnMaps, array_fields, with_n_units
 from varpro_nn.units.maps import N_IMAGES, n_windows_of, shape_of_maps
 
@@ -65,17 +58,6 @@ KNOWN_ERROR = 1.5
 LONG = 600.0
 """Wall seconds from which on a run says how long it will take."""
 
-_SEARCH_PRODUCTS, _LAST_PRODUCTS = 80.0, 30.0
-"""Typical CPU time of the convex fits, in units of a product with all rows: the search over all
-penalties, and the last fit. Measured in runs on MNIST, CIFAR-10 and digits with hinge and
-softmax."""
-_FEW_OF_CLASS, _MORE_PRODUCTS = 40.0, 0.7
-"""Images of a class below which the hinge takes more products than typical, and the power of their
-ratio that says how many times more: measured with numbers of three digits, 300 and 1,000 classes of
-4,000 images (``experiments.benchmarks.growth``). Almost all rows then violate a margin of some
-output."""
-_RIDGES_TRIED = 9
-"""Penalties of a ridge layer that are fitted to a split, one by one."""
 _WORKER_SECONDS, _WORKER_MIB = 1.0, 90.0
 """What the start of a worker process takes, libraries included."""
 _FIRST_LOOK_ERROR = 5.0
@@ -436,6 +418,10 @@ class _Run:
             self.settings, sizes.of_one, sizes.k, self.image_shape, sizes.bytes_of_image,
             config.distortion, rates, self.of_units,
         )  # fmt: skip
+        self.layer = OutputCounts(
+            config.output, sizes.units, sizes.n, sizes.k, self.image_shape, sizes.bytes_of_image,
+            config.distortion, self.threads, sizes.keep_sums, rates, self.of_units,
+        )  # fmt: skip
         self.middle: SubnetworkCounts | None = None
         if sizes.middle is not None:
             alone = replace(self.settings, n_subnetworks=1, n_stages=1)
@@ -453,7 +439,7 @@ class _Run:
             steps.append(self._bootstrap())
         learnt = sum(array.size for array in array_fields(self.units).values())
         n_parameters = self.units.n_units * self.units.n_weights + (self.q + 1) * self.k + learnt
-        temporary = max(run._bytes_of_temporary() for run in (self, self.again or self)) / _MIB
+        temporary = max(run.layer.bytes_of_temporary() for run in (self, self.again or self)) / _MIB
         return Estimate(
             n_parameters, self.n_jobs, self._disk() / _MIB + temporary, temporary,
             self.peak_before_mib, tuple(steps),
@@ -509,154 +495,22 @@ class _Run:
 
     def _output(self) -> Step:
         """Count the output layer on all images and their copies."""
-        output, q, rows = self.config.output, self.q, self._rows
-        time = Time(self.n * output.n_copies * self.of_units.distortion)
-        n_bytes = 0.0
-        if output.n_copies:
-            n_bytes = rows * self.bytes_of_image + bytes_of_distortion(
-                self.config.distortion, self.image_shape
-            )
-        if not self._stores_features:
-            dual = q > rows
-            time += self._dual(rows) if dual else self._primal(rows, q)
-            n_bytes += self._bytes_of_dual(rows) if dual else self._bytes_of_primal(rows, q)
-        else:
-            time += self._stored(rows)
-            n_bytes += self._bytes_of_stored(rows)
-        left_out = self.n / 6 if self._stores_features else rows
-        time += Time(self._temperature(left_out))
+        time, n_bytes = self.layer.seconds(), self.layer.memory()
         memory = self.before_mib + self._of_workers_mib() + n_bytes / _MIB
         return Step("output layer", time.cpu, time.wall(self.threads), memory)
 
-    @property
-    def _rows(self) -> int:
-        """Images of the output layer, copies included."""
-        return self.n * (1 + self.config.output.n_copies)
-
-    @property
-    def _stores_features(self) -> bool:
-        """Whether the output layer passes over all features again and again."""
-        output = self.config.output
-        alone = output.penalty is not None or (not output.n_copies and output.views == "single")
-        small = min(self._rows, self.q) <= LARGEST_EIGENPROBLEM
-        return not (output.layer == "ridge" and alone and small)
-
-    def _bytes_of_temporary(self) -> int:
-        """Features that are stored in a file."""
-        n_bytes = 4 * self._rows * self.q
-        return n_bytes if self._stores_features and n_bytes > FEATURE_BYTES else 0
-
-    def _features(self, n: float) -> Time:
-        return Time(0.0, n * self.units.n_units * self.of_units.features)
-
-    def _temperature(self, n: float) -> float:
-        """Count a search over one number: 35 evaluations, exponentials measured as 18 passes."""
-        return 35 * 18 * 8 * min(n, 20_000) * self.k * self.rates.elementwise
-
-    def _primal(self, n: int, q: int) -> Time:
-        """Gram matrix, eigendecomposition, and leave-one-out errors of all ridges."""
-        rates, ridges = self.rates, len(RIDGES)
-        shared = n * q**2 * rates.product + 2 * n * q**2 * rates.product
-        shared += 2 * n * q * ridges * (self.k + 1) * rates.product
-        shared += 4 * 4 * n * q * rates.elementwise
-        shared += 6 * 8 * n * ridges * self.k * rates.elementwise
-        # Reduction 4/3, divide and conquer 4/3, back-transformation 2.
-        alone = 14 / 3 * q**3 * rates.factorisation
-        return Time(alone, shared) + self._features(2 * n)
-
-    def _dual(self, n: int) -> Time:
-        rates, q = self.rates, self.q
-        shared = n**2 * q * rates.product + 2 * n * q * self.k * rates.thin_product
-        shared += 2 * n**2 * len(RIDGES) * (self.k + 1) * rates.double_product
-        return Time(14 / 3 * n**3 * rates.factorisation, shared) + self._features(2 * n)
-
-    def _stored(self, n: int) -> Time:
-        """Count stored features, columns of variance 1, and fits of one penalty after the other."""
-        output, rates = self.config.output, self.rates
-        total = self._features(n) + Time(8 * 4 * n * self.q * rates.elementwise)
-        q = self._fitted_columns(n)
-        if q < self.q:  # columns that stand for all, found in two tries, and the way back
-            alone = 2 * (n**3 / 3 * rates.factorisation + 2 * 8 * n**2 * rates.elementwise)
-            shared = n**2 * self.q * rates.double_product + 3 * 8 * n * self.q * rates.elementwise
-            total += Time(alone, shared + 2 * n * self.q * self.k * rates.thin_product)
-        chosen = output.penalty is None
-        if chosen and output.views != "single":
-            total += self._features(self.n / 6 * len(VIEWS[output.views]))
-        if output.layer == "ridge":
-            grams = n * q**2 * rates.product * (1 + chosen * 5 / 6)
-            solves = 1 + chosen * _RIDGES_TRIED
-            factors = q**3 / 3 * rates.factorisation + 4 * 8 * q**2 * rates.elementwise
-            return total + Time(solves * factors, grams)
-        start = min(n, rows_for_start(q)) * q**2 * rates.product
-        products = _LAST_PRODUCTS + (_SEARCH_PRODUCTS if chosen else 0.0)
-        if output.layer == "hinge":
-            products *= max(1.0, _FEW_OF_CLASS * self.k / self.n) ** _MORE_PRODUCTS
-        operations = operations_of_product(n, q, self.k)
-        # Preconditioners: as many operations as the products since the last one.
-        factors = products * operations * rates.product + 2 * q**3 / 3 * rates.factorisation
-        fits = products * self.rates.convex_product(n, q, self.k)
-        return total + Time(2 * q**3 / 3 * rates.factorisation, start + factors + fits)
-
-    def _fitted_columns(self, n: int) -> int:
-        """Columns of the fits: all, or as many as rows if there are few rows."""
-        return n if n < FEW_ROWS * self.q else self.q
-
-    def _bytes_of_primal(self, n: int, q: int) -> float:
-        """Gram matrix, eigenvectors, and the work space of LAPACK."""
-        errors = 4 * 8 * self._rows_of_block(n) * len(RIDGES) * self.k
-        return 8 * q**2 * (5 + self.keep_sums) + self._bytes_of_block(n) + errors
-
-    def _rows_of_block(self, n: int) -> int:
-        return min(n, block_slices(n, self.q)[0].stop)
-
-    def _bytes_of_block(self, n: int) -> float:
-        """Count images that are read at a time: as they are, in single precision.
-
-        Then the features of a block, the same in double precision, and a part of them.
-        """
-        image = self.bytes_of_image + 4 * prod(self.image_shape)
-        rows = self._rows_of_block(n)
-        return min(rows, images_at_a_time(self.image_shape)) * image + rows * 16 * self.q
-
-    def _bytes_of_dual(self, n: int) -> float:
-        kept = 4 * n * self.q if self.keep_sums else 0
-        return 4 * 8 * n**2 + 3 * DUAL_BLOCK_BYTES + n * self.bytes_of_image + kept
-
-    def _bytes_of_stored(self, n: int) -> float:
-        """Features that are not in a file, outputs, and preconditioners."""
-        features = 0 if self._bytes_of_temporary() else 4 * n * self.q
-        q = self._fitted_columns(n)
-        if q < self.q:  # columns that stand for all, and their factor
-            features += 12 * n**2
-        if self.config.output.layer == "ridge":
-            return features + self._bytes_of_block(n) + 8 * q**2 * 4
-        margins = (
-            3 * 8 * min(MARGINS, q * self.k) ** 2 if self.config.output.layer == "hinge" else 0
-        )
-        # Two Gram matrices and the last preconditioner; or that alone, and a block for each thread.
-        blocks = min(self.threads, -(-n // ROWS)) * 4 * min(n, ROWS) * q
-        arrays = max(20 * q**2, 4 * q**2 + blocks)
-        return features + self._bytes_of_block(n) + arrays + 6 * 8 * n * self.k + margins
-
     # --- the rest ----------------------------------------------------------------------------
-
-    def _outputs(self, n: int) -> Time:
-        """Count outputs of the network, whose linear weights are in double precision."""
-        views = len(VIEWS[self.config.output.views])
-        one = 2 * 2 * n * self.q * self.k * self.rates.thin_product
-        one += 8 * n * self.q * self.rates.elementwise
-        return (self._features(n) + Time(one)).times(views)
 
     def _measurement(self) -> Step:
         """Accuracy on training, validation and test images, and calibration."""
         n_new = self.n_test + self.n_validation
-        time = self._outputs(self.n) + self._outputs(n_new)
+        time = self.layer.outputs(self.n) + self.layer.outputs(n_new)
         # Calibration errors of 200 draws: random numbers and counts, measured as 160 passes.
         # Digests and checks of all images, measured as 25.
         draws = 200 * 160 * 8 * n_new * self.rates.elementwise
         checks = 25 * (self.n + n_new) * self.bytes_of_image * self.rates.elementwise
         time += Time(draws + checks)
-        memory = self.before_mib + self._bytes_of_block(max(self.n, n_new)) / _MIB
+        memory = self.before_mib + self.layer.bytes_of_block(max(self.n, n_new)) / _MIB
         return Step("measurement", time.cpu, time.wall(self.threads), memory)
 
     def _comparison(self) -> Step:
@@ -668,10 +522,10 @@ class _Run:
         solves = float(14 / 3 * (sizes**3).sum()) * rates.factorisation
         gram = n * q**2 * rates.product
         share = q / self.q
-        one = Time(solves, gram) + self._features((n + self.n_test) * share)
+        one = Time(solves, gram) + self.layer.features((n + self.n_test) * share)
         one += Time(MOST_POINTS * 2 * self.n_test * q * self.k * rates.thin_product)
         time = one.times(2 if self.settings.max_nfev else 1)
-        memory = self.before_mib + (8 * q**2 * 6 + self._bytes_of_block(n)) / _MIB
+        memory = self.before_mib + (8 * q**2 * 6 + self.layer.bytes_of_block(n)) / _MIB
         return Step("comparison for the report", time.cpu, time.wall(self.threads), memory)
 
     def _bootstrap(self) -> Step:
@@ -689,9 +543,10 @@ class _Run:
             ),
         )
         again = self._subnetworks(counts, self.n_test, "bootstrap")
-        time = self._primal(self.n_test, self.q) + self._outputs(self.n_test).times(2)
+        time = self.layer.primal(self.n_test, self.q) + self.layer.outputs(self.n_test).times(2)
         memory = max(
-            again.memory_mib, self.before_mib + self._bytes_of_primal(self.n_test, self.q) / _MIB
+            again.memory_mib,
+            self.before_mib + self.layer.bytes_of_primal(self.n_test, self.q) / _MIB,
         )
         return Step(
             "bootstrap", again.cpu_seconds + time.cpu,
