@@ -489,6 +489,17 @@ def test_flags_can_be_taken_back(tmp_path):
         assert tuple(options[name] for name in names) == values
 
 
+def test_the_history_of_a_middle_layer(tmp_path):
+    sizes = ("--first-units", "4", "--middle-units", "4", "--n-units", "4", "--max-nfev", "2")
+    run = ("digits", "--output", tmp_path / "run", "--no-report", "--n-rounds", "1")
+    assert call(*run, *sizes, "--output-layer", "ridge", "--n-copies", "0")[0] == 0
+    lines = [strict(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    last, middle, _ = lines
+    assert (last["subnetwork"], middle["layer"]) == (0, "middle")
+    assert "subnetwork" not in middle
+    assert len(middle["history"]) == len(last["history"]) == 2  # passes
+
+
 def test_the_history_of_a_layer_that_is_fitted_by_iterations(tmp_path):
     arguments = ("digits", "--recipe", "tiny", "--n-units", "4", *FEW)
     assert call(*arguments, "--output", tmp_path / "run")[0] == 0

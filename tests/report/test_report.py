@@ -414,17 +414,21 @@ def test_whole_image_units_show_their_vectors(digits, tmp_path):
 
 
 @pytest.mark.usefixtures("blank_charts")
-def test_two_layers_show_the_filters_of_the_first(few, tmp_path):
+def test_layers_show_the_filters_of_the_first_and_the_costs_of_all(few, tmp_path):
     config = varpro_nn.configure(
         "default", data=few, first_units=5, first_window=3, first_grid=6, window=2, n_units=6,
-        n_subnetworks=1, max_nfev=1,
+        middle_units=4, n_subnetworks=1, max_nfev=1,
     )  # fmt: skip
     run = varpro_nn.run(config, few, n_jobs=1, growth=True)
     page = written(tmp_path, run, few)
     assert "5 of 5 units of the first layer" in page.text("units")
     shown = [attributes for place, attributes in page.pictures if place == "units"]
     assert [a["alt"] for a in shown] == [f"Filter of unit {i}" for i in range(5)]
-    below = run.network.units.below
+    costs = [attributes["alt"] for place, attributes in page.pictures if place == "cost"]
+    assert all(alt.startswith("Costs of 2 sub-networks") for alt in costs)
+    assert costs[0].endswith("against passes")
+    assert "training images, pass by pass" in page.text("cost")
+    below = run.network.units.below.units.below
     F = below.units.effective_filters(below.W)[0, :-1].reshape(3, 3)
     assert_allclose(png(shown[0]), 127.5 * (1 + F / np.abs(F).max()), atol=0.6)
     assert "There is no canvas to draw on" not in page.text("head")

@@ -88,6 +88,11 @@ def test_cost_curves(by_time):
     assert ("Evaluation" in texts(markup)) != by_time
 
 
+def test_cost_curves_name_their_steps():
+    markup = figures.cost_curves({"1": HISTORY}, "", by_time=False, step="pass")
+    assert "Pass" in texts(markup)
+
+
 def test_many_cost_curves_have_no_legend():
     histories = {f"name {i}": HISTORY for i in range(9)}
     assert not any("name" in text for text in texts(figures.cost_curves(histories, "", by_time=0)))

@@ -669,6 +669,9 @@ def test_a_middle_layer_is_trained_before_the_last(digits, tmp_path):
     assert_array_equal(middle.units.below.whitening, below.units.below.whitening)
     assert not np.array_equal(middle.W, below.W)
     assert result.metrics["test_accuracy"] > untrained.metrics["test_accuracy"]
+    assert [s.layer for s in result.subnetworks] == ["last", "middle"]
+    assert_array_equal(result.subnetworks[1].W.astype(np.float32), middle.W)
+    assert "1 of 1" in result.summary()  # sub-networks of the last layer
     result.network.save(tmp_path / "model.npz")
     loaded = Network.load(tmp_path / "model.npz")
     assert_same_bits(loaded, result.network)

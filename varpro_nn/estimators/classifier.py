@@ -91,7 +91,7 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         more than three times as large. Values beyond ten times ``intensity_`` are clipped, with a
         warning.
     history_ : list of varpro_nn.FitReport
-        History of the cost of each sub-network.
+        History of the cost of each sub-network, then that of a middle layer.
     n_iter_ : int
         Evaluations of the longest fit of a sub-network.
     loo_error_ : float

@@ -64,16 +64,23 @@ def accepted(history: Sequence[Record]) -> list[int]:
     return found
 
 
-def cost_curves(histories: Mapping[str, Sequence[Record]], alt: str, *, by_time: bool) -> str:
+def cost_curves(
+    histories: Mapping[str, Sequence[Record]],
+    alt: str,
+    *,
+    by_time: bool,
+    step: str = "evaluation",
+) -> str:
     """Draw cost against evaluations or CPU seconds, a line for each name.
 
-    Lines join the evaluations that were accepted; crosses are steps that were refused.
+    ``step`` names what the entries of a history are. Lines join the evaluations that were accepted;
+    crosses are steps that were refused.
     """
     import matplotlib
 
     # Of middling brightness: they are seen on light and on dark.
     colours = matplotlib.colormaps["plasma"](np.linspace(0.32, 0.76, len(histories)))
-    label = "CPU seconds of the sub-network" if by_time else "Evaluation"
+    label = "CPU seconds of the sub-network" if by_time else step.capitalize()
     with _chart(label, "Cost", alt) as ((ax,), saved):
         lines = []
         for (name, history), colour in zip(histories.items(), colours, strict=True):

@@ -23,6 +23,7 @@ from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.growth import Growth
 from varpro_nn.training.metrics import confusion_matrix
 from varpro_nn.training.pipeline import Run, said_of_refit
+from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.units import PatchUnits, UnitsOnMaps
 
 MOST_WRONG, MOST_FILTERS, MOST_VECTORS = 40, 64, 6
@@ -96,16 +97,24 @@ def write_report(path: str | Path, run: Run, dataset: Dataset) -> None:
 
 
 def _of_training(run: Run) -> dict[str, str] | None:
-    histories = {str(s.index + 1): s.report.history for s in run.subnetworks if s.report}
-    if not histories:
+    reports = {_name_of(s): s.report for s in run.subnetworks if s.report}
+    if not reports:
         return None
+    histories = {name: report.history for name, report in reports.items()}
+    step = "pass" if any(each.solver == "kfac" for each in reports.values()) else "evaluation"
     first, last = (np.median([h[at].cost for h in histories.values()]) for at in (0, -1))
     alt = f"Costs of {len(histories)} sub-networks, in the median {first:.4g} at first, "
     alt += f"{last:.4g} at last, against "
+    steps = "passes" if step == "pass" else "evaluations"
     return {
-        "by_evaluation": figures.cost_curves(histories, alt + "evaluations", by_time=False),
+        "step": step,
+        "by_step": figures.cost_curves(histories, alt + steps, by_time=False, step=step),
         "by_time": figures.cost_curves(histories, alt + "CPU seconds", by_time=True),
     }
+
+
+def _name_of(subnetwork: Subnetwork) -> str:
+    return str(subnetwork.index + 1) if subnetwork.layer == "last" else "middle layer"
 
 
 def _of_glue(run: Run, growth: Growth) -> dict[str, Any]:

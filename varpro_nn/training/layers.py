@@ -37,11 +37,13 @@ _BRIGHT = 10.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainedUnits:
-    """The first layer.
+    """The units of a network.
 
     Attributes
     ----------
     W : ndarray of float32, shape (h, p)
+    subnetworks : list of Subnetwork
+        Of the last layer, then the middle layer if one was trained.
     preparation : Preparation
         Properties of the training images, for the preparation of new ones.
     """
@@ -95,6 +97,8 @@ def train_units(
     _warn_of_intensities(training.preparation)
     seeds = streams(config)
 
+    below: list[Subnetwork] = []
+
     def train_middle(middle: UnitsOnMaps) -> FloatArray:
         alone = replace(settings, n_subnetworks=1, n_stages=1)
         plan = SubnetworkPlan(middle, alone, config.distortion, seeds["training"])
@@ -102,6 +106,7 @@ def train_units(
             plan, training, compute, first=settings.n_subnetworks, store=store
         )
         assert trained.W is not None  # else all had failed
+        below.append(replace(trained, layer="middle"))
         return trained.W
 
     if units is None:
@@ -116,7 +121,8 @@ def train_units(
     subnetworks = train_by_scheme(plan, training, compute, start=start, store=store)
     W = np.concatenate([s.W for s in subnetworks if s.W is not None], dtype=np.float32)
     # Fewer units than asked for if a sub-network failed.
-    return TrainedUnits(with_n_units(units, len(W)), W, subnetworks, training.preparation)
+    units = with_n_units(units, len(W))
+    return TrainedUnits(units, W, [*subnetworks, *below], training.preparation)
 
 
 def _warn_of_intensities(preparation: Preparation) -> None:
@@ -239,7 +245,7 @@ def train_network(
     -------
     network : Network
     subnetworks : list of Subnetwork
-        With the report of each fit.
+        With the report of each fit. A middle layer that was trained comes last.
     output_layer : OutputLayer
 
     Raises

@@ -42,6 +42,7 @@ class Run:
     ----------
     network : Network
     subnetworks : list of Subnetwork
+        Of the last layer, then the middle layer if one was trained.
     output_layer : OutputLayer
     metrics : dict
         Plain values; see ``docs/metrics.md`` for what each stands for.
@@ -74,7 +75,8 @@ class Run:
 
     def _rows(self) -> list[tuple[str, str]]:
         m = self.metrics
-        costs = [s.report.cost for s in self.subnetworks if s.report is not None]
+        of_last = [s for s in self.subnetworks if s.layer == "last"]
+        costs = [s.report.cost for s in of_last if s.report is not None]
         trained = f"{len(costs)} of {m['n_subnetworks']}"
         if costs:
             trained += f", cost {min(costs):.4g} at best, {np.median(costs):.4g} in the middle"

@@ -313,10 +313,11 @@ def check_sums_can_be_kept(config: TrainConfig) -> None:
 
 
 def _history(result: Run) -> Iterator[bytes]:
-    """Make one line per sub-network, and one for the output layer."""
+    """Make one line per sub-network, one for a middle layer, and one for the output layer."""
     for subnetwork in result.subnetworks:
+        of_last = subnetwork.layer == "last"
         line: dict[str, Any] = {
-            "subnetwork": subnetwork.index,
+            **({"subnetwork": subnetwork.index} if of_last else {"layer": subnetwork.layer}),
             "error": subnetwork.error,
             "n_missing_classes": subnetwork.n_missing_classes,
         }

@@ -74,6 +74,8 @@ class Subnetwork:
         Why it failed; empty if it did not.
     n_missing_classes : int
         Classes of which its images hold none: its own linear weights say nothing of them.
+    layer : {"last", "middle"}
+        The layer whose units these are.
     """
 
     index: int
@@ -81,6 +83,7 @@ class Subnetwork:
     report: FitReport | None
     error: str
     n_missing_classes: int
+    layer: str = "last"
 
 
 def round_sizes(settings: SubnetworkSettings, n: int) -> list[int]:
