@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from varpro_nn import whole_image_units
+from varpro_nn import learn_maps, patch_units, units_on_maps, whole_image_units
 from varpro_nn.data.folder import images_in
 from varpro_nn.data.images import intensities
 from varpro_nn.linalg import column_tiles
@@ -16,6 +16,7 @@ from varpro_nn.output.features import (
     feature_blocks,
     images_at_a_time,
 )
+from varpro_nn.units import Maps
 
 
 class TwoCells:
@@ -53,6 +54,22 @@ def test_whole_image_units_in_tiles_are_what_they_are_at_once(dtype, rng):
     assert Phi.dtype == dtype
     tolerance = 50 * np.finfo(dtype).eps
     np.testing.assert_allclose(Phi, units.features(W, images), rtol=tolerance, atol=tolerance)
+
+
+def test_maps_are_computed_once_for_all_tiles(rng, monkeypatch):
+    images = rng.integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    lower = patch_units("dense", (8, 8), 3, window=3, grid=4)
+    W = lower.init(images, rng).astype(np.float32)
+    below = learn_maps(lower, W, images, rng, window=2, epsilon=0.1, n_components=5)
+    units = units_on_maps(patch_units("dense", below.shape, 9, window=1, grid=2), below)
+    W = units.init(images, rng).astype(np.float32)
+    expected = units.features(W, intensities(images))
+    calls = []
+    real = Maps.__call__
+    monkeypatch.setattr(Maps, "__call__", lambda *a, **k: calls.append(1) or real(*a, **k))
+    monkeypatch.setattr(features, "column_tiles", lambda h: [slice(0, 4), slice(4, h)])
+    assert_array_equal(block_features(units, W, images), expected, strict=True)
+    assert len(calls) == 1
 
 
 def test_threads_change_no_bit(rng):

@@ -164,11 +164,11 @@ class UnitsOnMaps:
         own = {name: getattr(self.below, name) for name in ("W", "centre", "whitening")}
         return own | {f"below.{name}": a for name, a in self.below.units.arrays.items()}
 
-    def on_top(self, inputs: ImageArray) -> tuple[PatchUnits, RealArray]:
+    def on_top(self, inputs: ImageArray, dtype: Any = np.float32) -> tuple[PatchUnits, RealArray]:
         """Compute the maps once: the units of this layer alone, and what they take."""
         check_shape(inputs, self.image_shape)
         top: Any = with_n_units(self.units, self.n_units)
-        return top, self.below(inputs)
+        return top, self.below(inputs, dtype)
 
     def init(self, inputs: ImageArray, rng: np.random.Generator) -> FloatArray:
         """Draw weights as patch units do, on the maps of some of the inputs."""
