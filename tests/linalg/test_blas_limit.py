@@ -50,6 +50,18 @@ def test_what_is_imported_later_has_one_thread_too():
     assert set(json.loads(done.stdout)) == {1}
 
 
+def test_libraries_are_looked_for_after_an_import_alone(monkeypatch):
+    looks = []
+    real = blas_limit.ThreadpoolController
+    monkeypatch.setattr(blas_limit, "ThreadpoolController", lambda: looks.append(1) or real())
+    monkeypatch.setattr(blas_limit._LIMIT, "_found_among", None)
+    for expected in (1, 1, 2, 2):
+        if expected == 2:
+            monkeypatch.setitem(sys.modules, "a_module_with_a_blas", sys)
+        n_threads_inside()
+        assert len(looks) == expected
+
+
 def test_the_limit_holds_in_a_second_thread(two):
     with ThreadPoolExecutor(1) as executor:
         for _ in range(2):
@@ -102,6 +114,8 @@ def load_only(library, monkeypatch):
     chosen = SimpleNamespace(lib_controllers=[library])
     controller = SimpleNamespace(select=lambda user_api: chosen)
     monkeypatch.setattr(blas_limit, "ThreadpoolController", lambda: controller)
+    monkeypatch.setattr(blas_limit._LIMIT, "_found_among", None)  # look again
+    monkeypatch.setattr(blas_limit._LIMIT, "_libraries", [])
 
 
 def test_a_limit_for_each_thread_is_set_in_each(monkeypatch):

@@ -6,6 +6,7 @@ thread sets it, and with any number of threads inside at a time.
 """
 
 import os
+import sys
 import threading
 import warnings
 from collections import Counter
@@ -33,6 +34,7 @@ class _BlasLimit:
         # Reentrant: a signal may arrive in a thread that holds it, and its handler may fork.
         self._lock = threading.RLock()
         self._libraries: list[Any] = []
+        self._found_among: tuple[int, str] | None = None
         self._before: Numbers = {}
         self._blocks: Counter[int] = Counter()  # those that are open, by thread
 
@@ -40,7 +42,7 @@ class _BlasLimit:
         """Open a block; return what it changed for this thread alone."""
         with self._lock:
             if not self._blocks:
-                self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+                self._find_libraries()
             self._blocks[threading.get_ident()] += 1
             found = _set_to_one(self._libraries)
             own = {library: n for library, n in found.items() if _is_counted_by_thread(library)}
@@ -55,6 +57,16 @@ class _BlasLimit:
             )
             warnings.warn(msg, RuntimeWarning, stacklevel=4)
         return own
+
+    def _find_libraries(self) -> None:
+        """Look for libraries of BLAS, unless no module was imported since the last look.
+
+        A look takes a millisecond, as long as the prediction of one image.
+        """
+        modules = len(sys.modules), next(reversed(sys.modules))
+        if modules != self._found_among:
+            self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+            self._found_among = modules
 
     def leave(self, thread: int, own: Numbers) -> None:
         """Close a block that ``thread`` opened."""
