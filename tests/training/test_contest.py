@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -244,6 +245,24 @@ def test_many_classes_have_images_that_measure():
     assert len(training) + len(held) == 1800
     assert len(training) >= 1200
     assert len(np.unique(held.labels)) > 250
+
+
+@pytest.mark.parametrize(("k", "layers"), [(100, ["softmax", "hinge"]), (101, ["softmax"])])
+def test_the_hinge_is_not_tried_with_many_classes(k, layers, monkeypatch):
+    images = np.zeros((3 * k, 8, 8), np.float32)
+    field = module.Field(data_of(images, np.arange(3 * k) % k, k=k), 0, Compute(1), None, {})
+    base = field.made("windows", "default", {"output_layer": "ridge", "n_copies": 0})
+    tried = []
+
+    def measure(number, candidate):
+        tried.append(candidate.name)
+        share = 0.5 + 0.1 * len(tried)  # each is better than the one before
+        right = np.arange(100) < 100 * share
+        return module.Trial(SimpleNamespace(accuracy=share), right / 100)
+
+    monkeypatch.setattr(field, "measure", measure)
+    field.with_changes(base)
+    assert [name.split()[-2] for name in dict.fromkeys(tried) if name.endswith("layer")] == layers
 
 
 def test_refused_inputs():

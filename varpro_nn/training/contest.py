@@ -62,6 +62,12 @@ MARGIN = 1.5
 
 With a smaller margin, the changes that are taken do more harm than good on other images.
 """
+MOST_FOR_HINGE = 100
+"""Classes up to which the hinge layer is tried.
+
+With 1,000 classes, almost all images violate a margin of some output, and its trial takes longer
+than all others together.
+"""
 AUTO = "auto"
 """The name of the recipe."""
 
@@ -357,7 +363,8 @@ class Field:
         def try_layer(layer: str) -> bool:
             return try_out(f"{layer} layer", with_layer(layer))
 
-        if try_layer("softmax"):  # the hinge is like it: else it is not worth a trial
+        # The hinge is like softmax: where that does not help, it is not worth a trial.
+        if try_layer("softmax") and self._n_classes <= MOST_FOR_HINGE:
             try_layer("hinge")
         if not helped:
             return base
