@@ -523,7 +523,8 @@ def _in_words(result: Run) -> Iterator[str]:
         yield said_of_refit(metrics)
     model = shlex.quote(metrics["output"])
     yield f"label images with it: python -m varpro_nn.predict --model {model} my.png"
-    n_missing = sum(subnetwork.n_missing_classes > 0 for subnetwork in result.subnetworks)
+    of_last = [subnetwork for subnetwork in result.subnetworks if subnetwork.layer == "last"]
+    n_missing = sum(subnetwork.n_missing_classes > 0 for subnetwork in of_last)
     if n_missing:
         yield (
             f"{n_missing} sub-networks drew no image of some class; increase "

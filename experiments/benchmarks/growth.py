@@ -115,7 +115,8 @@ def main() -> None:
     if args.task is not None:
         print(json.dumps(measure(json.loads(args.task), args.seed, args.data_dir)))
         return
-    ledger = Ledger(args.output, seed=args.seed, data=load("mnist", args.data_dir).digest)
+    data = load("mnist", args.data_dir).digest
+    ledger = Ledger(args.output, seed=args.seed, data=data, drawn="by digit")
     few: Row = {"images": 200, "images_per_subnetwork": 100} if args.quick else {}
     more = [] if args.data_dir is None else ["--data-dir", args.data_dir]
 

@@ -6,7 +6,8 @@ in a separate process. Test images are made of the test images of MNIST in the s
 drawn with replacement, so two million images are repetitions of 60,000: this row shows time and
 memory, not what more data would gain.
 
-``--only`` takes some of the data sets. ``--quick`` takes the first two and at most 500 test images.
+``--only`` takes some of the data sets. ``--quick`` takes the first two, unless ``--only`` names
+others, and 500 test images.
 """
 
 import argparse

@@ -28,14 +28,14 @@ def numbers(
     source : ImageSet
         Images of single digits, drawn with replacement.
     labels : IndexArray
-        Numbers below ``10**n_digits``, shape (n,).
+        Numbers below ``10**n_digits``.
     n_digits : int
         Side by side in one image, leading zeros included.
     side : int
         Rows of an image. Each pixel is repeated if this is a multiple of 28; other sizes are
         resampled.
     n_channels : int
-        Further images of the same number.
+        Channels. Each is drawn separately and shows the same number.
     seed : int
         Chooses the images.
 

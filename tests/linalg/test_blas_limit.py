@@ -55,9 +55,17 @@ def test_libraries_are_looked_for_after_an_import_alone(monkeypatch):
     real = blas_limit.ThreadpoolController
     monkeypatch.setattr(blas_limit, "ThreadpoolController", lambda: looks.append(1) or real())
     monkeypatch.setattr(blas_limit._LIMIT, "_found_among", None)
-    for expected in (1, 1, 2, 2):
-        if expected == 2:
-            monkeypatch.setitem(sys.modules, "a_module_with_a_blas", sys)
+    changes = [
+        ([], 1), ([], 1), (["one"], 2), ([], 2),
+        (["-one", "another"], 3),  # as many modules
+        (["-another", "one", "another"], 4),  # the same last one
+    ]  # fmt: skip
+    for names, expected in changes:
+        for name in names:
+            if name.startswith("-"):
+                monkeypatch.delitem(sys.modules, name[1:])
+            else:
+                monkeypatch.setitem(sys.modules, name, sys)
         n_threads_inside()
         assert len(looks) == expected
 

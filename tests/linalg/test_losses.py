@@ -82,7 +82,7 @@ def test_changes_of_the_slopes_are_the_hessian(loss, rng):
 
 
 @EVERY_LOSS
-def test_the_diagonal_is_that_of_the_hessian(loss, rng):
+def test_the_diagonal_is_the_diagonal_of_the_hessian(loss, rng):
     z, labels = rng.standard_normal((20, 4)), rng.integers(4, size=20)
     parts = LOSSES[loss]
     slopes = parts.at(z, labels)[1]

@@ -56,20 +56,25 @@ def test_whole_image_units_in_tiles_are_what_they_are_at_once(dtype, rng):
     np.testing.assert_allclose(Phi, units.features(W, images), rtol=tolerance, atol=tolerance)
 
 
-def test_maps_are_computed_once_for_all_tiles(rng, monkeypatch):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n_jobs", "n_calls"), [(1, 1), (2, 2)])
+def test_maps_are_computed_once_if_all_threads_have_images(
+    n_jobs, n_calls, dtype, rng, monkeypatch
+):
     images = rng.integers(0, 256, (20, 8, 8), dtype=np.uint8)
     lower = patch_units("dense", (8, 8), 3, window=3, grid=4)
     W = lower.init(images, rng).astype(np.float32)
     below = learn_maps(lower, W, images, rng, window=2, epsilon=0.1, n_components=5)
     units = units_on_maps(patch_units("dense", below.shape, 9, window=1, grid=2), below)
-    W = units.init(images, rng).astype(np.float32)
-    expected = units.features(W, intensities(images))
+    W = units.init(images, rng).astype(dtype)
+    expected = units.features(W, intensities(images, dtype))
     calls = []
     real = Maps.__call__
     monkeypatch.setattr(Maps, "__call__", lambda *a, **k: calls.append(1) or real(*a, **k))
     monkeypatch.setattr(features, "column_tiles", lambda h: [slice(0, 4), slice(4, h)])
-    assert_array_equal(block_features(units, W, images), expected, strict=True)
-    assert len(calls) == 1
+    with thread_pool(n_jobs) as threads:
+        assert_array_equal(block_features(units, W, images, threads), expected, strict=True)
+    assert len(calls) == n_calls
 
 
 def test_threads_change_no_bit(rng):

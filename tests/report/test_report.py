@@ -425,7 +425,10 @@ def test_layers_show_the_filters_of_the_first_and_the_costs_of_all(few, tmp_path
     shown = [attributes for place, attributes in page.pictures if place == "units"]
     assert [a["alt"] for a in shown] == [f"Filter of unit {i}" for i in range(5)]
     costs = [attributes["alt"] for place, attributes in page.pictures if place == "cost"]
-    assert all(alt.startswith("Costs of 2 sub-networks") for alt in costs)
+    start = "Costs of the middle layer, and of 1 sub-networks"
+    assert [alt.startswith(start) for alt in costs] == [True, True]
+    assert "The middle layer is darkest" in page.text("cost")
+    assert "of which sub-networks and middle layer" in page.text("run")
     assert costs[0].endswith("against passes")
     assert "training images, pass by pass" in page.text("cost")
     below = run.network.units.below.units.below

@@ -91,9 +91,10 @@ class VarProClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
         more than three times as large. Values beyond ten times ``intensity_`` are clipped, with a
         warning.
     history_ : list of varpro_nn.FitReport
-        History of the cost of each sub-network, then that of a middle layer.
+        History of the cost of each sub-network, then the history of the middle layer, if one was
+        trained.
     n_iter_ : int
-        Evaluations of the longest fit of a sub-network.
+        Evaluations of the longest of these fits.
     loo_error_ : float
         Error rate of the output layer on held-out images: exact leave-one-out for least squares,
         a split for other layers. The units were trained on these images.

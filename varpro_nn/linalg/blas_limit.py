@@ -2,7 +2,8 @@
 
 A BLAS has one number of threads for the whole process (MKL, OpenBLAS on pthreads), or one for each
 thread that calls it (OpenBLAS on OpenMP). The limit holds in both cases, whichever
-thread sets it, and with any number of threads inside at a time.
+thread sets it, and with any number of threads inside at a time. A library that is loaded without
+the import of a module, by ``ctypes`` for example, is limited after the next import.
 """
 
 import os
@@ -34,7 +35,7 @@ class _BlasLimit:
         # Reentrant: a signal may arrive in a thread that holds it, and its handler may fork.
         self._lock = threading.RLock()
         self._libraries: list[Any] = []
-        self._found_among: tuple[int, str] | None = None
+        self._found_among: tuple[str, ...] | None = None
         self._before: Numbers = {}
         self._blocks: Counter[int] = Counter()  # those that are open, by thread
 
@@ -61,9 +62,9 @@ class _BlasLimit:
     def _find_libraries(self) -> None:
         """Look for libraries of BLAS, unless no module was imported since the last look.
 
-        A look takes a millisecond, as long as the prediction of one image.
+        A look takes about as long as the prediction of one image.
         """
-        modules = len(sys.modules), next(reversed(sys.modules))
+        modules = tuple(sys.modules)  # at once: another thread may import meanwhile
         if modules != self._found_among:
             self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
             self._found_among = modules

@@ -76,7 +76,7 @@ _LEFT = 0.25
 """Largest share of the gain of the quadratic model that conjugate gradients may leave."""
 _FEWEST = 10
 """Least number of iterations of conjugate gradients over which the gain must level off."""
-FLATTER = 0.1
+_FLATTER = 0.1
 """Slope at the end of a step, relative to the slope at its start."""
 _TRIALS = 20
 """Largest number of trial points along a step; each costs less than a product."""
@@ -253,7 +253,7 @@ def _search_along(problem: "_Problem", point: "_Point", step: FloatArray) -> "_P
     low, high, high_slope, last = 0.0, np.inf, np.inf, 0
     for _ in range(_TRIALS):
         cost, slope = along(s)
-        if abs(slope) <= FLATTER * abs(first) and cost <= most:
+        if abs(slope) <= _FLATTER * abs(first) and cost <= most:
             low = s
             break
         if slope > 0:

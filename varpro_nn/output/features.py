@@ -1,8 +1,8 @@
 """Features of many units on many images: blocks of images, tiles of units, threads.
 
-The one way in which the output layer and the finished network compute ``Phi``. A tile of units on
-some images (of units on maps, all tiles) is one task for one thread with one thread of BLAS; the
-tasks do not depend on the number of threads, so neither do the bits of the result.
+The one way in which the output layer and the finished network compute ``Phi``. A task, for one
+thread with one thread of BLAS, is one or all tiles of units on some images. The products of a tile
+do not depend on the number of threads, so neither do the bits of the result.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +16,9 @@ from varpro_nn.data.images import intensities
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg import column_tiles, run_tiles
 from varpro_nn.linalg.threads import Threads
-from varpro_nn.units import Units, UnitsOnMaps
+from varpro_nn.units import Units
 from varpro_nn.units.contract import check_features
+from varpro_nn.units.maps import last_layer
 
 BLOCK_BYTES = 2**24
 """Bytes of ``Phi`` that one block of images may take."""
@@ -94,9 +95,7 @@ def _features(
     at = range(len(images))[rows] if isinstance(rows, slice) else rows
     n, h, m = len(at), len(W), units.n_cells
     Phi = np.empty((n, m, h), dtype=W.dtype)
-    tiles = column_tiles(h)
-    # Of units on maps a task has all tiles, so that maps are computed once.
-    tiles_of_task = [tiles] if isinstance(units, UnitsOnMaps) else [[tile] for tile in tiles]
+    tiles, n_threads = column_tiles(h), 1 if threads is None else threads.n_threads
     size = images_at_a_time(images.shape[1:])
     for first in range(0, n, size):
         end = min(first + size, n)
@@ -107,22 +106,19 @@ def _features(
         def one_task(task: tuple[int, list[slice]], X: RealArray = X, first: int = first) -> None:
             start, tiles = task
             some = X[start - first : start - first + TASK_IMAGES]
-            top, inputs = _on_top(units, some, W.dtype)
+            top, inputs = last_layer(units, some, W.dtype)
             for tile in tiles:
                 found = top.features(W[tile], inputs)
                 check_features(units, found, len(some), len(W[tile]))
                 Phi[start : start + len(some), :, tile] = found.reshape(len(some), m, -1)
 
         starts = range(first, end, TASK_IMAGES)
-        run_tiles(threads, one_task, [(start, some) for start in starts for some in tiles_of_task])
+        # With images for all threads, a task has all units: maps are then computed once.
+        groups = [tiles] if len(starts) >= n_threads else [[tile] for tile in tiles]
+        run_tiles(threads, one_task, [(start, some) for start in starts for some in groups])
     columns = Phi.reshape(n, m * h)
     check_finite(columns)
     return columns
-
-
-def _on_top(units: Units, images: RealArray, dtype: Any) -> tuple[Units, RealArray]:
-    """Return the last layer alone, and what it takes; of one layer, all as it is."""
-    return units.on_top(images, dtype) if isinstance(units, UnitsOnMaps) else (units, images)
 
 
 def feature_blocks(

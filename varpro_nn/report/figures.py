@@ -73,7 +73,7 @@ def cost_curves(
 ) -> str:
     """Draw cost against evaluations or CPU seconds, a line for each name.
 
-    ``step`` names what the entries of a history are. Lines join the evaluations that were accepted;
+    ``step`` is the name of one entry of a history. Lines join the evaluations that were accepted;
     crosses are steps that were refused.
     """
     import matplotlib

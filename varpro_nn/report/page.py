@@ -23,9 +23,10 @@ from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.growth import Growth
 from varpro_nn.training.metrics import confusion_matrix
 from varpro_nn.training.pipeline import Run, said_of_refit
-from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.units import PatchUnits, UnitsOnMaps
 
+MIDDLE = "middle layer"
+"""Its name among the sub-networks."""
 MOST_WRONG, MOST_FILTERS, MOST_VECTORS = 40, 64, 6
 
 
@@ -96,25 +97,25 @@ def write_report(path: str | Path, run: Run, dataset: Dataset) -> None:
     write_page(path, page)
 
 
-def _of_training(run: Run) -> dict[str, str] | None:
-    reports = {_name_of(s): s.report for s in run.subnetworks if s.report}
+def _of_training(run: Run) -> dict[str, Any] | None:
+    reports = {s.index: s.report for s in run.subnetworks if s.report and s.layer == "last"}
     if not reports:
         return None
-    histories = {name: report.history for name, report in reports.items()}
+    middle = [s.report.history for s in run.subnetworks if s.report and s.layer == "middle"]
+    of_last = {str(index + 1): report.history for index, report in reports.items()}
+    histories = {**({MIDDLE: middle[0]} if middle else {}), **of_last}
     step = "pass" if any(each.solver == "kfac" for each in reports.values()) else "evaluation"
-    first, last = (np.median([h[at].cost for h in histories.values()]) for at in (0, -1))
-    alt = f"Costs of {len(histories)} sub-networks, in the median {first:.4g} at first, "
+    first, last = (np.median([h[at].cost for h in of_last.values()]) for at in (0, -1))
+    alt = "Costs of the middle layer, and of " if middle else "Costs of "
+    alt += f"{len(of_last)} sub-networks, in the median {first:.4g} at first, "
     alt += f"{last:.4g} at last, against "
     steps = "passes" if step == "pass" else "evaluations"
     return {
         "step": step,
+        "middle": bool(middle),
         "by_step": figures.cost_curves(histories, alt + steps, by_time=False, step=step),
         "by_time": figures.cost_curves(histories, alt + "CPU seconds", by_time=True),
     }
-
-
-def _name_of(subnetwork: Subnetwork) -> str:
-    return str(subnetwork.index + 1) if subnetwork.layer == "last" else "middle layer"
 
 
 def _of_glue(run: Run, growth: Growth) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class TrainedUnits:
     ----------
     W : ndarray of float32, shape (h, p)
     subnetworks : list of Subnetwork
-        Of the last layer, then the middle layer if one was trained.
+        Sub-networks of the last layer, then the middle layer, if one was trained.
     preparation : Preparation
         Properties of the training images, for the preparation of new ones.
     """

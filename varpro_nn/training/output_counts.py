@@ -1,4 +1,4 @@
-"""What the output layer takes: operations, and bytes of the arrays held at the same time.
+"""Operations and memory of the output layer: bytes of the arrays held at the same time.
 
 Letters as in :mod:`varpro_nn.training.estimate`.
 """

@@ -42,7 +42,7 @@ class Run:
     ----------
     network : Network
     subnetworks : list of Subnetwork
-        Of the last layer, then the middle layer if one was trained.
+        Sub-networks of the last layer, then the middle layer, if one was trained.
     output_layer : OutputLayer
     metrics : dict
         Plain values; see ``docs/metrics.md`` for what each stands for.

@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from varpro_nn._typing import FloatArray, ImageArray
+from varpro_nn._typing import FloatArray
 from varpro_nn.data.augmentation import NO_DISTORTION, Augmentation, distort
 from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg.threads import Threads, thread_pool
 from varpro_nn.output.features import check_finite
 from varpro_nn.training.config import Loss, SubnetworkSettings
-from varpro_nn.units import PatchUnits, Units, UnitsOnMaps
+from varpro_nn.units import PatchUnits, Units
 from varpro_nn.units.contract import check_weights
+from varpro_nn.units.maps import last_layer
 from varpro_nn.varpro.batches import BatchSettings, fit_on_batches
 from varpro_nn.varpro.cross_entropy import CrossEntropyFunctional
 from varpro_nn.varpro.fit import fit
@@ -75,7 +76,7 @@ class Subnetwork:
     n_missing_classes : int
         Classes of which its images hold none: its own linear weights say nothing of them.
     layer : {"last", "middle"}
-        The layer whose units these are.
+        Layer that the units belong to.
     """
 
     index: int
@@ -155,11 +156,6 @@ def train_one(
     return Subnetwork(index, W, join_reports(reports), "", n_missing)
 
 
-def _on_top(units: Units, images: ImageArray) -> tuple[Units, ImageArray]:
-    """Pair the units in training with what they take: the images, or maps computed once."""
-    return units.on_top(images) if isinstance(units, UnitsOnMaps) else (units, images)
-
-
 def _fit_on_batches(
     plan: SubnetworkPlan,
     drawn: TrainingSet,
@@ -168,7 +164,7 @@ def _fit_on_batches(
     part: tuple[float, float],
 ) -> FitReport:
     """Train one round with kfac; ``part`` is its begin and end, as fractions of the training."""
-    (units, inputs), settings = _on_top(plan.units, drawn.images), plan.settings
+    (units, inputs), settings = last_layer(plan.units, drawn.images), plan.settings
     assert isinstance(units, PatchUnits)  # checked by the configuration
     of_batches = BatchSettings(
         settings.batch_size, settings.max_nfev, settings.ridge, settings.weight_decay, *part
@@ -180,7 +176,7 @@ def _functional(
     plan: SubnetworkPlan, drawn: TrainingSet, fixed: FloatArray | None, threads: Threads | None
 ) -> ReducedFunctional:
     """Make the problem of one round, of all images at once."""
-    (units, inputs), settings = _on_top(plan.units, drawn.images), plan.settings
+    (units, inputs), settings = last_layer(plan.units, drawn.images), plan.settings
     columns = None if fixed is None else units.features(fixed.astype(np.float32), inputs)
     if columns is not None:
         check_finite(columns)

@@ -188,6 +188,16 @@ class UnitsOnMaps:
         return self.units.features_and_derivative(W, self.below(inputs, W.dtype))
 
 
+def last_layer(
+    units: Any, inputs: ImageArray, dtype: Any = np.float32
+) -> tuple[Any, RealArray | ImageArray]:
+    """Return the units of the last layer alone and their inputs, maps computed once.
+
+    Units of one layer are returned unchanged, with ``inputs``.
+    """
+    return units.on_top(inputs, dtype) if isinstance(units, UnitsOnMaps) else (units, inputs)
+
+
 def shape_of_maps(units: "PatchUnits | UnitsOnMaps", n_units: int) -> tuple[int, int, int]:
     """Shape of the maps of a layer with ``n_units`` units: (channels, rows, columns)."""
     return (len(sides(units.activation)) * n_units, units.grid, units.grid)
