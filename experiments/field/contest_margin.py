@@ -8,7 +8,9 @@ are from the training images of the first split; test images are not read.
 
 For each margin, in standard errors of the difference, the table has the share of the changes that
 would be taken, the mean gain per trial (0 for changes not taken), and the share of the changes
-taken that do harm.
+taken that do harm. A second table has the mean difference of each change.
+
+``--units`` tries half and twice as many units in place of these changes.
 """
 
 import argparse
@@ -24,13 +26,21 @@ from experiments.shared.options import end_quietly, file_name, whole_number
 from experiments.shared.tables import print_table
 from varpro_nn import Dataset
 from varpro_nn.compute.compute import Compute
-from varpro_nn.training.contest import DISTORTED, MIRRORED, SHIFTED, Field, with_layer
+from varpro_nn.training.contest import (
+    DISTORTED,
+    MIRRORED,
+    SHIFTED,
+    Candidate,
+    Field,
+    with_layer,
+)
 
 CHANGES: dict[str, dict[str, Any]] = {
     "mirrored": MIRRORED, "shifted": SHIFTED, "distorted": DISTORTED,
     "softmax layer": with_layer("softmax"),
 }  # fmt: skip
 MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0)
+UNITS = {"half as many units": 0.5, "twice as many units": 2.0}
 N_SEEDS = 4
 KINDS = {
     "yaleb": "whole images", "digits": "windows", "mnist-1000": "windows",
@@ -39,7 +49,14 @@ KINDS = {
 """Kinds of units by set; whitened windows for the others."""
 
 
-def differences(data: Dataset, kind: str, seed: int) -> dict[str, list[float]]:
+def sizes_of(base: Candidate) -> dict[str, dict[str, Any]]:
+    """Make the changes of the number of units: more or fewer sub-networks of the same size."""
+    size, n = base.config.units_per_subnetwork, base.config.subnetworks.n_subnetworks
+    numbers = {name: max(1, round(share * n)) for name, share in UNITS.items()}
+    return {name: {"n_units": m * size, "n_subnetworks": m} for name, m in numbers.items()}
+
+
+def differences(data: Dataset, kind: str, seed: int, *, units: bool) -> dict[str, list[float]]:
     """Try each change: difference to the kind of units without it, and its standard error."""
     found = {}
     with Compute(1) as compute:
@@ -47,7 +64,7 @@ def differences(data: Dataset, kind: str, seed: int) -> dict[str, list[float]]:
         field = Field(data, seed, compute, bar, {})
         base = next(made for made in field.kinds_of_units() if made.name == kind)
         without = field.measure(3, base)
-        for name, change in CHANGES.items():
+        for name, change in (sizes_of(base) if units else CHANGES).items():
             changed = field.changed(base, name, change)
             if changed is not None:
                 found[name] = list(field.measure(3, changed).difference_to(without))
@@ -74,12 +91,28 @@ def by_margin(draws: dict[tuple[str, str], list[list[float]]]) -> list[dict[str,
     return rows
 
 
+def by_change(draws: dict[tuple[str, str], list[list[float]]]) -> list[dict[str, Any]]:
+    """For each change: its trials, how many are better and worse, and the mean difference."""
+    found: dict[str, list[float]] = {}
+    for (_, change), pairs in draws.items():
+        found.setdefault(change, []).extend(difference for difference, _ in pairs)
+    return [
+        {
+            "change": change, "trials": len(d), "better": sum(x > 0 for x in d),
+            "worse": sum(x < 0 for x in d), "mean": float(np.mean(d)),
+        }
+        for change, d in found.items()
+    ]  # fmt: skip
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("folder", nargs="?", type=Path, help="of data sets; none: public ones")
     options.add_argument("--only", nargs="+", metavar="NAME", help="these data sets alone")
     options.add_argument("--seeds", type=whole_number(2), default=N_SEEDS, metavar="N",
                          help=f"number of draws ({N_SEEDS})")  # fmt: skip
+    options.add_argument("--units", action="store_true",
+                         help="half and twice as many units")  # fmt: skip
     options.add_argument("--output", type=file_name, metavar="FILE",
                          help="keep results in JSON lines")  # fmt: skip
     args = options.parse_args()
@@ -95,10 +128,13 @@ def main() -> None:
         ledger = Ledger(args.output, data=data.digest)
         for seed in range(args.seeds):
             entry = {"set": name, "kind": kind, "seed": seed}
-            found = ledger.get(entry, partial(differences, data, kind, seed))
+            if args.units:
+                entry["changes"] = "units"
+            made = partial(differences, data, kind, seed, units=args.units)
+            found = ledger.get(entry, made)
             for change, pair in found.items():
                 draws.setdefault((name, change), []).append(pair)
-    rows = by_margin(draws)
+    rows, changes = by_margin(draws), by_change(draws)
     cells = [
         {
             "margin": f"{row['margin']:.1f}",
@@ -110,7 +146,16 @@ def main() -> None:
     ]
     n = sum(map(len, draws.values()))
     print_table(cells, f"{n} trials on {len(sources)} sets")
-    print_last_line({"rows": rows, "n_trials": n})
+    of_changes = [
+        {
+            "change": row["change"], "trials": str(row["trials"]),
+            "better / worse": f"{row['better']} / {row['worse']}",
+            "mean difference": f"{row['mean']:+.4f}",
+        }
+        for row in changes
+    ]  # fmt: skip
+    print_table(of_changes, "By change")
+    print_last_line({"rows": rows, "changes": changes, "n_trials": n})
 
 
 if __name__ == "__main__":
