@@ -19,7 +19,7 @@ def test_a_margin_is_judged_by_the_other_draws():
 
 def test_half_and_twice_as_many_units(digits):
     found = {}
-    config = configure("default", data=digits, n_units=24, n_subnetworks=4)
+    config = configure("default", data=digits, n_units=24, n_subnetworks=4, scheme="independent")
     for name, change in contest_margin.sizes_of(contest.Candidate("", config)).items():
         units = config.with_options(**change)
         found[name] = units.units.n_units, units.units_per_subnetwork
