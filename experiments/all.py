@@ -10,7 +10,7 @@ commits of the measurements, the machine and the versions at the top. A table th
 stop the others; the exit status is then not 0.
 
 ``--quick`` measures digits and slices of MNIST, minutes in all, and keeps nothing unless
-``--output`` is given. The full run takes about 15 hours, six of them for the field: with
+``--output`` is given. The full run takes about 17 hours, six of them for the field: with
 ``--n-jobs 2`` a night on two cores.
 """
 

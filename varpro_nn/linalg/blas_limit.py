@@ -62,7 +62,7 @@ class _BlasLimit:
     def _find_libraries(self) -> None:
         """Look for libraries of BLAS, unless no module was imported since the last look.
 
-        A look takes about as long as the prediction of one image.
+        A look each time would be much of the time that the label of a single image takes.
         """
         modules = tuple(sys.modules)  # at once: another thread may import meanwhile
         if modules != self._found_among:

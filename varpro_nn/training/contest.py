@@ -65,8 +65,8 @@ With a smaller margin, the changes that are taken do more harm than good on othe
 MOST_FOR_HINGE = 100
 """Classes up to which the hinge layer is tried.
 
-With 1,000 classes, almost all images violate a margin of some output, and its trial takes longer
-than all others together.
+With 1,000 classes, almost all images violate a margin of some output, and its trial took longer
+than the rest of the contest (``experiments.field.auto_limits``).
 """
 AUTO = "auto"
 """The name of the recipe."""

@@ -407,19 +407,18 @@ class _Run:
         if self.settings.scheme == "untrained":
             self.settings = replace(self.settings, max_nfev=0)
         self.units, self.n, self.n_test, self.k = sizes.units, sizes.n, sizes.n_test, sizes.k
-        self.image_shape, self.bytes_of_image = sizes.sample.shape[1:], sizes.bytes_of_image
+        image_shape = sizes.sample.shape[1:]
         self.n_validation = sizes.n_validation
-        self.growth, self.keep_sums = sizes.growth, sizes.keep_sums
+        self.growth = sizes.growth
         self.n_jobs, self.before_mib = sizes.n_jobs, sizes.before_mib
         self.peak_before_mib = sizes.peak_before_mib
         self.threads = min(sizes.n_jobs, effective_jobs(-1))
-        self.q = self.units.n_units * self.units.n_cells
         self.one = SubnetworkCounts(
-            self.settings, sizes.of_one, sizes.k, self.image_shape, sizes.bytes_of_image,
+            self.settings, sizes.of_one, sizes.k, image_shape, sizes.bytes_of_image,
             config.distortion, rates, self.of_units,
         )  # fmt: skip
         self.layer = OutputCounts(
-            config.output, sizes.units, sizes.n, sizes.k, self.image_shape, sizes.bytes_of_image,
+            config.output, sizes.units, sizes.n, sizes.k, image_shape, sizes.bytes_of_image,
             config.distortion, self.threads, sizes.keep_sums, rates, self.of_units,
         )  # fmt: skip
         self.middle: SubnetworkCounts | None = None
@@ -438,7 +437,8 @@ class _Run:
         if self.config.bootstrap.enabled and self.n_test:
             steps.append(self._bootstrap())
         learnt = sum(array.size for array in array_fields(self.units).values())
-        n_parameters = self.units.n_units * self.units.n_weights + (self.q + 1) * self.k + learnt
+        n_parameters = self.units.n_units * self.units.n_weights + learnt
+        n_parameters += (self.layer.q + 1) * self.k
         temporary = max(run.layer.bytes_of_temporary() for run in (self, self.again or self)) / _MIB
         return Estimate(
             n_parameters, self.n_jobs, self._disk() / _MIB + temporary, temporary,
@@ -508,7 +508,7 @@ class _Run:
         # Calibration errors of 200 draws: random numbers and counts, measured as 160 passes.
         # Digests and checks of all images, measured as 25.
         draws = 200 * 160 * 8 * n_new * self.rates.elementwise
-        checks = 25 * (self.n + n_new) * self.bytes_of_image * self.rates.elementwise
+        checks = 25 * (self.n + n_new) * self.layer.bytes_of_image * self.rates.elementwise
         time += Time(draws + checks)
         memory = self.before_mib + self.layer.bytes_of_block(max(self.n, n_new)) / _MIB
         return Step("measurement", time.cpu, time.wall(self.threads), memory)
@@ -517,11 +517,11 @@ class _Run:
         """Ridge layers of the first sub-networks, and of random units, for the report."""
         rates = self.rates
         n = min(self.n, MOST_IMAGES)
-        q = min(self.q, max(1, MOST_COLUMNS // self.units.n_cells) * self.units.n_cells)
+        q = min(self.layer.q, max(1, MOST_COLUMNS // self.units.n_cells) * self.units.n_cells)
         sizes = q * np.geomspace(1 / self.settings.n_subnetworks, 1, MOST_POINTS)
         solves = float(14 / 3 * (sizes**3).sum()) * rates.factorisation
         gram = n * q**2 * rates.product
-        share = q / self.q
+        share = q / self.layer.q
         one = Time(solves, gram) + self.layer.features((n + self.n_test) * share)
         one += Time(MOST_POINTS * 2 * self.n_test * q * self.k * rates.thin_product)
         time = one.times(2 if self.settings.max_nfev else 1)
@@ -543,10 +543,10 @@ class _Run:
             ),
         )
         again = self._subnetworks(counts, self.n_test, "bootstrap")
-        time = self.layer.primal(self.n_test, self.q) + self.layer.outputs(self.n_test).times(2)
+        time = self.layer.primal(self.n_test) + self.layer.outputs(self.n_test).times(2)
         memory = max(
             again.memory_mib,
-            self.before_mib + self.layer.bytes_of_primal(self.n_test, self.q) / _MIB,
+            self.before_mib + self.layer.bytes_of_primal(self.n_test) / _MIB,
         )
         return Step(
             "bootstrap", again.cpu_seconds + time.cpu,
@@ -557,7 +557,7 @@ class _Run:
         """Model, sub-networks, histories, and what else was asked for."""
         units, settings = self.units, self.settings
         learnt = sum(array.nbytes for array in array_fields(units).values())
-        linear = 8 * (self.q + 1) * self.k
+        linear = 8 * (self.layer.q + 1) * self.k
         model = 4 * units.n_units * units.n_weights + linear + learnt + _HEADER_BYTES
         records = settings.max_nfev * settings.n_rounds * _RECORD_BYTES
         shard = 8 * self.one.units.n_units * units.n_weights + _HEADER_BYTES + records
@@ -565,6 +565,7 @@ class _Run:
         total = model + settings.n_subnetworks * (shards + records) + _HEADER_BYTES
         if self.config.bootstrap.enabled:
             total += model
-        if self.keep_sums:
-            total += 8 * self.q**2 if self.n > self.q else 4 * self.n * self.q
+        if self.layer.keep_sums:
+            q = self.layer.q
+            total += 8 * q**2 if self.n > q else 4 * self.n * q
         return total + (_REPORT_BYTES if self.growth else 0)

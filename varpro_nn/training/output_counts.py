@@ -76,7 +76,7 @@ class OutputCounts:
         if self._stores_features:
             time += self._stored(rows)
         else:
-            time += self._dual(rows) if self.q > rows else self.primal(rows, self.q)
+            time += self._dual(rows) if self.q > rows else self.primal(rows)
         left_out = self.n / 6 if self._stores_features else rows
         return time + Time(self._temperature(left_out))
 
@@ -89,7 +89,7 @@ class OutputCounts:
         if self._stores_features:
             return n_bytes + self._bytes_of_stored(rows)
         dual = self.q > rows
-        return n_bytes + (self._bytes_of_dual(rows) if dual else self.bytes_of_primal(rows, self.q))
+        return n_bytes + (self._bytes_of_dual(rows) if dual else self.bytes_of_primal(rows))
 
     @property
     def _rows(self) -> int:
@@ -117,9 +117,9 @@ class OutputCounts:
         """Count a search over one number: 35 evaluations, exponentials measured as 18 passes."""
         return 35 * 18 * 8 * min(n, 20_000) * self.k * self.rates.elementwise
 
-    def primal(self, n: int, q: int) -> Time:
+    def primal(self, n: int) -> Time:
         """Gram matrix, eigendecomposition, and leave-one-out errors of all ridges."""
-        rates, ridges = self.rates, len(RIDGES)
+        rates, ridges, q = self.rates, len(RIDGES), self.q
         shared = n * q**2 * rates.product + 2 * n * q**2 * rates.product
         shared += 2 * n * q * ridges * (self.k + 1) * rates.product
         shared += 4 * 4 * n * q * rates.elementwise
@@ -165,10 +165,10 @@ class OutputCounts:
         """Columns of the fits: all, or as many as rows if there are few rows."""
         return n if n < FEW_ROWS * self.q else self.q
 
-    def bytes_of_primal(self, n: int, q: int) -> float:
+    def bytes_of_primal(self, n: int) -> float:
         """Gram matrix, eigenvectors, and the work space of LAPACK."""
         errors = 4 * 8 * self._rows_of_block(n) * len(RIDGES) * self.k
-        return 8 * q**2 * (5 + self.keep_sums) + self.bytes_of_block(n) + errors
+        return 8 * self.q**2 * (5 + self.keep_sums) + self.bytes_of_block(n) + errors
 
     def _rows_of_block(self, n: int) -> int:
         return min(n, block_slices(n, self.q)[0].stop)
