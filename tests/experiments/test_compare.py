@@ -47,6 +47,7 @@ OTHERS = {
     "test_accuracy_standard_error", "agreement_where_drawn", "n_test", "cpu_seconds_test",
     "test_calibration_error", "balanced_accuracy", "balanced_accuracy_standard_error",
     "test_balanced_accuracy", "test_macro_f1", "test_calibration_error_by_chance",
+    "contest_cpu_seconds",
     "on_test_images", "on_test_images_standard_error",
 }  # fmt: skip
 """Shares of training images, or of a part of the test images; no shares."""
