@@ -1,6 +1,7 @@
 """Small networks of every kind, for what must give the same numbers elsewhere."""
 
 import itertools
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from varpro_nn import Network, learn_maps, patch_units, units_on_maps, whole_image_units
 from varpro_nn.exporters.folded import fold
 from varpro_nn.units import PatchUnits, learn_whitening
+from varpro_nn.units.maps import n_columns
 
 SHAPES = {"grey": (9, 9), "colour": (3, 9, 9)}
 ACTIVATIONS = ("logistic", "tanh", "rectifier", "two-sided")
@@ -36,7 +38,8 @@ def rounding(network, images):
     an image, and so does the bound (n, 1).
     """
     folded = fold(network)
-    outputs = 0.5 * np.finfo(np.float32).eps * np.abs(folded.A).sum(axis=0).max()
+    magnitudes = sum(np.abs(linear).sum(axis=(0, 1, 2)) for linear in folded.linear)
+    outputs = 0.5 * np.finfo(np.float32).eps * magnitudes.max()
     for layer in folded.layers:
         outputs *= np.abs(layer.filters).sum(axis=1).max()
         outputs *= 1.0 if layer.contrast is None else layer.contrast**-0.5
@@ -112,8 +115,9 @@ def _networks():
                 patch_units("dense", below.shape, n_units, activation=activation, **top, **options),
                 below,
             )
+        units = replace(units, cells_below=CELLS_BELOW.get(name, 0))
         W = units.init(images, rng).astype(np.float32)
-        A = rng.standard_normal((n_units * units.n_cells + 1, 4)) / 3
+        A = rng.standard_normal((n_columns(units) + 1, 4)) / 3
         yield name, Network(units, W, A, np.arange(4), shape, layer, views, {}, temperature)
 
 
@@ -125,8 +129,18 @@ STACKS = {
     "three layers, grey, folded": (
         "grey", 4, 8, {"window": 1, "grid": 3}, {"window": 1, "grid": 2},
     ),
+    "two layers, grey, both seen": ("grey", 5, 20, {"window": 1, "grid": 2}),
+    "three layers, colour, all seen": (
+        "colour", 4, 8, {"window": 1, "grid": 3}, {"window": 1, "grid": 2},
+    ),
+    "two layers, grey, projected, both seen": ("grey", 18, 8, {"window": 2, "grid": 2}),
 }  # fmt: skip
 """Colour, number of units, directions, and the units of each layer on maps."""
+CELLS_BELOW = {
+    "two layers, grey, both seen": 3, "three layers, colour, all seen": 2,
+    "two layers, grey, projected, both seen": 1,
+}  # fmt: skip
+"""Cells along each side of the maps below that the output layer sees: 3 of 5 are of two sizes."""
 
 
 def _few_windows(units, images, rng, n_windows):

@@ -263,10 +263,28 @@ def folded_probabilities(folded, images):
 
 
 def _folded_outputs(folded, image):
-    for layer in folded.layers:
+    outputs = folded.constant.copy()
+    for number, (layer, linear) in enumerate(zip(folded.layers, folded.linear, strict=True)):
         phi = _folded_cells(layer, image)  # sides, rows, columns, units
         image = np.moveaxis(phi, 3, 1).reshape(-1, *layer.grid)
-    return phi.ravel() @ folded.A + folded.constant
+        if number + 1 < len(folded.layers):
+            phi = in_larger_cells(phi, layer.shown) if layer.shown else np.zeros(0)
+        outputs += phi.ravel() @ linear.reshape(-1, len(outputs))
+    return outputs
+
+
+def in_larger_cells(phi, bounds):
+    """Means of cells (sides, rows, columns, units) over larger cells."""
+    n_rows, n_columns = (len(along) - 1 for along in bounds)
+    means = np.zeros((len(phi), n_rows, n_columns, phi.shape[3]))
+    for r in range(n_rows):
+        for c in range(n_columns):
+            down = range(bounds[0][r], bounds[0][r + 1])
+            across = range(bounds[1][c], bounds[1][c + 1])
+            for i in down:
+                for j in across:
+                    means[:, r, c] += phi[:, i, j] / (len(down) * len(across))
+    return means
 
 
 def _folded_cells(layer, image):

@@ -111,8 +111,8 @@ def array(source, name):
 def from_bytes(source, network):
     """The folded network that the bytes and scales of a file stand for."""
     folded = fold(network)
-    layers = []
-    for number, layer in enumerate(folded.layers, 1):
+    layers, linear_weights = [], []
+    for number, (layer, exact) in enumerate(zip(folded.layers, folded.linear, strict=True), 1):
         suffix = "" if layer is folded.layers[-1] else f"_{number}"
         filters, h = array(source, f"filters{suffix}"), len(layer.bias)
         assert np.abs(filters).max() == 127
@@ -121,11 +121,15 @@ def from_bytes(source, network):
         F = tiles.swapaxes(1, 2).reshape(8 * len(scale), -1)
         assert not F[h:].any()
         layers.append(replace(layer, filters=F[:h]))
-    linear, scale, step = (array(source, f"linear{what}") for what in ("", "_scale", "_step"))
-    assert np.abs(linear).max() == 127
-    rows = step.reshape(-1, h) * scale[:, None]
-    A = linear.reshape(-1, len(network.classes)) * rows.reshape(-1, 1)
-    return replace(folded, layers=tuple(layers), A=A)
+        linear_weights.append(exact)
+        if exact.size:
+            linear, scale, step = (
+                array(source, f"linear{what}{suffix}") for what in ("", "_scale", "_step")
+            )
+            assert np.abs(linear).max() == 127
+            scales = step.reshape(exact.shape[:3]) * scale.reshape(*exact.shape[:2], 1)
+            linear_weights[-1] = linear.reshape(exact.shape) * scales[..., None]
+    return replace(folded, layers=tuple(layers), linear=tuple(linear_weights))
 
 
 def assert_same(program, network, images, atol=1e-5):
@@ -215,7 +219,7 @@ def test_bytes_are_scaled_by_unit_and_by_row(tmp_path):
     network = replace(network, W=W, A=A)
     to_c(network, tmp_path / "network.c", int8=True)
     of_bytes = from_bytes(tmp_path / "network.c", network)
-    F, A = of_bytes.layers[0].filters, of_bytes.A
+    F, A = of_bytes.layers[0].filters, of_bytes.linear[0]
     step = np.abs(W[:, :-1]).max(axis=1) / 127
     assert (np.abs(F - W[:, :-1]) <= 0.501 * step[:, None]).all()
     A, exact = (weights.reshape(network.units.n_cells, 5, -1) for weights in (A, network.A[:-1]))

@@ -37,6 +37,9 @@ def test_maps_are_projected_or_folded_by_the_number_of_products():
         "two layers, grey, contrast": [False, True, False],
         "two layers, colour, larger windows": [False, False],
         "three layers, grey, folded": [False, False, False],
+        "two layers, grey, both seen": [False, False],
+        "three layers, colour, all seen": [False, False, False],
+        "two layers, grey, projected, both seen": [False, True, False],
     }
     contrast = fold(NETWORKS["two layers, grey, contrast"]).layers
     without = replace(contrast[2], contrast=None)

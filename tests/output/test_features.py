@@ -65,12 +65,14 @@ def test_maps_are_computed_once_if_all_threads_have_images(
     lower = patch_units("dense", (8, 8), 3, window=3, grid=4)
     W = lower.init(images, rng).astype(np.float32)
     below = learn_maps(lower, W, images, rng, window=2, epsilon=0.1, n_components=5)
-    units = units_on_maps(patch_units("dense", below.shape, 9, window=1, grid=2), below)
+    top = patch_units("dense", below.shape, 9, window=1, grid=2)
+    units = units_on_maps(top, below, cells_below=2)
     W = units.init(images, rng).astype(dtype)
-    expected = units.features(W, intensities(images, dtype))
+    intense = intensities(images, dtype)
+    expected = np.hstack([units.features(W, intense), below.with_cells(intense, 2, dtype)[1]])
     calls = []
-    real = Maps.__call__
-    monkeypatch.setattr(Maps, "__call__", lambda *a, **k: calls.append(1) or real(*a, **k))
+    real = Maps.with_cells
+    monkeypatch.setattr(Maps, "with_cells", lambda *a, **k: calls.append(1) or real(*a, **k))
     monkeypatch.setattr(features, "column_tiles", lambda h: [slice(0, 4), slice(4, h)])
     with thread_pool(n_jobs) as threads:
         assert_array_equal(block_features(units, W, images, threads), expected, strict=True)

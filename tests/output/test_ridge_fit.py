@@ -1,10 +1,11 @@
 from concurrent.futures import Executor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from varpro_nn import VarProFunctional, load, whole_image_units
+from varpro_nn import VarProFunctional, learn_maps, load, units_on_maps, whole_image_units
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.images import one_hot
 from varpro_nn.data.training_set import TrainingSet
@@ -346,8 +347,40 @@ def test_the_dual_form_is_for_images_without_weights(digits, rng):
     assert_array_equal(chosen.A, dual(units, W, images, labels, K, ridge=1.0).A)
     chosen = fit_ridge(units, W, weighted, Compute(), ridge=1.0)
     assert_array_equal(chosen.A, primal(units, W, images, labels, K, ridge=1.0).A)
+    lower = patch_units("dense", (8, 8), 9, window=3, grid=4)
+    below = learn_maps(
+        lower, lower.init(images, rng).astype(np.float32), images, rng,
+        window=2, epsilon=0.1, n_components=5,
+    )  # fmt: skip
+    top = patch_units("dense", below.shape, 3, window=1, grid=2)
+    seeing = units_on_maps(top, below, cells_below=2)
+    of_top = seeing.init(images, rng)
+    with pytest.raises(ValueError, match=r"form must be primal for .* or units with cells_below"):
+        fit_ridge(seeing, of_top, plain, Compute(), ridge=1.0, form="dual")
+    chosen = fit_ridge(seeing, of_top, plain, Compute(), ridge=1.0)
+    assert_array_equal(chosen.A, primal(seeing, of_top, images, labels, K, ridge=1.0).A)
+    assert chosen.A.shape == (3 * 4 + 9 * 4 + 1, K)
     chosen = fit_ridge(units, W[:20], plain, Compute(), ridge=1.0)
     assert_array_equal(chosen.A, primal(units, W[:20], images, labels, K, ridge=1.0).A)
+
+
+def test_redundant_units_are_units(digits, rng):
+    """Columns of layers below count as columns that may stand for a unit, and are none."""
+    images, labels = digits[0][:200], digits[1][:200]
+    lower = patch_units("dense", (8, 8), 4, window=3, grid=4)
+    W = lower.init(images, rng).astype(np.float32)
+    below = learn_maps(lower, W, images, rng, window=1, epsilon=0.1, n_components=2)
+    units = units_on_maps(
+        patch_units("dense", below.shape, 3, window=1, grid=1), below, cells_below=1
+    )
+    of_top = units.init(images, rng)
+    of_top[1] = of_top[2]
+    found = primal(units, of_top, images, labels, K, ridge=1.0)
+    assert len(found.redundant_units) == 1
+    assert found.redundant_units[0] in (1, 2)
+    constant = replace(units, below=replace(below, W=np.zeros_like(W)))
+    found = primal(constant, units.init(images, rng), images, labels, K, ridge=1.0)
+    assert found.redundant_units == (0, 1, 2)
 
 
 class NoCluster(Executor):

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from varpro_nn import RidgeLayer, load, patch_units, whole_image_units
+from varpro_nn import (
+    RidgeLayer,
+    learn_maps,
+    load,
+    patch_units,
+    units_on_maps,
+    whole_image_units,
+)
 from varpro_nn._io import archive
 from varpro_nn.compute.compute import Compute
 from varpro_nn.data.training_set import TrainingSet
@@ -15,6 +22,7 @@ from varpro_nn.errors import ModelFileError
 from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import fit_ridge
 from varpro_nn.units import learn_whitening
+from varpro_nn.units.maps import n_columns
 
 K = 10
 EVERY_TYPE = pytest.mark.parametrize(
@@ -28,9 +36,21 @@ def digits():
     return train.images[:450], train.labels[:450]
 
 
-@pytest.fixture(params=["whole image", "patches"], scope="module")
+def units_and_maps(digits, n_units):
+    """Units on maps, and maps of three other units in four cells that come after them."""
+    rng = np.random.default_rng(0)
+    lower = patch_units("dense", (8, 8), 3, window=3, grid=4, activation="tanh", contrast=0.1)
+    W = lower.init(digits[0], rng).astype(np.float32)
+    below = learn_maps(lower, W, digits[0], rng, window=2, epsilon=0.1, n_components=12)
+    top = patch_units("dense", below.shape, n_units, window=1, grid=2)
+    return units_on_maps(top, below, cells_below=2)
+
+
+@pytest.fixture(params=["whole image", "patches", "maps"], scope="module")
 def units(request, digits):
     """One column a unit, and several: then columns of new units go between the old ones."""
+    if request.param == "maps":
+        return units_and_maps(digits, 6)
     if request.param == "whole image":
         return whole_image_units("bilinear", (8, 8), 12)
     made = patch_units("dense", (8, 8), 6, window=3, grid=2, contrast=0.01)
@@ -42,10 +62,12 @@ def W(units, digits, rng):  # noqa: N802
     return units.init(digits[0], rng)
 
 
-@pytest.fixture(params=["whole image", "patches"], scope="module")
+@pytest.fixture(params=["whole image", "patches", "maps"], scope="module")
 def wide(request, digits):
     """Units of so many columns that some tens of images are fewer, and their weights."""
-    if request.param == "whole image":
+    if request.param == "maps":
+        made = units_and_maps(digits, 14)
+    elif request.param == "whole image":
         made = whole_image_units("bilinear", (8, 8), 50)
     else:
         made = patch_units("dense", (8, 8), 14, window=3, grid=2, contrast=0.01)
@@ -101,7 +123,7 @@ def test_units_come_and_go(dtype, tolerance, units, W, digits, rng):
 @EVERY_TYPE
 def test_few_images_are_kept_as_rows_and_many_as_sums(dtype, tolerance, wide, digits, rng):
     units, W = wide[0], wide[1].astype(dtype)
-    q = len(W) * units.n_cells
+    q = n_columns(units)
     images, labels = digits
     state = RidgeLayer(units, W, K)
     forms = []
@@ -133,7 +155,7 @@ def test_rows_come_and_go_in_any_order_and_repeated(dtype, tolerance, wide, digi
 @EVERY_TYPE
 def test_units_come_and_go_while_rows_are_kept(dtype, tolerance, wide, digits, rng):
     units, W = wide[0], wide[1].astype(dtype)
-    n = (len(W) - 4) * units.n_cells
+    n = n_columns(units, len(W) - 4)
     images, labels = digits[0][:n], digits[1][:n]
     shuffled = rng.permutation(n)
     state = RidgeLayer(units, W[:-2], K).add_images(images, labels)

@@ -42,7 +42,7 @@ WHOLE = {
     "rank": 1, "window": 1, "stride": 1, "grid": 1, "training_stride": 1, "n_components": 1,
     "training_grid": 1,
     "n_units": 1, "n_subnetworks": 1, "n_stages": 1, "images_per_subnetwork": 1, "n_rounds": 1,
-    "n_train": 1, "max_nfev": 0, "shift": 0, "n_copies": 0, "seed": 0,
+    "n_train": 1, "max_nfev": 0, "shift": 0, "n_copies": 0, "seed": 0, "cells_below": 0,
     "first_units": 1, "first_window": 1, "first_grid": 1, "batch_size": 1,
     "middle_units": 1, "middle_cells": 1, "middle_grid": 1, "middle_components": 1,
 }  # fmt: skip
@@ -141,6 +141,12 @@ def test_booleans(name, value):
         ({"window": 15}, "window must be at most first_grid, 14, the side of the maps, got 15"),
         ({"first_units": None, "first_grid": 3}, "first_grid=3 needs first_units"),
         ({"first_units": None, "middle_units": 3}, "middle_units needs first_units, got 3 without"),
+        ({"first_units": None, "cells_below": 2}, "cells_below needs first_units, got 2 without"),
+        ({"cells_below": 15}, "cells_below must be at most first_grid, 14, .* got 15"),
+        (
+            {"middle_units": 3, "middle_grid": 3, "cells_below": 4},
+            r"cells_below must be at most middle_grid, 3, .* got 4",
+        ),
         ({"middle_grid": 3}, "middle_grid=3 needs middle_units"),
         (
             {"middle_units": 3, "window": 4, "middle_grid": 3},

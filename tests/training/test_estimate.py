@@ -77,7 +77,7 @@ KINDS = {
         (3, 8, 8),
         {
             "n_units": 4, "first_units": 3, "first_window": 3, "first_grid": 4, "middle_units": 5,
-            "middle_grid": 3, "n_components": 7, "batch_size": 10,
+            "middle_grid": 3, "n_components": 7, "batch_size": 10, "cells_below": 2,
         },
     ),
 }  # fmt: skip

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -676,6 +677,28 @@ def test_a_middle_layer_is_trained_before_the_last(digits, tmp_path):
     loaded = Network.load(tmp_path / "model.npz")
     assert_same_bits(loaded, result.network)
     assert_array_equal(loaded.units.below.W, middle.W)
+
+
+@pytest.mark.parametrize("layer", [{}, {"output_layer": "softmax", "n_copies": 1, "shift": 1}])
+def test_the_output_layer_sees_the_layers_below_too(layer, digits, tmp_path, monkeypatch):
+    """Unit weights are those without; the columns that come on top lower the loss."""
+    config = configure("default", data=digits, **THREE_LAYERS).with_options(**layer)
+    alone = run(config, digits, n_jobs=1, shard_folder=tmp_path / "shards")
+    monkeypatch.setattr("varpro_nn.training.subnetwork.fit_on_batches", None)  # trains nothing
+    seeing = config.with_options(cells_below=2)
+    both, again = (run(seeing, digits, n_jobs=n, shard_folder=tmp_path / "shards") for n in (1, 2))
+    assert_same_bits(both.network, again.network)
+    assert_array_equal(both.network.W, alone.network.W)
+    n_below = 2**2 * 2 * (6 + 10)
+    assert len(both.network.A) == len(alone.network.A) + n_below
+    assert both.network.n_parameters == alone.network.n_parameters + 10 * n_below
+    assert both.metrics["train_accuracy"] > alone.metrics["train_accuracy"]
+    assert re.search(rf"columns of layers below +{n_below}\n", both.network.summary())
+    both.network.save(tmp_path / "model.npz")
+    loaded = Network.load(tmp_path / "model.npz")
+    assert_same_bits(loaded, both.network)
+    images = digits.test.images
+    assert_array_equal(loaded.decision_function(images), both.network.decision_function(images))
 
 
 def test_a_middle_layer_is_the_network_of_two_layers(digits):

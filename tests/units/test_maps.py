@@ -24,6 +24,8 @@ from varpro_nn.units import (
     units_on_maps,
 )
 from varpro_nn.units import maps as module
+from varpro_nn.units.maps import last_layer_and_below, n_columns, n_columns_below
+from varpro_nn.units.windows import cell_bounds
 from varpro_nn.varpro.fit import fit
 from varpro_nn.varpro.functional import VarProFunctional
 
@@ -89,6 +91,49 @@ def test_three_layers(images, rng):
     W = third.init(images, rng)
     assert_array_equal(again.features(W, images), third.features(W, images))
     assert sum(a.size for a in array_fields(third).values()) == sum(a.size for a in arrays.values())
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3])
+def test_cells_of_the_layers_below(cells, images, rng, monkeypatch):
+    """Columns of the output layer after those of the units: the lowest layer comes first."""
+    monkeypatch.setattr(module, "IMAGES", 7)
+    lowest = layer_on_maps(images, rng)
+    second = replace(lowest, units=replace(lowest.units, grid=3))
+    W = second.init(images, rng).astype(np.float32)
+    below = learn_maps(second, W, images, rng, window=2, epsilon=0.1, n_components=3)
+    top = patch_units("dense", below.shape, 2, window=1, grid=2)
+    third = units_on_maps(top, below, cells_below=cells)
+    assert n_columns_below(third) == (2 * 3 + 4) * cells**2
+    assert n_columns(third) == 2 * 4 + n_columns_below(third)
+    units, inputs, columns = last_layer_and_below(third, images, np.float64)
+    assert_array_equal(inputs, third.below(images, np.float64))
+    W_top = third.init(images, rng)
+    assert_array_equal(units.features(W_top, inputs), third.features(W_top, images))
+    of_first = lowest.below.units.features(lowest.below.W.astype(np.float64), images)
+    of_second = second.features(W.astype(np.float64), images)
+    for x in range(len(images)):
+        expected = [
+            reference.in_larger_cells(
+                phi[x].reshape(n_sides, g, g, -1), [cell_bounds(g, cells)] * 2
+            ).ravel()
+            for phi, n_sides, g in ((of_first, 2, 5), (of_second, 1, 3))
+        ]
+        assert_allclose(columns[x], np.concatenate(expected), atol=1e-12)
+    spec, arrays = spec_of(third)
+    again = units_from_spec(json.loads(json.dumps(spec)), arrays)
+    assert_array_equal(last_layer_and_below(again, images, np.float64)[2], columns)
+    with pytest.raises(ValueError, match=r"cells_below must be 0 to 3, the least side .* got 4"):
+        units_on_maps(top, below, cells_below=4)
+    with pytest.raises(ValueError, match="cells_below must be 0 to 3"):
+        units_from_spec({**spec, "cells_below": -1}, arrays)
+
+
+def test_without_cells_a_layer_is_as_before(images, rng):
+    units = layer_on_maps(images, rng)
+    assert n_columns_below(units) == n_columns_below(units.units) == 0
+    assert n_columns(units, 7) == 7 * 4
+    assert "cells_below" not in units.spec()
+    assert last_layer_and_below(units, images)[2].shape == (40, 0)
 
 
 def test_a_subnetwork_computes_the_maps_once(images, rng, monkeypatch):

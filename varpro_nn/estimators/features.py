@@ -15,6 +15,7 @@ from varpro_nn.estimators.base import ImageEstimator, undone_on_error, with_sett
 from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.output.features import feature_blocks
 from varpro_nn.training.layers import train_units
+from varpro_nn.units.maps import n_columns
 
 __all__ = ["VarProFeatures"]
 
@@ -74,12 +75,14 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
             training = TrainingSet(images, targets, k)
             trained = train_units(config, training, compute, **self._start(config))
         self.config_, self.units_, self.W_ = config, trained.units, trained.W
-        self._n_features_out = len(self.W_) * self.units_.n_cells
+        self._n_features_out = n_columns(self.units_, len(self.W_))
         self._set_reports(trained.subnetworks)
         return self
 
     def transform(self, X: ArrayLike) -> RealArray:
         """Compute the unit outputs, in single precision: for each cell all units.
+
+        With ``cells_below``, the columns of the layers below follow.
 
         Parameters
         ----------
@@ -88,7 +91,7 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
 
         Returns
         -------
-        ndarray of float32, shape (n, h * m)
+        ndarray of float32, shape (n, q)
 
         Raises
         ------

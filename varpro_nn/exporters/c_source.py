@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varpro_nn._io.atomic import write_atomically
+from varpro_nn._typing import FloatArray
 from varpro_nn.exporters.folded import LINEAR, FoldedLayer, FoldedNetwork, fold
 from varpro_nn.model.network import Network
 from varpro_nn.output.features import VIEWS
@@ -65,7 +66,10 @@ def to_c(network: Network, path: str | Path, *, int8: bool = False) -> None:
 def _source(folded: FoldedNetwork, *, int8: bool) -> str:
     *below, last = folded.layers
     suffixes = [*(f"_{number}" for number in range(1, len(folded.layers))), ""]
-    constants = [_constants(layer, int8=int8) for layer in folded.layers]
+    constants = [
+        _constants(layer, int8=int8) | _linear(linear, int8=int8)
+        for layer, linear in zip(folded.layers, folded.linear, strict=True)
+    ]
     layers = [
         _layer(layer, under, _text(arrays), suffix, int8=int8)
         for layer, under, arrays, suffix in zip(
@@ -76,10 +80,11 @@ def _source(folded: FoldedNetwork, *, int8: bool) -> str:
     calls = [
         f"{'':8}float {maps}[CELL_ROWS{suffix} * CELL_COLUMNS{suffix} * N_MAPS{suffix}];\n"
         f"{'':8}make_maps{suffix}({taken}, {maps});\n"
-        for taken, maps, suffix in zip(inputs, inputs[1:], suffixes, strict=False)
+        + (f"{'':8}add_maps{suffix}({maps}, outputs);\n" if layer.shown else "")
+        for layer, taken, maps, suffix in zip(below, inputs, inputs[1:], suffixes, strict=False)
     ]
-    linear = _linear(folded, int8=int8)
-    arrays = [array for some in (*constants, linear) for array in some.values()]
+    constant = {"constant": _float32(folded.constant)}
+    arrays = [array for some in (*constants, constant) for array in some.values()]
     names = [_literal(str(name)) for name in folded.classes.tolist()]
     used = {_weight(int8=int8), folded.views, folded.link}
     used.update(layer.activation for layer in folded.layers)
@@ -87,7 +92,7 @@ def _source(folded: FoldedNetwork, *, int8: bool) -> str:
         used.add("contrast")
     channels, rows, columns = folded.image_shape
     return Template(_kept("predict.c", used)).substitute(
-        _text(linear),
+        _text(constants[-1] | constant),
         image_shape=folded.image_shape,
         channels=channels,
         rows=rows,
@@ -130,6 +135,8 @@ def _layer(
         used.add("below")
         if layer.contrast is not None:
             used.add("below-contrast")
+    if layer.shown is not None:
+        used |= {"shown", "shown-int8"} if int8 else {"shown"}
     text = Template(_kept("layer.c", used)).substitute(
         _sizes(layer, together=bool(suffix)),
         **arrays,
@@ -187,12 +194,26 @@ def _sizes(layer: FoldedLayer, *, together: bool) -> dict[str, Any]:
         "place_columns": layer.places[1],
         "cell_of_row": "\n".join(_initialiser(of_rows)),
         "cell_of_column": "\n".join(_initialiser(of_columns)),
+        **_sizes_shown(layer),
         "contrast": _number(max(np.float32(layer.contrast or 0), np.finfo(np.float32).tiny)),
         "threshold": _number(np.float32(layer.threshold)),
         # Scalars with names and no array: only these stay in registers with every compiler.
         "sums_start": ", ".join(f"z{i} = 0.0f" for i in range(places)),
         "sums_add": "\n".join(f"{'':12}z{i} += P[p * PLACES + {i}] * f;" for i in range(places)),
         "sums_store": "\n".join(f"{'':8}z[{i} * LANES + u] = z{i};" for i in range(places)),
+    }
+
+
+def _sizes_shown(layer: FoldedLayer) -> dict[str, Any]:
+    """Sizes of the larger cells of maps that the output layer sees."""
+    if layer.shown is None:
+        return {}
+    rows, columns = (", ".join(map(str, bounds.tolist())) for bounds in layer.shown)
+    return {
+        "large_rows": layer.grid_shown[0],
+        "large_columns": layer.grid_shown[1],
+        "large_row_bounds": rows,
+        "large_column_bounds": columns,
     }
 
 
@@ -245,19 +266,17 @@ def _constants(layer: FoldedLayer, *, int8: bool) -> dict[str, NDArray[Any]]:
     return {"filters": _rounded(filters / scale), "filter_scale": scale, **bias}
 
 
-def _linear(folded: FoldedNetwork, *, int8: bool) -> dict[str, NDArray[Any]]:
-    """Return linear weights and constant by name, weights in single precision or as bytes."""
-    single = {"linear": _float32(folded.A), "constant": _float32(folded.constant)}
-    if not int8:
-        return single
-    linear = single["linear"].reshape(-1, len(folded.layers[-1].bias), len(folded.classes))
+def _linear(weights: FloatArray, *, int8: bool) -> dict[str, NDArray[Any]]:
+    """Return linear weights (sides, cells, h, k) by name, in single precision or as bytes."""
+    linear = _float32(weights).reshape(-1, *weights.shape[2:])
+    if not int8 or not linear.size:
+        return {"linear": linear}
     # Rows differ: a scale for each class, or each cell and class, loses three times as much. But a
     # float for each row is much beside k bytes, so it is a byte times the scale of the cell.
     largest = np.abs(linear).max(axis=2, keepdims=True) / 127
     linear_scale = _scale(largest.max(axis=1, keepdims=True) / 255)
     step = np.ceil(largest / linear_scale).clip(1, 255).astype(np.uint8)
     return {
-        **single,
         "linear": _rounded(linear / (linear_scale * step)),
         "linear_scale": linear_scale,
         "linear_step": step,

@@ -13,15 +13,16 @@ its window:
 
 These means are the maps that the next layer takes: channel ``(side, h)``, cells as pixels. With
 ``phi`` the columns of the last layer, the outputs are ``A' phi + constant``, averaged over the
-views, and probabilities follow from ``link``. A unit that sees the whole image is a window of the
-image's size with one place.
+views, and probabilities follow from ``link``. If a layer below is ``shown``, the means over larger
+cells of its maps, in the same order, are columns of ``phi`` too. A unit that sees the whole image
+is a window of the image's size with one place.
 
 The projection of maps on their leading directions is folded into the next layer, if that has no
 contrast and takes no more products. Otherwise it is a separate layer with the activation
 ``linear`` and a cell for each place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -35,6 +36,7 @@ from varpro_nn.model.network import Network
 from varpro_nn.units import PatchUnits, WholeImageUnits
 from varpro_nn.units.activations import sides
 from varpro_nn.units.maps import Maps, UnitsOnMaps
+from varpro_nn.units.windows import cell_bounds
 
 LINEAR = "linear"
 """Activation of a projection: none."""
@@ -59,6 +61,9 @@ class FoldedLayer:
     activation : {"logistic", "tanh", "rectifier", "two-sided", "linear"}
     threshold : float
         Of the two-sided activation: ``max(0, z - threshold)`` and ``max(0, -z - threshold)``.
+    shown : tuple of two ndarray of int, or None
+        Of a layer below the last one that the output layer sees: first row of its maps of each
+        larger cell, then the number of rows; the same along columns.
     """
 
     image_shape: tuple[int, int, int]
@@ -70,6 +75,7 @@ class FoldedLayer:
     contrast: float | None
     activation: str
     threshold: float
+    shown: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
     @property
     def n_sides(self) -> int:
@@ -86,6 +92,11 @@ class FoldedLayer:
         """Rows and columns of cells."""
         return len(self.bounds[0]) - 1, len(self.bounds[1]) - 1
 
+    @property
+    def grid_shown(self) -> tuple[int, int]:
+        """Rows and columns of the larger cells that the output layer sees; none of other layers."""
+        return (0, 0) if self.shown is None else (len(self.shown[0]) - 1, len(self.shown[1]) - 1)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldedNetwork:
@@ -95,7 +106,8 @@ class FoldedNetwork:
     ----------
     layers : tuple of FoldedLayer
         From the image to the columns of the output layer.
-    A : ndarray of float64, shape (sides * cells * h of the last layer, k)
+    linear : tuple of ndarray of float64, shape (sides, cells, h, k)
+        Linear weights for the columns of each layer; of none of its cells if it is not shown.
     constant : ndarray of float64, shape (k,)
     views : {"single", "flip"}
     link : {"softmax", "clip"}
@@ -108,7 +120,7 @@ class FoldedNetwork:
     """
 
     layers: tuple[FoldedLayer, ...]
-    A: FloatArray
+    linear: tuple[FloatArray, ...]
     constant: FloatArray
     views: str
     link: str
@@ -163,7 +175,7 @@ def fold(network: Network) -> FoldedNetwork:
     clipped = network.output_layer == "ridge" and network.temperature is None
     return FoldedNetwork(
         layers=layers,
-        A=network.A[:-1],
+        linear=tuple(_linear(layers, network.A[:-1])),
         constant=network.A[-1],
         views=network.views,
         link="clip" if clipped else "softmax",
@@ -173,13 +185,25 @@ def fold(network: Network) -> FoldedNetwork:
     )
 
 
-def _layers(units: Any, W: NDArray[Any]) -> Iterator[FoldedLayer]:
-    """Fold the layers of units, the lowest first."""
+def _linear(layers: Sequence[FoldedLayer], A: FloatArray) -> Iterator[FloatArray]:
+    """Cut linear weights into those of each layer: the last one's rows come first."""
+    *below, last = layers
+    cells = [*(prod(layer.grid_shown) for layer in below), prod(last.grid)]
+    shapes = [(each.n_sides, n, len(each.bias)) for each, n in zip(layers, cells, strict=True)]
+    start = prod(shapes[-1])
+    for shape in shapes[:-1]:
+        yield A[start : start + prod(shape)].reshape(*shape, A.shape[1])
+        start += prod(shape)
+    yield A[: prod(shapes[-1])].reshape(*shapes[-1], A.shape[1])
+
+
+def _layers(units: Any, W: NDArray[Any], shown: int = 0) -> Iterator[FoldedLayer]:
+    """Fold the layers of units, the lowest first; ``shown`` cells of the uppermost are seen."""
     # A subclass may compute something else.
     if type(units) is UnitsOnMaps:
-        below = units.below
-        yield from _layers(below.units, below.W)
-        top = _layer(units.units, W)
+        below, of_below = units.below, shown or units.cells_below
+        yield from _layers(below.units, below.W, of_below)
+        top = _layer(units.units, W, shown)
         projection = _projection(below)
         together = _composed(top, projection) if top.contrast is None else None
         if together is not None and _n_products(together) <= _n_products(top, projection):
@@ -188,13 +212,13 @@ def _layers(units: Any, W: NDArray[Any]) -> Iterator[FoldedLayer]:
             yield projection
             yield top
     elif type(units) in (WholeImageUnits, PatchUnits):
-        yield _layer(units, W)
+        yield _layer(units, W, shown)
     else:
         msg = f"network must have units of this package to be exported, got {type(units).__name__}."
         raise TypeError(msg)
 
 
-def _layer(units: WholeImageUnits | PatchUnits, W: NDArray[Any]) -> FoldedLayer:
+def _layer(units: WholeImageUnits | PatchUnits, W: NDArray[Any], shown: int) -> FoldedLayer:
     rows, columns = units.image_shape[-2:]
     window, stride = (rows, columns), 1
     bounds = np.array([0, 1]), np.array([0, 1])
@@ -213,6 +237,9 @@ def _layer(units: WholeImageUnits | PatchUnits, W: NDArray[Any]) -> FoldedLayer:
         contrast=contrast,
         activation=units.activation,
         threshold=units.threshold,
+        shown=(cell_bounds(len(bounds[0]) - 1, shown), cell_bounds(len(bounds[1]) - 1, shown))
+        if shown
+        else None,
     )
 
 
@@ -257,6 +284,7 @@ def _composed(top: FoldedLayer, projection: FoldedLayer) -> FoldedLayer:
         contrast=None,
         activation=top.activation,
         threshold=top.threshold,
+        shown=top.shown,
     )
 
 

@@ -10,7 +10,6 @@ of their squares.
 """
 
 import json
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,8 @@ def to_onnx(network: Network, path: str | Path) -> None:
     import onnx
 
     folded = fold(network)
-    n_bytes = sum(layer.filters.nbytes for layer in folded.layers) + folded.A.nbytes
+    n_bytes = sum(layer.filters.nbytes for layer in folded.layers)
+    n_bytes += sum(linear.nbytes for linear in folded.linear)
     if n_bytes > MAX_BYTES:
         msg = f"{path}: the arrays have {n_bytes} bytes, more than the {MAX_BYTES} of ONNX files."
         raise ValueError(msg)
@@ -183,18 +183,26 @@ def _views(graph: _Graph, folded: FoldedNetwork) -> list[str]:
 
 
 def _features(graph: _Graph, folded: FoldedNetwork, images: str) -> str:
-    """Columns (n, sides * h * cells) of the last layer, of images (n, channels, rows, columns)."""
+    """Columns (n, sides * h * cells) of images (n, channels, rows, columns).
+
+    The last layer comes first, then the lowest one of those that are shown.
+    """
     *below, last = folded.layers
+    shown = []
     scale = 255  # of the bytes; maps are as they are
     for number, layer in enumerate(below, 1):
         shape = graph.indices(0, 0, *layer.grid)
         cells = _cells(graph, layer, images, scale, f"_{number}")
         images = _joined(graph, [graph.add("Reshape", values, shape) for values in cells])
+        if layer.shown is not None:
+            pooling = graph.array(f"shown_{number}", _pooling(layer.shown))
+            flat = graph.add("Reshape", images, graph.indices(0, 0, -1))
+            shown.append(graph.add("Flatten", graph.add("MatMul", flat, pooling)))
         scale = 1
     cells = _cells(graph, last, images, scale, "")
     if not _whole(last):
         cells = [graph.add("Flatten", values) for values in cells]
-    return _joined(graph, cells)
+    return _joined(graph, [*cells, *shown])
 
 
 def _cells(graph: _Graph, layer: FoldedLayer, images: str, scale: int, suffix: str) -> list[str]:
@@ -228,7 +236,7 @@ def _cells(graph: _Graph, layer: FoldedLayer, images: str, scale: int, suffix: s
     activated = _activated(graph, layer, z, bias, suffix)
     if layer.grid == layer.places:
         return activated
-    pooling = graph.array(f"pooling{suffix}", _pooling(layer))
+    pooling = graph.array(f"pooling{suffix}", _pooling(layer.bounds))
     return [
         graph.add("MatMul", graph.add("Reshape", values, graph.indices(0, 0, -1)), pooling)
         for values in activated
@@ -283,20 +291,18 @@ def _activated(
     return [z if layer.activation == LINEAR else graph.add(_ACTIVATIONS[layer.activation], z)]
 
 
-def _pooling(layer: FoldedLayer) -> FloatArray:
+def _pooling(bounds: tuple[NDArray[np.int64], NDArray[np.int64]]) -> FloatArray:
     """Weights (places, cells) of the means over cells."""
-    rows, columns = (np.diff(bounds) for bounds in layer.bounds)
+    rows, columns = (np.diff(along) for along in bounds)
     down, across = (np.repeat(np.diag(1 / n), n, axis=0) for n in (rows, columns))
     means: FloatArray = np.einsum("ya,xb->yxab", down, across)
-    return means.reshape(-1, prod(layer.grid))
+    return means.reshape(-1, len(rows) * len(columns))
 
 
 def _weights(graph: _Graph, folded: FoldedNetwork) -> str:
     """Linear weights in the order of the features here: side, unit, cell."""
-    last = folded.layers[-1]
-    h, k = len(last.bias), len(folded.classes)
-    A = folded.A.reshape(last.n_sides, -1, h, k).swapaxes(1, 2)
-    return graph.array("A", A.reshape(-1, k), np.float64)
+    *below, last = (A.swapaxes(1, 2).reshape(-1, A.shape[-1]) for A in folded.linear)
+    return graph.array("A", np.concatenate([last, *below]), np.float64)
 
 
 def _link(graph: _Graph, folded: FoldedNetwork, outputs: str) -> None:

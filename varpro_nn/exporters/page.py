@@ -148,10 +148,13 @@ def plain_values(folded: FoldedNetwork) -> dict[str, Any]:
                 "contrast": layer.contrast,
                 "activation": layer.activation,
                 "threshold": layer.threshold,
+                "shown": None
+                if layer.shown is None
+                else [bounds.tolist() for bounds in layer.shown],
+                "linear": _base64(linear),
             }
-            for layer in folded.layers
+            for layer, linear in zip(folded.layers, folded.linear, strict=True)
         ],
-        "A": _base64(folded.A),
         "constant": folded.constant.tolist(),
         "views": folded.views,
         "link": folded.link,

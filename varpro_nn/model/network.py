@@ -29,7 +29,7 @@ from varpro_nn.units import (
     units_from_spec,
     with_n_units,
 )
-from varpro_nn.units.maps import shape_of_maps
+from varpro_nn.units.maps import n_columns_below, shape_of_maps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,8 @@ class Network:
     W : ndarray of float32, shape (h, p)
         Unit weights of all sub-networks, one below the other.
     A : ndarray of float64, shape (h * m + 1, k)
-        Linear weights; the constant column's row is last.
+        Linear weights; the constant column's row is last. If the output layer sees layers below
+        the units too, their rows stand before it.
     classes : ndarray, shape (k,)
         The label that each output stands for: integers or strings.
     image_shape : tuple of int
@@ -80,7 +81,8 @@ class Network:
     preparation: Preparation = field(default_factory=Preparation)
 
     def __post_init__(self) -> None:
-        expected = (len(self.W) * self.units.n_cells + 1, len(self.classes))
+        below = n_columns_below(self.units)
+        expected = (len(self.W) * self.units.n_cells + below + 1, len(self.classes))
         if (self.W.dtype, self.A.dtype) != (np.dtype(np.float32), np.dtype(np.float64)):
             msg = f"W must be float32 and A float64, got {self.W.dtype} and {self.A.dtype}."
             raise ValueError(msg)
@@ -92,8 +94,8 @@ class Network:
             raise ValueError(msg)
         if self.W.ndim != 2 or self.W.shape[1] != self.units.n_weights or self.A.shape != expected:
             msg = (
-                f"W must be (h, {self.units.n_weights}) and A (h * {self.units.n_cells} + 1, "
-                f"{len(self.classes)}), got {self.W.shape} and {self.A.shape}."
+                f"W must be (h, {self.units.n_weights}) and A (h * {self.units.n_cells} + "
+                f"{below + 1}, {len(self.classes)}), got {self.W.shape} and {self.A.shape}."
             )
             raise ValueError(msg)
         if self.units.n_units != len(self.W):
@@ -324,6 +326,7 @@ class Network:
         side = getattr(self.units, "window", None)
         window = "" if side is None else f" of {side} x {side} windows"
         own = {name: a for name, a in self._learnt.items() if "." not in name}
+        below = n_columns_below(self.units)
         return [
             ("images", " x ".join(map(str, self.image_shape))),
             ("units", f"{h:,} {kind}{window} {activation}".rstrip()),
@@ -332,6 +335,7 @@ class Network:
             ("unit weights", f"{self.W.size:,}"),
             *_rows_below(self.units),
             *((f"{name} of windows", f"{a.size:,}") for name, a in own.items()),
+            *([("columns of layers below", f"{below:,}")] if below else []),
             ("linear weights", f"{self.A.size:,} ({self.output_layer})"),
             ("all parameters", f"{self.n_parameters:,}"),
             ("classes", f"{len(self.classes):,}"),

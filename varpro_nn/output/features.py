@@ -18,7 +18,7 @@ from varpro_nn.linalg import column_tiles, run_tiles
 from varpro_nn.linalg.threads import Threads
 from varpro_nn.units import Units
 from varpro_nn.units.contract import check_features
-from varpro_nn.units.maps import last_layer
+from varpro_nn.units.maps import last_layer_and_below, n_columns
 
 BLOCK_BYTES = 2**24
 """Bytes of ``Phi`` that one block of images may take."""
@@ -59,9 +59,10 @@ def check_finite(Phi: RealArray) -> None:
 def block_features(
     units: Units, W: RealArray, images: ImageArray, threads: Threads | None = None
 ) -> RealArray:
-    """Compute the features of all rows of ``W`` on some images, as one block (b, h * m).
+    """Compute the features of all rows of ``W`` on some images, as one block (b, q).
 
-    They have the type of ``W``. Columns are ordered by cell, then by unit. Threads share the work.
+    They have the type of ``W``. Columns are ordered by cell, then by unit. Those of layers below
+    (``cells_below``) come last. Threads share the work.
 
     Raises
     ------
@@ -94,7 +95,8 @@ def _features(
     """Compute the features of a block; images on disk are read a part of it at a time."""
     at = range(len(images))[rows] if isinstance(rows, slice) else rows
     n, h, m = len(at), len(W), units.n_cells
-    Phi = np.empty((n, m, h), dtype=W.dtype)
+    columns = np.empty((n, n_columns(units, h)), dtype=W.dtype)
+    Phi, below = columns[:, : m * h].reshape(n, m, h), columns[:, m * h :]
     tiles, n_threads = column_tiles(h), 1 if threads is None else threads.n_threads
     size = images_at_a_time(images.shape[1:])
     for first in range(0, n, size):
@@ -106,17 +108,18 @@ def _features(
         def one_task(task: tuple[int, list[slice]], X: RealArray = X, first: int = first) -> None:
             start, tiles = task
             some = X[start - first : start - first + TASK_IMAGES]
-            top, inputs = last_layer(units, some, W.dtype)
+            there = slice(start, start + len(some))
+            # Tasks for other tiles of the same images write the same columns.
+            top, inputs, below[there] = last_layer_and_below(units, some, W.dtype)
             for tile in tiles:
                 found = top.features(W[tile], inputs)
                 check_features(units, found, len(some), len(W[tile]))
-                Phi[start : start + len(some), :, tile] = found.reshape(len(some), m, -1)
+                Phi[there, :, tile] = found.reshape(len(some), m, -1)
 
         starts = range(first, end, TASK_IMAGES)
         # With images for all threads, a task has all units: maps are then computed once.
         groups = [tiles] if len(starts) >= n_threads else [[tile] for tile in tiles]
         run_tiles(threads, one_task, [(start, some) for start in starts for some in groups])
-    columns = Phi.reshape(n, m * h)
     check_finite(columns)
     return columns
 
@@ -143,10 +146,10 @@ def feature_blocks(
     ------
     rows : slice or array of int
         Positions of the images of the block.
-    Phi : ndarray, shape (b, h * m)
+    Phi : ndarray, shape (b, q)
         The caller may overwrite it.
     """
     if blocks is None:
-        blocks = block_slices(len(images), len(W) * units.n_cells)
+        blocks = block_slices(len(images), n_columns(units, len(W)))
     for rows in blocks:
         yield rows, _features(units, W, images, rows, view, threads)

@@ -50,10 +50,11 @@ from varpro_nn.output.features import VIEWS, block_features, block_slices
 from varpro_nn.output.linear_fits import LinearFits
 from varpro_nn.output.output_layer import LeftOut, OutputLayer
 from varpro_nn.output.penalties import PENALTIES, RIDGES, beyond
-from varpro_nn.output.ridge_fit import check_kept, fit_ridge
+from varpro_nn.output.ridge_fit import check_kept, fit_ridge, has_dual
 from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.output.settings import OutputSettings
 from varpro_nn.units import Units
+from varpro_nn.units.maps import n_columns
 
 GRID_TOLERANCE = 3e-3
 """Tolerance of the convex fits along the grid; see :func:`varpro_nn.linalg.convex.fit_linear`."""
@@ -78,16 +79,19 @@ GRAM_BYTES = 2**33
 _logger = logging.getLogger(__name__)
 
 
-def check_size(n_columns: int, n_rows: int) -> None:
-    """Raise ValueError if the output layer is too large to fit, before the units are trained.
+def check_size(q: int, n_rows: int) -> None:
+    """Raise ValueError if the output layer of ``q`` columns is too large, before units are trained.
 
     With fewer rows than columns, the matrices are of rows by rows.
     """
-    n_bytes = 8 * min(n_columns, n_rows) ** 2
+    n_bytes = 8 * min(q, n_rows) ** 2
     if n_bytes > GRAM_BYTES:
-        of_rows = n_rows < n_columns
+        of_rows = n_rows < q
         size = f"{n_bytes / 2**30:.0f} GiB; at most {GRAM_BYTES / 2**30:.0f} GiB are supported"
-        msg = f"the output layer has {n_columns} columns (n_units times the cells of a unit)"
+        msg = (
+            f"the output layer has {q} columns (n_units times the cells of a unit, and "
+            "those of layers below)"
+        )
         if of_rows:
             msg += (
                 f" and {n_rows} rows (images and copies). Its matrix of rows by rows takes {size}. "
@@ -137,9 +141,8 @@ def fit_output_layer(
         raise ValueError(msg)
     if keep_sums:
         check_kept(training, name, settings.n_copies)
-    n, q = len(training), len(W) * units.n_cells
-    # With weights there is only the primal form.
-    eigenproblem = min(n, q) if training.weights is None else q
+    n, q = len(training), n_columns(units, len(W))
+    eigenproblem = min(n, q) if has_dual(units, training) else q
     # An image that is left out alone would still be there in its copies, and the errors are those
     # of the image itself, where outputs are averaged over views.
     meaningful = (times == 1 and settings.views == "single") or penalty is not None

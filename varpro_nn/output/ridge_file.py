@@ -12,6 +12,7 @@ from varpro_nn._typing import RealArray
 from varpro_nn.errors import ModelFileError
 from varpro_nn.linalg import GramAccumulator, RowStore
 from varpro_nn.units import Units, spec_of, units_from_spec
+from varpro_nn.units.maps import n_columns
 
 KIND = "glue"
 """What the header calls the file."""
@@ -62,7 +63,7 @@ def read_ridge_layer(path: Path) -> tuple[Units, RealArray, Kept]:
         units = units_from_spec(header["units"], groups["units"])
         W = unit_weights(arrays["W"], units.n_weights)
         form = header["form"]
-        kept = _FORMS[form].of_arrays(groups[form], len(W) * units.n_cells, W.dtype)
+        kept = _FORMS[form].of_arrays(groups[form], n_columns(units, len(W)), W.dtype)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         msg = f"{path}: the arrays do not describe a ridge layer: {error}."
         raise ModelFileError(msg) from error

@@ -35,6 +35,7 @@ from varpro_nn.output.ridge_file import Kept
 from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.output.ridge_sums import ridge_sums
 from varpro_nn.units import Units
+from varpro_nn.units.maps import n_columns, n_columns_below
 
 DUAL_BLOCK_BYTES = 2**26
 """Bytes of the columns that the dual form takes at a time."""
@@ -79,8 +80,8 @@ def fit_ridge(
     standardise : bool
         Let the ridge act on columns scaled to variance 1.
     form : {"primal", "dual"}, optional
-        By default dual with more columns than images, none of which have weights. The dual form
-        takes the memory of two matrices of images by images
+        By default dual with more columns than images, if there are no weights of images and no
+        columns of layers below. The dual form takes the memory of two matrices of images by images
         (:data:`varpro_nn.linalg.dual.MEMORY_BUDGET`).
     keep_sums : bool
         Keep what the layer follows from, as ``OutputLayer.ridge_layer``: sums, 8 q^2 bytes for q
@@ -98,8 +99,8 @@ def fit_ridge(
     NonFiniteError
         Features are NaN or infinite.
     ValueError
-        A ridge is negative or not finite; sample weights with the dual form; or ``keep_sums``
-        with real targets or sample weights.
+        A ridge is negative or not finite; sample weights, or columns of layers below, with the
+        dual form; or ``keep_sums`` with real targets or sample weights.
     """
     ridges = np.atleast_1d(np.asarray(RIDGES if ridge is None else ridge, dtype=np.float64))
     if ridges.size == 0 or not np.isfinite(ridges).all() or ridges.min() < 0:
@@ -108,10 +109,15 @@ def fit_ridge(
     if keep_sums:
         check_kept(training)
     if form is None:
-        wide = len(W) * units.n_cells > len(training) and training.weights is None
+        wide = n_columns(units, len(W)) > len(training) and has_dual(units, training)
         form = "dual" if wide else "primal"
     fit = _Fit(units, W, training, compute, ridges, ridge is None, standardise, keep_sums)
     return fit.dual() if form == "dual" else fit.primal()
+
+
+def has_dual(units: Units, training: TrainingSet) -> bool:
+    """Whether the dual form is there: it goes over the columns by units, and has no weights."""
+    return training.weights is None and not n_columns_below(units)
 
 
 def check_kept(training: TrainingSet, name: str = "ridge", n_copies: int = 0) -> None:
@@ -186,7 +192,7 @@ class _Fit:
 
     def primal(self) -> OutputLayer:
         units, W, training, compute = self.units, self.W, self.training, self.compute
-        n, q = len(training), len(W) * units.n_cells
+        n, q = len(training), n_columns(units, len(W))
         with (
             compute.bar("ridge layer", unit="part") as bar,
             thread_pool(compute.n_jobs) as threads,
@@ -211,15 +217,20 @@ class _Fit:
 
             search = self._search(errors_of, path)
         A = path.solve(search.ridge)
-        of_unit = np.tile(np.arange(len(W)), units.n_cells)
+        h = len(W)
+        of_unit = np.append(np.tile(np.arange(h), units.n_cells), [h] * n_columns_below(units))
         # With fewer images than columns, n columns span all others.
-        redundant = path.redundant_groups(of_unit) if n > q else []
+        groups = path.redundant_groups(of_unit) if n > q else []
+        redundant = [unit for unit in groups if unit < h]
         return self._fitted(A, path, search, redundant, layer)
 
     def dual(self) -> OutputLayer:
         units, W, training = self.units, self.W, self.training
-        if training.weights is not None:
-            msg = "form must be primal for images with sample weights, got dual."
+        if not has_dual(units, training):
+            msg = (
+                "form must be primal for images with sample weights, or units with cells_below, "
+                "got dual."
+            )
             raise ValueError(msg)
         images = training.images[:]  # fewer than columns, so they fit in memory
         n, h, m = len(images), len(W), units.n_cells

@@ -34,6 +34,7 @@ from varpro_nn.output.ridge_file import (
 )
 from varpro_nn.output.ridge_sums import ridge_sums
 from varpro_nn.units import Units, with_n_units
+from varpro_nn.units.maps import n_columns, n_columns_below
 
 
 class RidgeLayer:
@@ -52,7 +53,7 @@ class RidgeLayer:
 
     Notes
     -----
-    The sums take 8 q^2 bytes, q = h m being the number of columns; n rows take 4 n q or 8 n q.
+    The sums take 8 q^2 bytes, q being the number of columns; n rows take 4 n q or 8 n q.
     Solving from rows takes 24 n (n + q) bytes for a while, and each change copies the rows. Sums
     cannot tell whether an image that is removed was ever added; rows can.
     """
@@ -61,7 +62,7 @@ class RidgeLayer:
         self.W: RealArray = unit_weights(W, units.n_weights)
         self._units = units
         self.n_jobs = n_jobs
-        Phi = np.zeros((0, len(self.W) * units.n_cells), dtype=self.W.dtype)
+        Phi = np.zeros((0, n_columns(units, len(self.W))), dtype=self.W.dtype)
         self._kept: Kept = RowStore(Phi, np.zeros((0, n_classes)))
         self._paths: dict[bool, RidgePath] = {}
 
@@ -199,24 +200,27 @@ class RidgeLayer:
             msg = f"images must be those in the sums, by class {self._counts()}, got {there}."
             raise ValueError(msg)
         all_units, kept, n_old = np.concatenate([self.W, new]), self._kept, self._kept.n_columns
-        # From old columns, new columns to cell by cell, as the features of all units come.
-        m = self.units.n_cells
-        old_columns, new_columns = np.split(np.arange(len(all_units) * m), [n_old])
-        order = np.concatenate([old_columns.reshape(m, -1), new_columns.reshape(m, -1)], axis=1)
+        # From old columns, new columns to cell by cell, as the features of all units come; those
+        # of the layers below stay the last.
+        m, n_new = self.units.n_cells, len(new) * self.units.n_cells
+        of_old, below, new_columns = np.split(
+            np.arange(n_old + n_new), [len(self.W) * self.units.n_cells, n_old]
+        )
+        by_cells = np.concatenate([of_old.reshape(m, -1), new_columns.reshape(m, -1)], axis=1)
+        order = np.append(by_cells, below)
         if isinstance(kept, RowStore):
-            at = self._find(kept, training)
-            self._kept = kept.with_columns(at, self._features(new, training.images), order.ravel())
+            at, Phi = self._find(kept, training), self._features(new, training.images)
+            self._kept = kept.with_columns(at, Phi[:, :n_new], order)
         else:
             of_new = GramAccumulator(len(new_columns), self.n_classes)
             cross = np.zeros((n_old, len(new_columns)))
             with thread_pool(self.n_jobs) as threads:
                 for rows, Phi in feature_blocks(self.units, all_units, training.images, threads):
-                    old, appended = np.split(Phi.reshape(len(Phi), m, -1), [len(self.W)], axis=2)
-                    old = old.reshape(len(Phi), -1) - kept.shift
-                    appended = appended.reshape(len(Phi), -1)
+                    back = Phi[:, np.argsort(order)]
+                    old, appended = back[:, :n_old] - kept.shift, back[:, n_old:]
                     of_new.add(appended, training.tau(rows), threads=threads)  # shifts them
                     cross += product_over_rows(old, appended)
-            kept.append_columns(cross, of_new, order.ravel())
+            kept.append_columns(cross, of_new, order)
         self.W = all_units
         self._paths.clear()
         return self
@@ -251,7 +255,8 @@ class RidgeLayer:
         if not kept.any():
             msg = f"one unit at least must be left of the {len(self.W)}."
             raise ValueError(msg)
-        columns = np.flatnonzero(np.tile(kept, self.units.n_cells))
+        of_units = np.tile(kept, self.units.n_cells)
+        columns = np.flatnonzero(np.append(of_units, [True] * n_columns_below(self.units)))
         if isinstance(self._kept, RowStore):
             rows = self._kept.of_columns(columns)
             self._kept = rows if self.n_images <= len(columns) else self._as_sums(rows)
@@ -274,7 +279,7 @@ class RidgeLayer:
 
         Returns
         -------
-        ndarray, shape (h * m + 1, k)
+        ndarray, shape (q + 1, k)
             ``A``, as :class:`varpro_nn.Network` takes it.
 
         Raises

@@ -37,6 +37,13 @@ class OutputSettings:
         help="test-time augmentation; flip: average the outputs of the image and its mirror image",
     )
 
+    cells_below: int = setting(
+        0,
+        least=0,
+        help="number of cells along each side of the maps of the layers below the last one that "
+        "the output layer sees too; 0: it sees the last layer only",
+    )
+
     def __post_init__(self) -> None:
         check_settings(self)
         if self.layer != "ridge" and self.penalty == 0:

@@ -24,6 +24,7 @@ from varpro_nn.training.growth import Growth
 from varpro_nn.training.metrics import confusion_matrix
 from varpro_nn.training.pipeline import Run, said_of_refit
 from varpro_nn.units import PatchUnits, UnitsOnMaps
+from varpro_nn.units.maps import n_columns_below
 
 MIDDLE = "middle layer"
 """Its name among the sub-networks."""
@@ -121,14 +122,14 @@ def _of_training(run: Run) -> dict[str, Any] | None:
 def _of_glue(run: Run, growth: Growth) -> dict[str, Any]:
     sizes, accuracies, path = growth.sizes, growth.accuracies, growth.path
     network, k = run.network, len(run.network.classes)
-    m = network.units.n_cells
+    m, n_below = network.units.n_cells, n_columns_below(network.units)
     values = np.sqrt(path.eigenvalues[::-1])
     alt = f"{len(values):,} singular values from {values[0]:.3g} down; rank {path.rank:,}"
     curve = None
     if sizes:
         points = zip(sizes, accuracies[0], strict=True)
         of_sizes = ", ".join(f"{100 * share:.2f} % with {size}" for size, share in points)
-        fixed = network.n_parameters - network.W.size - network.A.size + k
+        fixed = network.n_parameters - network.W.size - network.A.size + k * (1 + n_below)
         names = ("trained units", "random units") if len(accuracies) > 1 else ("random units",)
         curve = figures.growth_curve(
             sizes, dict(zip(names, accuracies, strict=True)),
@@ -199,7 +200,8 @@ def _of_test(run: Run, test: ImageSet) -> dict[str, Any]:
 def _of_units(network: Network) -> dict[str, Any]:
     units: Any = network.units
     W = network.W
-    sizes = np.linalg.norm(network.A[:-1].reshape(units.n_cells, len(W), -1), axis=(0, 2))
+    of_units = network.A[: units.n_cells * len(W)].reshape(units.n_cells, len(W), -1)
+    sizes = np.linalg.norm(of_units, axis=(0, 2))
     order = np.argsort(-sizes, kind="stable")[:MOST_FILTERS].tolist()
     below = isinstance(units, UnitsOnMaps)
     while isinstance(units, UnitsOnMaps):  # filters of the first layer can be drawn

@@ -397,6 +397,9 @@ class TrainConfig:
             if self.middle.n_units is not None:
                 msg = f"middle_units needs first_units, got {self.middle.n_units} without."
                 raise ValueError(msg)
+            if self.output.cells_below:
+                msg = f"cells_below needs first_units, got {self.output.cells_below} without."
+                raise ValueError(msg)
             return
         units = self.units
         needed = {
@@ -423,6 +426,12 @@ class TrainConfig:
                 msg = (
                     f"window must be at most {name}, {side}, the side of the maps, got "
                     f"{units.window}."
+                )
+                raise ValueError(msg)
+            if self.output.cells_below > side:
+                msg = (
+                    f"cells_below must be at most {name}, {side}, the side of the maps, got "
+                    f"{self.output.cells_below}."
                 )
                 raise ValueError(msg)
         n_places = self.first.grid - units.window + 1

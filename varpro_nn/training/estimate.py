@@ -32,7 +32,7 @@ from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.fit import check_size
 from varpro_nn.training.config import SubnetworkSettings, TrainConfig
-from varpro_nn.training.growth import MOST_COLUMNS, MOST_IMAGES, MOST_POINTS
+from varpro_nn.training.growth import MOST_IMAGES, MOST_POINTS, n_fitted
 from varpro_nn.training.output_counts import OutputCounts
 from varpro_nn.training.plan import (
     check_refit,
@@ -51,7 +51,7 @@ from varpro_nn.training.rates import (
 )
 from varpro_nn.training.subnetwork_counts import SubnetworkCounts, Time
 from varpro_nn.units import Units, UnitsOnMaps, array_fields, with_n_units
-from varpro_nn.units.maps import N_IMAGES, n_windows_of, shape_of_maps
+from varpro_nn.units.maps import N_IMAGES, n_columns, n_windows_of, shape_of_maps
 
 KNOWN_ERROR = 1.5
 """Factor within which most estimates are right (``experiments.benchmarks.estimates``)."""
@@ -366,7 +366,7 @@ class _Sizes:
         with single_threaded_blas():
             units = make_units(config, sample, None)
         most = n + len(dataset.validation) if config.refit and dataset.validation else n
-        check_size(units.n_units * units.n_cells, most * (1 + config.output.n_copies))
+        check_size(n_columns(units), most * (1 + config.output.n_copies))
         return cls(
             units, units_in_training(config, units), middle_in_training(config, units), sample, n,
             0 if dataset.test is None else len(dataset.test),
@@ -517,7 +517,7 @@ class _Run:
         """Ridge layers of the first sub-networks, and of random units, for the report."""
         rates = self.rates
         n = min(self.n, MOST_IMAGES)
-        q = min(self.layer.q, max(1, MOST_COLUMNS // self.units.n_cells) * self.units.n_cells)
+        q = min(self.layer.q, n_columns(self.units, n_fitted(self.units)))
         sizes = q * np.geomspace(1 / self.settings.n_subnetworks, 1, MOST_POINTS)
         solves = float(14 / 3 * (sizes**3).sum()) * rates.factorisation
         gram = n * q**2 * rates.product

@@ -20,6 +20,8 @@ from varpro_nn.output.features import feature_blocks
 from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.subnetwork import Subnetwork
+from varpro_nn.units import Units
+from varpro_nn.units.maps import n_columns_below
 
 MOST_IMAGES = 10_000
 """Training images that ridge layers are fitted on."""
@@ -88,8 +90,8 @@ def grown(
     units are measured in the same way.
     """
     units, each = network.units, units_per_subnetwork
-    n_fitted = max(1, MOST_COLUMNS // units.n_cells)
-    W, most = network.W[:n_fitted], min(n_fitted, len(network.W)) // each
+    W = network.W[: n_fitted(units)]
+    most = len(W) // each
     sizes: list[int] = []
     if most and test is not None:
         sizes = sorted({round(size) for size in np.geomspace(1, most, MOST_POINTS).tolist()})
@@ -112,17 +114,24 @@ def grown(
     return Growth(sizes, accuracies, paths[0], each, len(train))
 
 
+def n_fitted(units: Units) -> int:
+    """Count the units that ridge layers are fitted to at most."""
+    return max(1, (MOST_COLUMNS - n_columns_below(units)) // units.n_cells)
+
+
 def _accuracies(
     network: Network, W: RealArray, layers: list[FloatArray], test: ImageSet, n_jobs: int
 ) -> list[float]:
     """Accuracy of each linear layer, on the first units of ``W``."""
-    m = network.units.n_cells
+    n_of_units = len(W) * network.units.n_cells
     right = np.zeros(len(layers), dtype=int)
     with thread_pool(n_jobs) as threads:
         for rows, Phi in feature_blocks(network.units, W, test.images, threads):
-            by_cell = Phi.reshape(len(Phi), m, -1)
+            of_units, below = np.split(Phi, [n_of_units], axis=1)
+            by_cell = of_units.reshape(len(Phi), network.units.n_cells, -1)
             for number, A in enumerate(layers):
-                of_first = by_cell[:, :, : (len(A) - 1) // m].reshape(len(Phi), -1)
+                h = (len(A) - 1 - below.shape[1]) // network.units.n_cells
+                of_first = np.hstack([by_cell[:, :, :h].reshape(len(Phi), -1), below])
                 codes = np.argmax(of_first @ A[:-1] + A[-1], axis=1)
                 right[number] += np.count_nonzero(codes == test.labels[rows])
     return (right / len(test)).tolist()

@@ -29,6 +29,7 @@ from varpro_nn.training.subnetwork import Subnetwork, SubnetworkPlan
 from varpro_nn.training.subnetworks import SubnetworkStore
 from varpro_nn.units import Units, UnitsOnMaps, with_n_units
 from varpro_nn.units.contract import check_members
+from varpro_nn.units.maps import n_columns
 from varpro_nn.units.registry import check_dataclass
 
 _BRIGHT = 10.0
@@ -114,7 +115,7 @@ def train_units(
             rng = np.random.default_rng(seeds["whitening"])
             units = make_units(config, images, rng, train_middle)
     check_fitting(config.distortion, images.shape)
-    check_size(units.n_units * units.n_cells, len(images) * (1 + config.output.n_copies))
+    check_size(n_columns(units), len(images) * (1 + config.output.n_copies))
     plan = SubnetworkPlan(
         units_in_training(config, units), settings, config.distortion, seeds["training"]
     )

@@ -19,6 +19,7 @@ from varpro_nn.output.settings import OutputSettings
 from varpro_nn.training.rates import Rates, UnitRates, operations_of_product
 from varpro_nn.training.subnetwork_counts import Time, bytes_of_distortion
 from varpro_nn.units import Units
+from varpro_nn.units.maps import n_columns
 
 _SEARCH_PRODUCTS, _LAST_PRODUCTS = 80.0, 30.0
 """Typical CPU time of the convex fits, in units of a product with all rows: the search over all
@@ -67,7 +68,7 @@ class OutputCounts:
     @property
     def q(self) -> int:
         """Columns of the features."""
-        return self.units.n_units * self.units.n_cells
+        return n_columns(self.units)
 
     def seconds(self) -> Time:
         """Count the fit on all images and their copies, and the temperature."""

@@ -142,7 +142,7 @@ def _units_on_maps(
     lowest, W = _first_layer(config, images, rng)
     if middle.n_units is None:
         below = _maps(config, lowest, W, images, rng, last.n_components)
-        return _layer_on(below, config, last.n_units, last.grid)
+        return _layer_on(below, config, last.n_units, last.grid, config.output.cells_below)
     below = _maps(config, lowest, W, images, rng, middle.n_components)
     units = _layer_on(below, config, middle.n_units, middle.cells)
     if rng is None:
@@ -152,7 +152,7 @@ def _units_on_maps(
         W = train(units).astype(np.float32)
     of_maps = replace(units, units=replace(units.units, grid=middle.grid))
     below = _maps(config, of_maps, W, images, rng, last.n_components)
-    return _layer_on(below, config, last.n_units, last.grid)
+    return _layer_on(below, config, last.n_units, last.grid, config.output.cells_below)
 
 
 def _first_layer(
@@ -202,14 +202,16 @@ def _maps(
     return Maps(units, W, window, np.zeros(n_pixels), np.zeros((n_components, n_pixels)))
 
 
-def _layer_on(below: Maps, config: TrainConfig, n_units: int, grid: int) -> UnitsOnMaps:
-    """Make a layer of units on maps: the middle one and the last differ in size alone."""
+def _layer_on(
+    below: Maps, config: TrainConfig, n_units: int, grid: int, cells_below: int = 0
+) -> UnitsOnMaps:
+    """Make a layer of units on maps: the middle one, or the last, which may show those below."""
     chosen = config.units
     units = patch_units(
         "dense", below.shape, n_units, window=1, grid=grid, draw=chosen.draw,
         **_common(chosen),
     )  # fmt: skip
-    return units_on_maps(units, below)
+    return units_on_maps(units, below, cells_below=cells_below)
 
 
 def _common(chosen: UnitSettings) -> dict[str, Any]:

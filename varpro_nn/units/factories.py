@@ -219,7 +219,9 @@ def _units_on_maps(spec: Mapping[str, Any], arrays: Mapping[str, Any]) -> UnitsO
         units = units_from_spec(spec["units"])
         lower = units_from_spec(below["units"], others)
         W, centre, whitening = (arrays[name] for name in ("W", "centre", "whitening"))
-        if set(spec) != {"place", "n_units", "units", "below"} or len(arrays) != 3 + len(others):
+        cells_below = index(spec.get("cells_below", 0))
+        fields = {"place", "n_units", "units", "below"}
+        if set(spec) - {"cells_below"} != fields or len(arrays) != 3 + len(others):
             raise KeyError(spec)
     except (KeyError, TypeError, OverflowError, RecursionError) as error:
         msg = f"spec must hold the fields of units on maps, got {dict(spec)!r:.200}."
@@ -242,7 +244,8 @@ def _units_on_maps(spec: Mapping[str, Any], arrays: Mapping[str, Any]) -> UnitsO
             f"{centre.shape} and {whitening.shape}."
         )
         raise ValueError(msg)
-    made = units_on_maps(units, Maps(lower, W, window, centre, whitening))
+    below = Maps(lower, W, window, centre, whitening)
+    made = units_on_maps(units, below, cells_below=cells_below)
     return replace(made, n_units=_whole_numbers(n_units=spec["n_units"])[0])
 
 

@@ -11,10 +11,13 @@ image with ``d`` channels. A unit has ``d + 1`` weights. Without the projection,
 windows of 128 maps would have 1,153 weights, and as many products at each place.
 
 The layer below may itself be one on maps, so there may be any number of layers.
+
+The output layer can see the layers below too (``cells_below``): their maps, pooled to a few cells,
+are columns of ``Phi`` that no weight of the units changes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +25,12 @@ from numpy.typing import NDArray
 
 from varpro_nn._typing import FloatArray, ImageArray, RealArray
 from varpro_nn.units.activations import sides
+from varpro_nn.units.contract import Units
 from varpro_nn.units.inputs import check_shape
 from varpro_nn.units.patches import PatchUnits
 from varpro_nn.units.registry import with_n_units
 from varpro_nn.units.whitening import check_whitening, whitening_of
-from varpro_nn.units.windows import Windows
+from varpro_nn.units.windows import Windows, cell_bounds
 
 IMAGES = 64
 """Images whose maps are computed at a time."""
@@ -89,20 +93,49 @@ class Maps:
         -------
         ndarray, shape (n, d, rows, columns)
         """
+        return self.with_cells(images, 0, dtype)[0]
+
+    def n_columns(self, cells: int) -> int:
+        """Count the columns that :meth:`with_cells` makes of this layer and all below it."""
+        below = self.units.below.n_columns(cells) if isinstance(self.units, UnitsOnMaps) else 0
+        return len(sides(self.units.activation)) * cells**2 * len(self.W) + below
+
+    def with_cells(
+        self, images: ImageArray, cells: int, dtype: Any = np.float32
+    ) -> tuple[RealArray, RealArray]:
+        """Compute the projected maps, and the maps of this layer and all below it in a few cells.
+
+        Parameters
+        ----------
+        images : ndarray, shape (n, ...)
+        cells : int
+            Along each side of a map; 0 for no columns.
+        dtype : numpy dtype
+            Of the products and of the results.
+
+        Returns
+        -------
+        M : ndarray, shape (n, d, rows, columns)
+        columns : ndarray, shape (n, ``n_columns(cells)``)
+            Means over the pixels of each cell: of the lowest layer first, and in a layer in the
+            order of features: side, row and column of the cell, unit.
+        """
         windows = self.windows
         W, whitening = self.W.astype(dtype), self.whitening.astype(dtype)
         shift = (self.whitening @ self.centre).astype(dtype)
         M = np.empty((len(images), *self.shape), dtype=dtype)
+        columns = np.empty((len(images), self.n_columns(cells)), dtype=dtype)
         for start in range(0, len(images), IMAGES):
             rows = slice(start, start + IMAGES)
-            maps = maps_of(self.units, W, images[rows])
+            by_cells, columns[rows] = _with_cells(self.units, W, images[rows], cells)
+            maps = _as_maps(self.units, by_cells, len(W))
             innermost = np.ascontiguousarray(np.moveaxis(maps, 0, -1))
             b = innermost.shape[-1]
             P = np.empty((windows.n_pixels, windows.places[1], b), dtype=dtype)
             for row, _ in windows.rows(innermost, P):
                 projected = whitening @ P.reshape(windows.n_pixels, -1) - shift[:, None]
                 M[rows, :, row] = np.moveaxis(projected.reshape(len(shift), -1, b), -1, 0)
-        return M
+        return M, columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +148,15 @@ class UnitsOnMaps:
         On images of the shape of the projected maps.
     below : Maps
     n_units : int
+    cells_below : int
+        Cells along each side of the maps below, of every layer, that the output layer sees beside
+        the units; 0 for the units alone. It changes no feature of the units.
     """
 
     units: PatchUnits
     below: Maps
     n_units: int
+    cells_below: int = 0
 
     @property
     def kind(self) -> str:
@@ -154,8 +191,10 @@ class UnitsOnMaps:
     def spec(self) -> dict[str, Any]:
         """All choices as plain values, for a model file; the arrays are apart in ``arrays``."""
         below = {"units": self.below.units.spec(), "window": self.below.window}
+        seen = {"cells_below": self.cells_below} if self.cells_below else {}
         return {
             "place": "maps", "n_units": self.n_units, "units": self.units.spec(), "below": below,
+            **seen,
         }  # fmt: skip
 
     @property
@@ -167,8 +206,7 @@ class UnitsOnMaps:
     def on_top(self, inputs: ImageArray, dtype: Any = np.float32) -> tuple[PatchUnits, RealArray]:
         """Compute the maps once: the units of this layer alone, and what they take."""
         check_shape(inputs, self.image_shape)
-        top: Any = with_n_units(self.units, self.n_units)
-        return top, self.below(inputs, dtype)
+        return _top(self), self.below(inputs, dtype)
 
     def init(self, inputs: ImageArray, rng: np.random.Generator) -> FloatArray:
         """Draw weights as patch units do, on the maps of some of the inputs."""
@@ -198,6 +236,33 @@ def last_layer(
     return units.on_top(inputs, dtype) if isinstance(units, UnitsOnMaps) else (units, inputs)
 
 
+def last_layer_and_below(
+    units: Any, inputs: ImageArray, dtype: Any = np.float32
+) -> tuple[Any, RealArray | ImageArray, RealArray]:
+    """Return what :func:`last_layer` does, and the columns of the layers below, maps computed once.
+
+    The columns have shape (n, ``n_columns_below(units)``).
+    """
+    if not isinstance(units, UnitsOnMaps):
+        return units, inputs, np.empty((len(inputs), 0), dtype)
+    check_shape(inputs, units.image_shape)
+    return _top(units), *units.below.with_cells(inputs, units.cells_below, dtype)
+
+
+def n_columns_below(units: Units) -> int:
+    """Count the columns of the output layer that show layers below the units."""
+    return units.below.n_columns(units.cells_below) if isinstance(units, UnitsOnMaps) else 0
+
+
+def n_columns(units: Units, n_units: int | None = None) -> int:
+    """Count the columns of the output layer: those of ``n_units`` units, then of layers below.
+
+    By default of all units.
+    """
+    h = units.n_units if n_units is None else n_units
+    return h * units.n_cells + n_columns_below(units)
+
+
 def shape_of_maps(units: "PatchUnits | UnitsOnMaps", n_units: int) -> tuple[int, int, int]:
     """Shape of the maps of a layer with ``n_units`` units: (channels, rows, columns)."""
     return (len(sides(units.activation)) * n_units, units.grid, units.grid)
@@ -208,10 +273,41 @@ def maps_of(units: "PatchUnits | UnitsOnMaps", W: RealArray, images: ImageArray)
 
     Channel ``s * h + i`` is side ``s`` of the activation of unit ``i``.
     """
-    by_cells = units.features(W, images)  # sides, rows, columns, units
-    g = units.grid
-    channels_last = by_cells.reshape(len(images), -1, g, g, len(W))
-    return np.moveaxis(channels_last, -1, 2).reshape(len(images), -1, g, g)
+    return _as_maps(units, units.features(W, images), len(W))
+
+
+def _as_maps(units: "PatchUnits | UnitsOnMaps", by_cells: RealArray, h: int) -> RealArray:
+    """Order the features of ``h`` units as maps."""
+    n, g = len(by_cells), units.grid
+    channels_last = by_cells.reshape(n, -1, g, g, h)  # sides, rows, columns, units
+    return np.moveaxis(channels_last, -1, 2).reshape(n, -1, g, g)
+
+
+def _with_cells(
+    units: "PatchUnits | UnitsOnMaps", W: RealArray, images: ImageArray, cells: int
+) -> tuple[RealArray, RealArray]:
+    """Compute the features of a layer; and the cells of the layers below, then of its own maps."""
+    top, inputs, columns = last_layer_and_below(_seeing(units, cells), images, W.dtype)
+    by_cells = top.features(W, inputs)
+    if not cells:
+        return by_cells, columns
+    bounds = cell_bounds(units.grid, cells)
+    A = by_cells.reshape(len(images), -1, units.grid, units.grid, len(W))
+    for axis in (2, 3):
+        A = np.add.reduceat(A, bounds[:-1], axis=axis)
+    n_pixels = np.multiply.outer(np.diff(bounds), np.diff(bounds))[:, :, None]
+    means = (A / n_pixels.astype(A.dtype)).reshape(len(images), -1)
+    return by_cells, np.concatenate([columns, means], axis=1)
+
+
+def _seeing(units: "PatchUnits | UnitsOnMaps", cells: int) -> "PatchUnits | UnitsOnMaps":
+    return replace(units, cells_below=cells) if isinstance(units, UnitsOnMaps) else units
+
+
+def _top(units: UnitsOnMaps) -> PatchUnits:
+    """Return the units of the layer alone, as many as it has."""
+    top: Any = with_n_units(units.units, units.n_units)
+    return top
 
 
 def learn_maps(
@@ -296,7 +392,7 @@ def _moments(
     return shift + mean, squares / n - np.outer(mean, mean)
 
 
-def units_on_maps(units: PatchUnits, below: Maps) -> UnitsOnMaps:
+def units_on_maps(units: PatchUnits, below: Maps, *, cells_below: int = 0) -> UnitsOnMaps:
     """Make a layer on the maps of a fixed one.
 
     Parameters
@@ -304,6 +400,9 @@ def units_on_maps(units: PatchUnits, below: Maps) -> UnitsOnMaps:
     units : PatchUnits
         On images of the shape ``below.shape``, made by :func:`varpro_nn.units.patch_units`.
     below : Maps
+    cells_below : int
+        Cells along each side of the maps below, of every layer, that the output layer sees beside
+        the units; 0 for the units alone.
 
     Returns
     -------
@@ -312,7 +411,8 @@ def units_on_maps(units: PatchUnits, below: Maps) -> UnitsOnMaps:
     Raises
     ------
     ValueError
-        Units on images of another shape, or units that whiten their windows.
+        Units on images of another shape, units that whiten their windows, or more cells than a
+        layer below has pixels in its maps.
     """
     if units.whitening is not None:
         msg = "units must not whiten their windows: the maps are whitened already."
@@ -320,7 +420,17 @@ def units_on_maps(units: PatchUnits, below: Maps) -> UnitsOnMaps:
     if units.image_shape != below.shape:
         msg = f"units must be on images of shape {below.shape}, got {units.image_shape}."
         raise ValueError(msg)
-    return UnitsOnMaps(units, below, units.n_units)
+    most = min(_sides_below(below))
+    if not 0 <= cells_below <= most:
+        msg = f"cells_below must be 0 to {most}, the least side of maps below, got {cells_below}."
+        raise ValueError(msg)
+    return UnitsOnMaps(units, below, units.n_units, cells_below)
+
+
+def _sides_below(below: Maps) -> list[int]:
+    """Sides of the maps of a fixed layer and all below it."""
+    lower = below.units
+    return [lower.grid, *(_sides_below(lower.below) if isinstance(lower, UnitsOnMaps) else ())]
 
 
 def _some(images: ImageArray, rng: np.random.Generator, most: int) -> ImageArray:

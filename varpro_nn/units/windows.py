@@ -22,6 +22,11 @@ from numpy.typing import NDArray
 from varpro_nn._typing import RealArray
 
 
+def cell_bounds(n_places: int, n_cells: int) -> NDArray[np.int64]:
+    """First place of each cell, then the number of places: cells of as equal size as can be."""
+    return np.round(np.linspace(0, n_places, n_cells + 1)).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Windows:
     """All places of a square window in an image, cut into a grid of cells.
@@ -57,7 +62,7 @@ class Windows:
 
     def bounds(self, axis: int) -> NDArray[np.int64]:
         """First place of each cell along ``axis`` (0 or 1), then the number of places."""
-        return np.round(np.linspace(0, self.places[axis], self.grid + 1)).astype(np.int64)
+        return cell_bounds(self.places[axis], self.grid)
 
     @cached_property
     def _order(self) -> tuple[NDArray[np.int64], list[slice]]:

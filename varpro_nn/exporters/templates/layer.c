@@ -230,3 +230,57 @@ static void make_maps(const $input *image, float *restrict maps)
 }
 
 //:
+//: shown
+enum { LARGE_ROWS = $large_rows, LARGE_COLUMNS = $large_columns };
+
+/* First row of the maps of each larger cell that the outputs see, then the number of rows. */
+static const int large_row_bounds[LARGE_ROWS + 1] = {$large_row_bounds};
+static const int large_column_bounds[LARGE_COLUMNS + 1] = {$large_column_bounds};
+
+/* By side, larger cell, unit, class. */
+static const $weight linear[N_SIDES * LARGE_ROWS * LARGE_COLUMNS * N_UNITS * VARPRO_N_CLASSES] = {
+$linear
+};
+//:
+//: shown-int8
+static const float linear_scale[N_SIDES * LARGE_ROWS * LARGE_COLUMNS] = {
+$linear_scale
+};
+static const uint8_t linear_step[N_SIDES * LARGE_ROWS * LARGE_COLUMNS * N_UNITS] = {
+$linear_step
+};
+//:
+//: shown
+
+/* Add the part of the maps to the outputs. */
+static void add_maps(const float *maps, double *outputs)
+{
+    for (int cell = 0; cell < N_SIDES * LARGE_ROWS * LARGE_COLUMNS; cell++) {
+        int side = cell / (LARGE_ROWS * LARGE_COLUMNS);
+        int row = cell / LARGE_COLUMNS % LARGE_ROWS, column = cell % LARGE_COLUMNS;
+        int top = large_row_bounds[row], bottom = large_row_bounds[row + 1];
+        int left = large_column_bounds[column], right = large_column_bounds[column + 1];
+        float sums[N_UNITS] = {0};
+        for (int y = top; y < bottom; y++) {
+            for (int x = left; x < right; x++) {
+                const float *from =
+                    maps + (y * CELL_COLUMNS + x) * N_MAPS + side * TILES * LANES;
+                for (int u = 0; u < N_UNITS; u++) {
+                    sums[u] += from[u];
+                }
+            }
+        }
+        for (int u = 0; u < N_UNITS; u++) {
+            sums[u] /= (float)((bottom - top) * (right - left));
+        }
+        add_products(sums, N_UNITS, linear + cell * N_UNITS * VARPRO_N_CLASSES,
+//:
+//: shown-int8
+                     linear_scale[cell], linear_step + cell * N_UNITS,
+//:
+//: shown
+                     outputs);
+    }
+}
+
+//:

@@ -63,6 +63,29 @@ static float tangent(float x)
 }
 
 //:
+/* Add features of one cell and side, times their linear weights A, to the outputs. */
+static void add_products(const float *features, int n, const $weight *A,
+//: int8
+                         float scale, const uint8_t *step,
+//:
+                         double *outputs)
+{
+    float part[VARPRO_N_CLASSES] = {0};
+    for (int u = 0; u < n; u++) {
+        float phi = features[u];
+//: int8
+        phi *= scale * (float)step[u];
+//:
+        for (int k = 0; k < VARPRO_N_CLASSES; k++) {
+            part[k] += phi * (float)A[u * VARPRO_N_CLASSES + k];
+        }
+    }
+    /* Added up in double precision, cell by cell: rounding errors stay small. */
+    for (int k = 0; k < VARPRO_N_CLASSES; k++) {
+        outputs[k] += (double)part[k];
+    }
+}
+
 $layers
 
 /* By side, cell, unit, class. */
@@ -126,21 +149,15 @@ static void add_cell(const $input *image, int cell_row, int cell_column, double 
 
     for (int side = 0; side < N_SIDES; side++) {
         int cell = (side * CELL_ROWS + cell_row) * CELL_COLUMNS + cell_column;
-        const $weight *A = linear + cell * N_UNITS * VARPRO_N_CLASSES;
-        float part[VARPRO_N_CLASSES] = {0};
         for (int u = 0; u < N_UNITS; u++) {
-            float phi = sums[side * TILES * LANES + u] / (float)n_places;
+            sums[side * TILES * LANES + u] /= (float)n_places;
+        }
+        add_products(sums + side * TILES * LANES, N_UNITS,
+                     linear + cell * N_UNITS * VARPRO_N_CLASSES,
 //: int8
-            phi *= linear_scale[cell] * (float)linear_step[cell * N_UNITS + u];
+                     linear_scale[cell], linear_step + cell * N_UNITS,
 //:
-            for (int k = 0; k < VARPRO_N_CLASSES; k++) {
-                part[k] += phi * (float)A[u * VARPRO_N_CLASSES + k];
-            }
-        }
-        /* Added up in double precision, cell by cell: rounding errors stay small. */
-        for (int k = 0; k < VARPRO_N_CLASSES; k++) {
-            outputs[k] += (double)part[k];
-        }
+                     outputs);
     }
 }
 

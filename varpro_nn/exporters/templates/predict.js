@@ -28,6 +28,8 @@ const varproActivations = {
  * `addCells(image, weight)` takes an image (channels, rows, columns) of `image_shape` and adds the
  * means over the places of each cell, times `weight`, to `cells`: (side, row of cells, column of
  * cells, unit). `maps()` returns them as the image of the next layer, (side, unit, row, column).
+ * If the output layer sees larger cells of these maps, `show(weight)` adds the means over them,
+ * times `weight`, to `shown`.
  */
 function varproLayer(layer) {
   const [channels, rows, columns] = layer.image_shape;
@@ -46,6 +48,10 @@ function varproLayer(layer) {
   const z = new Float64Array(h);
   const cells = new Float64Array(sides.length * nCells * h);
   const asImage = new Float64Array(cells.length);
+  const linear = varproFloats(layer.linear);
+  const [largeDown, largeAcross] = layer.shown || [[0], [0]];
+  const nLarge = (largeDown.length - 1) * (largeAcross.length - 1);
+  const shown = new Float64Array(sides.length * nLarge * h);
 
   /** Put all units' weights of one pixel side by side. */
   function transposed(weights) {
@@ -125,7 +131,25 @@ function varproLayer(layer) {
     return asImage;
   }
 
-  return { cells, addCells, maps };
+  function show(weight) {
+    let to = 0;
+    for (let side = 0; side < sides.length; side++) {
+      for (let r = 0; r + 1 < largeDown.length; r++) {
+        for (let c = 0; c + 1 < largeAcross.length; c++) {
+          const n = (largeDown[r + 1] - largeDown[r]) * (largeAcross[c + 1] - largeAcross[c]);
+          for (let i = largeDown[r]; i < largeDown[r + 1]; i++) {
+            for (let j = largeAcross[c]; j < largeAcross[c + 1]; j++) {
+              const from = (side * nCells + i * (across.length - 1) + j) * h;
+              for (let unit = 0; unit < h; unit++) shown[to + unit] += weight / n * cells[from + unit];
+            }
+          }
+          to += h;
+        }
+      }
+    }
+  }
+
+  return { cells, shown, linear, addCells, maps, show };
 }
 
 /**
@@ -141,7 +165,6 @@ function varproNetwork(model) {
   const below = layers.slice(0, -1);
   const last = layers[layers.length - 1];
   const { constant, temperature } = model;
-  const A = varproFloats(model.A);
   const k = constant.length;
   const image = new Float64Array(channels * rows * columns);
   const view = new Float64Array(image.length);
@@ -163,6 +186,7 @@ function varproNetwork(model) {
     const views = { single: [false], flip: [false, true] }[model.views];
     // Outputs are linear in the columns: the mean over the views may as well be taken there.
     last.cells.fill(0);
+    for (const layer of below) layer.shown.fill(0);
     for (const mirrored of views) {
       look(mirrored);
       let input = view;
@@ -170,12 +194,15 @@ function varproNetwork(model) {
         layer.cells.fill(0);
         layer.addCells(input, 1);
         input = layer.maps();
+        layer.show(1 / views.length);
       }
       last.addCells(input, 1 / views.length);
     }
     const result = Float64Array.from(constant);
-    for (let column = 0; column < last.cells.length; column++) {
-      for (let j = 0; j < k; j++) result[j] += last.cells[column] * A[column * k + j];
+    for (const { shown, linear } of [{ ...last, shown: last.cells }, ...below]) {
+      for (let column = 0; column < shown.length; column++) {
+        for (let j = 0; j < k; j++) result[j] += shown[column] * linear[column * k + j];
+      }
     }
     return result;
   }
