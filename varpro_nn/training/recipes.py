@@ -143,7 +143,7 @@ STACKS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10": {
         "accurate": {
             "first_units": 96, "middle_units": 192, "n_units": 384, "n_components": 600,
-            "n_copies": 2,
+            "n_copies": 2, "cells_below": 2,
         },
     },
 }  # fmt: skip
