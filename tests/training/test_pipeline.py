@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -610,7 +611,7 @@ def test_colour_patches_and_rectangles():
 TWO_LAYERS = {
     "window": 2, "grid": 2, "n_components": 12, "n_units": 24, "n_subnetworks": 2,
     "images_per_subnetwork": 400, "first_units": 6, "first_window": 3,
-    "first_grid": 6, "output_layer": "ridge", "solver": "lsmr",
+    "first_grid": 6, "output_layer": "ridge", "solver": "lsmr", "n_train": 700,
 }  # fmt: skip
 
 
@@ -653,15 +654,22 @@ def test_units_are_trained_on_batches(digits):
 
 THREE_LAYERS = {
     "first_units": 6, "middle_units": 10, "n_units": 12, "output_layer": "ridge", "n_copies": 0,
-    "batch_size": 300, "max_nfev": 2, "n_rounds": 1, "seed": 1,
+    "batch_size": 300, "max_nfev": 2, "n_rounds": 1, "seed": 1, "n_train": 700,
 }  # fmt: skip
 
 
-def test_a_middle_layer_is_trained_before_the_last(digits, tmp_path):
-    """It is the sub-network after those of the last layer; the layers below it stay."""
+@pytest.fixture(scope="module")
+def three_layers(digits, tmp_path_factory):
+    """Settings, what they give, and the folder with the finished sub-networks."""
+    folder = tmp_path_factory.mktemp("shards")
     config = configure("default", data=digits, **THREE_LAYERS)
-    result, again = (run(config, digits, n_jobs=n) for n in (1, 2))
-    assert_same_bits(result.network, again.network)
+    return config, run(config, digits, n_jobs=1, shard_folder=folder), folder
+
+
+def test_a_middle_layer_is_trained_before_the_last(digits, three_layers, tmp_path):
+    """It is the sub-network after those of the last layer; the layers below it stay."""
+    config, result, _ = three_layers
+    assert_same_bits(result.network, run(config, digits, n_jobs=2).network)
     middle = result.network.units.below
     assert (middle.units.n_units, middle.units.grid, middle.units.units.grid) == (10, 4, 4)
     untrained = run(config.with_options(scheme="untrained"), digits, n_jobs=1)
@@ -680,13 +688,17 @@ def test_a_middle_layer_is_trained_before_the_last(digits, tmp_path):
 
 
 @pytest.mark.parametrize("layer", [{}, {"output_layer": "softmax", "n_copies": 1, "shift": 1}])
-def test_the_output_layer_sees_the_layers_below_too(layer, digits, tmp_path, monkeypatch):
-    """Unit weights are those without; the columns that come on top lower the loss."""
-    config = configure("default", data=digits, **THREE_LAYERS).with_options(**layer)
-    alone = run(config, digits, n_jobs=1, shard_folder=tmp_path / "shards")
+def test_the_output_layer_sees_the_layers_below_too(
+    layer, digits, three_layers, tmp_path, monkeypatch
+):
+    """Unit weights are those without; more columns fit the training images better."""
+    config, alone, folder = three_layers
     monkeypatch.setattr("varpro_nn.training.subnetwork.fit_on_batches", None)  # trains nothing
+    if layer:
+        config = config.with_options(**layer)
+        alone = run(config, digits, n_jobs=1, shard_folder=folder)
     seeing = config.with_options(cells_below=2)
-    both, again = (run(seeing, digits, n_jobs=n, shard_folder=tmp_path / "shards") for n in (1, 2))
+    both, again = (run(seeing, digits, n_jobs=n, shard_folder=folder) for n in (1, 2))
     assert_same_bits(both.network, again.network)
     assert_array_equal(both.network.W, alone.network.W)
     n_below = 2**2 * 2 * (6 + 10)
@@ -701,15 +713,15 @@ def test_the_output_layer_sees_the_layers_below_too(layer, digits, tmp_path, mon
     assert_array_equal(loaded.decision_function(images), both.network.decision_function(images))
 
 
-def test_a_middle_layer_is_the_network_of_two_layers(digits):
+def test_a_middle_layer_is_the_network_of_two_layers(digits, three_layers):
     """By the same random numbers, its weights are those of a network that ends there."""
-    config = configure("default", data=digits, **THREE_LAYERS)
-    middle = run(config, digits, n_jobs=1).network.units.below
+    config, result, _ = three_layers
+    middle = result.network.units.below
     settings = {
         name: value for name, value in THREE_LAYERS.items() if not name.startswith("middle")
     }
     two = configure("default", data=digits, **{**settings, "n_units": 10})
-    training = TrainingSet.of(digits, None, None)
+    training = TrainingSet.of(digits, config.n_train, None)
     plan = SubnetworkPlan(
         run(two, digits, n_jobs=1).network.units, two.subnetworks, two.distortion,
         streams(two)["training"],
@@ -717,9 +729,9 @@ def test_a_middle_layer_is_the_network_of_two_layers(digits):
     assert_array_equal(train_one(training, plan, 1).W.astype(np.float32), middle.W)
 
 
-def test_a_run_continues_with_its_middle_layer(digits, tmp_path, monkeypatch):
-    config = configure("default", data=digits, **THREE_LAYERS)
-    whole = run(config, digits, n_jobs=1, shard_folder=tmp_path)
+def test_a_run_continues_with_its_middle_layer(digits, three_layers, tmp_path, monkeypatch):
+    config, whole, folder = three_layers
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["000000.npz", "000001.npz"]
     monkeypatch.setattr("varpro_nn.training.subnetwork.fit_on_batches", None)
     assert_same_bits(run(config, digits, n_jobs=1, shard_folder=tmp_path).network, whole.network)

@@ -11,7 +11,7 @@ forms of it, one for each direction of the work:
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from math import prod
 
@@ -22,9 +22,15 @@ from numpy.typing import NDArray
 from varpro_nn._typing import RealArray
 
 
+@lru_cache(maxsize=256)
 def cell_bounds(n_places: int, n_cells: int) -> NDArray[np.int64]:
-    """First place of each cell, then the number of places: cells of as equal size as can be."""
-    return np.round(np.linspace(0, n_places, n_cells + 1)).astype(np.int64)
+    """First place of each cell, then the number of places: cells of as equal size as can be.
+
+    The array is shared by all callers, so it is read-only.
+    """
+    bounds = np.round(np.linspace(0, n_places, n_cells + 1)).astype(np.int64)
+    bounds.setflags(write=False)
+    return bounds
 
 
 @dataclass(frozen=True)
