@@ -5,30 +5,10 @@ import numpy as np
 import pytest
 
 from varpro_nn.output import feature_store
-from varpro_nn.output.feature_store import _allocate
 
 
 def lacking(monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate")  # as on macOS
-
-
-def not_supported(monkeypatch):
-    def fail(*_):
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    monkeypatch.setattr(os, "posix_fallocate", fail)
-
-
-@pytest.mark.parametrize("lack", [lambda _: None, lacking, not_supported])
-def test_the_disk_is_taken_at_once_on_every_system(lack, monkeypatch, tmp_path):
-    lack(monkeypatch)
-    monkeypatch.setattr(feature_store, "_ZEROS", bytes(4096))
-    n_bytes = 5 * 4096 + 7
-    with open(tmp_path / "file", "w+b") as file:
-        _allocate(file, n_bytes)
-        status = os.fstat(file.fileno())
-    assert status.st_size == n_bytes
-    assert 512 * status.st_blocks >= n_bytes  # a file with holes takes nothing
 
 
 @pytest.mark.parametrize("lack", [lambda _: None, lacking])

@@ -1,18 +1,16 @@
 """Features of all images, in memory or in a file, for fits that pass over them often."""
 
-import errno
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from varpro_nn._io.atomic import errors_named
 from varpro_nn._io.mapped import release_rows
+from varpro_nn._io.reserve import reserve
 from varpro_nn._typing import FloatArray, ImageArray, IndexArray, RealArray
 from varpro_nn.compute.compute import Compute
 from varpro_nn.linalg import spread
@@ -25,7 +23,6 @@ FEATURE_BYTES = 2**30
 
 The process itself has a few blocks of rows in memory: see ``release_rows``.
 """
-_ZEROS = bytes(2**20)
 
 
 @contextmanager
@@ -49,25 +46,8 @@ def feature_store(n: int, q: int, folder: Path | None = None) -> Iterator[RealAr
     folder = Path(tempfile.gettempdir()) if folder is None else folder
     with tempfile.TemporaryFile(dir=folder) as file:
         with errors_named(folder):
-            # Now, not at some page in the middle of the work, is the time to find the disk full.
-            _allocate(file, n_bytes)
+            reserve(file, n_bytes)
         yield np.memmap(file, dtype=np.float32, mode="r+", shape=(n, q))
-
-
-def _allocate(file: IO[bytes], n_bytes: int) -> None:
-    """Reserve ``n_bytes`` of the disk for an empty file."""
-    try:
-        os.posix_fallocate(file.fileno(), 0, n_bytes)
-    except AttributeError:  # macOS
-        pass
-    except OSError as error:  # file systems that cannot say so
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-    else:
-        return
-    for start in range(0, n_bytes, len(_ZEROS)):
-        file.write(_ZEROS[: n_bytes - start])
-    file.flush()
 
 
 def fill_features(

@@ -108,10 +108,10 @@ class Estimate:
     n_jobs : int
         Worker processes and threads.
     disk_mib : float
-        Of the run folder, and of the temporary file with the features of the output layer, which
-        is there while the layer is fitted.
+        Of the run folder and the largest temporary files: maps that a layer is trained on, or the
+        features of the output layer.
     temporary_mib : float
-        Of the temporary file alone.
+        Of the temporary files alone.
     peak_before_mib : float
         Largest memory of this process before the estimate, for example while it read the data.
     steps : tuple of Step
@@ -239,14 +239,14 @@ def check_before_start(
     Parameters
     ----------
     scratch : Path or None
-        Where the temporary file will be; None for the folder of temporary files.
+        Where the temporary files will be; None for the folder of temporary files.
 
     Raises
     ------
     TrainingError
         The run needs more memory than there is, even if the estimate is too high by its known
-        error; or its temporary file is larger than what is free on the disk. The message names the
-        settings that need less.
+        error; or its temporary files are larger than what is free on the disk. The message names
+        the settings that need less.
     ValueError
         As :func:`estimate`.
     """
@@ -280,9 +280,9 @@ def _check_disk(found: Estimate, folder: Path) -> None:
     free = shutil.disk_usage(folder).free / _MIB
     if found.temporary_mib > free:
         msg = (
-            f"{folder}: the features of the output layer need {found.temporary_mib:,.0f} MiB of "
-            f"disk, and {free:,.0f} MiB are free. Free some, or reduce "
-            f"{_REMEDIES['output layer']}."
+            f"{folder}: the temporary files of the run (maps of a layer, features of the output "
+            f"layer) need {found.temporary_mib:,.0f} MiB of disk, and {free:,.0f} MiB are free. "
+            f"Free some, or reduce {_REMEDIES['output layer']}; for maps, n_components."
         )
         raise TrainingError(msg)
 
@@ -439,11 +439,18 @@ class _Run:
         learnt = sum(array.size for array in array_fields(self.units).values())
         n_parameters = self.units.n_units * self.units.n_weights + learnt
         n_parameters += (self.layer.q + 1) * self.k
-        temporary = max(run.layer.bytes_of_temporary() for run in (self, self.again or self)) / _MIB
+        temporary = max(run.bytes_of_temporary() for run in (self, self.again or self)) / _MIB
         return Estimate(
             n_parameters, self.n_jobs, self._disk() / _MIB + temporary, temporary,
             self.peak_before_mib, tuple(steps),
         )  # fmt: skip
+
+    def bytes_of_temporary(self) -> float:
+        """Largest temporary files that are there at the same time."""
+        at_once = min(self.n_jobs, self.settings.n_subnetworks)
+        of_middle = 0 if self.middle is None else self.middle.bytes_of_temporary(self.n)
+        maps = max(of_middle, at_once * self.one.bytes_of_temporary(self.n))
+        return max(maps, self.layer.bytes_of_temporary())
 
     def _training(self) -> list[Step]:
         steps = [self._subnetworks(self.one, self.n, "sub-networks"), self._output()]

@@ -1,6 +1,7 @@
 """One sub-network: draw its images, train its units, and report failures."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from varpro_nn.errors import NonFiniteError
 from varpro_nn.linalg.threads import Threads, thread_pool
 from varpro_nn.output.features import check_finite
 from varpro_nn.training.config import Loss, SubnetworkSettings
+from varpro_nn.training.layer_inputs import layer_inputs
 from varpro_nn.units import PatchUnits, Units
 from varpro_nn.units.contract import check_weights
 from varpro_nn.units.maps import last_layer
@@ -101,6 +103,7 @@ def train_one(
     start: FloatArray | None = None,
     fixed: FloatArray | None = None,
     n_threads: int = 1,
+    folder: Path | None = None,
 ) -> Subnetwork:
     """Draw images, train the units, and tell what went wrong.
 
@@ -114,6 +117,8 @@ def train_one(
         Weights of units whose columns are not trained.
     n_threads : int
         Threads that share the sums over its images. The result does not depend on them.
+    folder : Path, optional
+        Where large maps are kept while the sub-network trains (:mod:`.layer_inputs`).
     """
     units, settings, rng = plan.units, plan.settings, plan.rng_of(index)
     n, k = len(training), training.n_targets
@@ -142,7 +147,7 @@ def train_one(
                 drawn = training.with_images(images, some)
                 if settings.solver == "kfac":
                     part = float(ends[number]), float(ends[number + 1])
-                    report = _fit_on_batches(plan, drawn, W, rng, part)
+                    report = _fit_on_batches(plan, drawn, W, rng, part, folder)
                 else:
                     report = fit(
                         _functional(plan, drawn, fixed, threads), W, solver=settings.solver,
@@ -162,14 +167,16 @@ def _fit_on_batches(
     W: FloatArray,
     rng: np.random.Generator,
     part: tuple[float, float],
+    folder: Path | None,
 ) -> FitReport:
     """Train one round with kfac; ``part`` is its begin and end, as fractions of the training."""
-    (units, inputs), settings = last_layer(plan.units, drawn.images), plan.settings
-    assert isinstance(units, PatchUnits)  # checked by the configuration
+    settings = plan.settings
     of_batches = BatchSettings(
         settings.batch_size, settings.max_nfev, settings.ridge, settings.weight_decay, *part
     )
-    return fit_on_batches(units, inputs, drawn.tau(), W, rng, of_batches, drawn.weights)
+    with layer_inputs(plan.units, drawn.images, folder) as (units, inputs):
+        assert isinstance(units, PatchUnits)  # checked by the configuration
+        return fit_on_batches(units, inputs, drawn.tau(), W, rng, of_batches, drawn.weights)
 
 
 def _functional(

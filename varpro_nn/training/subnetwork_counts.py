@@ -13,6 +13,7 @@ from math import prod
 from varpro_nn.data.augmentation import BLOCK, Augmentation
 from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.training.config import SubnetworkSettings
+from varpro_nn.training.layer_inputs import AT_A_TIME, MAPS_BYTES, maps_bytes
 from varpro_nn.training.rates import LARGE, Rates, UnitRates
 from varpro_nn.training.subnetwork import round_sizes
 from varpro_nn.units import PatchUnits, Units, UnitsOnMaps, WholeImageUnits
@@ -272,14 +273,22 @@ class SubnetworkCounts:
         alone += (side**3 / 3 * rates.factorisation) + side**2 * z.n_weights * rates.double_product
         return Time(alone + z.n_weights**3 / 3 * rates.factorisation, shared)
 
+    def bytes_of_temporary(self, n: int) -> int:
+        """Count the bytes of the file that holds the maps of one sub-network."""
+        if self.settings.solver != "kfac" or self.settings.max_nfev == 0:
+            return 0
+        n_bytes = maps_bytes(self.units, round_sizes(self.settings, n)[-1])
+        return n_bytes if n_bytes > MAPS_BYTES else 0
+
     def memory(self, n: int, fixed: int) -> float:
         """Largest memory of one sub-network, the last round."""
         z = self._problem(round_sizes(self.settings, n)[-1], fixed)
         images = 2 * z.n * self.bytes_of_image + bytes_of_distortion(
             self.distortion, self.image_shape
         )
-        if isinstance(self.units, UnitsOnMaps):
-            images += 4 * z.n * prod(self.units.below.shape)
+        # Larger maps are in a file, but those that are on their way to it.
+        n_maps = AT_A_TIME if self.bytes_of_temporary(n) else z.n
+        images += maps_bytes(self.units, n_maps)
         if self.settings.max_nfev == 0:
             return images
         if self.settings.solver == "kfac":

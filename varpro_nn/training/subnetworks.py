@@ -99,8 +99,9 @@ def train_subnetworks(
     finished = {i: subnetwork for i, subnetwork in store.read().items() if i in chosen}
     missing = [index for index in chosen if index not in finished]
     n_threads = compute.threads_for(len(missing))
+    folder = None if compute.on_cluster else compute.scratch  # workers elsewhere may not have it
     tasks = {
-        index: (plan, index, None if start is None else start[index], fixed, n_threads)
+        index: (plan, index, None if start is None else start[index], fixed, n_threads, folder)
         for index in missing
     }
     with compute.bar("sub-networks", total=len(chosen), initial=len(finished)) as bar:

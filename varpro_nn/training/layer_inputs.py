@@ -1,0 +1,68 @@
+"""What the units of a layer take of the images of a round: the images, or maps of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from varpro_nn._io.atomic import errors_named
+from varpro_nn._io.reserve import reserve
+from varpro_nn._io.temporary import temporary_folder
+from varpro_nn._typing import ImageArray
+from varpro_nn.data.images_on_disk import ImagesOnDisk
+from varpro_nn.units import Units, UnitsOnMaps
+from varpro_nn.units.maps import last_layer
+
+MAPS_BYTES = 2**32
+"""Larger maps are in a temporary file, and read from it as they are needed."""
+AT_A_TIME = 1024
+"""Images whose maps are made before they go to the file. It is a multiple of the images that
+``Maps`` takes, so no bit of a map depends on where it is kept."""
+
+
+def maps_bytes(units: Units, n: int) -> int:
+    """Count the bytes of the maps of ``n`` images that units on maps take; 0 for other units."""
+    return 4 * n * prod(units.below.shape) if isinstance(units, UnitsOnMaps) else 0
+
+
+@contextmanager
+def layer_inputs(
+    units: Units, images: ImageArray, folder: Path | None = None
+) -> Iterator[tuple[Units, Any]]:
+    """Give the units of the last layer alone, and what they take, each map computed once.
+
+    Parameters
+    ----------
+    units : Units
+    images : ndarray, shape (n, ...)
+    folder : Path, optional
+        Where the file of large maps is, until the end of the ``with`` block. By default among the
+        temporary files, which may themselves be in memory.
+
+    Yields
+    ------
+    units : Units
+    inputs : ndarray or ImagesOnDisk, shape (n, ...)
+
+    Raises
+    ------
+    OSError
+        The disk is full; the error names the folder.
+    """
+    n_bytes = maps_bytes(units, len(images))
+    if not isinstance(units, UnitsOnMaps) or n_bytes <= MAPS_BYTES:
+        yield last_layer(units, images)
+        return
+    with temporary_folder(folder) as own:
+        path = own / "maps.bin"
+        with errors_named(path.parent), path.open("wb") as file:
+            reserve(file, n_bytes)
+            file.seek(0)
+            for start in range(0, len(images), AT_A_TIME):
+                top, maps = units.on_top(images[start : start + AT_A_TIME])
+                file.write(maps.tobytes())
+        single = np.dtype(np.float32)
+        yield top, ImagesOnDisk(path, 0, (len(images), *units.below.shape), single, single)
