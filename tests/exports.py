@@ -115,7 +115,11 @@ def _networks():
                 patch_units("dense", below.shape, n_units, activation=activation, **top, **options),
                 below,
             )
-        units = replace(units, cells_below=CELLS_BELOW.get(name, 0))
+        inner, cells = CELLS_BELOW.get(name, (0, 0))
+        if inner:  # of a network of its own, before there was a layer on top: it counts no more
+            lower = replace(units.below.units, cells_below=inner)
+            units = replace(units, below=replace(units.below, units=lower))
+        units = replace(units, cells_below=cells)
         W = units.init(images, rng).astype(np.float32)
         A = rng.standard_normal((n_columns(units) + 1, 4)) / 3
         yield name, Network(units, W, A, np.arange(4), shape, layer, views, {}, temperature)
@@ -134,13 +138,17 @@ STACKS = {
         "colour", 4, 8, {"window": 1, "grid": 3}, {"window": 1, "grid": 2},
     ),
     "two layers, grey, projected, both seen": ("grey", 18, 8, {"window": 2, "grid": 2}),
+    "three layers, grey, one seen before": (
+        "grey", 4, 8, {"window": 1, "grid": 3}, {"window": 1, "grid": 2},
+    ),
 }  # fmt: skip
 """Colour, number of units, directions, and the units of each layer on maps."""
 CELLS_BELOW = {
-    "two layers, grey, both seen": 3, "three layers, colour, all seen": 2,
-    "two layers, grey, projected, both seen": 1,
+    "two layers, grey, both seen": (0, 3), "three layers, colour, all seen": (0, 2),
+    "two layers, grey, projected, both seen": (0, 1), "three layers, grey, one seen before": (2, 0),
 }  # fmt: skip
-"""Cells along each side of the maps below that the output layer sees: 3 of 5 are of two sizes."""
+"""Cells along each side of the maps below that the output layer sees, of the layer below and of the
+last: 3 of 5 are of two sizes."""
 
 
 def _few_windows(units, images, rng, n_windows):

@@ -509,6 +509,11 @@ def test_a_second_layer(digits):
     classifier.fit(X[rows], y[rows])
     assert_array_equal(classifier.network_.units.below.W, below)
     assert classifier.history_[0].history[0].cost == pytest.approx(cost, rel=0.05)
+    # The output layer is another one each time: it may see the layer below, or no longer.
+    for cells in (2, 0):
+        classifier.set_params(cells_below=cells).fit(X, y)
+        assert classifier.network_.units.cells_below == cells
+        assert len(classifier.network_.A) == 8 * 8 + cells**2 * 2 * 8 + 1
     for changed in ({"first_units": 9}, {"grid": 1}, {"middle_units": 4}):
         with pytest.raises(ValueError, match="warm_start with several layers needs the same"):
             copy.copy(classifier).set_params(**changed).fit(X, y)

@@ -40,6 +40,7 @@ def test_maps_are_projected_or_folded_by_the_number_of_products():
         "two layers, grey, both seen": [False, False],
         "three layers, colour, all seen": [False, False, False],
         "two layers, grey, projected, both seen": [False, True, False],
+        "three layers, grey, one seen before": [False, False, False],
     }
     contrast = fold(NETWORKS["two layers, grey, contrast"]).layers
     without = replace(contrast[2], contrast=None)

@@ -378,7 +378,15 @@ def test_redundant_units_are_units(digits, rng):
     found = primal(units, of_top, images, labels, K, ridge=1.0)
     assert len(found.redundant_units) == 1
     assert found.redundant_units[0] in (1, 2)
-    constant = replace(units, below=replace(below, W=np.zeros_like(W)))
+    # A unit that is always on is linear in the map that it sees, as is the column of that map.
+    one = patch_units("dense", (8, 8), 1, window=3, grid=4)
+    W = one.init(images, rng).astype(np.float32)
+    below = learn_maps(one, W, images, rng, window=1, epsilon=0.1, n_components=1)
+    top = patch_units("dense", below.shape, 2, window=1, grid=1, activation="rectifier")
+    linear = units_on_maps(top, below, cells_below=1)
+    found = primal(linear, np.array([[1.0, 20.0], [3.0, 0.0]]), images, labels, K, ridge=1.0)
+    assert (found.rank, found.redundant_units) == (2, (0,))
+    constant = replace(units, below=replace(units.below, W=np.zeros_like(units.below.W)))
     found = primal(constant, units.init(images, rng), images, labels, K, ridge=1.0)
     assert found.redundant_units == (0, 1, 2)
 

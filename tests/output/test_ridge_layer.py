@@ -171,6 +171,18 @@ def test_units_come_and_go_while_rows_are_kept(dtype, tolerance, wide, digits, r
     assert_solves_like(state, W[5:], images, labels, tolerance)
 
 
+@pytest.mark.parametrize("n", [30, 90])
+def test_a_fit_keeps_what_images_added_one_by_one_would(n, wide, digits):
+    """Rows while there are fewer images than columns, whatever the form of the fit."""
+    units, W = wide
+    images, labels = digits[0][:n], digits[1][:n]
+    training = TrainingSet(images, labels, K)
+    kept = fit_ridge(units, W, training, Compute(), keep_sums=True).ridge_layer
+    added = RidgeLayer(units, W, K).add_images(images, labels)
+    assert kept.form == added.form == ("rows" if n <= n_columns(units) else "sums")
+    assert_allclose(kept.solve(1.0), added.solve(1.0), atol=1e-9)
+
+
 def test_images_that_look_alike_are_not_taken_for_each_other(wide, digits):
     """In single precision too, as far as features tell them apart by more than rounding."""
     units, W = wide[0], wide[1].astype(np.float32)

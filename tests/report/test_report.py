@@ -417,10 +417,16 @@ def test_whole_image_units_show_their_vectors(digits, tmp_path):
 def test_layers_show_the_filters_of_the_first_and_the_costs_of_all(few, tmp_path):
     config = varpro_nn.configure(
         "default", data=few, first_units=5, first_window=3, first_grid=6, window=2, n_units=6,
-        middle_units=4, n_subnetworks=1, max_nfev=1,
+        middle_units=4, n_subnetworks=1, max_nfev=1, cells_below=2,
     )  # fmt: skip
     run = varpro_nn.run(config, few, n_jobs=1, growth=True)
     page = written(tmp_path, run, few)
+    # The comparison is one of units: it leaves the maps below out.
+    n_columns = 6 * run.network.units.n_cells
+    assert len(run.growth.path.mean_Phi) == n_columns
+    assert f"what {n_columns} columns of the units" in page.text("singular")
+    assert f"The {4 * 2 * (5 + 4)} columns of layers below are not in" in page.text("singular")
+    assert "to save time" not in page.source
     assert "5 of 5 units of the first layer" in page.text("units")
     shown = [attributes for place, attributes in page.pictures if place == "units"]
     assert [a["alt"] for a in shown] == [f"Filter of unit {i}" for i in range(5)]

@@ -94,6 +94,24 @@ def test_parameters_are_those_of_the_trained_network(kind):
     assert found.n_parameters == run(config, dataset, n_jobs=1).network.n_parameters
 
 
+def test_a_layer_that_sees_layers_below_has_no_dual_form(digits):
+    """With more columns than images it is still fitted by its columns."""
+    settings = {
+        "first_units": 40, "middle_units": 60, "n_units": 12, "output_layer": "ridge",
+        "n_copies": 0, "n_train": 600,
+    }  # fmt: skip
+    steps = []
+    for cells in (0, 4):
+        config = configure(data=digits, **settings, cells_below=cells)
+        found = estimate(config, digits, n_jobs=1)
+        before = found.steps[0].memory_mib
+        (step,) = (step for step in found.steps if step.name == "output layer")
+        steps.append((step.cpu_seconds, step.memory_mib - before))
+    q = 12 * 8 + 4**2 * 2 * (40 + 60)
+    assert steps[1][0] > 20 * steps[0][0]
+    assert steps[1][1] - steps[0][1] > 0.8 * 5 * 8 * q**2 / 2**20
+
+
 @pytest.mark.parametrize("bootstrap", [False, True])
 def test_disk_is_that_of_the_run_folder(bootstrap, digits, tmp_path):
     config = configure(

@@ -713,6 +713,20 @@ def test_the_output_layer_sees_the_layers_below_too(
     assert_array_equal(loaded.decision_function(images), both.network.decision_function(images))
 
 
+def test_given_units_show_the_layers_below_themselves(three_layers, digits):
+    """A setting that they do not follow is refused, and not ignored."""
+    config, result, _ = three_layers
+    units = result.network.units
+    images, labels = digits.train.images[:200], digits.train.labels[:200]
+    given = images, labels, digits.classes
+    asked = config.with_options(cells_below=2, scheme="untrained")
+    with pytest.raises(ValueError, match=r"cells_below=2 needs .* The given units show 0"):
+        train_network(asked, *given, units=units)
+    for settings in (asked, asked.with_options(cells_below=0)):
+        network, _, _ = train_network(settings, *given, units=replace(units, cells_below=2))
+        assert len(network.A) == 12 * 8 + 2**2 * 2 * (6 + 10) + 1
+
+
 def test_a_middle_layer_is_the_network_of_two_layers(digits, three_layers):
     """By the same random numbers, its weights are those of a network that ends there."""
     config, result, _ = three_layers

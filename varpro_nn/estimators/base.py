@@ -30,6 +30,7 @@ from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.contest import AUTO
 from varpro_nn.training.recipes import configure, current_names, kind_of_data
 from varpro_nn.training.subnetwork import Subnetwork
+from varpro_nn.units.maps import seeing
 from varpro_nn.varpro.history import FitReport
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -249,7 +250,10 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc]
             )
             raise ValueError(msg)
         start = W.reshape(config.subnetworks.n_subnetworks, h, -1).astype(np.float64)
-        return {"start": start, "units": before} if of_maps else {"start": start}
+        if not of_maps:
+            return {"start": start}
+        # The output layer is fitted anew, and may see other cells of the layers below.
+        return {"start": start, "units": seeing(before, config.output.cells_below)}
 
     def _weights(
         self, sample_weight: Any, n_rows: int

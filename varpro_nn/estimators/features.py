@@ -27,7 +27,8 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
     Parameters
     ----------
     recipe, image_shape, n_jobs, random_state, warm_start, **settings
-        As for :class:`VarProClassifier`; those of the output layer mean nothing here.
+        As for :class:`VarProClassifier`; those of the output layer, except
+        ``cells_below``, mean nothing here.
 
     Attributes
     ----------

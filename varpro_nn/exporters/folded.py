@@ -160,7 +160,7 @@ def fold(network: Network) -> FoldedNetwork:
             f"got {network.image_shape}."
         )
         raise TypeError(msg)
-    layers = tuple(_layers(network.units, network.W))
+    layers = tuple(_layers(network.units, network.W, getattr(network.units, "cells_below", 0)))
     if not network.preparation.takes_bytes:
         reached = network.preparation.intensities
         assert reached is not None
@@ -197,12 +197,15 @@ def _linear(layers: Sequence[FoldedLayer], A: FloatArray) -> Iterator[FloatArray
     yield A[: prod(shapes[-1])].reshape(*shapes[-1], A.shape[1])
 
 
-def _layers(units: Any, W: NDArray[Any], shown: int = 0) -> Iterator[FoldedLayer]:
-    """Fold the layers of units, the lowest first; ``shown`` cells of the uppermost are seen."""
+def _layers(units: Any, W: NDArray[Any], cells: int, shown: int = 0) -> Iterator[FoldedLayer]:
+    """Fold the layers of units, the lowest first.
+
+    The output layer sees ``cells`` of each layer below these, and ``shown`` of their own.
+    """
     # A subclass may compute something else.
     if type(units) is UnitsOnMaps:
-        below, of_below = units.below, shown or units.cells_below
-        yield from _layers(below.units, below.W, of_below)
+        below = units.below
+        yield from _layers(below.units, below.W, cells, shown=cells)
         top = _layer(units.units, W, shown)
         projection = _projection(below)
         together = _composed(top, projection) if top.contrast is None else None

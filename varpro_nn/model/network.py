@@ -128,6 +128,7 @@ class Network:
         ----------
         W : array_like, shape (h, p)
         A : array_like, shape (h * m + 1, k)
+            With ``cells_below`` the rows of the layers below stand before the last one.
 
         Returns
         -------

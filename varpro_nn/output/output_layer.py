@@ -39,8 +39,8 @@ class OutputLayer:
 
     Attributes
     ----------
-    A : ndarray, shape (h * m + 1, k)
-        Linear weights of the columns as they are; the row of the constant column is last.
+    A : ndarray, shape (q, k)
+        Linear weights of the columns as they are: units, layers below (``cells_below``), constant.
     name : {"ridge", "softmax", "hinge"}
     penalty : float
         Chosen or given.
@@ -57,7 +57,7 @@ class OutputLayer:
     gradient_norm : float or None
         Norm of the gradient of that cost, by the linear weights of columns of variance 1.
     rank : int or None
-        Directions of the columns that are above rounding: h * m (dual form: n) at most. None
+        Directions of the columns that are above rounding: q - 1 (dual form: n) at most. None
         where no eigendecomposition was made, like the next two.
     degrees_of_freedom : float or None
         Trace of the hat matrix at the penalty.

@@ -204,8 +204,12 @@ class _Fit:
                     bar.update()
 
             sums = ridge_sums(units, W, training, compute, tick=bar.update)
-            path = sums.path(standardise=self.standardise, keep=self.keep_sums)
-            layer = self._kept(sums) if self.keep_sums else None
+            keeps = self.keep_sums and n > q
+            path = sums.path(standardise=self.standardise, keep=keeps)
+            layer = self._kept(sums) if keeps else None
+            if self.keep_sums and not keeps:
+                columns = block_features(units, W, training.images[:], threads)
+                layer = self._kept(RowStore(columns, training.tau()))
             del sums  # path() has used them up, unless they are kept
             n_kept = min(
                 MOST_LEFT_OUT,
@@ -217,11 +221,12 @@ class _Fit:
 
             search = self._search(errors_of, path)
         A = path.solve(search.ridge)
-        h = len(W)
-        of_unit = np.append(np.tile(np.arange(h), units.n_cells), [h] * n_columns_below(units))
+        # Columns of layers below stand for those of units, not the other way round: tried last.
+        below = np.full(n_columns_below(units), -1)
+        of_unit = np.append(np.tile(np.arange(len(W)), units.n_cells), below)
         # With fewer images than columns, n columns span all others.
         groups = path.redundant_groups(of_unit) if n > q else []
-        redundant = [unit for unit in groups if unit < h]
+        redundant = [unit for unit in groups if unit >= 0]
         return self._fitted(A, path, search, redundant, layer)
 
     def dual(self) -> OutputLayer:

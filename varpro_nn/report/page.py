@@ -129,7 +129,7 @@ def _of_glue(run: Run, growth: Growth) -> dict[str, Any]:
     if sizes:
         points = zip(sizes, accuracies[0], strict=True)
         of_sizes = ", ".join(f"{100 * share:.2f} % with {size}" for size, share in points)
-        fixed = network.n_parameters - network.W.size - network.A.size + k * (1 + n_below)
+        fixed = network.n_parameters - network.W.size - network.A.size + k
         names = ("trained units", "random units") if len(accuracies) > 1 else ("random units",)
         curve = figures.growth_curve(
             sizes, dict(zip(names, accuracies, strict=True)),
@@ -140,7 +140,8 @@ def _of_glue(run: Run, growth: Growth) -> dict[str, Any]:
     return {
         "n_images": growth.n_images,
         "n_columns": len(path.mean_Phi),
-        "n_all_columns": len(network.A) - 1,
+        "n_all_columns": len(network.W) * m,
+        "n_below": n_below,
         "rank": path.rank,
         "singular": figures.singular_values(values, path.rank, alt),
         "with_random": len(accuracies) > 1,

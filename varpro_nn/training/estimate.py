@@ -32,7 +32,7 @@ from varpro_nn.linalg.threads import effective_jobs
 from varpro_nn.model.tables import as_html, as_text
 from varpro_nn.output.fit import check_size
 from varpro_nn.training.config import SubnetworkSettings, TrainConfig
-from varpro_nn.training.growth import MOST_IMAGES, MOST_POINTS, n_fitted
+from varpro_nn.training.growth import MOST_COLUMNS, MOST_IMAGES, MOST_POINTS
 from varpro_nn.training.output_counts import OutputCounts
 from varpro_nn.training.plan import (
     check_refit,
@@ -291,7 +291,7 @@ _REMEDIES = {
     "sub-networks": "images_per_subnetwork, n_units or n_jobs, or increase n_subnetworks",
     "first layer": "first_units or window",
     "middle layer": "images_per_subnetwork or middle_units",
-    "output layer": "n_units, n_copies, grid (patch units) or n_train",
+    "output layer": "n_units, n_copies, grid (patch units), cells_below or n_train",
     "measurement": "n_units",
     "comparison for the report": "n_units, or leave the report out (--no-report)",
     "bootstrap": "images_per_subnetwork, n_units or n_jobs",
@@ -524,7 +524,8 @@ class _Run:
         """Ridge layers of the first sub-networks, and of random units, for the report."""
         rates = self.rates
         n = min(self.n, MOST_IMAGES)
-        q = min(self.layer.q, n_columns(self.units, n_fitted(self.units)))
+        m = self.units.n_cells
+        q = min(self.units.n_units, max(1, MOST_COLUMNS // m)) * m
         sizes = q * np.geomspace(1 / self.settings.n_subnetworks, 1, MOST_POINTS)
         solves = float(14 / 3 * (sizes**3).sum()) * rates.factorisation
         gram = n * q**2 * rates.product

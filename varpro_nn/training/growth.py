@@ -21,7 +21,7 @@ from varpro_nn.output.ridge_layer import RidgeLayer
 from varpro_nn.training.config import TrainConfig
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.units import Units
-from varpro_nn.units.maps import n_columns_below
+from varpro_nn.units.maps import seeing
 
 MOST_IMAGES = 10_000
 """Training images that ridge layers are fitted on."""
@@ -87,17 +87,17 @@ def grown(
     """Fit ridge layers to the first sub-networks and measure them.
 
     Sums are computed once, for all units; fits of fewer units drop columns. With ``rng``, random
-    units are measured in the same way.
+    units are measured in the same way. None of these layers sees the layers below the units.
     """
-    units, each = network.units, units_per_subnetwork
-    W = network.W[: n_fitted(units)]
-    most = len(W) // each
+    units, each = seeing(network.units, 0), units_per_subnetwork
+    n_fitted = max(1, MOST_COLUMNS // units.n_cells)
+    W, most = network.W[:n_fitted], min(n_fitted, len(network.W)) // each
     sizes: list[int] = []
     if most and test is not None:
         sizes = sorted({round(size) for size in np.geomspace(1, most, MOST_POINTS).tolist()})
     layers = [W]
     if sizes and rng is not None:
-        of_one: Any = replace(units, n_units=each)  # type: ignore[type-var]
+        of_one: Any = replace(units, n_units=each)
         drawn = [of_one.init(train.images[:2000], rng) for _ in range(most)]
         layers.append(np.concatenate(drawn, dtype=np.float32))
     paths, accuracies = [], []
@@ -110,28 +110,21 @@ def grown(
             layer.drop_units(np.arange(size * each, len(layer.W)))
             solved.insert(0, layer.solve(standardise=True))
         if test is not None and sizes:
-            accuracies.append(_accuracies(network, own, solved, test, n_jobs))
+            accuracies.append(_accuracies(units, own, solved, test, n_jobs))
     return Growth(sizes, accuracies, paths[0], each, len(train))
 
 
-def n_fitted(units: Units) -> int:
-    """Count the units that ridge layers are fitted to at most."""
-    return max(1, (MOST_COLUMNS - n_columns_below(units)) // units.n_cells)
-
-
 def _accuracies(
-    network: Network, W: RealArray, layers: list[FloatArray], test: ImageSet, n_jobs: int
+    units: Units, W: RealArray, layers: list[FloatArray], test: ImageSet, n_jobs: int
 ) -> list[float]:
     """Accuracy of each linear layer, on the first units of ``W``."""
-    n_of_units = len(W) * network.units.n_cells
+    m = units.n_cells
     right = np.zeros(len(layers), dtype=int)
     with thread_pool(n_jobs) as threads:
-        for rows, Phi in feature_blocks(network.units, W, test.images, threads):
-            of_units, below = np.split(Phi, [n_of_units], axis=1)
-            by_cell = of_units.reshape(len(Phi), network.units.n_cells, -1)
+        for rows, Phi in feature_blocks(units, W, test.images, threads):
+            by_cell = Phi.reshape(len(Phi), m, -1)
             for number, A in enumerate(layers):
-                h = (len(A) - 1 - below.shape[1]) // network.units.n_cells
-                of_first = np.hstack([by_cell[:, :, :h].reshape(len(Phi), -1), below])
+                of_first = by_cell[:, :, : (len(A) - 1) // m].reshape(len(Phi), -1)
                 codes = np.argmax(of_first @ A[:-1] + A[-1], axis=1)
                 right[number] += np.count_nonzero(codes == test.labels[rows])
     return (right / len(test)).tolist()

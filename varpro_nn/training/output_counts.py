@@ -19,7 +19,7 @@ from varpro_nn.output.settings import OutputSettings
 from varpro_nn.training.rates import Rates, UnitRates, operations_of_product
 from varpro_nn.training.subnetwork_counts import Time, bytes_of_distortion
 from varpro_nn.units import Units
-from varpro_nn.units.maps import n_columns
+from varpro_nn.units.maps import n_columns, n_columns_below
 
 _SEARCH_PRODUCTS, _LAST_PRODUCTS = 80.0, 30.0
 """Typical CPU time of the convex fits, in units of a product with all rows: the search over all
@@ -77,7 +77,7 @@ class OutputCounts:
         if self._stores_features:
             time += self._stored(rows)
         else:
-            time += self._dual(rows) if self.q > rows else self.primal(rows)
+            time += self._dual(rows) if self._is_dual else self.primal(rows)
         left_out = self.n / 6 if self._stores_features else rows
         return time + Time(self._temperature(left_out))
 
@@ -89,8 +89,8 @@ class OutputCounts:
             n_bytes = rows * self.bytes_of_image + of_distortion
         if self._stores_features:
             return n_bytes + self._bytes_of_stored(rows)
-        dual = self.q > rows
-        return n_bytes + (self._bytes_of_dual(rows) if dual else self.bytes_of_primal(rows))
+        own = self._bytes_of_dual(rows) if self._is_dual else self.bytes_of_primal(rows)
+        return n_bytes + own
 
     @property
     def _rows(self) -> int:
@@ -98,11 +98,21 @@ class OutputCounts:
         return self.n * (1 + self.settings.n_copies)
 
     @property
+    def _has_dual(self) -> bool:
+        """Whether there is a dual form, of images by images."""
+        return not n_columns_below(self.units)
+
+    @property
+    def _is_dual(self) -> bool:
+        return self._has_dual and self.q > self._rows
+
+    @property
     def _stores_features(self) -> bool:
         """Whether the output layer passes over all features again and again."""
         output = self.settings
         alone = output.penalty is not None or (not output.n_copies and output.views == "single")
-        small = min(self._rows, self.q) <= LARGEST_EIGENPROBLEM
+        side = min(self._rows, self.q) if self._has_dual else self.q
+        small = side <= LARGEST_EIGENPROBLEM
         return not (output.layer == "ridge" and alone and small)
 
     def bytes_of_temporary(self) -> int:

@@ -249,6 +249,11 @@ def last_layer_and_below(
     return _top(units), *units.below.with_cells(inputs, units.cells_below, dtype)
 
 
+def seeing(units: Any, cells: int) -> Any:
+    """Return units whose output layer sees so many cells of the layers below; others unchanged."""
+    return replace(units, cells_below=cells) if isinstance(units, UnitsOnMaps) else units
+
+
 def n_columns_below(units: Units) -> int:
     """Count the columns of the output layer that show layers below the units."""
     return units.below.n_columns(units.cells_below) if isinstance(units, UnitsOnMaps) else 0
@@ -287,7 +292,7 @@ def _with_cells(
     units: "PatchUnits | UnitsOnMaps", W: RealArray, images: ImageArray, cells: int
 ) -> tuple[RealArray, RealArray]:
     """Compute the features of a layer; and the cells of the layers below, then of its own maps."""
-    top, inputs, columns = last_layer_and_below(_seeing(units, cells), images, W.dtype)
+    top, inputs, columns = last_layer_and_below(seeing(units, cells), images, W.dtype)
     by_cells = top.features(W, inputs)
     if not cells:
         return by_cells, columns
@@ -298,10 +303,6 @@ def _with_cells(
     n_pixels = np.multiply.outer(np.diff(bounds), np.diff(bounds))[:, :, None]
     means = (A / n_pixels.astype(A.dtype)).reshape(len(images), -1)
     return by_cells, np.concatenate([columns, means], axis=1)
-
-
-def _seeing(units: "PatchUnits | UnitsOnMaps", cells: int) -> "PatchUnits | UnitsOnMaps":
-    return replace(units, cells_below=cells) if isinstance(units, UnitsOnMaps) else units
 
 
 def _top(units: UnitsOnMaps) -> PatchUnits:
