@@ -146,7 +146,9 @@ def by_adam(
                 images = distort(images, problem.plan.distortion, rng)
             del X  # the old maps, before there are new ones
             with single_threaded_blas():
-                X = torch.from_numpy(units.below(images)).flatten(2)
+                maps = torch.from_numpy(units.below(images)).flatten(2)
+            X = maps.transpose(1, 2).contiguous()  # faster than products with the maps as they are
+            del maps
         for _ in range(PASSES):
             n_passes += 1
             for own in torch.split(torch.randperm(len(X), generator=order), BATCH):
@@ -168,7 +170,7 @@ def features(W: Any, X: Any, means: Any, threshold: float) -> Any:
     Parameters
     ----------
     W : tensor, shape (h, p)
-    X : tensor, shape (b, p - 1, places)
+    X : tensor, shape (b, places, p - 1)
         Projected maps.
     means : tensor, shape (cells, places)
     threshold : float
@@ -176,9 +178,9 @@ def features(W: Any, X: Any, means: Any, threshold: float) -> Any:
     import torch
     from torch.nn.functional import relu
 
-    z = W[:, :-1] @ X + W[:, -1:]  # (b, h, places)
+    z = X @ W[:, :-1].T + W[:, -1]  # (b, places, h)
     sides = (relu(z - threshold), relu(-z - threshold))
-    return torch.cat([(side @ means.T).flatten(1) for side in sides], 1)
+    return torch.cat([(means @ side).flatten(1) for side in sides], 1)
 
 
 def means_of_cells(units: UnitsOnMaps) -> FloatArray:

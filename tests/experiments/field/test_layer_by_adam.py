@@ -27,15 +27,14 @@ def test_variable_projection_starts_from_what_is_given(problem):
 
 
 def test_adam_sees_the_features_of_the_units(problem):
-    """By side, unit, cell: the columns of the package in another order."""
+    """In the order of the package: side, cell, unit."""
     torch = pytest.importorskip("torch")
     units, images = problem.plan.units, problem.training.images[:5]
     W = problem.start()
-    maps = torch.from_numpy(units.below(images, np.float64)).flatten(2)
+    maps = torch.from_numpy(units.below(images, np.float64)).flatten(2).transpose(1, 2)
     means = torch.from_numpy(layer_by_adam.means_of_cells(units))
     found = layer_by_adam.features(torch.from_numpy(W), maps, means, units.units.threshold)
-    expected = units.features(W, images).reshape(5, 2, -1, 12).swapaxes(2, 3).reshape(5, -1)
-    assert_allclose(found.numpy(), expected, atol=1e-9)
+    assert_allclose(found.numpy(), units.features(W, images), atol=1e-9)
 
 
 def test_adam_ends_with_its_time(problem, monkeypatch):
