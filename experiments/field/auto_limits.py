@@ -3,8 +3,8 @@
 ``python -m experiments.field.auto_limits --output FILE`` makes data sets of MNIST, or of numbers
 with several digits (:mod:`experiments.shared.numbers_of_mnist`), and trains with ``auto`` on each
 in a separate process. Test images are made of the test images of MNIST in the same way. Images are
-drawn with replacement, so two million images are repetitions of 60,000: this row shows time and
-memory, not what more data would gain.
+drawn with replacement, so two million images are repetitions of 60,000: the last rows show time
+and memory, not what more data would gain.
 
 ``--only`` takes some of the data sets. ``--quick`` takes the first two, unless ``--only`` names
 others, and 500 test images.
@@ -32,6 +32,7 @@ LIMITS: dict[str, Row] = {
     "256 pixels a side": {"side": 256, "test": 2000},
     "100 classes": {"images": 5000, "classes": 100, "digits": 2},
     "1,000 classes": {"images": 10_000, "classes": 1000, "digits": 3},
+    "500,000 images": {"images": 500_000},
     "2 million images": {"images": 2_000_000},
 }
 """For each data set what differs from the base."""
