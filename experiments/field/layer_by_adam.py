@@ -159,7 +159,8 @@ def by_adam(
                     group["lr"] = rate * (1 - share)
                 Phi = features(W, X[own], means, units.units.threshold)
                 optimiser.zero_grad()
-                cross_entropy(Phi @ A[:-1] + A[-1], codes[own]).backward()  # type: ignore[no-untyped-call]
+                loss: Any = cross_entropy(Phi @ A[:-1] + A[-1], codes[own])  # backward is untyped
+                loss.backward()
                 optimiser.step()
     return W.detach().numpy().astype(np.float64), n_passes
 
