@@ -3,8 +3,8 @@
 ``python -m experiments.field.auto_limits --output FILE`` makes data sets of MNIST, or of numbers
 with several digits (:mod:`experiments.shared.numbers_of_mnist`), and trains with ``auto`` on each
 in a separate process. Test images are made of the test images of MNIST in the same way. Images are
-drawn with replacement, so two million images are repetitions of 60,000: the last rows show time
-and memory, not what more data would gain.
+drawn with replacement. The two largest sets repeat the 60,000 images of MNIST: their rows show time
+and memory, not the gain from more data.
 
 ``--only`` takes some of the data sets. ``--quick`` takes the first two, unless ``--only`` names
 others, and 500 test images.

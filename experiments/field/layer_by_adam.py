@@ -1,18 +1,19 @@
 """A second layer by variable projection and by Adam: equal CPU time, the same images and copies.
 
 ``python -m experiments.field.layer_by_adam DATASET --output FILE`` draws a first layer, and trains
-the units on its maps twice from the same weights. *Variable projection* is the training of the
-package (``--solver kfac``): squares, with the penalties of the recipe. *Adam* is PyTorch's, on the
-same projected maps, with a linear layer of its own, cross-entropy, and no penalties: batches of
-128, a rate that falls to zero in proportion to the CPU time used, three passes over each distorted
-copy of the images, as in the other training. It ends after as many CPU seconds as variable
-projection took, maps and distortions included; rows with a factor had that many times more. Each of
-``RATES`` is a row.
+the units on its maps twice from the same initial weights:
 
-The output layer is then fitted to the units of each row in the same way, and the last 10,000
-training images measure; the test images are not read. So what differs is the weights of the units
-alone. ``--n-train`` takes the first ones of the other images, ``--times`` the factors. Both run in
-one thread. ``--quick`` takes a slice of the digits. Prints a Markdown table; the last line is JSON.
+- *Variable projection*: the training of the package (``--solver kfac``), with squared loss and the
+  penalties of the recipe.
+- *Adam*: the optimiser of PyTorch, with a trained linear layer, cross-entropy and no penalties.
+  Batches have 128 images. The learning rate falls linearly to zero with CPU time. Each distorted
+  copy of the images is used for three passes. Each starting rate in ``RATES`` is one row.
+
+Adam has the CPU time that variable projection took, including maps and distortions. ``--times N``
+gives it N times as much. All rows then fit the same output layer, so only the unit weights differ.
+Accuracy is measured on the last 10,000 training images (at most a third). The test set is not used.
+``--n-train`` limits the training images. Both trainings use one thread. ``--quick`` uses part of
+the digits. Prints a Markdown table; the last line is JSON.
 """
 
 import time
@@ -52,13 +53,13 @@ VARPRO, ADAM, UNTRAINED = "variable projection", "Adam", "untrained"
 
 @dataclass(frozen=True)
 class Problem:
-    """The network before its second layer is trained, and the images that measure.
+    """A network with an untrained second layer, and the held-out images.
 
     Attributes
     ----------
     config : TrainConfig
     data : Dataset
-        Its test images are the ones held out.
+        Its test images are the held-out ones.
     training : TrainingSet
     units : UnitsOnMaps
         Of the network.
@@ -196,7 +197,7 @@ def means_of_cells(units: UnitsOnMaps) -> FloatArray:
 
 def measure(problem: Problem, what: str, budget: float, rate: float) -> dict[str, Any]:
     """Train the layer in one way and measure it; ``budget`` and ``rate`` are Adam's."""
-    if what == ADAM:  # before the clock: what an import takes is no training
+    if what == ADAM:  # before the clock starts: import time is not training time
         import torch
         import torch._dynamo  # Adam imports it when it is first made, which takes seconds
 
@@ -214,10 +215,14 @@ def measure(problem: Problem, what: str, budget: float, rate: float) -> dict[str
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("dataset", choices=tuple(SETTINGS))
-    options.add_argument("--n-train", type=whole_number(1), help="training images; all")
+    options.add_argument(
+        "--n-train",
+        type=whole_number(1),
+        help="number of training images; default: all that are not held out",
+    )
     options.add_argument(
         "--times", type=whole_number(1), nargs="+", default=[1], metavar="N",
-        help="CPU time of Adam as a multiple of that of variable projection",
+        help="CPU time of Adam, as multiples of the CPU time of variable projection",
     )  # fmt: skip
     args = options.parse_args()
     data = load(args.dataset, args.data_dir)

@@ -2,9 +2,9 @@
 
 ``python -m experiments.field.two_layers DATASET --output FILE`` trains the recipe ``default`` and
 networks with a first layer of random units (``first_units``); those of three layers have a trained
-layer between these and the last (``middle_units``). In the rows *three, all seen* the output layer
-sees the maps of all layers (``cells_below``). All have the distortions, copies and output
-layer of the recipe. *Untrained* rows keep random units in all layers and fit the same output layer,
+layer between these and the last (``middle_units``). In some rows of three layers the output layer
+sees the maps of all layers (``cells_below``). All have the distortions, copies and output layer of
+the recipe. *Untrained* rows keep random units in all layers and fit the same output layer,
 so the difference is the value of training. Rows *in sub-networks* train the last layer as the
 recipe trains its one layer, each sub-network on a part of the images. Rows *on batches* train all
 units of a layer at once, on batches of all images (``--solver kfac``).
@@ -43,7 +43,7 @@ LAYERS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Settings by data set and number of layers."""
 SEEN: dict[str, Any] = {"cells_below": 2}
-"""What shows the output layer all layers."""
+"""With this setting the output layer sees all layers."""
 APART: dict[str, dict[str, Any]] = {
     "mnist": {"n_subnetworks": 4}, "cifar10": {"n_subnetworks": 8}, "digits": {"n_subnetworks": 2},
 }  # fmt: skip
@@ -52,7 +52,7 @@ TOGETHER: dict[str, Any] = {
     "solver": "kfac", "n_subnetworks": 1, "max_nfev": 3, "n_rounds": 3, "loss": "squares",
 }  # fmt: skip
 """One layer on batches; the settings that more layers have by default."""
-NUMBERS = ("one", "two", "three", "three, all seen")
+NUMBERS = ("one", "two", "three", "three, output layer sees all")
 UNTRAINED, IN_SUBNETWORKS, ON_BATCHES = "untrained", "in sub-networks", "on batches"
 
 
@@ -69,8 +69,8 @@ def rows(dataset: str, n_train: int) -> list[tuple[str, str, dict[str, Any]]]:
         ("two", ON_BATCHES, of["two"]),
         ("three", UNTRAINED, {**of["three"], **untrained}),
         ("three", ON_BATCHES, of["three"]),
-        ("three, all seen", UNTRAINED, {**of["three"], **SEEN, **untrained}),
-        ("three, all seen", ON_BATCHES, {**of["three"], **SEEN}),
+        ("three, output layer sees all", UNTRAINED, {**of["three"], **SEEN, **untrained}),
+        ("three, output layer sees all", ON_BATCHES, {**of["three"], **SEEN}),
     ]
 
 

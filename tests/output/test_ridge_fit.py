@@ -340,7 +340,7 @@ def test_the_dual_form_is_for_images_without_weights(digits, rng):
     """By itself it is taken with more columns than images, none of them with a weight."""
     units, W, images, labels = drawn(digits, rng, 30, 20)
     weighted = TrainingSet(images, labels, K, np.ones(20))
-    with pytest.raises(ValueError, match="form must be primal for images with sample weights"):
+    with pytest.raises(ValueError, match="form must be primal with sample weights or cells_below"):
         fit_ridge(units, W, weighted, Compute(), ridge=1.0, form="dual")
     plain = TrainingSet(images, labels, K)
     chosen = fit_ridge(units, W, plain, Compute(), ridge=1.0)
@@ -355,7 +355,7 @@ def test_the_dual_form_is_for_images_without_weights(digits, rng):
     top = patch_units("dense", below.shape, 3, window=1, grid=2)
     seeing = units_on_maps(top, below, cells_below=2)
     of_top = seeing.init(images, rng)
-    with pytest.raises(ValueError, match=r"form must be primal for .* or units with cells_below"):
+    with pytest.raises(ValueError, match="form must be primal with sample weights or cells_below"):
         fit_ridge(seeing, of_top, plain, Compute(), ridge=1.0, form="dual")
     chosen = fit_ridge(seeing, of_top, plain, Compute(), ridge=1.0)
     assert_array_equal(chosen.A, primal(seeing, of_top, images, labels, K, ridge=1.0).A)

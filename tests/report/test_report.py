@@ -304,18 +304,18 @@ def test_of_many_sub_networks_some_are_glued(digits, tmp_path):
 
 @pytest.mark.usefixtures("blank_charts")
 def test_too_many_columns_are_cut(run, digits, monkeypatch, tmp_path, page):
-    assert "to save time" not in page.source
+    assert "To save time" not in page.source
     monkeypatch.setattr(growth, "MOST_COLUMNS", 8 * 9 * 2 + 1)  # two sub-networks and a bit
     found = growth.grown(run.network, 8, digits.train, digits.test)
     assert found.sizes == [1, 2]
     assert len(found.path.mean_Phi) == 8 * 9 * 2
     cut = written(tmp_path, replace(run, growth=found), digits)
-    assert "first 144 of all 216 columns" in cut.text("glued")
+    assert "first 144 of the 216 columns of the units" in cut.text("glued")
     monkeypatch.setattr(growth, "MOST_COLUMNS", 9)
     found = growth.grown(run.network, 8, digits.train, digits.test)
     cut = written(tmp_path, replace(run, growth=found), digits)
     assert "glued" not in cut.sections
-    assert "first 9 of all 216 columns" in cut.text("singular")
+    assert "first 9 of the 216 columns of the units" in cut.text("singular")
 
 
 def test_the_same_run_gives_the_same_bytes(page, run, digits, tmp_path):
@@ -425,8 +425,8 @@ def test_layers_show_the_filters_of_the_first_and_the_costs_of_all(few, tmp_path
     n_columns = 6 * run.network.units.n_cells
     assert len(run.growth.path.mean_Phi) == n_columns
     assert f"what {n_columns} columns of the units" in page.text("singular")
-    assert f"The {4 * 2 * (5 + 4)} columns of layers below are not in" in page.text("singular")
-    assert "to save time" not in page.source
+    assert f"leave out the {4 * 2 * (5 + 4)} columns that the output" in page.text("singular")
+    assert "To save time" not in page.source
     assert "5 of 5 units of the first layer" in page.text("units")
     shown = [attributes for place, attributes in page.pictures if place == "units"]
     assert [a["alt"] for a in shown] == [f"Filter of unit {i}" for i in range(5)]

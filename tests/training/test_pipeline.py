@@ -705,7 +705,7 @@ def test_the_output_layer_sees_the_layers_below_too(
     assert len(both.network.A) == len(alone.network.A) + n_below
     assert both.network.n_parameters == alone.network.n_parameters + 10 * n_below
     assert both.metrics["train_accuracy"] > alone.metrics["train_accuracy"]
-    assert re.search(rf"columns of layers below +{n_below}\n", both.network.summary())
+    assert re.search(rf"columns of lower layers +{n_below}\n", both.network.summary())
     both.network.save(tmp_path / "model.npz")
     loaded = Network.load(tmp_path / "model.npz")
     assert_same_bits(loaded, both.network)
@@ -720,7 +720,7 @@ def test_given_units_show_the_layers_below_themselves(three_layers, digits):
     images, labels = digits.train.images[:200], digits.train.labels[:200]
     given = images, labels, digits.classes
     asked = config.with_options(cells_below=2, scheme="untrained")
-    with pytest.raises(ValueError, match=r"cells_below=2 needs .* The given units show 0"):
+    with pytest.raises(ValueError, match=r"cells_below=2 needs .* the given units have 0"):
         train_network(asked, *given, units=units)
     for settings in (asked, asked.with_options(cells_below=0)):
         network, _, _ = train_network(settings, *given, units=replace(units, cells_below=2))

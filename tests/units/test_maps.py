@@ -122,7 +122,7 @@ def test_cells_of_the_layers_below(cells, images, rng, monkeypatch):
     spec, arrays = spec_of(third)
     again = units_from_spec(json.loads(json.dumps(spec)), arrays)
     assert_array_equal(last_layer_and_below(again, images, np.float64)[2], columns)
-    with pytest.raises(ValueError, match=r"cells_below must be 0 to 3, the least side .* got 4"):
+    with pytest.raises(ValueError, match=r"cells_below must be 0 to 3, the smallest side .* got 4"):
         units_on_maps(top, below, cells_below=4)
     with pytest.raises(ValueError, match="cells_below must be 0 to 3"):
         units_from_spec({**spec, "cells_below": -1}, arrays)

@@ -8,9 +8,9 @@ _ZEROS = bytes(2**20)
 
 
 def reserve(file: IO[bytes], n_bytes: int) -> None:
-    """Reserve ``n_bytes`` of the disk for an empty file; its position may be anywhere after.
+    """Reserve ``n_bytes`` on the disk for an empty file. Its position is undefined afterwards.
 
-    Now, not in the middle of the work, is the time to find the disk full.
+    A full disk is then found before the work starts.
 
     Raises
     ------
@@ -21,7 +21,7 @@ def reserve(file: IO[bytes], n_bytes: int) -> None:
         os.posix_fallocate(file.fileno(), 0, n_bytes)
     except AttributeError:  # macOS
         pass
-    except OSError as error:  # file systems that cannot say so
+    except OSError as error:  # a file system without it: zeros instead
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
     else:

@@ -27,8 +27,8 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
     Parameters
     ----------
     recipe, image_shape, n_jobs, random_state, warm_start, **settings
-        As for :class:`VarProClassifier`; those of the output layer, except
-        ``cells_below``, mean nothing here.
+        As for :class:`VarProClassifier`. The settings of the output layer have no effect here,
+        except ``cells_below``, which adds columns of lower layers.
 
     Attributes
     ----------
@@ -81,9 +81,9 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         return self
 
     def transform(self, X: ArrayLike) -> RealArray:
-        """Compute the unit outputs, in single precision: for each cell all units.
+        """Compute the unit outputs in single precision, ordered by cell, then by unit.
 
-        With ``cells_below``, the columns of the layers below follow.
+        With ``cells_below``, c columns of lower layers follow.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class VarProFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
 
         Returns
         -------
-        ndarray of float32, shape (n, q)
+        ndarray of float32, shape (n, h * m + c)
 
         Raises
         ------

@@ -11,10 +11,12 @@ its window:
     sides of ``two-sided``);
 3.  take the mean over the places of each cell: column ``(side, row of cells, column of cells, h)``.
 
-These means are the maps that the next layer takes: channel ``(side, h)``, cells as pixels. With
-``phi`` the columns of the last layer, the outputs are ``A' phi + constant``, averaged over the
-views, and probabilities follow from ``link``. If a layer below is ``shown``, the means over larger
-cells of its maps, in the same order, are columns of ``phi`` too. A unit that sees the whole image
+These means are the maps that the next layer takes: channel ``(side, h)``, cells as pixels.
+
+The outputs are ``constant`` and the sum over the layers of ``linear[i]' phi_i``, averaged over the
+views. ``phi_i`` are the means of step 3 for the last layer. For a lower layer that is ``shown``,
+they are the means of its maps over larger cells, in the same order. Other layers add nothing.
+Probabilities follow from ``link``. A unit that sees the whole image
 is a window of the image's size with one place.
 
 The projection of maps on their leading directions is folded into the next layer, if that has no
@@ -62,8 +64,8 @@ class FoldedLayer:
     threshold : float
         Of the two-sided activation: ``max(0, z - threshold)`` and ``max(0, -z - threshold)``.
     shown : tuple of two ndarray of int, or None
-        Of a layer below the last one that the output layer sees: first row of its maps of each
-        larger cell, then the number of rows; the same along columns.
+        Of a lower layer that the output layer sees, the bounds of the larger cells in its maps: the
+        first row of each cell, then the number of rows; the same along columns.
     """
 
     image_shape: tuple[int, int, int]
@@ -94,7 +96,7 @@ class FoldedLayer:
 
     @property
     def grid_shown(self) -> tuple[int, int]:
-        """Rows and columns of the larger cells that the output layer sees; none of other layers."""
+        """Rows and columns of the larger cells that the output layer sees; (0, 0) if none."""
         return (0, 0) if self.shown is None else (len(self.shown[0]) - 1, len(self.shown[1]) - 1)
 
 
@@ -107,7 +109,7 @@ class FoldedNetwork:
     layers : tuple of FoldedLayer
         From the image to the columns of the output layer.
     linear : tuple of ndarray of float64, shape (sides, cells, h, k)
-        Linear weights for the columns of each layer; of none of its cells if it is not shown.
+        Linear weights of each layer. The array of a layer that is not seen has 0 cells.
     constant : ndarray of float64, shape (k,)
     views : {"single", "flip"}
     link : {"softmax", "clip"}
@@ -186,7 +188,7 @@ def fold(network: Network) -> FoldedNetwork:
 
 
 def _linear(layers: Sequence[FoldedLayer], A: FloatArray) -> Iterator[FloatArray]:
-    """Cut linear weights into those of each layer: the last one's rows come first."""
+    """Split the linear weights by layer. In ``A`` the rows of the last layer come first."""
     *below, last = layers
     cells = [*(prod(layer.grid_shown) for layer in below), prod(last.grid)]
     shapes = [(each.n_sides, n, len(each.bias)) for each, n in zip(layers, cells, strict=True)]
@@ -200,7 +202,8 @@ def _linear(layers: Sequence[FoldedLayer], A: FloatArray) -> Iterator[FloatArray
 def _layers(units: Any, W: NDArray[Any], cells: int, shown: int = 0) -> Iterator[FoldedLayer]:
     """Fold the layers of units, the lowest first.
 
-    The output layer sees ``cells`` of each layer below these, and ``shown`` of their own.
+    The output layer sees ``cells`` x ``cells`` cells of each lower layer, and ``shown`` x ``shown``
+    of the maps of these units.
     """
     # A subclass may compute something else.
     if type(units) is UnitsOnMaps:

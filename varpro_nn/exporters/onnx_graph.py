@@ -185,7 +185,7 @@ def _views(graph: _Graph, folded: FoldedNetwork) -> list[str]:
 def _features(graph: _Graph, folded: FoldedNetwork, images: str) -> str:
     """Columns (n, sides * h * cells) of images (n, channels, rows, columns).
 
-    The last layer comes first, then the lowest one of those that are shown.
+    The columns of the last layer come first. Those of the shown layers follow, the lowest first.
     """
     *below, last = folded.layers
     shown = []

@@ -42,9 +42,9 @@ class Network:
         With ``units.n_units`` equal to h.
     W : ndarray of float32, shape (h, p)
         Unit weights of all sub-networks, one below the other.
-    A : ndarray of float64, shape (h * m + 1, k)
-        Linear weights; the constant column's row is last. If the output layer sees layers below
-        the units too, their rows stand before it.
+    A : ndarray of float64, shape (h * m + c + 1, k)
+        Linear weights: h m rows of the units, c rows of lower layers (``cells_below``, else c = 0),
+        and the row of the constant column.
     classes : ndarray, shape (k,)
         The label that each output stands for: integers or strings.
     image_shape : tuple of int
@@ -127,8 +127,8 @@ class Network:
         Parameters
         ----------
         W : array_like, shape (h, p)
-        A : array_like, shape (h * m + 1, k)
-            With ``cells_below`` the rows of the layers below stand before the last one.
+        A : array_like, shape (h * m + c + 1, k)
+            Rows as in :class:`Network`.
 
         Returns
         -------
@@ -336,7 +336,7 @@ class Network:
             ("unit weights", f"{self.W.size:,}"),
             *_rows_below(self.units),
             *((f"{name} of windows", f"{a.size:,}") for name, a in own.items()),
-            *([("columns of layers below", f"{below:,}")] if below else []),
+            *([("columns of lower layers", f"{below:,}")] if below else []),
             ("linear weights", f"{self.A.size:,} ({self.output_layer})"),
             ("all parameters", f"{self.n_parameters:,}"),
             ("classes", f"{len(self.classes):,}"),

@@ -80,25 +80,27 @@ _logger = logging.getLogger(__name__)
 
 
 def check_size(q: int, n_rows: int) -> None:
-    """Raise ValueError if the output layer of ``q`` columns is too large, before units are trained.
+    """Check before the training that an output layer of ``q`` columns can be fitted.
 
     With fewer rows than columns, the matrices are of rows by rows.
+
+    Raises
+    ------
+    ValueError
+        Its matrices are too large.
     """
     n_bytes = 8 * min(q, n_rows) ** 2
     if n_bytes > GRAM_BYTES:
         of_rows = n_rows < q
         size = f"{n_bytes / 2**30:.0f} GiB; at most {GRAM_BYTES / 2**30:.0f} GiB are supported"
-        msg = (
-            f"the output layer has {q} columns (n_units times the cells of a unit, and "
-            "those of layers below)"
-        )
+        msg = f"the output layer has {q} columns (n_units times the cells of a unit; cells_below)"
         if of_rows:
             msg += (
                 f" and {n_rows} rows (images and copies). Its matrix of rows by rows takes {size}. "
-                "Take fewer images, copies, units or cells."
+                "Reduce n_train, n_copies, n_units, grid or cells_below."
             )
         else:
-            msg += f". Its Gram matrix takes {size}. Take fewer units or cells."
+            msg += f". Its Gram matrix takes {size}. Reduce n_units, grid or cells_below."
         raise ValueError(msg)
 
 

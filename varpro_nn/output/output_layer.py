@@ -39,8 +39,9 @@ class OutputLayer:
 
     Attributes
     ----------
-    A : ndarray, shape (q, k)
-        Linear weights of the columns as they are: units, layers below (``cells_below``), constant.
+    A : ndarray, shape (q + 1, k)
+        Linear weights of the q columns as they are: those of the units, then of lower layers
+        (``cells_below``). The last row is that of the constant.
     name : {"ridge", "softmax", "hinge"}
     penalty : float
         Chosen or given.
@@ -57,7 +58,7 @@ class OutputLayer:
     gradient_norm : float or None
         Norm of the gradient of that cost, by the linear weights of columns of variance 1.
     rank : int or None
-        Directions of the columns that are above rounding: q - 1 (dual form: n) at most. None
+        Directions of the columns that are above rounding: q (dual form: n) at most. None
         where no eigendecomposition was made, like the next two.
     degrees_of_freedom : float or None
         Trace of the hat matrix at the penalty.

@@ -11,8 +11,8 @@ anew on all images (the paper's *glue*), in one of two forms:
     For more columns than images. Sums over blocks of units make a matrix of images by images. Its
     eigendecomposition also gives the errors; a second pass over the units gives the weights.
 
-Neither form stores the matrix of all features. The ridge with the lowest leave-one-out error rate
-is chosen, and no label of another set is involved.
+Neither form stores the matrix of all features, unless its rows are to be kept. The ridge with
+the lowest leave-one-out error rate is chosen, and no label of another set is involved.
 """
 
 import logging
@@ -80,12 +80,13 @@ def fit_ridge(
     standardise : bool
         Let the ridge act on columns scaled to variance 1.
     form : {"primal", "dual"}, optional
-        By default dual with more columns than images, if there are no weights of images and no
-        columns of layers below. The dual form takes the memory of two matrices of images by images
-        (:data:`varpro_nn.linalg.dual.MEMORY_BUDGET`).
+        By default dual if there are more columns than images, no sample weights and no
+        ``cells_below``; otherwise primal. The dual form takes the memory of two matrices of images
+        by images (:data:`varpro_nn.linalg.dual.MEMORY_BUDGET`).
     keep_sums : bool
-        Keep what the layer follows from, as ``OutputLayer.ridge_layer``: sums, 8 q^2 bytes for q
-        columns, or in the dual form the rows of all features, 4 n q or 8 n q bytes.
+        Keep what the layer follows from, as ``OutputLayer.ridge_layer``. The primal form with more
+        images than columns keeps sums: 8 q^2 bytes for q columns. Otherwise the rows of all
+        features are kept: 4 n q or 8 n q bytes.
 
     Returns
     -------
@@ -116,7 +117,7 @@ def fit_ridge(
 
 
 def has_dual(units: Units, training: TrainingSet) -> bool:
-    """Whether the dual form is there: it goes over the columns by units, and has no weights."""
+    """Whether there is a dual form: for images without weights, and no columns of lower layers."""
     return training.weights is None and not n_columns_below(units)
 
 
@@ -221,7 +222,7 @@ class _Fit:
 
             search = self._search(errors_of, path)
         A = path.solve(search.ridge)
-        # Columns of layers below stand for those of units, not the other way round: tried last.
+        # A unit is redundant if columns of lower layers can replace it. These are never dropped.
         below = np.full(n_columns_below(units), -1)
         of_unit = np.append(np.tile(np.arange(len(W)), units.n_cells), below)
         # With fewer images than columns, n columns span all others.
@@ -233,8 +234,8 @@ class _Fit:
         units, W, training = self.units, self.W, self.training
         if not has_dual(units, training):
             msg = (
-                "form must be primal for images with sample weights, or units with cells_below, "
-                "got dual."
+                "form must be primal with sample weights or cells_below, got dual; leave form out, "
+                "or set form='primal'."
             )
             raise ValueError(msg)
         images = training.images[:]  # fewer than columns, so they fit in memory

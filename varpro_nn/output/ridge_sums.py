@@ -39,7 +39,7 @@ def ridge_sums(
     ----------
     compute : Compute
         Its threads share the work; its cluster, if it has one, computes the parts instead.
-    shift : ndarray, shape (q - 1,), optional
+    shift : ndarray, shape (q,), optional
         See :class:`varpro_nn.linalg.GramAccumulator`; by default the mean of the first images.
     tick : callable, optional
         Called after each part.

@@ -40,8 +40,8 @@ class OutputSettings:
     cells_below: int = setting(
         0,
         least=0,
-        help="number of cells along each side of the maps of the layers below the last one that "
-        "the output layer sees too; 0: it sees the last layer only",
+        help="number of pooling cells along each side of the maps of lower layers, which the "
+        "output layer then sees too; 0: it sees only the last layer",
     )
 
     def __post_init__(self) -> None:

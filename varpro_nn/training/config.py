@@ -398,7 +398,10 @@ class TrainConfig:
                 msg = f"middle_units needs first_units, got {self.middle.n_units} without."
                 raise ValueError(msg)
             if self.output.cells_below:
-                msg = f"cells_below needs first_units, got {self.output.cells_below} without."
+                msg = (
+                    f"cells_below={self.output.cells_below} needs first_units, got None; set "
+                    "first_units, or cells_below=0."
+                )
                 raise ValueError(msg)
             return
         units = self.units
@@ -430,8 +433,8 @@ class TrainConfig:
                 raise ValueError(msg)
             if self.output.cells_below > side:
                 msg = (
-                    f"cells_below must be at most {name}, {side}, the side of the maps, got "
-                    f"{self.output.cells_below}."
+                    f"cells_below must be at most {side}, the side of the maps ({name}), got "
+                    f"{self.output.cells_below}; reduce cells_below or increase {name}."
                 )
                 raise ValueError(msg)
         n_places = self.first.grid - units.window + 1

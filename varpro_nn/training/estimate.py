@@ -280,9 +280,10 @@ def _check_disk(found: Estimate, folder: Path) -> None:
     free = shutil.disk_usage(folder).free / _MIB
     if found.temporary_mib > free:
         msg = (
-            f"{folder}: the temporary files of the run (maps of a layer, features of the output "
-            f"layer) need {found.temporary_mib:,.0f} MiB of disk, and {free:,.0f} MiB are free. "
-            f"Free some, or reduce {_REMEDIES['output layer']}; for maps, n_components."
+            f"{folder}: temporary files need {found.temporary_mib:,.0f} MiB, and {free:,.0f} MiB "
+            f"are free. Free disk space; or, for the features of the output layer, reduce "
+            f"{_REMEDIES['output layer']}; for the maps of a layer, n_components, "
+            "middle_components or n_jobs."
         )
         raise TrainingError(msg)
 

@@ -87,7 +87,7 @@ def grown(
     """Fit ridge layers to the first sub-networks and measure them.
 
     Sums are computed once, for all units; fits of fewer units drop columns. With ``rng``, random
-    units are measured in the same way. None of these layers sees the layers below the units.
+    units are measured in the same way. These ridge layers do not see the maps of lower layers.
     """
     units, each = seeing(network.units, 0), units_per_subnetwork
     n_fitted = max(1, MOST_COLUMNS // units.n_cells)

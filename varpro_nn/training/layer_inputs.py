@@ -1,4 +1,4 @@
-"""What the units of a layer take of the images of a round: the images, or maps of them."""
+"""Inputs of a layer in training: the images of a round, or their maps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,15 +32,15 @@ def maps_bytes(units: Units, n: int) -> int:
 def layer_inputs(
     units: Units, images: ImageArray, folder: Path | None = None
 ) -> Iterator[tuple[Units, Any]]:
-    """Give the units of the last layer alone, and what they take, each map computed once.
+    """Give the units of the last layer and their inputs. Each map is computed once.
 
     Parameters
     ----------
     units : Units
     images : ndarray, shape (n, ...)
     folder : Path, optional
-        Where the file of large maps is, until the end of the ``with`` block. By default among the
-        temporary files, which may themselves be in memory.
+        Where the file of large maps is, until the end of the ``with`` block. By default the
+        temporary folder of the system, which may be in memory.
 
     Yields
     ------

@@ -115,10 +115,11 @@ def train_units(
             rng = np.random.default_rng(seeds["whitening"])
             units = make_units(config, images, rng, train_middle)
     elif config.output.cells_below not in (0, getattr(units, "cells_below", 0)):
+        n = config.output.cells_below
         msg = (
-            f"cells_below={config.output.cells_below} needs units that show the layers below: "
-            f"units_on_maps(..., cells_below={config.output.cells_below}). The given units show "
-            f"{getattr(units, 'cells_below', 0)}."
+            f"cells_below={n} needs units with the same cells_below, the given units have "
+            f"{getattr(units, 'cells_below', 0)}; make them with units_on_maps(..., "
+            f"cells_below={n}), or set cells_below=0 to keep theirs."
         )
         raise ValueError(msg)
     check_fitting(config.distortion, images.shape)
@@ -243,8 +244,8 @@ def train_network(
     units : Units, optional
         All units of the network, of a class of your own: a dataclass with a field ``n_units``,
         which replaces the setting ``n_units``. Each sub-network gets a part of the units. Other
-        settings of units are not used. Whether the output layer sees layers below is a choice of
-        these units too (``cells_below`` of :func:`varpro_nn.units_on_maps`).
+        settings of units are not used. ``cells_below`` is also taken from these units; see
+        :func:`varpro_nn.units_on_maps`.
     n_jobs : int
         Worker processes and threads; -1 for all cores. No bit of the result depends on it.
     progress : bool

@@ -205,7 +205,7 @@ def _maps(
 def _layer_on(
     below: Maps, config: TrainConfig, n_units: int, grid: int, cells_below: int = 0
 ) -> UnitsOnMaps:
-    """Make a layer of units on maps: the middle one, or the last, which may show those below."""
+    """Make the middle or the last layer; the last may show the output layer the lower layers."""
     chosen = config.units
     units = patch_units(
         "dense", below.shape, n_units, window=1, grid=grid, draw=chosen.draw,

@@ -286,7 +286,7 @@ class SubnetworkCounts:
         images = 2 * z.n * self.bytes_of_image + bytes_of_distortion(
             self.distortion, self.image_shape
         )
-        # Larger maps are in a file, but those that are on their way to it.
+        # Larger maps are in a file; only the maps that are being written are in memory.
         n_maps = AT_A_TIME if self.bytes_of_temporary(n) else z.n
         images += maps_bytes(self.units, n_maps)
         if self.settings.max_nfev == 0:

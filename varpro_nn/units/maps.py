@@ -12,8 +12,8 @@ windows of 128 maps would have 1,153 weights, and as many products at each place
 
 The layer below may itself be one on maps, so there may be any number of layers.
 
-The output layer can see the layers below too (``cells_below``): their maps, pooled to a few cells,
-are columns of ``Phi`` that no weight of the units changes.
+The output layer can see the lower layers too (``cells_below``). Their maps, pooled to a few cells,
+are additional columns of ``Phi``, which do not depend on the weights of the units.
 """
 
 from collections.abc import Mapping
@@ -103,7 +103,7 @@ class Maps:
     def with_cells(
         self, images: ImageArray, cells: int, dtype: Any = np.float32
     ) -> tuple[RealArray, RealArray]:
-        """Compute the projected maps, and the maps of this layer and all below it in a few cells.
+        """Compute the projected maps; pool the maps of this and all lower layers to a few cells.
 
         Parameters
         ----------
@@ -117,8 +117,8 @@ class Maps:
         -------
         M : ndarray, shape (n, d, rows, columns)
         columns : ndarray, shape (n, ``n_columns(cells)``)
-            Means over the pixels of each cell: of the lowest layer first, and in a layer in the
-            order of features: side, row and column of the cell, unit.
+            Means over the pixels of each cell, the lowest layer first. Within a layer they are
+            ordered by side, row of cells, column of cells, unit.
         """
         windows = self.windows
         W, whitening = self.W.astype(dtype), self.whitening.astype(dtype)
@@ -149,8 +149,8 @@ class UnitsOnMaps:
     below : Maps
     n_units : int
     cells_below : int
-        Cells along each side of the maps below, of every layer, that the output layer sees beside
-        the units; 0 for the units alone. It changes no feature of the units.
+        Cells along each side to which the maps of every lower layer are pooled for the output
+        layer. With 0 it sees only the units. The features of the units do not depend on it.
     """
 
     units: PatchUnits
@@ -239,9 +239,9 @@ def last_layer(
 def last_layer_and_below(
     units: Any, inputs: ImageArray, dtype: Any = np.float32
 ) -> tuple[Any, RealArray | ImageArray, RealArray]:
-    """Return what :func:`last_layer` does, and the columns of the layers below, maps computed once.
+    """As :func:`last_layer`, and return the columns of the lower layers too.
 
-    The columns have shape (n, ``n_columns_below(units)``).
+    They have shape (n, ``n_columns_below(units)``). Each map is computed once.
     """
     if not isinstance(units, UnitsOnMaps):
         return units, inputs, np.empty((len(inputs), 0), dtype)
@@ -250,20 +250,17 @@ def last_layer_and_below(
 
 
 def seeing(units: Any, cells: int) -> Any:
-    """Return units whose output layer sees so many cells of the layers below; others unchanged."""
+    """Return units with ``cells_below=cells``. Units of one layer are returned unchanged."""
     return replace(units, cells_below=cells) if isinstance(units, UnitsOnMaps) else units
 
 
 def n_columns_below(units: Units) -> int:
-    """Count the columns of the output layer that show layers below the units."""
+    """Count the columns of the output layer that come from lower layers."""
     return units.below.n_columns(units.cells_below) if isinstance(units, UnitsOnMaps) else 0
 
 
 def n_columns(units: Units, n_units: int | None = None) -> int:
-    """Count the columns of the output layer: those of ``n_units`` units, then of layers below.
-
-    By default of all units.
-    """
+    """Count the columns of the output layer: ``n_units`` units (default: all) and lower layers."""
     h = units.n_units if n_units is None else n_units
     return h * units.n_cells + n_columns_below(units)
 
@@ -306,7 +303,7 @@ def _with_cells(
 
 
 def _top(units: UnitsOnMaps) -> PatchUnits:
-    """Return the units of the layer alone, as many as it has."""
+    """Return the patch units of the top layer, with its number of units."""
     top: Any = with_n_units(units.units, units.n_units)
     return top
 
@@ -402,8 +399,8 @@ def units_on_maps(units: PatchUnits, below: Maps, *, cells_below: int = 0) -> Un
         On images of the shape ``below.shape``, made by :func:`varpro_nn.units.patch_units`.
     below : Maps
     cells_below : int
-        Cells along each side of the maps below, of every layer, that the output layer sees beside
-        the units; 0 for the units alone.
+        Cells along each side to which the maps of every lower layer are pooled for the output
+        layer. With 0 it sees only the units.
 
     Returns
     -------
@@ -423,7 +420,10 @@ def units_on_maps(units: PatchUnits, below: Maps, *, cells_below: int = 0) -> Un
         raise ValueError(msg)
     most = min(_sides_below(below))
     if not 0 <= cells_below <= most:
-        msg = f"cells_below must be 0 to {most}, the least side of maps below, got {cells_below}."
+        msg = (
+            f"cells_below must be 0 to {most}, the smallest side of the maps of lower layers, got "
+            f"{cells_below}."
+        )
         raise ValueError(msg)
     return UnitsOnMaps(units, below, units.n_units, cells_below)
 

@@ -24,9 +24,9 @@ from varpro_nn._typing import RealArray
 
 @lru_cache(maxsize=256)
 def cell_bounds(n_places: int, n_cells: int) -> NDArray[np.int64]:
-    """First place of each cell, then the number of places: cells of as equal size as can be.
+    """Return the first place of each cell, then the number of places.
 
-    The array is shared by all callers, so it is read-only.
+    Sizes of cells differ by at most one place. All callers share the array, so it is read-only.
     """
     bounds = np.round(np.linspace(0, n_places, n_cells + 1)).astype(np.int64)
     bounds.setflags(write=False)

@@ -8,7 +8,7 @@ def test_quick_run(run_script):
     assert [(row["layers"], row["units"]) for row in rows] == [
         *((layers, units) for layers in ("one", "two")
           for units in (two_layers.UNTRAINED, apart, together)),
-        *((layers, units) for layers in ("three", "three, all seen")
+        *((layers, units) for layers in ("three", "three, output layer sees all")
           for units in (two_layers.UNTRAINED, together)),
     ]  # fmt: skip
     assert all(0.4 < row["held_out_accuracy"] <= 1 for row in rows)

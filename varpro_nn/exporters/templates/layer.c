@@ -233,7 +233,7 @@ static void make_maps(const $input *image, float *restrict maps)
 //: shown
 enum { LARGE_ROWS = $large_rows, LARGE_COLUMNS = $large_columns };
 
-/* First row of the maps of each larger cell that the outputs see, then the number of rows. */
+/* The output layer sees the maps in larger cells. First row of each, then the number of rows. */
 static const int large_row_bounds[LARGE_ROWS + 1] = {$large_row_bounds};
 static const int large_column_bounds[LARGE_COLUMNS + 1] = {$large_column_bounds};
 
@@ -252,7 +252,7 @@ $linear_step
 //:
 //: shown
 
-/* Add the part of the maps to the outputs. */
+/* Add the contribution of these maps to the outputs. */
 static void add_maps(const float *maps, double *outputs)
 {
     for (int cell = 0; cell < N_SIDES * LARGE_ROWS * LARGE_COLUMNS; cell++) {

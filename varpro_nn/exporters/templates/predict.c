@@ -63,7 +63,7 @@ static float tangent(float x)
 }
 
 //:
-/* Add features of one cell and side, times their linear weights A, to the outputs. */
+/* Multiply the features of one side of one cell by the linear weights A; add to the outputs. */
 static void add_products(const float *features, int n, const $weight *A,
 //: int8
                          float scale, const uint8_t *step,

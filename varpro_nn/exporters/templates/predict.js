@@ -28,8 +28,8 @@ const varproActivations = {
  * `addCells(image, weight)` takes an image (channels, rows, columns) of `image_shape` and adds the
  * means over the places of each cell, times `weight`, to `cells`: (side, row of cells, column of
  * cells, unit). `maps()` returns them as the image of the next layer, (side, unit, row, column).
- * If the output layer sees larger cells of these maps, `show(weight)` adds the means over them,
- * times `weight`, to `shown`.
+ * The output layer may see these maps in larger cells. `show(weight)` then adds the mean over each
+ * larger cell, times `weight`, to `shown`.
  */
 function varproLayer(layer) {
   const [channels, rows, columns] = layer.image_shape;
