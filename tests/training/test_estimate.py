@@ -149,7 +149,7 @@ def test_a_run_that_does_not_fit_on_the_disk_is_refused(digits, monkeypatch, tmp
     config = configure("tiny", data=digits, n_train=300, n_copies=1, loss="squares", max_nfev=1)
     monkeypatch.setattr(output_counts, "FEATURE_BYTES", 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(TrainingError, match=f"{tmp_path}: .* MiB of disk, and .*n_copies"):
+    with pytest.raises(TrainingError, match=f"{tmp_path}: .* MiB, and .* MiB are free.*n_copies"):
         run(config, digits, n_jobs=1, shard_folder=tmp_path)
     monkeypatch.setattr(output_counts, "FEATURE_BYTES", 2**30)
     assert run(config, digits, n_jobs=1, shard_folder=tmp_path).metrics["n_train"] == 300
