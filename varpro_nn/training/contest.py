@@ -49,6 +49,10 @@ from varpro_nn.training.subnetworks import MemoryStore
 
 N_IMAGES = {1: 1500, 2: 3000, 3: 3000, 4: 3000}
 """Training images of a candidate, by round; fewer if there are not so many."""
+MOST_IMAGES = {1: 1500, 2: 3000, 3: 10_000, 4: 10_000}
+"""The same with many training images, of which a round then has ``PART``. What a layer or a
+distortion gains grows with the images."""
+PART = 1 / 6
 OF_CLASS = 4
 """Least mean number of training images per class, if there are enough."""
 SHARE = 1 / 4
@@ -57,6 +61,11 @@ EVALUATIONS = 0.4
 """Share of its evaluations in training: the first ones gain most."""
 HELD = 1 / 3
 """Share of the images of a round that measure."""
+MOST_HELD, PART_HELD = 10_000, 1 / 12
+"""The images that measure are this part of all training images, if that is more: at most so many.
+
+To measure takes little time, and a change that gains half a point needs many images to be seen.
+"""
 MARGIN = 1.5
 """Standard errors of the difference by which a change must be better.
 
@@ -411,25 +420,30 @@ class Field:
     def _images_of(self, number: int, class_weight: str | None) -> tuple[TrainingSet, ImageSet]:
         """Take the images of a round: those to train on, and those that measure."""
         if number not in self._rounds:
-            fit, held = self._split(number, N_IMAGES[number])
+            fit, held = self._split(number)
             data = replace(self._data, train=self._training.at(fit), origin=None)
             training = TrainingSet.of(data, class_weight=class_weight)
             self._rounds[number] = training, self._training.at(held)
         return self._rounds[number]
 
-    def _split(self, number: int, n_images: int) -> tuple[IndexArray, IndexArray]:
+    def _split(self, number: int) -> tuple[IndexArray, IndexArray]:
         """Draw the images of a round: those to train on, and those that measure."""
         rng = np.random.default_rng([self._seed, number])
         labels = self._training.labels
         order = rng.permutation(len(labels))
+        n_images = min(max(N_IMAGES[number], int(PART * len(labels))), MOST_IMAGES[number])
         n_images = max(n_images, OF_CLASS * self._n_classes)
-        n = min(len(labels), round(n_images / (1 - HELD)))
+        n, share = round(n_images / (1 - HELD)), HELD
+        n_held = min(int(PART_HELD * len(labels)), MOST_HELD)
+        if n_held > HELD * n:
+            n, share = n_images + n_held, n_held / (n_images + n_held)
+        n = min(len(labels), n)
         # Every class in both parts: of each class the first ones measure.
         order = order[:n]
         held = np.zeros(n, bool)
         for code in range(self._n_classes):
             of_class = np.flatnonzero(labels[order] == code)
-            held[of_class[: int(HELD * len(of_class))]] = True
+            held[of_class[: int(share * len(of_class))]] = True
         if not held.any():
             n_largest = int(np.bincount(labels[order]).max())
             msg = (
