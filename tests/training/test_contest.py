@@ -205,6 +205,29 @@ def test_where_the_place_matters_whole_images_win(monkeypatch):
     assert found.chosen.startswith("whole images")
 
 
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [
+        (30, {1: (20, 10), 2: (20, 10), 3: (20, 10)}),
+        (9_000, {1: (1500, 750), 2: (3000, 1500), 3: (3000, 1500)}),
+        (18_000, {1: (1500, 1500), 2: (3000, 1500), 3: (3000, 1500)}),
+        (60_000, {1: (1500, 5000), 2: (3000, 5000), 3: (10_000, 5000)}),
+        (600_000, {1: (1500, 10_000), 2: (3000, 10_000), 3: (10_000, 10_000)}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_with_many_images_more_measure_and_changes_have_more(n, expected, monkeypatch):
+    """All rounds draw a share of each class, so a few images may be missing of round numbers."""
+    monkeypatch.undo()  # the sizes as they are
+    images, labels = np.zeros((n, 1, 1), np.uint8), np.arange(n) % 2
+    with Compute() as compute:
+        field = module.Field(data_of(images, labels), 0, compute, None, {})
+        for number, sizes in expected.items():
+            fit, held = field._split(number)
+            assert (len(fit), len(held)) == pytest.approx(sizes, abs=3)
+            assert not np.intersect1d(fit, held).size
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (3, 16, 17)], ids=str)
 def test_three_images_of_each_class_are_enough(shape, caplog):
     """And nothing is said of fits of so few, about which nobody can do anything."""

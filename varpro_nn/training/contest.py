@@ -12,9 +12,10 @@ of their units and part of their evaluations, and measured on other training ima
 3. *one change* of the best one: mirror images, shifts alone, another output layer;
 4. *all changes that helped*, together, if there are several.
 
-Each round draws its images anew, so a candidate gains little from having been lucky before. In the
-third round, a change must be better by more than ``MARGIN`` standard errors of the difference,
-measured on the same images. All candidates have the ridge layer, which is quick, unless the output
+Each round draws its images anew, so a candidate gains little from having been lucky before. With
+more than 9,000 training images, more of them measure; with more than 18,000, rounds 3 and 4 train
+on more. In the third round, a change must be better by more than ``MARGIN`` standard errors of the
+difference, measured on the same images. All candidates have the ridge layer, which is quick, unless the output
 layer is given or is the change. In the first round, whitened windows are not trained. The winner is
 then trained in full, on all images. The contest depends on the data and the seed alone: neither on
 the number of jobs nor on how fast the machine is.
@@ -50,8 +51,10 @@ from varpro_nn.training.subnetworks import MemoryStore
 N_IMAGES = {1: 1500, 2: 3000, 3: 3000, 4: 3000}
 """Training images of a candidate, by round; fewer if there are not so many."""
 MOST_IMAGES = {1: 1500, 2: 3000, 3: 10_000, 4: 10_000}
-"""The same with many training images, of which a round then has ``PART``. What a layer or a
-distortion gains grows with the images."""
+"""The most of them: with many training images, a round has ``PART`` of all, within these bounds.
+
+What another layer or a distortion gains grows with the number of images.
+"""
 PART = 1 / 6
 OF_CLASS = 4
 """Least mean number of training images per class, if there are enough."""
@@ -62,9 +65,9 @@ EVALUATIONS = 0.4
 HELD = 1 / 3
 """Share of the images of a round that measure."""
 MOST_HELD, PART_HELD = 10_000, 1 / 12
-"""The images that measure are this part of all training images, if that is more: at most so many.
+"""With many training images, ``PART_HELD`` of them measure, at most ``MOST_HELD``.
 
-To measure takes little time, and a change that gains half a point needs many images to be seen.
+Measuring takes little time, and many images are needed to see a gain of half a point.
 """
 MARGIN = 1.5
 """Standard errors of the difference by which a change must be better.
