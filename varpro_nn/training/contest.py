@@ -15,10 +15,10 @@ of their units and part of their evaluations, and measured on other training ima
 Each round draws its images anew, so a candidate gains little from having been lucky before. With
 more than 9,000 training images, more of them measure; with more than 18,000, rounds 3 and 4 train
 on more. In the third round, a change must be better by more than ``MARGIN`` standard errors of the
-difference, measured on the same images. All candidates have the ridge layer, which is quick, unless the output
-layer is given or is the change. In the first round, whitened windows are not trained. The winner is
-then trained in full, on all images. The contest depends on the data and the seed alone: neither on
-the number of jobs nor on how fast the machine is.
+difference, measured on the same images. All candidates have the ridge layer, which is quick, unless
+the output layer is given or is the change. In the first round, whitened windows are not trained.
+The winner is then trained in full, on all images. The contest depends on the data and the seed
+alone: neither on the number of jobs nor on how fast the machine is.
 """
 
 import logging
