@@ -116,7 +116,7 @@ def _networks():
                 below,
             )
         inner, cells = CELLS_BELOW.get(name, (0, 0))
-        if inner:  # of a network of its own, before there was a layer on top: it counts no more
+        if inner:  # the setting of a lower layer, which the network ignores
             lower = replace(units.below.units, cells_below=inner)
             units = replace(units, below=replace(units.below, units=lower))
         units = replace(units, cells_below=cells)

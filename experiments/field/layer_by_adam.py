@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.shared.held_out import held_out
 from experiments.shared.ledger import Ledger, print_last_line, settings_of
 from experiments.shared.options import parser, whole_number
 from experiments.shared.tables import print_table, rounded_seconds
@@ -37,7 +38,6 @@ from varpro_nn.training.plan import make_units, streams, units_in_training
 from varpro_nn.training.subnetwork import SubnetworkPlan, train_one
 from varpro_nn.units import UnitsOnMaps
 
-N_HELD = 10_000
 SETTINGS: dict[str, dict[str, Any]] = {
     "cifar10": {"first_units": 64, "n_units": 128},
     "digits": {"first_units": 8, "n_units": 12},
@@ -225,16 +225,9 @@ def main() -> None:
         help="CPU time of Adam, as multiples of the CPU time of variable projection",
     )  # fmt: skip
     args = options.parse_args()
-    data = load(args.dataset, args.data_dir)
-    whole = data.train
-    n_held = min(N_HELD, len(whole) // 3)
-    n_train = min(
-        args.n_train or len(whole), 300 if args.quick else len(whole), len(whole) - n_held
-    )
-    data = replace(
-        data, train=whole.take(slice(n_train)), test=whole.take(slice(len(whole) - n_held, None)),
-        origin=None,
-    )  # fmt: skip
+    data = held_out(load(args.dataset, args.data_dir), args.n_train, quick=args.quick)
+    assert data.test is not None  # the images that are held out
+    n_train, n_held = len(data.train), len(data.test)
     config = configure(data=args.dataset, seed=args.seed, **SETTINGS[args.dataset])
     assert config.units.activation == "two-sided"
     problem = Problem.of(config, data)

@@ -14,16 +14,15 @@ ones of the others, ``--layers`` some rows. CPU seconds are those of the whole t
 takes a slice of the digits. Prints a Markdown table; the last line is JSON.
 """
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from experiments.shared.held_out import held_out
 from experiments.shared.ledger import Ledger, print_last_line, settings_of
 from experiments.shared.options import parser, whole_number
 from experiments.shared.tables import print_table, rounded_seconds
 from varpro_nn import Dataset, TrainConfig, configure, load, run
 
-N_HELD = 10_000
 LAYERS: dict[str, dict[str, dict[str, Any]]] = {
     "mnist": {
         "one": {},
@@ -91,16 +90,9 @@ def main() -> None:
     options.add_argument("--n-train", type=whole_number(1), help="training images; all")
     options.add_argument("--layers", nargs="+", choices=NUMBERS, default=NUMBERS)
     args = options.parse_args()
-    data = load(args.dataset, args.data_dir)
-    whole = data.train
-    n_held = min(N_HELD, len(whole) // 3)
-    n_train = min(
-        args.n_train or len(whole), 300 if args.quick else len(whole), len(whole) - n_held
-    )
-    data = replace(
-        data, train=whole.take(slice(n_train)), test=whole.take(slice(len(whole) - n_held, None)),
-        origin=None,
-    )  # fmt: skip
+    data = held_out(load(args.dataset, args.data_dir), args.n_train, quick=args.quick)
+    assert data.test is not None  # the images that are held out
+    n_train, n_held = len(data.train), len(data.test)
     ledger = Ledger(args.output, data=data.digest, n_train=n_train, n_jobs=args.n_jobs)
     cells, results = [], []
     for layers, units, settings in rows(args.dataset, n_train):

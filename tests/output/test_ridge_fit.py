@@ -365,7 +365,7 @@ def test_the_dual_form_is_for_images_without_weights(digits, rng):
 
 
 def test_redundant_units_are_units(digits, rng):
-    """Columns of layers below count as columns that may stand for a unit, and are none."""
+    """A unit is redundant if columns of lower layers can replace it; these are never reported."""
     images, labels = digits[0][:200], digits[1][:200]
     lower = patch_units("dense", (8, 8), 4, window=3, grid=4)
     W = lower.init(images, rng).astype(np.float32)
