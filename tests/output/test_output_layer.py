@@ -19,7 +19,7 @@ from varpro_nn.linalg.convex import fit_linear
 from varpro_nn.linalg.losses import LOSSES
 from varpro_nn.output import feature_store, linear_fits, ridge_fit
 from varpro_nn.output import fit as fit_module
-from varpro_nn.output.fit import fit_output_layer
+from varpro_nn.output.fit import fit_output_layer, searched_images
 from varpro_nn.output.output_layer import LAYERS, OutputLayer
 from varpro_nn.output.penalties import PENALTIES, RIDGES
 from varpro_nn.output.ridge_fit import fit_ridge
@@ -306,10 +306,15 @@ def identified(rng, n, times, q=5):
 
 @CONVEX
 @pytest.mark.parametrize("times", [1, 3])
-def test_images_put_aside_are_never_fitted_nor_their_copies(name, times, rng, monkeypatch):
+@pytest.mark.parametrize("n_searched", [90, 61], ids=["all searched", "some searched"])
+def test_images_put_aside_are_never_fitted_nor_their_copies(
+    name, times, n_searched, rng, monkeypatch
+):
     """And it is on them, not on their copies, that the errors are counted."""
     recorded = Recorded()
     monkeypatch.setattr(linear_fits, "fit_linear", recorded)
+    monkeypatch.setattr(fit_module, "SEARCHED_ROWS", n_searched * times)
+    monkeypatch.setattr(fit_module, "SEARCHED_ROWS_PER_COLUMN", 0)
     n = 90
     rows, labels = identified(rng, n, times)
     found = fit_columns(name, rows, labels, times=times, rng=rng)
@@ -321,9 +326,12 @@ def test_images_put_aside_are_never_fitted_nor_their_copies(name, times, rng, mo
     *search, (_, last, last_labels, _, _) = recorded.calls
     assert_array_equal(np.sort(images_of(last)), np.repeat(np.arange(n), times))
     kept = images_of(search[0][1])
-    aside = np.setdiff1d(np.arange(n), kept)
-    assert len(aside) == n // 6
-    assert_array_equal(np.sort(kept), np.repeat(np.setdiff1d(np.arange(n), aside), times))
+    aside = found.left_out.rows
+    assert len(np.unique(aside)) == len(aside) == n_searched // 6
+    images, counts = np.unique(kept, return_counts=True)
+    assert set(counts) == {times}
+    assert len(images) == n_searched - n_searched // 6
+    assert not set(aside) & set(images)
     assert len(search) == len(found.penalties)
     search.sort(key=lambda call: -call[3])  # the grid may have gone on past its larger end
     for (_, given, given_labels, penalty, fitted), tried, loss, rate in zip(
@@ -738,3 +746,10 @@ def test_sums_that_no_ridge_layer_holds_are_not_kept(rng):
             ValueError, match=r"keep_sums needs output_layer='ridge', n_copies=0, and class labels"
         ):
             fit_columns(name, Phi, targets, sample_weight=weights, keep_sums=True)
+
+
+def test_of_very_many_images_some_take_part_in_the_search():
+    assert searched_images(60_000, 2, 1152) == 60_000
+    assert searched_images(500_000, 1, 2304) == 200_000
+    assert searched_images(500_000, 3, 2304) == 66_666
+    assert searched_images(2_000_000, 1, 10_000) == 300_000

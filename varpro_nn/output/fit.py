@@ -15,14 +15,15 @@ split. The split is also used with distorted copies, because a left-out image wo
 copies, and where outputs are averaged over views. Held-out outputs are averaged over the views, as
 in the network.
 
-For the split, one image in six is held out at random, with all its distorted copies. The fits go
-along the grid from the largest penalty to the smallest, and each starts from the one before. Each
-is fitted on the other images and measured on the held-out ones by its mean loss (error rates are
-too coarse to compare penalties). The search ends after a penalty that is worse. The grid is
-extended while the best penalty is at its end, and each step lowers the loss by at least 1 %. The
-final fit uses all images, and no other labels. The *units* were trained on the held-out images
-too, so the accuracy on them is too high: it serves to choose a penalty, not to estimate the
-accuracy. With fewer rows (images and copies) than columns, these fits use as many columns as rows
+For the split, one image in six is held out at random, with all its distorted copies. Of very many
+images, only some take part in the search (``searched_images``). The fits go along the grid from the
+largest penalty to the smallest, and each starts from the one before. Each is fitted on the others
+of these images and measured on the held-out ones by its mean loss (error rates are too coarse to
+compare penalties). The search ends after a penalty that is worse. The grid is extended while the
+best penalty is at its end, and each step lowers the loss by at least 1 %. The final fit uses all
+images, and no other labels. The *units* were trained on the held-out images too, so the accuracy on
+them is too high: it serves to choose a penalty, not to estimate the accuracy. With fewer rows
+(images and copies) than columns, these fits use as many columns as rows
 (:mod:`varpro_nn.linalg.row_space`).
 """
 
@@ -73,6 +74,12 @@ FEW_ROWS = 0.8
 
 Above it, this matrix takes about as long as it saves.
 """
+SEARCHED_ROWS, SEARCHED_ROWS_PER_COLUMN = 200_000, 30
+"""Rows, held-out ones included, with which a penalty is searched: the larger of the two bounds.
+
+The best penalty hardly depends on the number of rows: it stands for a prior of the linear weights.
+With so many rows for each column, it hardly matters either.
+"""
 GRAM_BYTES = 2**33
 """Bytes that a Gram matrix of all columns, or of all rows, may take: 32,768 of them."""
 
@@ -102,6 +109,12 @@ def check_size(q: int, n_rows: int) -> None:
         else:
             msg += f". Its Gram matrix takes {size}. Reduce n_units, grid or cells_below."
         raise ValueError(msg)
+
+
+def searched_images(n_images: int, times: int, q: int) -> int:
+    """Count the images, each ``times`` times, in the search for the penalty of ``q`` columns."""
+    most = max(SEARCHED_ROWS, SEARCHED_ROWS_PER_COLUMN * q)
+    return min(n_images, max(2, most // times))
 
 
 def fit_output_layer(
@@ -155,8 +168,9 @@ def fit_output_layer(
         )  # fmt: skip
         alone = times == 1 and settings.views == "single"
         return layer if alone else replace(layer, left_out=None)
-    n_aside = 0 if penalty is not None else max(1, n // times // 6)
-    order = _aside_first(n, times, n_aside, rng)
+    n_searched = 0 if penalty is not None else searched_images(n // times, times, q)
+    n_aside = 0 if penalty is not None else max(1, n_searched // 6)
+    order = _searched_first(n, times, n_aside, n_searched, rng)
     with feature_store(n, q, compute.scratch) as Phi, thread_pool(compute.n_jobs) as threads:
         fill_features(Phi, units, W, training.images, order, threads, compute)
         mean, deviation = standardise_columns(Phi, scale=settings.standardise or name != "ridge")
@@ -168,7 +182,8 @@ def fit_output_layer(
         found = _Search()
         if penalty is None:
             grid = RIDGES[::-2] if name == "ridge" else PENALTIES
-            found = _search(fits, name, grid, order[:n_aside], slice(n_aside * times, None))
+            others = slice(n_aside * times, n_searched * times)
+            found = _search(fits, name, grid, order[:n_aside], others)
             penalty = found.penalty
             if settings.views != "single":
                 assert found.A is not None
@@ -209,18 +224,18 @@ def fit_output_layer(
     )  # fmt: skip
 
 
-def _aside_first(
-    n_images: int, times: int, n_aside: int, rng: np.random.Generator | None
+def _searched_first(
+    n_images: int, times: int, n_aside: int, n_searched: int, rng: np.random.Generator | None
 ) -> IndexArray:
-    """Order images so that held-out ones and their copies come first; the rest is one slice."""
+    """Order images so that held-out ones and their copies come first, then others of the search."""
     n, rest = divmod(n_images, times)
     if rest or (n < 2 and n_aside):
         msg = f"images must be two or more, each {times} times, got {n_images} in all."
         raise ValueError(msg)
     shuffled = (np.random.default_rng(0) if rng is None else rng).permutation(n)
-    aside, kept = np.sort(shuffled[:n_aside]), np.sort(shuffled[n_aside:])
     copies = n * np.arange(times)[:, None]
-    return np.concatenate([(aside + copies).ravel(), (kept + copies).ravel()])
+    parts = np.split(shuffled, [n_aside, n_searched])
+    return np.concatenate([(np.sort(part) + copies).ravel() for part in parts])
 
 
 @dataclass(slots=True)

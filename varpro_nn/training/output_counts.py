@@ -11,7 +11,7 @@ from varpro_nn.linalg.convex import MARGINS
 from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.output.feature_store import FEATURE_BYTES
 from varpro_nn.output.features import VIEWS, block_slices, images_at_a_time
-from varpro_nn.output.fit import FEW_ROWS, LARGEST_EIGENPROBLEM
+from varpro_nn.output.fit import FEW_ROWS, LARGEST_EIGENPROBLEM, searched_images
 from varpro_nn.output.linear_fits import rows_for_start
 from varpro_nn.output.penalties import RIDGES
 from varpro_nn.output.ridge_fit import DUAL_BLOCK_BYTES
@@ -22,7 +22,7 @@ from varpro_nn.units import Units
 from varpro_nn.units.maps import n_columns, n_columns_below
 
 _SEARCH_PRODUCTS, _LAST_PRODUCTS = 80.0, 30.0
-"""Typical CPU time of the convex fits, in units of a product with all rows: the search over all
+"""Typical CPU time of the convex fits, in units of a product with their rows: the search over all
 penalties, and the last fit. Measured in runs on MNIST, CIFAR-10 and digits with hinge and
 softmax."""
 _FEW_OF_CLASS, _MORE_PRODUCTS = 40.0, 0.7
@@ -78,7 +78,7 @@ class OutputCounts:
             time += self._stored(rows)
         else:
             time += self._dual(rows) if self._is_dual else self.primal(rows)
-        left_out = self.n / 6 if self._stores_features else rows
+        left_out = self._searched / 6 if self._stores_features else rows
         return time + Time(self._temperature(left_out))
 
     def memory(self) -> float:
@@ -96,6 +96,11 @@ class OutputCounts:
     def _rows(self) -> int:
         """Images of the output layer, copies included."""
         return self.n * (1 + self.settings.n_copies)
+
+    @property
+    def _searched(self) -> int:
+        """Images with which the penalty is searched on a split."""
+        return searched_images(self.n, 1 + self.settings.n_copies, self.q)
 
     @property
     def _has_dual(self) -> bool:
@@ -154,16 +159,16 @@ class OutputCounts:
             alone = 2 * (n**3 / 3 * rates.factorisation + 2 * 8 * n**2 * rates.elementwise)
             shared = n**2 * self.q * rates.double_product + 3 * 8 * n * self.q * rates.elementwise
             total += Time(alone, shared + 2 * n * self.q * self.k * rates.thin_product)
-        chosen = output.penalty is None
+        chosen, searched = output.penalty is None, self._searched / max(1, self.n)
         if chosen and output.views != "single":
-            total += self.features(self.n / 6 * len(VIEWS[output.views]))
+            total += self.features(self._searched / 6 * len(VIEWS[output.views]))
         if output.layer == "ridge":
-            grams = n * q**2 * rates.product * (1 + chosen * 5 / 6)
+            grams = n * q**2 * rates.product * (1 + chosen * searched * 5 / 6)
             solves = 1 + chosen * _RIDGES_TRIED
             factors = q**3 / 3 * rates.factorisation + 4 * 8 * q**2 * rates.elementwise
             return total + Time(solves * factors, grams)
         start = min(n, rows_for_start(q)) * q**2 * rates.product
-        products = _LAST_PRODUCTS + (_SEARCH_PRODUCTS if chosen else 0.0)
+        products = _LAST_PRODUCTS + chosen * searched * _SEARCH_PRODUCTS
         if output.layer == "hinge":
             products *= max(1.0, _FEW_OF_CLASS * self.k / self.n) ** _MORE_PRODUCTS
         operations = operations_of_product(n, q, self.k)
