@@ -62,13 +62,18 @@ def test_sums_forget_and_count_the_penalty_for_their_images(rng):
     assert_allclose(sums.linear_weights(), np.linalg.solve(G + ridge, C), rtol=1e-4)
 
 
+def in_blocks_of(n_images, units, monkeypatch):
+    numbers = np.prod(units.windows.places) * (units.n_units + units.n_weights)
+    monkeypatch.setattr(batches, "BLOCK_BYTES", 4 * n_images * numbers)
+
+
 @pytest.mark.parametrize("share", [1, 2])
 def test_the_step_is_that_of_both_factors(share, rng, monkeypatch):
     """With the estimates known: S and Q are expectations of products over places."""
     units, images, _, W = problem(rng, h=3)
     monkeypatch.setattr(batches, "CURVATURE_SHARE", share)
-    monkeypatch.setattr(batches, "BLOCK", 30)
     W = W.astype(np.float32)
+    in_blocks_of(30, units, monkeypatch)
     at = batches.linearised(units, W, images)
     A = rng.standard_normal((at.Phi.shape[1] + 1, 3)).astype(np.float32)
     decay = 0.7 * np.abs(A).max() ** 2
@@ -89,7 +94,7 @@ def test_blocks_change_nothing(rng, monkeypatch):
     units, images, tau, W = problem(rng)
     found = []
     for size in (30, 1000):
-        monkeypatch.setattr(batches, "BLOCK", size)
+        in_blocks_of(size, units, monkeypatch)
         rng_of_fit = np.random.default_rng(0)
         found.append(fit_on_batches(units, images, tau, W, rng_of_fit, SETTINGS).w)
     assert_allclose(*found, atol=1e-4 * np.abs(found[0]).max())

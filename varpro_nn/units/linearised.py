@@ -47,11 +47,13 @@ class Linearised:
         """
         cells = self._units.windows.cells
         by_column = G.reshape(len(G), len(self._slopes), len(cells), -1)
-        dz = np.zeros_like(self._slopes[0][: len(G)])
-        for side, slope in enumerate(self._slopes):
-            for c, cell in enumerate(cells):
-                part = by_column[:, side, c, None] / (cell.stop - cell.start)
-                dz[:, cell] += slope[: len(G), cell] * part
+        dz = np.empty_like(self._slopes[0][: len(G)])
+        for c, cell in enumerate(cells):
+            first, *others = (slope[: len(G), cell] for slope in self._slopes)
+            parts = by_column[:, :, c, None] / (cell.stop - cell.start)
+            np.multiply(first, parts[:, 0], out=dz[:, cell])
+            for side, slope in enumerate(others, 1):
+                dz[:, cell] += slope * parts[:, side]
         return dz
 
 
@@ -86,6 +88,8 @@ def linearised(units: PatchUnits, W: RealArray, inputs: ImageArray) -> Linearise
     for number, side in enumerate(functions):
         value = side.apply(z, z if side is functions[-1] else np.empty_like(z))
         for c, cell in enumerate(cells):
-            value[:, cell].mean(axis=1, out=Phi[:, number, c])
+            np.add.reduce(value[:, cell], axis=1, out=Phi[:, number, c])
         slopes.append(side.derivative(value))
+    sizes = np.array([cell.stop - cell.start for cell in cells], dtype=W.dtype)
+    Phi /= sizes[:, None]
     return Linearised(Phi.reshape(b, -1), P, units, slopes)

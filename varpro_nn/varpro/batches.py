@@ -31,6 +31,7 @@ The learning rate ``eta`` falls linearly to 0.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,8 @@ CURVATURE_EVERY = 2
 """Steps between two estimates of ``S`` and ``Q``."""
 CURVATURE_SHARE = 2
 """``S`` and ``Q`` are estimated on this part of a batch: 2 is the first half."""
-BLOCK = 125
-"""Images whose windows and slopes are in arrays of their own."""
+BLOCK_BYTES = 2**21
+"""Bytes of windows and pre-activations that are worked on at a time: they stay in the cache."""
 BATCHES_AHEAD = 3
 """Batches that the sums begin with, before the first step."""
 FLOOR = 1e-5
@@ -214,15 +215,17 @@ def _batches(
 class _Batch:
     """A batch at some weights, in blocks of images.
 
-    Arrays of a block are small enough that the next one gets their memory, and stay in the cache.
-    Arrays of the whole batch would get fresh pages from the system in each step, which takes long.
+    Arrays of a block stay in the cache, and the next one gets their memory. Arrays of the whole
+    batch would get fresh pages from the system in each step, which takes long.
     """
 
     def __init__(
         self, units: PatchUnits, W: RealArray, inputs: ImageArray, rows: NDArray[np.int64]
     ) -> None:
-        starts = range(0, len(rows), BLOCK)
-        self._blocks = [linearised(units, W, inputs[rows[i : i + BLOCK]]) for i in starts]
+        n_numbers = prod(units.windows.places) * (W.shape[0] + W.shape[1])  # of an image
+        self._size = max(1, BLOCK_BYTES // (4 * n_numbers))
+        starts = range(0, len(rows), self._size)
+        self._blocks = [linearised(units, W, inputs[rows[i : i + self._size]]) for i in starts]
         self.Phi: RealArray = np.concatenate([block.Phi for block in self._blocks])
 
     def gradient(self, G: RealArray) -> RealArray:
@@ -241,8 +244,9 @@ class _Batch:
 
     def _pulled_back(self, G: RealArray) -> Iterator[tuple[RealArray, RealArray]]:
         """Give ``dz`` and ``P`` of each block, a row for each place."""
-        for start, block in zip(range(0, len(G), BLOCK), self._blocks, strict=False):
-            dz = block.pull_back(G[start : start + BLOCK])
+        starts = range(0, len(G), self._size)
+        for start, block in zip(starts, self._blocks, strict=False):
+            dz = block.pull_back(G[start : start + self._size])
             P = block.P[: len(dz)]
             yield dz.reshape(-1, dz.shape[-1]), P.reshape(-1, P.shape[-1])
 
