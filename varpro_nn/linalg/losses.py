@@ -54,7 +54,9 @@ def _softmax(z: FloatArray, labels: LabelArray) -> tuple[FloatArray, FloatArray,
 
 def _hinge(z: FloatArray, labels: LabelArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     rows = np.arange(len(z))
-    slack = np.maximum(1 + z - z[rows, labels][:, None], 0.0)
+    slack = 1 + z - z[rows, labels][:, None]
+    # Vectorised by numpy, unlike np.maximum with a number.
+    np.clip(slack, 0.0, np.inf, out=slack)
     slack[rows, labels] = 0.0
     value = 0.5 * np.square(slack).sum(axis=1)
     curvature = 2 * np.count_nonzero(slack, axis=1) / z.shape[1]
@@ -73,7 +75,8 @@ def _softmax_curvature(slopes: FloatArray, labels: LabelArray, U: FloatArray) ->
 def _hinge_curvature(slopes: FloatArray, labels: LabelArray, U: FloatArray) -> FloatArray:
     rows = np.arange(len(U))
     # The slope by another output than the label's is positive where its term is.
-    V = np.where(slopes > 0, U - U[rows, labels][:, None], 0.0)
+    V = U - U[rows, labels][:, None]
+    V *= slopes > 0
     V[rows, labels] = -V.sum(axis=1)
     return V
 
