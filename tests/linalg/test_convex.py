@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from varpro_nn import configure, load
 from varpro_nn.data.images import intensities
 from varpro_nn.linalg import convex
-from varpro_nn.linalg.convex import ROWS, fit_linear
+from varpro_nn.linalg.convex import ROWS, drawn_by_weight, fit_linear
 from varpro_nn.linalg.losses import LOSSES
 from varpro_nn.linalg.preconditioner import Factor, Preconditioner
 from varpro_nn.training.plan import make_units
@@ -333,15 +333,20 @@ def test_the_preconditioner_is_the_factor_of_the_weighted_gram_matrix(loss, rng)
 
 
 @EVERY_LOSS
-def test_where_rows_are_many_some_blocks_stand_for_all(loss, rng, monkeypatch):
-    """Every second here: 12 blocks of 10 rows, of which 10 a column, 50, are enough."""
+def test_where_rows_are_many_some_stand_for_all(loss, rng, monkeypatch):
+    """About 50 of 118: 10 for each column."""
     monkeypatch.setattr(convex, "ROWS", 10)
     Phi, labels, _ = problem(rng, n=118, q=5)
     start = 0.1 * rng.standard_normal((6, 3))
-    chosen = np.flatnonzero(np.arange(118) // 10 % 2 == 0)
+    rows = np.column_stack([Phi, np.ones(118)])
+    curvature = LOSSES[loss].at(rows @ start, labels)[2]
+    curved = np.flatnonzero(curvature)
+    chosen, weights = drawn_by_weight(curvature[curved] + 1e-6, 50)
+    some = rows[curved[chosen]]
     (factor,) = fit_linear(loss, Phi, labels, start, 2.0, max_iterations=1).preconditioner.factors
-    gram = weighted_gram(loss, start, Phi[chosen], labels[chosen], 0.0) * 118 / len(chosen)
+    gram = some.T @ (weights[:, None] * some)
     gram[np.arange(5), np.arange(5)] += 2.0
+    gram[-1, -1] *= 1 + 1e-6
     assert_factorises(factor, gram)
     # The optimum is that of all rows.
     monkeypatch.setattr(convex, "ROWS_FOR_GRAM", 2)
@@ -354,6 +359,49 @@ def test_where_rows_are_many_some_blocks_stand_for_all(loss, rng, monkeypatch):
         fitted.A[-1] -= fitted.A[-1].mean()  # a constant on all outputs is free
     assert some.cost == pytest.approx(every.cost, rel=1e-9)
     assert_allclose(some.A, every.A, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_are_drawn_by_weight(rng):
+    weights = rng.lognormal(0.0, 3.0, 1000)
+    rows, drawn = drawn_by_weight(weights, 100)
+    least, most = 0.0, 1e9
+    for _ in range(200):  # p = min(1, c w) sums to 100
+        c = (least + most) / 2
+        least, most = (c, most) if np.minimum(1, c * weights).sum() < 100 else (least, c)
+    p = np.minimum(1, c * weights)
+    assert abs(len(rows) - 100) <= 1
+    assert len(set(rows)) == len(rows)
+    assert set(np.flatnonzero(p > 1 - 1e-9)) <= set(rows)
+    assert_allclose(drawn, weights[rows] / p[rows])
+    # Between any two rows as many are drawn as p says, to one.
+    missed = np.cumsum(np.isin(np.arange(1000), rows)) - np.cumsum(p)
+    assert np.abs(missed).max() < 1
+    assert drawn.sum() == pytest.approx(weights.sum(), rel=0.02)
+
+
+def test_few_rows_and_rows_without_weight_are_all_drawn():
+    for weights, size in ((np.array([3.0, 0.0, 1.0]), 3), (np.zeros(5), 2), (np.zeros(0), 4)):
+        rows, drawn = drawn_by_weight(weights, size)
+        assert_array_equal(rows, np.arange(len(weights)))
+        assert_array_equal(drawn, weights)
+
+
+def test_rows_of_large_curvature_save_products(rng, monkeypatch):
+    """Well separated classes: few rows curve much, and every tenth row misses most of these."""
+    monkeypatch.setattr(convex, "ROWS", 100)
+    monkeypatch.setattr(convex, "ROWS_FOR_GRAM", 5)
+    Phi, _, _ = problem(rng, n=4000, q=20)
+    labels = (Phi @ rng.standard_normal((20, 3))).argmax(axis=1)
+    by_weight = fit_linear("softmax", Phi, labels, np.zeros((21, 3)), 0.01)
+
+    def evenly(weights, size):
+        every = slice(None, None, max(1, len(weights) // size))
+        return np.arange(len(weights))[every], weights[every] * len(weights) / len(weights[every])
+
+    monkeypatch.setattr(convex, "drawn_by_weight", evenly)
+    even = fit_linear("softmax", Phi, labels, np.zeros((21, 3)), 0.01)
+    assert by_weight.cost < 1.0001 * even.cost
+    assert by_weight.n_iterations < even.n_iterations
 
 
 def test_columns_of_any_scale_can_be_preconditioned(rng):

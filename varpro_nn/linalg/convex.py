@@ -10,8 +10,9 @@ out of these products that are classified correctly and hardly curve. Gradients 
 rows, so the optimum stays; the gain is estimated too large, so the fit does not end too early. The
 eigenvalues of the features' Gram matrix span ten orders of magnitude, so the system is
 preconditioned by ``R'R``, the Cholesky factorisation of the Gram matrix of the same rows, each
-weighted by the curvature of its loss, plus ``lam``. The rows change from step to step, so the
-factor is recomputed as soon as the products since the last one have cost as much as a
+weighted by the curvature of its loss, plus ``lam``. Of many rows, some stand for all, drawn by
+their weight: few rows curve much, and these make most of the matrix. The rows change from step to
+step, so the factor is recomputed as soon as the products since the last one have cost as much as a
 factorisation.
 
 One factor serves all outputs: their mean curvature weights the rows. With many classes and a small
@@ -50,7 +51,7 @@ import scipy
 from numpy.typing import NDArray
 
 from varpro_nn._io.mapped import rows_in_use
-from varpro_nn._typing import FloatArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, IndexArray, LabelArray, RealArray
 from varpro_nn.linalg import add_gram, definite_factor, run_tiles
 from varpro_nn.linalg.losses import FLAT, LOSSES
 from varpro_nn.linalg.preconditioner import Factor, Preconditioner
@@ -64,6 +65,11 @@ It takes three matrices of up to 32 MB, and a copy of the rows in double precisi
 """
 ROWS_FOR_GRAM = 10
 """Rows for each column that a factor of a preconditioner is made of at least."""
+CACHE_BYTES, ROWS_PER_OUTPUT = 2**20, 8
+"""Rows that a product with the Hessian multiplies twice at a time, in the cache; and the fewest.
+
+With fewer rows for each output, the products themselves take longer.
+"""
 MANY_PRODUCTS = 20
 """Products of a step from which on each output is worth a factor of its own."""
 LARGEST_FACTORS = 2**30
@@ -421,10 +427,17 @@ class _Problem:
         """Multiply the (generalised) Hessian at a point by a direction (q + 1, k)."""
 
         def term(rows: Any, Phi: RealArray) -> tuple[RealArray, FloatArray]:
-            U = self._outputs(Phi, direction)
-            return self._moments(
-                Phi, self._loss.curvature(point.slopes[rows], self._labels[rows], U), rows
-            )
+            slopes, labels, weights = point.slopes[rows], self._labels[rows], self._weights[rows]
+            by_columns = np.zeros((direction.shape[1], Phi.shape[1]), Phi.dtype)
+            constant = np.zeros(direction.shape[1])
+            # The rows of a few blocks are in the cache when they are multiplied again.
+            size = max(CACHE_BYTES // max(1, Phi[:1].nbytes), ROWS_PER_OUTPUT * direction.shape[1])
+            for some in (slice(i, i + size) for i in range(0, len(Phi), size)):
+                U = self._outputs(Phi[some], direction)
+                V = self._loss.curvature(slopes[some], labels[some], U) * weights[some, None]
+                by_columns += V.T.astype(Phi.dtype) @ Phi[some]
+                constant += V.sum(axis=0)
+            return by_columns.T, constant
 
         return self._sum(self._over_features(point.curved, term), direction)
 
@@ -500,7 +513,7 @@ class _Problem:
     def price_of_factor(self, point: _Point) -> float:
         """Operations of a factor for all outputs."""
         q = len(point.A)
-        return q**2 * (_n_rows(self._for_gram(point)) + q / 3)
+        return q**2 * (min(point.n_curved, self._enough) + q / 3)
 
     def price_of_factors(self, point: _Point) -> float:
         """Operations of a factor for each output; infinite if they take too much memory."""
@@ -523,23 +536,14 @@ class _Problem:
             self._loss.diagonal(point.slopes[rows], self._labels[rows]) * self._weights[rows, None]
         )
 
-    def _for_gram(self, point: _Point) -> list[Any]:
-        """Every second (third, ...) block of rows that curve, if they are many."""
-        return point.curved[:: max(1, point.n_curved // self._enough)]
-
     def common_factor(self, point: _Point) -> Preconditioner:
         """Factorise one Gram matrix for all outputs, each row weighted by its mean curvature.
 
-        It need not be exact, so some of many blocks stand for all.
+        It need not be exact, so some of many rows stand for all.
         """
-        q, chosen = self._Phi.shape[1], self._for_gram(point)
-        gram = np.zeros((q + 1, q + 1))
-        for rows in chosen:
-            curvature = (point.curvature[rows] + FLAT) * self._weights[rows]
-            self._add_weighted(gram, rows, curvature, self._threads)
-        gram *= point.n_curved / max(1, _n_rows(chosen))
-        R = self._cholesky(gram)
-        del gram  # as large as the factor
+        curved = self._positions(point.curved)
+        curvature = (point.curvature[curved] + FLAT) * self._weights[curved]
+        R = self._cholesky(self._weighted_gram(curved, curvature, self._threads))
         return Preconditioner((Factor.of(R),))
 
     def factor_by_output(self, point: _Point) -> Preconditioner:
@@ -547,23 +551,35 @@ class _Problem:
 
         Of many rows that curve, some stand for all.
         """
-        q, k = point.A.shape
-        index = np.arange(len(self._Phi))
-        curved = np.concatenate([index[:0], *(index[rows] for rows in point.curved)])
+        k = point.A.shape[1]
+        curved = self._positions(point.curved)
         curvature = self._diagonal(point, curved)
         factors: list[Any] = [None] * k
 
         def factorise(c: int) -> None:
             of_output = np.flatnonzero(curvature[:, c])
-            some = of_output[:: max(1, len(of_output) // self._enough)]
-            gram = np.zeros((q, q))
-            for rows in (some[i : i + ROWS] for i in range(0, len(some), ROWS)):
-                self._add_weighted(gram, curved[rows], curvature[rows, c], None)
-            gram *= len(of_output) / max(1, len(some))
+            gram = self._weighted_gram(curved[of_output], curvature[of_output, c], None)
             factors[c] = Factor.of(self._cholesky(gram))
 
         run_tiles(self._threads, factorise, range(k))
         return Preconditioner(tuple(factors))
+
+    def _positions(self, blocks: list[Any]) -> IndexArray:
+        """Positions of the rows of blocks."""
+        index = np.arange(len(self._Phi))
+        return np.concatenate([index[:0], *(index[rows] for rows in blocks)])
+
+    def _weighted_gram(
+        self, rows: IndexArray, weights: FloatArray, threads: Threads | None
+    ) -> FloatArray:
+        """Sum up a Gram matrix of weighted rows; of many rows, some stand for all."""
+        q = self._Phi.shape[1]
+        some, weights = drawn_by_weight(weights, self._enough)
+        rows = rows[some]
+        gram = np.zeros((q + 1, q + 1))
+        for i in range(0, len(rows), ROWS):
+            self._add_weighted(gram, rows[i : i + ROWS], weights[i : i + ROWS], threads)
+        return gram
 
     def _add_weighted(
         self, gram: FloatArray, rows: Any, weights: FloatArray, threads: Threads | None
@@ -585,6 +601,40 @@ class _Problem:
         # For a column of zeros in these rows, any positive number will do.
         floor = np.where(squares > 0, FLAT * squares, 1.0)
         return definite_factor(gram, self._penalty[:, 0], floor)
+
+
+def drawn_by_weight(weights: FloatArray, size: int) -> tuple[IndexArray, FloatArray]:
+    """Choose about ``size`` of many weighted rows, and weights with which they stand for all.
+
+    A row is chosen with probability ``p = min(1, c w)``, and then has the weight ``w / p``: rows of
+    large weight, which make most of a sum, are all there. At equal steps of the sum of ``p``, so
+    nothing is random.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (n,)
+        Not negative.
+    size : int
+
+    Returns
+    -------
+    rows : ndarray of int, shape (m,)
+        Ascending; all rows if there are no more than ``size``.
+    weights : ndarray, shape (m,)
+    """
+    n = len(weights)
+    if n <= size or not weights.any():
+        return np.arange(n), weights
+    descending = np.sort(weights)[::-1]
+    # With the m largest always chosen, c is such that the others' p sum to size - m.
+    rest = np.cumsum(descending[::-1])[::-1]
+    counts = np.arange(min(size, n))
+    c = (size - counts) / np.maximum(rest[counts], np.finfo(np.float64).tiny)
+    certain = int(np.argmax(c * descending[counts] <= 1))  # the first m whose next row is not sure
+    p = np.minimum(1.0, c[certain] * weights)
+    steps = np.floor(np.cumsum(p) + 0.5)
+    rows = np.flatnonzero(np.diff(steps, prepend=0.0) > 0)
+    return rows, weights[rows] / p[rows]
 
 
 def _n_rows(blocks: list[Any]) -> int:
