@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {"first_units": 8, "n_units": 12},
 }
 """Settings of the network by data set, beside those of ``default``."""
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 """Rates of Adam at the start."""
 BATCH = 128
 PASSES = 3
