@@ -1,8 +1,8 @@
 """Distorted copies of training images that keep their label: shifts, flips, affine, elastic.
 
 All distortions of an image are one map of its coordinates, sampled once by linear interpolation
-(``scipy.ndimage.map_coordinates``), so nothing is blurred twice. Pixels beyond the border have
-the value of the nearest pixel.
+(``scipy.ndimage.map_coordinates``), so nothing is blurred twice. Shifts alone, by whole pixels,
+need no interpolation. Pixels beyond the border have the value of the nearest pixel.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 
 from varpro_nn._settings import check_settings, documented, setting
-from varpro_nn._typing import FloatArray, ImageArray
+from varpro_nn._typing import FloatArray, ImageArray, IndexArray
 
 BLOCK = 1000
 """Images that are worked on at a time."""
@@ -83,9 +83,13 @@ def _distort_block(
         mirrored = rng.random(n) < 0.5
         images = images.copy()
         images[mirrored] = images[mirrored, ..., ::-1]
-    if not (amounts.shift or amounts.rotation or amounts.scale or amounts.shear or amounts.elastic):
+    bends = amounts.rotation or amounts.scale or amounts.shear or amounts.elastic
+    if not (amounts.shift or bends):
         return images
-    coordinates = _coordinates(n, height, width, amounts, rng)
+    affine, moves = _drawn(n, amounts, rng)
+    if not bends:
+        return _shifted(images, moves)
+    coordinates = _coordinates(n, height, width, amounts, affine, moves, rng)
     channels = images.reshape(n, -1, height, width)
     number = np.broadcast_to(np.arange(n)[:, None, None], (n, height, width))
     where = np.stack([number, *coordinates])
@@ -103,24 +107,46 @@ def _distort_block(
     return moved.astype(images.dtype)
 
 
+def _drawn(
+    n: int, amounts: Augmentation, rng: np.random.Generator
+) -> tuple[FloatArray, IndexArray]:
+    """Draw degrees, shear, and relative changes of height and width (4, n); and shifts (2, n)."""
+    bounds = (amounts.rotation, amounts.shear, amounts.scale, amounts.scale)
+    affine = np.stack([rng.uniform(-bound, bound, size=n) for bound in bounds])
+    return affine, rng.integers(-amounts.shift, amounts.shift + 1, size=(2, n))
+
+
+def _shifted(images: ImageArray, moves: IndexArray) -> ImageArray:
+    """Shift each image by whole pixels; ``moves`` is as from :func:`_drawn`."""
+    for axis, of_axis in zip((-2, -1), moves, strict=True):
+        size, shifted = images.shape[axis], np.empty_like(images)
+        for move in np.unique(of_axis):
+            rows = of_axis == move
+            source = np.clip(np.arange(size) + move, 0, size - 1)
+            shifted[rows] = np.take(images[rows], source, axis)
+        images = shifted
+    return images
+
+
 def _coordinates(
-    n: int, height: int, width: int, amounts: Augmentation, rng: np.random.Generator
+    n: int,
+    height: int,
+    width: int,
+    amounts: Augmentation,
+    affine: FloatArray,
+    moves: IndexArray,
+    rng: np.random.Generator,
 ) -> FloatArray:
     """Where each pixel of each image comes from: (2, n, rows, columns)."""
-
-    def uniform(bound: float) -> FloatArray:
-        return rng.uniform(-bound, bound, size=(n, 1, 1))
-
     # About the middle of the image: rotate, shear, scale; then shift.
     y = (np.arange(height) - (height - 1) / 2)[:, None]
     x = np.arange(width) - (width - 1) / 2
-    angle = np.radians(uniform(amounts.rotation))
-    shear = uniform(amounts.shear)
-    vertical = (1 + uniform(amounts.scale)) * (np.cos(angle) * y - np.sin(angle) * x)
-    horizontal = (1 + uniform(amounts.scale)) * (np.sin(angle) * y + np.cos(angle) * x + shear * y)
-    moves = rng.integers(-amounts.shift, amounts.shift + 1, size=(2, n, 1, 1))
-    vertical = vertical + (height - 1) / 2 + moves[0]
-    horizontal = horizontal + (width - 1) / 2 + moves[1]
+    degrees, shear, taller, wider = affine[..., None, None]
+    angle = np.radians(degrees)
+    vertical = (1 + taller) * (np.cos(angle) * y - np.sin(angle) * x)
+    horizontal = (1 + wider) * (np.sin(angle) * y + np.cos(angle) * x + shear * y)
+    vertical = vertical + (height - 1) / 2 + moves[0, :, None, None]
+    horizontal = horizontal + (width - 1) / 2 + moves[1, :, None, None]
     where = np.stack([vertical, horizontal])
     if amounts.elastic:
         noise = rng.standard_normal((2, n, height, width)).astype(np.float32)
