@@ -206,8 +206,16 @@ class PatchUnits:
     def _pool(self, sums: RealArray, n_rows: int) -> RealArray:
         """Means over the cells of one row of cells: (b, sides, grid, h)."""
         bounds = self.windows.bounds(1)
-        pooled = np.add.reduceat(sums, bounds[:-1], axis=2)  # (sides, h, grid, b)
-        pooled /= (n_rows * np.diff(bounds))[:, None].astype(sums.dtype)
+        starts, sizes = bounds[:-1], np.diff(bounds)
+        # One place of all cells after the other: several times as fast as np.add.reduceat.
+        pooled = sums.take(starts, axis=2)  # (sides, h, grid, b)
+        for place in range(1, sizes.max()):
+            if place < sizes.min():
+                pooled += sums.take(starts + place, axis=2)
+            else:
+                for cell in np.flatnonzero(sizes > place):
+                    pooled[:, :, cell] += sums[:, :, starts[cell] + place]
+        pooled /= (n_rows * sizes)[:, None].astype(sums.dtype)
         return pooled.transpose(3, 0, 2, 1)
 
     def features_and_derivative(
