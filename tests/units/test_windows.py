@@ -5,7 +5,7 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
-from varpro_nn.units.windows import Windows
+from varpro_nn.units.windows import Windows, cell_bounds, sums_of_cells
 
 CASES = [
     pytest.param(Windows(shape, window, stride, grid), id=name)
@@ -126,3 +126,16 @@ def test_cells_differ_by_a_place_at_most(grid):
             sizes = np.diff(bounds)
             assert sizes.min() >= 1
             assert np.ptp(sizes) == (places % grid > 0)  # the least that can be
+
+
+@pytest.mark.parametrize(("n_places", "n_cells"), [(12, 3), (13, 3), (14, 4), (5, 5), (7, 1)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_sums_of_cells_are_those_of_their_places(n_places, n_cells, axis, rng):
+    bounds = cell_bounds(n_places, n_cells)
+    values = np.moveaxis(rng.integers(-9, 9, (n_places, 4, 3)).astype(np.float32), 0, axis)
+    before = values.copy()
+    expected = [
+        values.take(range(first, end), axis).sum(axis) for first, end in itertools.pairwise(bounds)
+    ]
+    assert_array_equal(sums_of_cells(values, bounds, axis), np.stack(expected, axis))
+    assert_array_equal(values, before)

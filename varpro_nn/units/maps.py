@@ -30,7 +30,7 @@ from varpro_nn.units.inputs import check_shape
 from varpro_nn.units.patches import PatchUnits
 from varpro_nn.units.registry import with_n_units
 from varpro_nn.units.whitening import check_whitening, whitening_of
-from varpro_nn.units.windows import Windows, cell_bounds
+from varpro_nn.units.windows import Windows, cell_bounds, sums_of_cells
 
 IMAGES = 64
 """Images whose maps are computed at a time."""
@@ -296,7 +296,7 @@ def _with_cells(
     bounds = cell_bounds(units.grid, cells)
     A = by_cells.reshape(len(images), -1, units.grid, units.grid, len(W))
     for axis in (2, 3):
-        A = np.add.reduceat(A, bounds[:-1], axis=axis)
+        A = sums_of_cells(A, bounds, axis)
     n_pixels = np.multiply.outer(np.diff(bounds), np.diff(bounds))[:, :, None]
     means = (A / n_pixels.astype(A.dtype)).reshape(len(images), -1)
     return by_cells, np.concatenate([columns, means], axis=1)

@@ -27,7 +27,7 @@ from varpro_nn.data.images import intensities
 from varpro_nn.units.activations import Side, sides
 from varpro_nn.units.inputs import check_shape, pixels_of
 from varpro_nn.units.scalarisation import Scalarisation
-from varpro_nn.units.windows import Windows
+from varpro_nn.units.windows import Windows, sums_of_cells
 
 DRAWS = ("gaussian", "windows")
 """What ``init`` may take as filters."""
@@ -206,16 +206,8 @@ class PatchUnits:
     def _pool(self, sums: RealArray, n_rows: int) -> RealArray:
         """Means over the cells of one row of cells: (b, sides, grid, h)."""
         bounds = self.windows.bounds(1)
-        starts, sizes = bounds[:-1], np.diff(bounds)
-        # One place of all cells after the other: several times as fast as np.add.reduceat.
-        pooled = sums.take(starts, axis=2)  # (sides, h, grid, b)
-        for place in range(1, sizes.max()):
-            if place < sizes.min():
-                pooled += sums.take(starts + place, axis=2)
-            else:
-                for cell in np.flatnonzero(sizes > place):
-                    pooled[:, :, cell] += sums[:, :, starts[cell] + place]
-        pooled /= (n_rows * sizes)[:, None].astype(sums.dtype)
+        pooled = sums_of_cells(sums, bounds, axis=2)  # (sides, h, grid, b)
+        pooled /= (n_rows * np.diff(bounds))[:, None].astype(sums.dtype)
         return pooled.transpose(3, 0, 2, 1)
 
     def features_and_derivative(

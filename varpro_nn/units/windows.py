@@ -33,6 +33,20 @@ def cell_bounds(n_places: int, n_cells: int) -> NDArray[np.int64]:
     return bounds
 
 
+def sums_of_cells(values: RealArray, bounds: NDArray[np.int64], axis: int) -> RealArray:
+    """Sum up the places of each cell along an axis; ``bounds`` is that of :func:`cell_bounds`."""
+    starts, sizes = bounds[:-1], np.diff(bounds)
+    # One place of all cells after the other: several times as fast as np.add.reduceat.
+    sums = values.take(starts, axis)
+    for place in range(1, sizes.min()):
+        sums += values.take(starts + place, axis)
+    larger = np.flatnonzero(sizes > sizes.min())
+    if larger.size:  # by one place
+        last = values.take(bounds[larger + 1] - 1, axis)
+        np.moveaxis(sums, axis, 0)[larger] += np.moveaxis(last, axis, 0)
+    return sums
+
+
 @dataclass(frozen=True)
 class Windows:
     """All places of a square window in an image, cut into a grid of cells.
