@@ -180,6 +180,21 @@ def test_shift_by_whole_pixels_is_a_roll_away_from_the_border(shift, channels, d
     assert_allclose(shifted, nearest[..., shift:, shift:], rtol=1e-6)
 
 
+@COLOUR
+@pytest.mark.parametrize("flip", [False, True])
+def test_shifts_alone_are_those_among_other_distortions(flip, channels, rng):
+    """Whole pixels need no interpolation, and interpolation must not draw other shifts."""
+    images = pictures(rng, (50, *channels, 9, 8), np.uint8)
+    alone, among = (
+        distort(images, amounts, np.random.default_rng(3))
+        for amounts in (
+            Augmentation(shift=2, flip=flip), Augmentation(shift=2, flip=flip, rotation=1e-9)
+        )
+    )  # fmt: skip
+    assert_array_equal(alone, among)
+    assert not np.array_equal(alone, images)
+
+
 def test_shifts_are_uniform_and_independent(rng):
     source, here = map_of(Augmentation(shift=3), rng, n=1000)
     matrix, offset = linear_part(source, here, margin=4)

@@ -379,11 +379,26 @@ def test_rows_are_drawn_by_weight(rng):
     assert drawn.sum() == pytest.approx(weights.sum(), rel=0.02)
 
 
-def test_few_rows_and_rows_without_weight_are_all_drawn():
-    for weights, size in ((np.array([3.0, 0.0, 1.0]), 3), (np.zeros(5), 2), (np.zeros(0), 4)):
+@pytest.mark.parametrize("scale", [1e-300, 1.0, 1e300])
+def test_few_rows_are_all_drawn_and_none_without_weight(scale):
+    few = scale * np.array([3.0, 0.0, 1.0, 0.0, 0.0])
+    for weights, size in ((few, 3), (few, 2), (np.zeros(5), 2), (np.zeros(0), 4)):
         rows, drawn = drawn_by_weight(weights, size)
-        assert_array_equal(rows, np.arange(len(weights)))
-        assert_array_equal(drawn, weights)
+        assert_array_equal(rows, np.flatnonzero(weights))
+        assert_array_equal(drawn, weights[rows])
+    rows, drawn = drawn_by_weight(few, 1)
+    assert len(rows) == 1
+    assert drawn.sum() == pytest.approx(few.sum())
+
+
+def test_many_rows_without_weight_are_no_fault(rng, monkeypatch):
+    """Fewer with a weight than a preconditioner is made of."""
+    monkeypatch.setattr(convex, "ROWS", 50)
+    Phi, labels, start = problem(rng, n=200)
+    weights = np.where(np.arange(200) < 30, 1.0, 0.0)
+    found = fit_linear("softmax", Phi, labels, start, 1.0, sample_weight=weights)
+    alone = fit_linear("softmax", Phi[:30], labels[:30], start, 1.0)
+    assert found.cost == pytest.approx(alone.cost, rel=1e-5)
 
 
 def test_rows_of_large_curvature_save_products(rng, monkeypatch):

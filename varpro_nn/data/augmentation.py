@@ -49,6 +49,11 @@ class Augmentation:
     def __bool__(self) -> bool:
         return any(getattr(self, entry.name) for entry in fields(self))
 
+    @property
+    def interpolates(self) -> bool:
+        """Whether pixels of the result lie between pixels of the image."""
+        return bool(self.rotation or self.scale or self.shear or self.elastic)
+
 
 NO_DISTORTION = Augmentation()
 
@@ -83,11 +88,10 @@ def _distort_block(
         mirrored = rng.random(n) < 0.5
         images = images.copy()
         images[mirrored] = images[mirrored, ..., ::-1]
-    bends = amounts.rotation or amounts.scale or amounts.shear or amounts.elastic
-    if not (amounts.shift or bends):
+    if not (amounts.shift or amounts.interpolates):
         return images
     affine, moves = _drawn(n, amounts, rng)
-    if not bends:
+    if not amounts.interpolates:
         return _shifted(images, moves)
     coordinates = _coordinates(n, height, width, amounts, affine, moves, rng)
     channels = images.reshape(n, -1, height, width)

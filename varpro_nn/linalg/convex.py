@@ -66,9 +66,9 @@ It takes three matrices of up to 32 MB, and a copy of the rows in double precisi
 ROWS_FOR_GRAM = 10
 """Rows for each column that a factor of a preconditioner is made of at least."""
 CACHE_BYTES, ROWS_PER_OUTPUT = 2**20, 8
-"""Rows that a product with the Hessian multiplies twice at a time, in the cache; and the fewest.
+"""A product with the Hessian multiplies rows of so many bytes twice at a time, in the cache.
 
-With fewer rows for each output, the products themselves take longer.
+But at least so many rows for each output: with fewer, the products themselves take longer.
 """
 MANY_PRODUCTS = 20
 """Products of a step from which on each output is worth a factor of its own."""
@@ -619,22 +619,27 @@ def drawn_by_weight(weights: FloatArray, size: int) -> tuple[IndexArray, FloatAr
     Returns
     -------
     rows : ndarray of int, shape (m,)
-        Ascending; all rows if there are no more than ``size``.
+        Ascending. All rows with a weight if there are no more than ``size``.
     weights : ndarray, shape (m,)
     """
-    n = len(weights)
-    if n <= size or not weights.any():
-        return np.arange(n), weights
-    descending = np.sort(weights)[::-1]
-    # With the m largest always chosen, c is such that the others' p sum to size - m.
-    rest = np.cumsum(descending[::-1])[::-1]
-    counts = np.arange(min(size, n))
-    c = (size - counts) / np.maximum(rest[counts], np.finfo(np.float64).tiny)
-    certain = int(np.argmax(c * descending[counts] <= 1))  # the first m whose next row is not sure
-    p = np.minimum(1.0, c[certain] * weights)
-    steps = np.floor(np.cumsum(p) + 0.5)
-    rows = np.flatnonzero(np.diff(steps, prepend=0.0) > 0)
-    return rows, weights[rows] / p[rows]
+    rows = np.flatnonzero(weights)
+    weights = weights[rows]
+    if len(rows) <= size:
+        return rows, weights
+    p = weights / weights.max()
+    ascending = np.partition(p, len(p) - size)
+    largest = np.sort(ascending[-size:])[::-1]
+    # With the m largest always chosen, c is such that the p of the others sum to size - m.
+    rest = ascending[:-size].sum() + np.cumsum(largest[::-1])[::-1]
+    c = (size - np.arange(size)) / rest
+    certain = int(np.argmax(c * largest <= 1))  # the first m whose next row is not certain
+    p *= c[certain]
+    np.minimum(p, 1.0, out=p)
+    steps = np.cumsum(p)
+    steps += 0.5
+    np.floor(steps, out=steps)
+    drawn = np.flatnonzero(np.diff(steps, prepend=0.0))
+    return rows[drawn], weights[drawn] / p[drawn]
 
 
 def _n_rows(blocks: list[Any]) -> int:

@@ -75,7 +75,7 @@ FEW_ROWS = 0.8
 Above it, this matrix takes about as long as it saves.
 """
 SEARCHED_ROWS, SEARCHED_ROWS_PER_COLUMN = 200_000, 30
-"""Rows, held-out ones included, with which a penalty is searched: the larger of the two bounds.
+"""Images and copies, held-out ones included, with which a penalty is searched: the larger bound.
 
 The best penalty hardly depends on the number of rows: it stands for a prior of the linear weights.
 With so many rows for each column, it hardly matters either.

@@ -59,7 +59,7 @@ CURVATURE_EVERY = 2
 CURVATURE_SHARE = 2
 """``S`` and ``Q`` are estimated on this part of a batch: 2 is the first half."""
 BLOCK_BYTES = 2**21
-"""Bytes of windows and pre-activations that are worked on at a time: they stay in the cache."""
+"""Bytes of windows and pre-activations that are worked on at a time, for the sake of the cache."""
 BATCHES_AHEAD = 3
 """Batches that the sums begin with, before the first step."""
 FLOOR = 1e-5
@@ -215,8 +215,9 @@ def _batches(
 class _Batch:
     """A batch at some weights, in blocks of images.
 
-    Arrays of a block stay in the cache, and the next one gets their memory. Arrays of the whole
-    batch would get fresh pages from the system in each step, which takes long.
+    What is computed on the way to a block's features stays in the cache, and the next block gets
+    its memory. Arrays of the whole batch would get fresh pages from the system in each step, which
+    takes long.
     """
 
     def __init__(
