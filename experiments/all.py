@@ -115,7 +115,9 @@ TABLES: dict[str, Table] = {
     "stages_cifar10": Table("field.stages", ("cifar10",), None),
     "two_layers": Table("field.two_layers", ("cifar10",), ("digits", "--quick")),
     "two_layers_mnist": Table("field.two_layers", ("mnist",), None),
-    "layer_by_adam": Table("field.layer_by_adam", ("cifar10",), ("digits", "--quick")),
+    "layer_by_adam": Table(
+        "field.layer_by_adam", ("cifar10", "--n-train", "20000"), ("digits", "--quick")
+    ),
 }
 """The tables by name; the README has the scripts on killed processes and speed of whole runs."""
 
