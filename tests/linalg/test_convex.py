@@ -334,7 +334,7 @@ def test_the_preconditioner_is_the_factor_of_the_weighted_gram_matrix(loss, rng)
 
 @EVERY_LOSS
 def test_where_rows_are_many_some_stand_for_all(loss, rng, monkeypatch):
-    """About 50 of 118: 10 for each column."""
+    """The factor is made of about 50 of 118 rows: 10 for each column."""
     monkeypatch.setattr(convex, "ROWS", 10)
     Phi, labels, _ = problem(rng, n=118, q=5)
     start = 0.1 * rng.standard_normal((6, 3))
@@ -373,7 +373,7 @@ def test_rows_are_drawn_by_weight(rng):
     assert len(set(rows)) == len(rows)
     assert set(np.flatnonzero(p > 1 - 1e-9)) <= set(rows)
     assert_allclose(drawn, weights[rows] / p[rows])
-    # Between any two rows as many are drawn as p says, to one.
+    # The number of rows drawn up to any row differs from the sum of p by less than 1.
     missed = np.cumsum(np.isin(np.arange(1000), rows)) - np.cumsum(p)
     assert np.abs(missed).max() < 1
     assert drawn.sum() == pytest.approx(weights.sum(), rel=0.02)
@@ -392,7 +392,7 @@ def test_few_rows_are_all_drawn_and_none_without_weight(scale):
 
 
 def test_many_rows_without_weight_are_no_fault(rng, monkeypatch):
-    """Fewer with a weight than a preconditioner is made of."""
+    """30 rows have a weight, fewer than a preconditioner is made of."""
     monkeypatch.setattr(convex, "ROWS", 50)
     Phi, labels, start = problem(rng, n=200)
     weights = np.where(np.arange(200) < 30, 1.0, 0.0)
@@ -402,7 +402,7 @@ def test_many_rows_without_weight_are_no_fault(rng, monkeypatch):
 
 
 def test_rows_of_large_curvature_save_products(rng, monkeypatch):
-    """Well separated classes: few rows curve much, and every tenth row misses most of these."""
+    """With well separated classes few rows curve much, and evenly spaced rows miss most of them."""
     monkeypatch.setattr(convex, "ROWS", 100)
     monkeypatch.setattr(convex, "ROWS_FOR_GRAM", 5)
     Phi, _, _ = problem(rng, n=4000, q=20)

@@ -114,7 +114,7 @@ def _distort_block(
 def _drawn(
     n: int, amounts: Augmentation, rng: np.random.Generator
 ) -> tuple[FloatArray, IndexArray]:
-    """Draw degrees, shear, and relative changes of height and width (4, n); and shifts (2, n)."""
+    """Draw degrees, shear, relative scales of source rows and columns (4, n); shifts (2, n)."""
     bounds = (amounts.rotation, amounts.shear, amounts.scale, amounts.scale)
     affine = np.stack([rng.uniform(-bound, bound, size=n) for bound in bounds])
     return affine, rng.integers(-amounts.shift, amounts.shift + 1, size=(2, n))
@@ -145,10 +145,10 @@ def _coordinates(
     # About the middle of the image: rotate, shear, scale; then shift.
     y = (np.arange(height) - (height - 1) / 2)[:, None]
     x = np.arange(width) - (width - 1) / 2
-    degrees, shear, taller, wider = affine[..., None, None]
+    degrees, shear, of_rows, of_columns = affine[..., None, None]
     angle = np.radians(degrees)
-    vertical = (1 + taller) * (np.cos(angle) * y - np.sin(angle) * x)
-    horizontal = (1 + wider) * (np.sin(angle) * y + np.cos(angle) * x + shear * y)
+    vertical = (1 + of_rows) * (np.cos(angle) * y - np.sin(angle) * x)
+    horizontal = (1 + of_columns) * (np.sin(angle) * y + np.cos(angle) * x + shear * y)
     vertical = vertical + (height - 1) / 2 + moves[0, :, None, None]
     horizontal = horizontal + (width - 1) / 2 + moves[1, :, None, None]
     where = np.stack([vertical, horizontal])

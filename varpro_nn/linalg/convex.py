@@ -10,10 +10,11 @@ out of these products that are classified correctly and hardly curve. Gradients 
 rows, so the optimum stays; the gain is estimated too large, so the fit does not end too early. The
 eigenvalues of the features' Gram matrix span ten orders of magnitude, so the system is
 preconditioned by ``R'R``, the Cholesky factorisation of the Gram matrix of the same rows, each
-weighted by the curvature of its loss, plus ``lam``. Of many rows, some stand for all, drawn by
-their weight: few rows curve much, and these make most of the matrix. The rows change from step to
-step, so the factor is recomputed as soon as the products since the last one have cost as much as a
-factorisation.
+weighted by the curvature of its loss, plus ``lam``. If there are more than 10 such rows for each
+column, the matrix is estimated from rows of large curvature and some of the others
+(``drawn_by_weight``): few rows curve much, and these make most of the matrix. The rows change from
+step to step, so the factor is recomputed as soon as the products since the last one have cost as
+much as a factorisation.
 
 One factor serves all outputs: their mean curvature weights the rows. With many classes and a small
 penalty, few rows curve for each output, and not the same ones, so conjugate gradients take hundreds
@@ -64,11 +65,12 @@ MARGINS = 2000
 It takes three matrices of up to 32 MB, and a copy of the rows in double precision.
 """
 ROWS_FOR_GRAM = 10
-"""Rows for each column that a factor of a preconditioner is made of at least."""
+"""Rows for each column that a factor of a preconditioner is made of, if there are so many."""
 CACHE_BYTES, ROWS_PER_OUTPUT = 2**20, 8
-"""A product with the Hessian multiplies rows of so many bytes twice at a time, in the cache.
+"""Bytes of a slice of rows, and its least number of rows for each output.
 
-But at least so many rows for each output: with fewer, the products themselves take longer.
+A product with the Hessian multiplies each slice twice. A small slice is still in the cache for the
+second product, but products of very few rows are slow.
 """
 MANY_PRODUCTS = 20
 """Products of a step from which on each output is worth a factor of its own."""
@@ -430,7 +432,7 @@ class _Problem:
             slopes, labels, weights = point.slopes[rows], self._labels[rows], self._weights[rows]
             by_columns = np.zeros((direction.shape[1], Phi.shape[1]), Phi.dtype)
             constant = np.zeros(direction.shape[1])
-            # The rows of a few blocks are in the cache when they are multiplied again.
+            # A slice is still in the cache for the second product.
             size = max(CACHE_BYTES // max(1, Phi[:1].nbytes), ROWS_PER_OUTPUT * direction.shape[1])
             for some in (slice(i, i + size) for i in range(0, len(Phi), size)):
                 U = self._outputs(Phi[some], direction)
@@ -527,7 +529,7 @@ class _Problem:
 
     @property
     def _enough(self) -> int:
-        """Rows that a factor is made of at least, if there are so many."""
+        """Number of rows that a factor is made of; all rows, if there are fewer."""
         return max(ROWS_FOR_GRAM * self._Phi.shape[1], ROWS)
 
     def _diagonal(self, point: _Point, rows: Any) -> FloatArray:
@@ -606,15 +608,17 @@ class _Problem:
 def drawn_by_weight(weights: FloatArray, size: int) -> tuple[IndexArray, FloatArray]:
     """Choose about ``size`` of many weighted rows, and weights with which they stand for all.
 
-    A row is chosen with probability ``p = min(1, c w)``, and then has the weight ``w / p``: rows of
-    large weight, which make most of a sum, are all there. At equal steps of the sum of ``p``, so
-    nothing is random.
+    A row is chosen at the rate ``p = min(1, c w)``, where ``c`` is such that the rates sum to
+    ``size``, and then has the weight ``w / p``. Rows with ``p = 1``, which make most of a sum, are
+    all chosen. The others are chosen at equal steps of the cumulative sum of ``p``, so nothing is
+    random (systematic sampling).
 
     Parameters
     ----------
     weights : ndarray, shape (n,)
         Not negative.
     size : int
+        Number of rows to choose, to within one.
 
     Returns
     -------

@@ -15,15 +15,15 @@ split. The split is also used with distorted copies, because a left-out image wo
 copies, and where outputs are averaged over views. Held-out outputs are averaged over the views, as
 in the network.
 
-For the split, one image in six is held out at random, with all its distorted copies. Of very many
-images, only some take part in the search (``searched_images``). The fits go along the grid from the
-largest penalty to the smallest, and each starts from the one before. Each is fitted on the others
-of these images and measured on the held-out ones by its mean loss (error rates are too coarse to
-compare penalties). The search ends after a penalty that is worse. The grid is extended while the
-best penalty is at its end, and each step lowers the loss by at least 1 %. The final fit uses all
-images, and no other labels. The *units* were trained on the held-out images too, so the accuracy on
-them is too high: it serves to choose a penalty, not to estimate the accuracy. With fewer rows
-(images and copies) than columns, these fits use as many columns as rows
+The search on a split uses at most ``searched_images`` images, drawn at random, with all their
+distorted copies. One in six of them is held out. The fits go along the grid from the largest
+penalty to the smallest, and each starts from the one before. Each is fitted on the images of the
+search that are not held out, and measured on the held-out ones by its mean loss (error rates are
+too coarse to compare penalties). The search ends after a penalty that is worse. The grid is
+extended while the best penalty is at its end, and each step lowers the loss by at least 1 %. The
+final fit uses all images, and no other labels. The *units* were trained on the held-out images too,
+so the accuracy on them is too high: it serves to choose a penalty, not to estimate the accuracy.
+With fewer rows (images and copies) than columns, these fits use as many columns as rows
 (:mod:`varpro_nn.linalg.row_space`).
 """
 
@@ -75,10 +75,10 @@ FEW_ROWS = 0.8
 Above it, this matrix takes about as long as it saves.
 """
 SEARCHED_ROWS, SEARCHED_ROWS_PER_COLUMN = 200_000, 30
-"""Images and copies, held-out ones included, with which a penalty is searched: the larger bound.
+"""Most images and copies in the search for a penalty, held-out ones too: the larger of the two.
 
-The best penalty hardly depends on the number of rows: it stands for a prior of the linear weights.
-With so many rows for each column, it hardly matters either.
+The penalty acts as a prior of the linear weights, so its best value depends little on the number of
+rows.
 """
 GRAM_BYTES = 2**33
 """Bytes that a Gram matrix of all columns, or of all rows, may take: 32,768 of them."""

@@ -323,7 +323,7 @@ class SubnetworkCounts:
 
 
 def bytes_of_distortion(distortion: Augmentation, image_shape: tuple[int, ...]) -> float:
-    """Count coordinates and displacements of the images that are distorted at a time, or copies."""
+    """Count bytes for images distorted at a time: coordinates and displacements, else copies."""
     if distortion.interpolates:
         return 100.0 * BLOCK * prod(image_shape[-2:])
     return 3.0 * 4 * BLOCK * prod(image_shape) if distortion else 0.0

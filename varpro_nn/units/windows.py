@@ -34,9 +34,9 @@ def cell_bounds(n_places: int, n_cells: int) -> NDArray[np.int64]:
 
 
 def sums_of_cells(values: RealArray, bounds: NDArray[np.int64], axis: int) -> RealArray:
-    """Sum up the places of each cell along an axis; ``bounds`` is that of :func:`cell_bounds`."""
+    """Sum up the places of each cell along an axis; ``bounds`` comes from :func:`cell_bounds`."""
     starts, sizes = bounds[:-1], np.diff(bounds)
-    # One place of all cells after the other: several times as fast as np.add.reduceat.
+    # The first place of every cell, then the second, and so on: faster than np.add.reduceat.
     sums = values.take(starts, axis)
     for place in range(1, sizes.min()):
         sums += values.take(starts + place, axis)

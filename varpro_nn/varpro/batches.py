@@ -215,9 +215,9 @@ def _batches(
 class _Batch:
     """A batch at some weights, in blocks of images.
 
-    What is computed on the way to a block's features stays in the cache, and the next block gets
-    its memory. Arrays of the whole batch would get fresh pages from the system in each step, which
-    takes long.
+    Temporary arrays of a block, such as pre-activations, fit in the cache, and the next block uses
+    their memory again. Those of the whole batch would get fresh pages from the system in each step,
+    which takes long. Windows and slopes of all blocks are kept for the gradient.
     """
 
     def __init__(
