@@ -389,6 +389,10 @@ def test_few_rows_are_all_drawn_and_none_without_weight(scale):
     rows, drawn = drawn_by_weight(few, 1)
     assert len(rows) == 1
     assert drawn.sum() == pytest.approx(few.sum())
+    far_apart = np.array([1.0, 2.0, 1e-310, 3.0, 0.0, 1e-200])
+    rows, drawn = drawn_by_weight(far_apart, 3)
+    assert_array_equal(rows, [0, 1, 3])
+    assert_array_equal(drawn, [1.0, 2.0, 3.0])
 
 
 def test_many_rows_without_weight_are_no_fault(rng, monkeypatch):

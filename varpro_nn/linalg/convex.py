@@ -623,10 +623,12 @@ def drawn_by_weight(weights: FloatArray, size: int) -> tuple[IndexArray, FloatAr
     Returns
     -------
     rows : ndarray of int, shape (m,)
-        Ascending. All rows with a weight if there are no more than ``size``.
+        Ascending. All rows with a weight if there are no more than ``size``. A weight of less than
+        1e-100 of the largest one is none.
     weights : ndarray, shape (m,)
     """
-    rows = np.flatnonzero(weights)
+    # Rows of next to no weight would make c overflow.
+    rows = np.flatnonzero(weights > 1e-100 * weights.max(initial=0.0))
     weights = weights[rows]
     if len(rows) <= size:
         return rows, weights
