@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from varpro_nn import configure, load
 from varpro_nn.data.images import intensities
 from varpro_nn.linalg import convex
-from varpro_nn.linalg.convex import ROWS, drawn_by_weight, fit_linear
+from varpro_nn.linalg.convex import ROWS, fit_linear
 from varpro_nn.linalg.losses import LOSSES
-from varpro_nn.linalg.preconditioner import Factor, Preconditioner
+from varpro_nn.linalg.preconditioner import Factor, Preconditioner, drawn_by_weight
 from varpro_nn.training.plan import make_units
 
 EVERY_LOSS = pytest.mark.parametrize("loss", LOSSES)
@@ -359,40 +359,6 @@ def test_where_rows_are_many_some_stand_for_all(loss, rng, monkeypatch):
         fitted.A[-1] -= fitted.A[-1].mean()  # a constant on all outputs is free
     assert some.cost == pytest.approx(every.cost, rel=1e-9)
     assert_allclose(some.A, every.A, rtol=1e-4, atol=1e-5)
-
-
-def test_rows_are_drawn_by_weight(rng):
-    weights = rng.lognormal(0.0, 3.0, 1000)
-    rows, drawn = drawn_by_weight(weights, 100)
-    least, most = 0.0, 1e9
-    for _ in range(200):  # p = min(1, c w) sums to 100
-        c = (least + most) / 2
-        least, most = (c, most) if np.minimum(1, c * weights).sum() < 100 else (least, c)
-    p = np.minimum(1, c * weights)
-    assert abs(len(rows) - 100) <= 1
-    assert len(set(rows)) == len(rows)
-    assert set(np.flatnonzero(p > 1 - 1e-9)) <= set(rows)
-    assert_allclose(drawn, weights[rows] / p[rows])
-    # The number of rows drawn up to any row differs from the sum of p by less than 1.
-    missed = np.cumsum(np.isin(np.arange(1000), rows)) - np.cumsum(p)
-    assert np.abs(missed).max() < 1
-    assert drawn.sum() == pytest.approx(weights.sum(), rel=0.02)
-
-
-@pytest.mark.parametrize("scale", [1e-300, 1.0, 1e300])
-def test_few_rows_are_all_drawn_and_none_without_weight(scale):
-    few = scale * np.array([3.0, 0.0, 1.0, 0.0, 0.0])
-    for weights, size in ((few, 3), (few, 2), (np.zeros(5), 2), (np.zeros(0), 4)):
-        rows, drawn = drawn_by_weight(weights, size)
-        assert_array_equal(rows, np.flatnonzero(weights))
-        assert_array_equal(drawn, weights[rows])
-    rows, drawn = drawn_by_weight(few, 1)
-    assert len(rows) == 1
-    assert drawn.sum() == pytest.approx(few.sum())
-    far_apart = np.array([1.0, 2.0, 1e-310, 3.0, 0.0, 1e-200])
-    rows, drawn = drawn_by_weight(far_apart, 3)
-    assert_array_equal(rows, [0, 1, 3])
-    assert_array_equal(drawn, [1.0, 2.0, 3.0])
 
 
 def test_many_rows_without_weight_are_no_fault(rng, monkeypatch):

@@ -55,7 +55,7 @@ from varpro_nn._io.mapped import rows_in_use
 from varpro_nn._typing import FloatArray, IndexArray, LabelArray, RealArray
 from varpro_nn.linalg import add_gram, definite_factor, run_tiles
 from varpro_nn.linalg.losses import FLAT, LOSSES
-from varpro_nn.linalg.preconditioner import Factor, Preconditioner
+from varpro_nn.linalg.preconditioner import Factor, Preconditioner, drawn_by_weight
 from varpro_nn.linalg.ridge import ROWS
 from varpro_nn.linalg.threads import Threads
 
@@ -65,7 +65,7 @@ MARGINS = 2000
 It takes three matrices of up to 32 MB, and a copy of the rows in double precision.
 """
 ROWS_FOR_GRAM = 10
-"""Rows for each column that a factor of a preconditioner is made of, if there are so many."""
+"""Rows for each column that a factor of a preconditioner is made of, or all rows if fewer."""
 CACHE_BYTES, ROWS_PER_OUTPUT = 2**20, 8
 """Bytes of a slice of rows, and its least number of rows for each output.
 
@@ -311,7 +311,9 @@ class _Point:
     @property
     def n_curved(self) -> int:
         """Number of rows that take part in the Hessian."""
-        return _n_rows(self.curved)
+        return sum(
+            rows.stop - rows.start if isinstance(rows, slice) else len(rows) for rows in self.curved
+        )
 
 
 class _Problem:
@@ -603,50 +605,3 @@ class _Problem:
         # For a column of zeros in these rows, any positive number will do.
         floor = np.where(squares > 0, FLAT * squares, 1.0)
         return definite_factor(gram, self._penalty[:, 0], floor)
-
-
-def drawn_by_weight(weights: FloatArray, size: int) -> tuple[IndexArray, FloatArray]:
-    """Choose about ``size`` of many weighted rows, and weights with which they stand for all.
-
-    A row is chosen at the rate ``p = min(1, c w)``, where ``c`` is such that the rates sum to
-    ``size``, and then has the weight ``w / p``. Rows with ``p = 1``, which make most of a sum, are
-    all chosen. The others are chosen at equal steps of the cumulative sum of ``p``, so nothing is
-    random (systematic sampling).
-
-    Parameters
-    ----------
-    weights : ndarray, shape (n,)
-        Not negative.
-    size : int
-        Number of rows to choose, to within one.
-
-    Returns
-    -------
-    rows : ndarray of int, shape (m,)
-        Ascending. All rows with a weight if there are no more than ``size``. A weight of less than
-        1e-100 of the largest one is none.
-    weights : ndarray, shape (m,)
-    """
-    # Rows of next to no weight would make c overflow.
-    rows = np.flatnonzero(weights > 1e-100 * weights.max(initial=0.0))
-    weights = weights[rows]
-    if len(rows) <= size:
-        return rows, weights
-    p = weights / weights.max()
-    ascending = np.partition(p, len(p) - size)
-    largest = np.sort(ascending[-size:])[::-1]
-    # With the m largest always chosen, c is such that the p of the others sum to size - m.
-    rest = ascending[:-size].sum() + np.cumsum(largest[::-1])[::-1]
-    c = (size - np.arange(size)) / rest
-    certain = int(np.argmax(c * largest <= 1))  # the first m whose next row is not certain
-    p *= c[certain]
-    np.minimum(p, 1.0, out=p)
-    steps = np.cumsum(p)
-    steps += 0.5
-    np.floor(steps, out=steps)
-    drawn = np.flatnonzero(np.diff(steps, prepend=0.0))
-    return rows[drawn], weights[drawn] / p[drawn]
-
-
-def _n_rows(blocks: list[Any]) -> int:
-    return sum(rows.stop - rows.start if isinstance(rows, slice) else len(rows) for rows in blocks)

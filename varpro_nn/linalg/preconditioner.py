@@ -1,11 +1,14 @@
-"""Preconditioners of the linear layer's Newton steps: one Gram matrix for all outputs, or each."""
+"""Preconditioners of the linear layer's Newton steps: one Gram matrix for all outputs, or each.
+
+Of many rows, :func:`drawn_by_weight` chooses those that a Gram matrix is made of.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 import scipy
 
-from varpro_nn._typing import FloatArray, RealArray
+from varpro_nn._typing import FloatArray, IndexArray, RealArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,3 +73,46 @@ class Preconditioner:
         X = np.column_stack([factor.solve(column[:, None]) for factor, column in columns])
         X[-1] -= X[-1].mean()
         return X
+
+
+def drawn_by_weight(weights: FloatArray, size: int) -> tuple[IndexArray, FloatArray]:
+    """Choose about ``size`` of many weighted rows, and weights with which they stand for all.
+
+    A row is chosen at the rate ``p = min(1, c w)``, where ``c`` is such that the rates sum to
+    ``size``, and then has the weight ``w / p``. Rows with ``p = 1``, which make most of a sum, are
+    all chosen. The others are chosen at equal steps of the cumulative sum of ``p``, so nothing is
+    random (systematic sampling).
+
+    Parameters
+    ----------
+    weights : ndarray, shape (n,)
+        Not negative.
+    size : int
+        Number of rows to choose, to within one.
+
+    Returns
+    -------
+    rows : ndarray of int, shape (m,)
+        Ascending. All rows with a weight if there are no more than ``size``. Rows with less than
+        1e-100 of the largest weight count as rows without one.
+    weights : ndarray, shape (m,)
+    """
+    # Rows of next to no weight would make c overflow.
+    rows = np.flatnonzero(weights > 1e-100 * weights.max(initial=0.0))
+    weights = weights[rows]
+    if len(rows) <= size:
+        return rows, weights
+    p = weights / weights.max()
+    ascending = np.partition(p, len(p) - size)
+    largest = np.sort(ascending[-size:])[::-1]
+    # With the m largest always chosen, c is such that the p of the others sum to size - m.
+    rest = ascending[:-size].sum() + np.cumsum(largest[::-1])[::-1]
+    c = (size - np.arange(size)) / rest
+    certain = int(np.argmax(c * largest <= 1))  # the first m whose next row is not certain
+    p *= c[certain]
+    np.minimum(p, 1.0, out=p)
+    steps = np.cumsum(p)
+    steps += 0.5
+    np.floor(steps, out=steps)
+    drawn = np.flatnonzero(np.diff(steps, prepend=0.0))
+    return rows[drawn], weights[drawn] / p[drawn]

@@ -77,8 +77,7 @@ Above it, this matrix takes about as long as it saves.
 SEARCHED_ROWS, SEARCHED_ROWS_PER_COLUMN = 200_000, 30
 """Most images and copies in the search for a penalty, held-out ones too: the larger of the two.
 
-The penalty acts as a prior of the linear weights, so its best value depends little on the number of
-rows.
+The penalty acts as a prior of the linear weights, which does not depend on the number of rows.
 """
 GRAM_BYTES = 2**33
 """Bytes that a Gram matrix of all columns, or of all rows, may take: 32,768 of them."""

@@ -35,7 +35,7 @@ def _logistic(z: RealArray, out: RealArray) -> RealArray:
 
 
 def _positive_part(z: RealArray, out: RealArray) -> RealArray:
-    # Vectorised by numpy, unlike np.maximum with a number: half the time.
+    # Vectorised by numpy, unlike np.maximum with a number.
     return np.clip(z, 0.0, np.inf, out=out)
 
 
