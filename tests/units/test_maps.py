@@ -24,7 +24,7 @@ from varpro_nn.units import (
     units_on_maps,
 )
 from varpro_nn.units import maps as module
-from varpro_nn.units.maps import last_layer_and_below, n_columns, n_columns_below
+from varpro_nn.units.maps import folded, last_layer_and_below, n_columns, n_columns_below
 from varpro_nn.units.windows import cell_bounds
 from varpro_nn.varpro.fit import fit
 from varpro_nn.varpro.functional import VarProFunctional
@@ -108,7 +108,8 @@ def test_cells_of_the_layers_below(cells, images, rng, monkeypatch):
     units, inputs, columns = last_layer_and_below(third, images, np.float64)
     assert_array_equal(inputs, third.below(images, np.float64))
     W_top = third.init(images, rng)
-    assert_array_equal(units.features(W_top, inputs), third.features(W_top, images))
+    of_inputs = units.features(W_top, inputs)
+    assert_allclose(of_inputs, third.features(W_top, images), rtol=1e-12)
     of_first = lowest.below.units.features(lowest.below.W.astype(np.float64), images)
     of_second = second.features(W.astype(np.float64), images)
     for x in range(len(images)):
@@ -126,6 +127,41 @@ def test_cells_of_the_layers_below(cells, images, rng, monkeypatch):
         units_on_maps(top, below, cells_below=4)
     with pytest.raises(ValueError, match="cells_below must be 0 to 3"):
         units_from_spec({**spec, "cells_below": -1}, arrays)
+
+
+@pytest.mark.parametrize(
+    ("h", "window", "stride", "kind", "saves"),
+    [
+        (4, 1, 1, "dense", True),
+        (4, 1, 2, "dense", True),
+        (4, 3, 1, "dense", True),
+        (2, 2, 1, "bilinear", True),
+        (20, 1, 1, "dense", False),  # more units than directions
+    ],
+)
+def test_folded_units(h, window, stride, kind, saves, images, rng):
+    """They are filters on the maps themselves, where that takes no more products."""
+    below = learn_maps(
+        *lower_layer(images, rng), images, rng, window=3, epsilon=0.1, n_components=8
+    )
+    plain = patch_units(kind, below.shape, h, window=window, stride=stride, grid=1)
+    units = units_on_maps(plain, below)
+    W = rng.standard_normal((h, units.n_weights))
+    on_maps, F = folded(units, W)
+    assert (on_maps is not units) == saves
+    expected = units.units.features(W, below(images, np.float64))
+    assert_allclose(on_maps.features(F, images), expected, rtol=1e-11, atol=1e-11)
+    assert_allclose(units.features(W, images), expected, rtol=1e-11, atol=1e-11)
+    if saves:
+        D = below.windows.image_shape[0] * (window + below.window - 1) ** 2
+        assert F.shape == (h, D + 1)
+        again, same = folded(on_maps, F)
+        assert again is on_maps
+        assert same is F
+    # A part of the units is folded as all of them are.
+    part, of_part = folded(units, W[:1])
+    assert part.below.shape == on_maps.below.shape
+    assert_allclose(of_part, F[:1], rtol=1e-12, atol=1e-12)
 
 
 def test_without_cells_a_layer_is_as_before(images, rng):

@@ -37,7 +37,7 @@ from varpro_nn.data.preparation import Preparation
 from varpro_nn.model.network import Network
 from varpro_nn.units import PatchUnits, WholeImageUnits
 from varpro_nn.units.activations import sides
-from varpro_nn.units.maps import Maps, UnitsOnMaps
+from varpro_nn.units.maps import Maps, UnitsOnMaps, folded
 from varpro_nn.units.windows import cell_bounds
 
 LINEAR = "linear"
@@ -207,16 +207,12 @@ def _layers(units: Any, W: NDArray[Any], cells: int, shown: int = 0) -> Iterator
     """
     # A subclass may compute something else.
     if type(units) is UnitsOnMaps:
+        units, W = folded(units, W)
         below = units.below
         yield from _layers(below.units, below.W, cells, shown=cells)
-        top = _layer(units.units, W, shown)
-        projection = _projection(below)
-        together = _composed(top, projection) if top.contrast is None else None
-        if together is not None and _n_products(together) <= _n_products(top, projection):
-            yield together
-        else:
-            yield projection
-            yield top
+        if below.whitening is not None and below.centre is not None:
+            yield _projection(below, below.whitening, -below.whitening @ below.centre)
+        yield _layer(units.units, W, shown)
     elif type(units) in (WholeImageUnits, PatchUnits):
         yield _layer(units, W, shown)
     else:
@@ -249,8 +245,8 @@ def _layer(units: WholeImageUnits | PatchUnits, W: NDArray[Any], shown: int) -> 
     )
 
 
-def _projection(below: Maps) -> FoldedLayer:
-    """Make a layer of the projection: each place is a cell."""
+def _projection(below: Maps, filters: FloatArray, bias: FloatArray) -> FoldedLayer:
+    """Make a layer of the projection of maps: each place is a cell."""
     channels, rows, columns = below.windows.image_shape
     n_rows, n_columns = below.windows.places
     return FoldedLayer(
@@ -258,42 +254,9 @@ def _projection(below: Maps) -> FoldedLayer:
         window=(below.window, below.window),
         stride=1,
         bounds=(np.arange(n_rows + 1), np.arange(n_columns + 1)),
-        filters=np.ascontiguousarray(below.whitening, dtype=np.float32),
-        bias=(-below.whitening @ below.centre).astype(np.float32),
+        filters=np.ascontiguousarray(filters, dtype=np.float32),
+        bias=bias.astype(np.float32),
         contrast=None,
         activation=LINEAR,
         threshold=0.0,
     )
-
-
-def _composed(top: FoldedLayer, projection: FoldedLayer) -> FoldedLayer:
-    """Fold a projection into the filters on it: windows of windows are larger windows."""
-    channels = projection.image_shape[0]
-    inner, outer = projection.window[0], top.window
-    d = len(projection.bias)
-    of_maps = projection.filters.astype(np.float64).reshape(d, channels, inner, inner)
-    F = top.filters.astype(np.float64).reshape(-1, d, *outer)
-    window = (outer[0] + inner - 1, outer[1] + inner - 1)
-    filters = np.zeros((len(F), channels, *window))
-    for y in range(outer[0]):
-        for x in range(outer[1]):
-            part = np.tensordot(F[:, :, y, x], of_maps, axes=1)
-            filters[:, :, y : y + inner, x : x + inner] += part
-    bias = top.bias + F.sum(axis=(2, 3)) @ projection.bias
-    return FoldedLayer(
-        image_shape=projection.image_shape,
-        window=window,
-        stride=top.stride,
-        bounds=top.bounds,
-        filters=filters.reshape(len(F), -1).astype(np.float32),
-        bias=bias.astype(np.float32),
-        contrast=None,
-        activation=top.activation,
-        threshold=top.threshold,
-        shown=top.shown,
-    )
-
-
-def _n_products(*layers: FoldedLayer) -> int:
-    """Count the products of an image."""
-    return sum(prod(layer.places) * layer.filters.size for layer in layers)

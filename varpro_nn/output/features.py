@@ -18,7 +18,7 @@ from varpro_nn.linalg import column_tiles, run_tiles
 from varpro_nn.linalg.threads import Threads
 from varpro_nn.units import Units
 from varpro_nn.units.contract import check_features
-from varpro_nn.units.maps import last_layer_and_below, n_columns
+from varpro_nn.units.maps import folded, last_layer_and_below, n_columns
 
 BLOCK_BYTES = 2**24
 """Bytes of ``Phi`` that one block of images may take."""
@@ -71,7 +71,7 @@ def block_features(
     TypeError, ValueError
         Features break the contract of units.
     """
-    return _features(units, W, images, slice(None), _same, threads)
+    return _features(*folded(units, W), images, slice(None), _same, threads)
 
 
 def images_at_a_time(image_shape: tuple[int, ...]) -> int:
@@ -151,5 +151,6 @@ def feature_blocks(
     """
     if blocks is None:
         blocks = block_slices(len(images), n_columns(units, len(W)))
+    units, W = folded(units, W)
     for rows in blocks:
         yield rows, _features(units, W, images, rows, view, threads)

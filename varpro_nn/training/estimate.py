@@ -464,7 +464,7 @@ class _Run:
     def _first_layer(self, units: UnitsOnMaps) -> Step:
         """Count maps of some images, the covariance of their windows, and its directions."""
         below, rates = units.below, self.rates
-        n, d = min(self.n, N_IMAGES), len(below.centre)
+        n, d = min(self.n, N_IMAGES), below.windows.n_pixels
         n_windows = n_windows_of(d)
         seconds = n * self.of_units.maps + n_windows * d**2 * rates.double_product
         # Reduction 4/3; taking the windows out of the maps, measured as 40 passes.

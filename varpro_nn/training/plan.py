@@ -158,7 +158,10 @@ def _units_on_maps(
 def _first_layer(
     config: TrainConfig, images: ImageArray, rng: np.random.Generator | None
 ) -> tuple[PatchUnits, NDArray[np.float32]]:
-    """Draw a first layer; without ``rng``, what would be drawn and learnt is zero."""
+    """Draw a first layer; without ``rng``, what would be drawn is zero.
+
+    The whitening of its windows is folded into its weights, which then are fewer numbers.
+    """
     first = config.first
     assert first.n_units is not None  # there is one
     n_places = min(images.shape[-2:]) - first.window + 1
@@ -174,11 +177,10 @@ def _first_layer(
         draw="windows",
     )  # fmt: skip
     if rng is None:
-        d = units.windows.n_pixels
-        units = replace(units, centre=np.zeros(d), whitening=np.eye(d))
         return units, np.zeros((first.n_units, units.n_weights), np.float32)
-    units = learn_whitening(units, images, rng, epsilon=first.whitening)
-    return units, units.init(images, rng).astype(np.float32)
+    whitened = learn_whitening(units, images, rng, epsilon=first.whitening)
+    W = whitened.init(images, rng).astype(np.float32)
+    return units, whitened.effective_filters(W)
 
 
 def _maps(

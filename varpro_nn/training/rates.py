@@ -22,6 +22,7 @@ from varpro_nn.linalg.blas_limit import single_threaded_blas
 from varpro_nn.linalg.ridge import ROWS, TILE
 from varpro_nn.output.features import TASK_IMAGES, block_features
 from varpro_nn.units import PatchUnits, Units, UnitsOnMaps, WholeImageUnits, with_n_units
+from varpro_nn.units.maps import folded
 from varpro_nn.units.patches import IMAGES
 
 LARGE = 2**25
@@ -119,7 +120,8 @@ def typical_units(units: Units, of_one: Units, images: ImageArray, _: Augmentati
     def features(of: Units) -> float:
         n_filtered, n_places = pixels, 1
         if isinstance(of, UnitsOnMaps):
-            return features(of.units) + maps(of) / of.n_units
+            whole, _ = folded(of, np.empty((0, of.n_weights)))
+            return features(whole.units) + maps(whole) / of.n_units
         if isinstance(of, PatchUnits):
             n_filtered, n_places = of.windows.n_pixels + 1, prod(of.windows.places)
         # The filter, and about six passes for the activation and the mean.
@@ -130,7 +132,8 @@ def typical_units(units: Units, of_one: Units, images: ImageArray, _: Augmentati
             return 0.0
         below, n_places = of.below, prod(of.below.windows.places)
         of_layer = len(below.W) * features(below.units)
-        return of_layer + n_places * 2 * below.whitening.size * rates.product
+        size = 0 if below.whitening is None else below.whitening.size
+        return of_layer + n_places * 2 * size * rates.product
 
     in_training = of_one.units if isinstance(of_one, UnitsOnMaps) else of_one
     derivative = 3 * features(in_training)
@@ -203,11 +206,12 @@ def measured_units(
         start, drawn = _timed(lambda: of_one.init(images, rng))
         W = drawn.astype(np.float32)
         several = np.resize(W, (all_units.n_units, W.shape[1]))
+        whole = folded(all_units, several)  # as it is once for many images
         if distortion:
             block = images[:BLOCK]
             moved = _timed(lambda: distort(block, distortion, rng))[0] / len(block)
         return UnitRates(
-            features=_seconds(lambda: block_features(all_units, several, images[some]))
+            features=_seconds(lambda: block_features(*whole, images[some]))
             / (len(images[some]) * len(several)),
             features_in_training=_seconds(lambda: in_training.features(W, inputs[some]))
             / (len(inputs[some]) * h),

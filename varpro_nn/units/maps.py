@@ -12,12 +12,17 @@ windows of 128 maps would have 1,153 weights, and as many products at each place
 
 The layer below may itself be one on maps, so there may be any number of layers.
 
+For features alone, the projection is folded into the weights of the units, where that takes no more
+products (:func:`folded`): a unit then is a filter on the windows of the maps themselves.
+
 The output layer can see the lower layers too (``cells_below``). Their maps, pooled to a few cells,
 are additional columns of ``Phi``, which do not depend on the weights of the units.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -60,15 +65,16 @@ class Maps:
         Its weights.
     window : int
         Side of the windows of its maps.
-    centre : ndarray of float64, shape (pixels of a window,)
-    whitening : ndarray of float64, shape (d, pixels of a window)
+    centre : ndarray of float64, shape (pixels of a window,), or None
+    whitening : ndarray of float64, shape (d, pixels of a window), or None
+        The projection. None: the maps themselves, which folded units see.
     """
 
     units: "PatchUnits | UnitsOnMaps"
     W: NDArray[np.float32] = field(repr=False)
     window: int
-    centre: FloatArray = field(repr=False)
-    whitening: FloatArray = field(repr=False)
+    centre: FloatArray | None = field(repr=False)
+    whitening: FloatArray | None = field(repr=False)
 
     @property
     def windows(self) -> Windows:
@@ -78,7 +84,14 @@ class Maps:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of the result for one image: (d, rows, columns)."""
+        if self.whitening is None:
+            return shape_of_maps(self.units, len(self.W))
         return (len(self.whitening), *self.windows.places)
+
+    @cached_property
+    def _layer(self) -> tuple["PatchUnits | UnitsOnMaps", RealArray]:
+        """Units and weights that compute the maps."""
+        return folded(self.units, self.W.astype(np.float64))
 
     def __call__(self, images: ImageArray, dtype: Any = np.float32) -> RealArray:
         """Compute the projected maps of images.
@@ -120,22 +133,33 @@ class Maps:
             Means over the pixels of each cell, the lowest layer first. Within a layer they are
             ordered by side, row of cells, column of cells, unit.
         """
-        windows = self.windows
-        W, whitening = self.W.astype(dtype), self.whitening.astype(dtype)
-        shift = (self.whitening @ self.centre).astype(dtype)
+        units, W = self._layer
+        W = W.astype(dtype)
         M = np.empty((len(images), *self.shape), dtype=dtype)
         columns = np.empty((len(images), self.n_columns(cells)), dtype=dtype)
         for start in range(0, len(images), IMAGES):
             rows = slice(start, start + IMAGES)
-            by_cells, columns[rows] = _with_cells(self.units, W, images[rows], cells)
-            maps = _as_maps(self.units, by_cells, len(W))
-            innermost = np.ascontiguousarray(np.moveaxis(maps, 0, -1))
-            b = innermost.shape[-1]
-            P = np.empty((windows.n_pixels, windows.places[1], b), dtype=dtype)
-            for row, _ in windows.rows(innermost, P):
-                projected = whitening @ P.reshape(windows.n_pixels, -1) - shift[:, None]
-                M[rows, :, row] = np.moveaxis(projected.reshape(len(shift), -1, b), -1, 0)
+            by_cells, columns[rows] = _with_cells(units, W, images[rows], cells)
+            maps = _as_maps(units, by_cells, len(W))
+            if self.whitening is None:
+                M[rows] = maps
+            else:
+                self._project(maps, M[rows])
         return M, columns
+
+    def _project(self, maps: RealArray, M: RealArray) -> None:
+        """Fill ``M`` (b, d, rows, columns) with the projections of the windows of maps."""
+        assert self.whitening is not None
+        assert self.centre is not None
+        windows, dtype = self.windows, M.dtype
+        whitening = self.whitening.astype(dtype)
+        shift = (self.whitening @ self.centre).astype(dtype)
+        innermost = np.ascontiguousarray(np.moveaxis(maps, 0, -1))
+        b = innermost.shape[-1]
+        P = np.empty((windows.n_pixels, windows.places[1], b), dtype=dtype)
+        for row, _ in windows.rows(innermost, P):
+            projected = whitening @ P.reshape(windows.n_pixels, -1) - shift[:, None]
+            M[:, :, row] = np.moveaxis(projected.reshape(len(shift), -1, b), -1, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,8 +239,9 @@ class UnitsOnMaps:
 
     def features(self, W: RealArray, inputs: ImageArray) -> RealArray:
         """Activations, pooled, (n, h * m)."""
-        check_shape(inputs, self.image_shape)
-        return self.units.features(W, self.below(inputs, W.dtype))
+        units, W = folded(self, W)
+        top, maps = units.on_top(inputs, W.dtype)
+        return top.features(W, maps)
 
     def features_and_derivative(
         self, W: RealArray, inputs: ImageArray
@@ -263,6 +288,55 @@ def n_columns(units: Units, n_units: int | None = None) -> int:
     """Count the columns of the output layer: ``n_units`` units (default: all) and lower layers."""
     h = units.n_units if n_units is None else n_units
     return h * units.n_cells + n_columns_below(units)
+
+
+def folded(units: Any, W: RealArray) -> tuple[Any, RealArray]:
+    r"""Fold projections of maps into the weights of the units on them, if that saves products.
+
+    A projection ``M = whitening (P - centre)`` and a filter ``f`` on windows of ``M`` together are
+    one filter on larger windows of the maps. For windows of one pixel of ``M`` it is
+
+        f' = whitening' f,        b' = b - f' centre.
+
+    The features are the same but for rounding; there is no derivative by the weights before. Other
+    units are returned unchanged.
+
+    Parameters
+    ----------
+    units : Units
+    W : ndarray, shape (h, p)
+        Of some of the units.
+
+    Returns
+    -------
+    units : Units
+    W : ndarray, shape (h, new p)
+        In the type of ``W``.
+    """
+    if type(units) is not UnitsOnMaps or units.units.contrast is not None:
+        return units, W
+    below, top, h = units.below, units.units, units.n_units
+    centre, whitening = below.centre, below.whitening
+    if centre is None or whitening is None:  # done
+        return units, W
+    maps, d, window = shape_of_maps(below.units, len(below.W)), len(whitening), below.window
+    on_maps = replace(top, kind="dense", image_shape=maps, window=top.window + window - 1, rank=1)
+    apart = prod(below.windows.places) * whitening.size
+    apart += prod(top.windows.places) * h * top.windows.n_pixels
+    if prod(on_maps.windows.places) * h * on_maps.windows.n_pixels > apart:
+        return units, W
+    F = top.effective_filters(W.astype(np.float64))
+    of_pixels = F[:, :-1].reshape(len(F), d, top.window, top.window)
+    of_windows = whitening.reshape(d, maps[0], window, window)
+    filters = np.zeros((len(F), *on_maps.windows.shape))
+    for y in range(top.window):
+        for x in range(top.window):
+            part = np.tensordot(of_pixels[:, :, y, x], of_windows, axes=1)
+            filters[:, :, y : y + window, x : x + window] += part
+    bias = F[:, -1] - of_pixels.sum(axis=(2, 3)) @ (whitening @ centre)
+    new = np.concatenate([filters.reshape(len(F), on_maps.windows.n_pixels), bias[:, None]], axis=1)
+    alone = Maps(below.units, below.W, 1, None, None)
+    return replace(units, units=on_maps, below=alone), new.astype(W.dtype)
 
 
 def shape_of_maps(units: "PatchUnits | UnitsOnMaps", n_units: int) -> tuple[int, int, int]:

@@ -34,7 +34,9 @@ DRAWS = ("gaussian", "windows")
 IMAGES = 32
 """Images of one block of features: what is worked on stays in cache."""
 TILE = 64
-"""Units of one product."""
+"""Least units of one product; more where it has few columns."""
+PRODUCT = 2**16
+"""Numbers of one product, for the sake of the cache."""
 FAINT_CONTRAST = 1e-4
 """Least ``contrast`` for which single precision leaves less than 1e-5 of a flat window."""
 DERIVATIVE_IMAGES = 32
@@ -180,7 +182,8 @@ class PatchUnits:
         P = np.empty((d + 1, n_columns, b), dtype=dtype)
         P[-1] = 1.0
         flat = P.reshape(d + 1, -1)
-        z = np.empty((min(TILE, h), flat.shape[1]), dtype=dtype)
+        most = max(TILE, PRODUCT // flat.shape[1])
+        z = np.empty((min(most, h), flat.shape[1]), dtype=dtype)
         scratch = np.empty_like(z) if len(activation) > 1 else z
         sums = np.zeros((len(activation), h, n_columns, b), dtype=dtype)
         flat_sums = sums.reshape(len(activation), h, -1)
@@ -189,8 +192,8 @@ class PatchUnits:
             if self.contrast is not None:
                 _normalise(flat[:-1], self.contrast)
             first = row == bounds[cell]
-            for begin in range(0, h, TILE):
-                tile = slice(begin, min(begin + TILE, h))
+            for begin in range(0, h, most):
+                tile = slice(begin, min(begin + most, h))
                 size = tile.stop - begin
                 np.matmul(filters[tile], flat, out=z[:size])
                 for number, side in enumerate(activation):
