@@ -185,6 +185,21 @@ def test_agreement_is_nowhere_called_accuracy(done):
     assert {"true_accuracy_before", "true_accuracy_after"} <= set(accuracies)
 
 
+@pytest.mark.parametrize("limit", ["images", "bytes"])
+def test_the_training_accuracy_is_of_evenly_spaced_images(limit, done, digits, monkeypatch):
+    some = np.arange(0, 400, 57)
+    training = TrainingSet.of(digits, 400)
+    if limit == "images":
+        monkeypatch.setattr(pipeline, "MEASURED", len(some))
+    else:
+        monkeypatch.setattr(pipeline, "MEASURED_BYTES", len(some) * training.images[0].nbytes)
+    codes = done.network.predict_codes(training.images)
+    targets = (codes + 1) % 10
+    targets[some] = codes[some]
+    right_there = replace(training, targets=targets)
+    assert pipeline._train_accuracy(done.network, right_there, 1) == 1.0
+
+
 def test_metrics_are_what_a_reader_would_measure(done, digits):
     network, metrics = done.network, done.metrics
     train = digits.train.take(slice(400))

@@ -33,6 +33,11 @@ from varpro_nn.training.shards import REFIT, Shards
 from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.training.subnetworks import NoStore, SubnetworkStore
 
+MEASURED = 10_000
+"""Most training images of ``train_accuracy``."""
+MEASURED_BYTES = 2**28
+"""Most bytes of them."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
@@ -248,9 +253,7 @@ def run(
         "n_parameters": network.n_parameters,
     }
     trained_after = clock.read()
-    labels: Any = final.targets
-    train_codes = network.predict_codes(final.images, n_jobs=n_jobs)
-    metrics["train_accuracy"] = accuracy(train_codes, labels)
+    metrics["train_accuracy"] = _train_accuracy(network, final, n_jobs)
     of_test, outputs = _measured(network, test, "test", n_jobs)
     if not config.refit:
         figures, _ = _measured(network, dataset.validation, "validation", n_jobs)
@@ -303,6 +306,15 @@ def _measured(
     outputs = network.decision_function(images.images, n_jobs=n_jobs)
     figures = measure(network, outputs, images.labels)
     return {f"{subset}_{name}": figure for name, figure in figures.items()}, outputs
+
+
+def _train_accuracy(network: Network, training: TrainingSet, n_jobs: int) -> float:
+    """Accuracy on training images, evenly spaced ones if there are many."""
+    images = training.images
+    n = min(len(images), MEASURED, max(1, MEASURED_BYTES // images[:1].nbytes))
+    rows = np.linspace(0, len(images) - 1, n).round().astype(np.int64)
+    labels: Any = training.targets
+    return accuracy(network.predict_codes(images[rows], n_jobs=n_jobs), labels[rows])
 
 
 def _check_scale(training: TrainingSet, images: ImageSet, subset: str) -> None:
