@@ -35,7 +35,7 @@ NAMES = {"cpu_seconds": "CPU s", "memory_mib": "MiB"}
 """What is estimated."""
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("mnist", {"recipe": "default", "n_train": 20_000}),
-    "default, cifar10": ("cifar10", {"recipe": "default", "n_train": 5000}),
+    "default, cifar10": ("cifar10", {"recipe": "default", "first_units": None, "n_train": 5000}),
     "default, digits": ("digits", {"recipe": "default"}),
     "tiny, mnist": ("mnist", {"recipe": "tiny", "n_train": 10_000}),
     "tiny, cifar10": ("cifar10", {"recipe": "tiny", "n_train": 10_000}),
@@ -87,6 +87,7 @@ def random_settings(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
             "training_stride": None,
         }  # fmt: skip
         if data == "cifar10":
+            settings["first_units"] = None
             settings["n_components"] = 20  # of windows of 27 numbers or more
     return data, settings
 

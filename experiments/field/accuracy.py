@@ -44,10 +44,12 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "digits": {"tiny": {"recipe": "tiny"}, "default": {"recipe": "default"}},
     "cifar10": {
         "tiny": {"recipe": "tiny"},
-        "default": {"recipe": "default"},
-        "default, twice the units": {
-            "recipe": "default", "n_units": 384, "n_subnetworks": 24, **UNTRAINED,
+        "192 units in one layer": {"recipe": "default", "first_units": None},
+        "384 units in one layer": {
+            "recipe": "default", "first_units": None, "n_units": 384, "n_subnetworks": 24,
+            **UNTRAINED,
         },
+        "default": {"recipe": "default"},
         "768 units in one layer": {"recipe": "accurate", "first_units": None},
         "accurate": {"recipe": "accurate"},
     },

@@ -39,7 +39,7 @@ from varpro_nn.training.subnetwork import SubnetworkPlan, train_one
 from varpro_nn.units import UnitsOnMaps
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "cifar10": {"first_units": 64, "n_units": 128},
+    "cifar10": {"first_units": 64, "middle_units": None, "n_units": 128, "cells_below": 0},
     "digits": {"first_units": 8, "n_units": 12},
 }
 """Settings of the network by data set, beside those of ``default``."""

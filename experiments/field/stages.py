@@ -181,7 +181,7 @@ def main() -> None:
                 continue
             config = configure(
                 data=args.dataset, seed=args.seed, n_units=width, n_subnetworks=width // size,
-                scheme="independent", n_stages=1, n_copies=0,
+                scheme="independent", n_stages=1, n_copies=0, first_units=None,
                 loss=args.loss,
                 **LOSSES[args.loss],
                 **few,

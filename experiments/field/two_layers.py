@@ -30,9 +30,15 @@ LAYERS: dict[str, dict[str, dict[str, Any]]] = {
         "three": {"first_units": 24, "first_grid": 12, "middle_units": 64, "n_units": 96},
     },
     "cifar10": {
-        "one": {},
-        "two": {"first_units": 64, "n_units": 128},
-        "three": {"first_units": 64, "middle_units": 128, "n_units": 256},
+        "one": {"first_units": None},
+        "two": {"first_units": 64, "middle_units": None, "n_units": 128, "cells_below": 0},
+        "three": {
+            "first_units": 64,
+            "middle_units": 128,
+            "n_units": 256,
+            "n_components": 400,
+            "cells_below": 0,
+        },
     },
     "digits": {
         "one": {},
@@ -60,9 +66,9 @@ def rows(dataset: str, n_train: int) -> list[tuple[str, str, dict[str, Any]]]:
     of, alone = LAYERS[dataset], {"scheme": "independent", "n_stages": 1}
     untrained = {**alone, "scheme": "untrained"}
     return [
-        ("one", UNTRAINED, untrained),
-        ("one", IN_SUBNETWORKS, alone),
-        ("one", ON_BATCHES, {**TOGETHER, "images_per_subnetwork": n_train}),
+        ("one", UNTRAINED, {**of["one"], **untrained}),
+        ("one", IN_SUBNETWORKS, {**of["one"], **alone}),
+        ("one", ON_BATCHES, {**of["one"], **TOGETHER, "images_per_subnetwork": n_train}),
         ("two", UNTRAINED, {**of["two"], **untrained}),
         ("two", IN_SUBNETWORKS, {**of["two"], **APART[dataset], "solver": "lsmr"}),
         ("two", ON_BATCHES, of["two"]),

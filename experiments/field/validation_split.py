@@ -21,7 +21,7 @@ PLAIN: dict[str, Any] = {
 }  # fmt: skip
 MNIST = {"n_units": 48, "n_subnetworks": 4, **PLAIN}
 CROSS_ENTROPY = {"loss": "cross-entropy", "ridge": 0.2, "weight_decay": 0.05}
-CIFAR = {"n_units": 64, "n_subnetworks": 4, **PLAIN}
+CIFAR = {"first_units": None, "n_units": 64, "n_subnetworks": 4, **PLAIN}
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "mnist": {
         "48 units, 4 sub-networks, independent": MNIST,

@@ -492,8 +492,10 @@ def test_a_first_layer_changes_the_settings_of_the_units():
 
 def test_a_middle_layer_has_settings_of_its_own():
     """Directions are at most those that there are; the last layer trains with one cell."""
-    config = configure("default", data="cifar10", first_units=64, middle_units=32)
+    config = configure("default", data="colour", first_units=64, middle_units=32)
     assert (config.middle.n_components, config.units.n_components) == (100, 400)
+    of_recipe = configure("default", data="cifar10", first_units=64, middle_units=32)
+    assert of_recipe.units.n_components == 200
     assert (config.middle.cells, config.middle.grid, config.units.grid) == (2, 6, 2)
     assert config.units.training_grid == 1
     few = configure("default", data="cifar10", first_units=4, middle_units=4)

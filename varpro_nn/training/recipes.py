@@ -141,6 +141,10 @@ RECIPES: dict[str, TrainConfig] = {
 
 STACKS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10": {
+        "default": {
+            "first_units": 40, "middle_units": 80, "n_units": 160, "n_components": 200,
+            "cells_below": 2,
+        },
         "accurate": {
             "first_units": 96, "middle_units": 192, "n_units": 384, "n_components": 600,
             "n_copies": 2, "cells_below": 2,
