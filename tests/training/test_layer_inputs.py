@@ -6,6 +6,7 @@ from numpy.testing import assert_array_equal
 
 from varpro_nn import configure, learn_maps, load, patch_units, run, units_on_maps
 from varpro_nn.data.images_on_disk import ImagesOnDisk
+from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.training import layer_inputs as module
 from varpro_nn.training import subnetwork_counts
 from varpro_nn.training.estimate import estimate
@@ -26,15 +27,25 @@ def on_maps(digits, rng):
     return units_on_maps(patch_units("dense", below.shape, 4, window=1, grid=2), below)
 
 
-def test_maps_in_a_file_are_those_in_memory(on_maps, digits, tmp_path, monkeypatch):
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_maps_in_a_file_are_those_in_memory(n_jobs, on_maps, digits, tmp_path, monkeypatch):
     images = digits.train.images[:200]
     with layer_inputs(on_maps, images, tmp_path) as (units, expected):
         assert isinstance(expected, np.ndarray)
         assert list(tmp_path.iterdir()) == []
     assert maps_bytes(on_maps, 200) == expected.nbytes
-    monkeypatch.setattr(module, "MAPS_BYTES", expected.nbytes - 1)
+    assert_array_equal(on_maps.below(images), expected, strict=True)
     monkeypatch.setattr(module, "AT_A_TIME", 64)
-    with layer_inputs(on_maps, images, tmp_path) as (same, inputs):
+    with (
+        thread_pool(n_jobs) as threads,
+        layer_inputs(on_maps, images, tmp_path, threads) as (_, in_memory),
+    ):
+        assert_array_equal(in_memory, expected, strict=True)
+    monkeypatch.setattr(module, "MAPS_BYTES", expected.nbytes - 1)
+    with (
+        thread_pool(n_jobs) as threads,
+        layer_inputs(on_maps, images, tmp_path, threads) as (same, inputs),
+    ):
         assert isinstance(inputs, ImagesOnDisk)
         assert same == units
         assert_array_equal(inputs[:], expected, strict=True)

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from varpro_nn.errors import NonFiniteError
+from varpro_nn.linalg.threads import thread_pool
 from varpro_nn.units import patch_units
 from varpro_nn.varpro import batches
 from varpro_nn.varpro.batches import BatchSettings, fit_on_batches
@@ -78,7 +79,7 @@ def test_the_step_is_that_of_both_factors(share, rng, monkeypatch):
     A = rng.standard_normal((at.Phi.shape[1] + 1, 3)).astype(np.float32)
     decay = 0.7 * np.abs(A).max() ** 2
     curvature = batches._Curvature(np.random.default_rng(3), decay)
-    curvature.estimate(batches._Batch(units, W, images, np.arange(100)), A)
+    curvature.estimate(batches._Batch(units, W, images, np.arange(100), None), A)
     n = 100 // share
     e = np.random.default_rng(3).standard_normal((n, 3)).astype(np.float32)
     dz, P = at.pull_back(e @ A[:-1].T).astype(float), at.P[:n].astype(float)
@@ -88,6 +89,18 @@ def test_the_step_is_that_of_both_factors(share, rng, monkeypatch):
     g = rng.standard_normal(W.shape).astype(np.float32)
     expected = np.linalg.solve(np.kron(S, Q) + decay * np.eye(g.size), g.ravel())
     assert_allclose(curvature.solve(g).ravel(), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_threads_change_no_bit(rng, monkeypatch):
+    units, images, tau, W = problem(rng)
+    in_blocks_of(7, units, monkeypatch)
+    found = []
+    for n_jobs in (1, 3):
+        with thread_pool(n_jobs) as threads:
+            rng_of_fit = np.random.default_rng(0)
+            report = fit_on_batches(units, images, tau, W, rng_of_fit, SETTINGS, None, threads)
+            found.append(report.w)
+    assert_array_equal(*found)
 
 
 def test_blocks_change_nothing(rng, monkeypatch):

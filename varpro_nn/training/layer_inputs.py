@@ -13,8 +13,8 @@ from varpro_nn._io.reserve import reserve
 from varpro_nn._io.temporary import temporary_folder
 from varpro_nn._typing import ImageArray
 from varpro_nn.data.images_on_disk import ImagesOnDisk
+from varpro_nn.linalg.threads import Threads, in_order
 from varpro_nn.units import Units, UnitsOnMaps
-from varpro_nn.units.maps import last_layer
 
 MAPS_BYTES = 2**32
 """Larger maps are in a temporary file, and read from it as they are needed."""
@@ -30,7 +30,10 @@ def maps_bytes(units: Units, n: int) -> int:
 
 @contextmanager
 def layer_inputs(
-    units: Units, images: ImageArray, folder: Path | None = None
+    units: Units,
+    images: ImageArray,
+    folder: Path | None = None,
+    threads: Threads | None = None,
 ) -> Iterator[tuple[Units, Any]]:
     """Give the units of the last layer and their inputs. Each map is computed once.
 
@@ -41,6 +44,8 @@ def layer_inputs(
     folder : Path, optional
         Where the file of large maps is, until the end of the ``with`` block. By default the
         temporary folder of the system, which may be in memory.
+    threads : Threads, optional
+        Share the images. No bit of a map depends on them.
 
     Yields
     ------
@@ -52,17 +57,29 @@ def layer_inputs(
     OSError
         The disk is full; the error names the folder.
     """
-    n_bytes = maps_bytes(units, len(images))
-    if not isinstance(units, UnitsOnMaps) or n_bytes <= MAPS_BYTES:
-        yield last_layer(units, images)
+    if not isinstance(units, UnitsOnMaps):
+        yield units, images
+        return
+    n, n_bytes = len(images), maps_bytes(units, len(images))
+    top, _ = units.on_top(images[:0])
+
+    def maps_of(start: int) -> Any:
+        return units.on_top(images[start : start + AT_A_TIME])[1]
+
+    starts = range(0, n, AT_A_TIME)
+    blocks = in_order(threads, maps_of, starts, maps_bytes(units, AT_A_TIME))
+    if n_bytes <= MAPS_BYTES:
+        maps = np.empty((n, *units.below.shape), np.float32)
+        for start, block in zip(starts, blocks, strict=True):
+            maps[start : start + AT_A_TIME] = block
+        yield top, maps
         return
     with temporary_folder(folder) as own:
         path = own / "maps.bin"
         with errors_named(path.parent), path.open("wb") as file:
             reserve(file, n_bytes)
             file.seek(0)
-            for start in range(0, len(images), AT_A_TIME):
-                top, maps = units.on_top(images[start : start + AT_A_TIME])
-                file.write(maps.tobytes())
+            for block in blocks:
+                file.write(block.tobytes())
         single = np.dtype(np.float32)
-        yield top, ImagesOnDisk(path, 0, (len(images), *units.below.shape), single, single)
+        yield top, ImagesOnDisk(path, 0, (n, *units.below.shape), single, single)

@@ -147,7 +147,7 @@ def train_one(
                 drawn = training.with_images(images, some)
                 if settings.solver == "kfac":
                     part = float(ends[number]), float(ends[number + 1])
-                    report = _fit_on_batches(plan, drawn, W, rng, part, folder)
+                    report = _fit_on_batches(plan, drawn, W, rng, part, folder, threads)
                 else:
                     report = fit(
                         _functional(plan, drawn, fixed, threads), W, solver=settings.solver,
@@ -168,15 +168,18 @@ def _fit_on_batches(
     rng: np.random.Generator,
     part: tuple[float, float],
     folder: Path | None,
+    threads: Threads | None,
 ) -> FitReport:
     """Train one round with kfac; ``part`` is its begin and end, as fractions of the training."""
     settings = plan.settings
     of_batches = BatchSettings(
         settings.batch_size, settings.max_nfev, settings.ridge, settings.weight_decay, *part
     )
-    with layer_inputs(plan.units, drawn.images, folder) as (units, inputs):
+    with layer_inputs(plan.units, drawn.images, folder, threads) as (units, inputs):
         assert isinstance(units, PatchUnits)  # checked by the configuration
-        return fit_on_batches(units, inputs, drawn.tau(), W, rng, of_batches, drawn.weights)
+        return fit_on_batches(
+            units, inputs, drawn.tau(), W, rng, of_batches, drawn.weights, threads
+        )
 
 
 def _functional(

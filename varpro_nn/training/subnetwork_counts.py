@@ -124,10 +124,12 @@ class SubnetworkCounts:
             return total
         for size in sizes:
             z = self._problem(size, fixed)
-            total += Time(size * (of_units.distortion + of_units.maps) + self._elimination(z))
+            total += Time(size * of_units.distortion + self._elimination(z))
             if settings.solver == "kfac":
-                total += Time(self._pass(z)).times(settings.max_nfev)
+                total += Time(0.0, size * of_units.maps)
+                total += self._pass(z).times(settings.max_nfev)
                 continue
+            total += Time(size * of_units.maps)
             total += self._evaluation(z).times(settings.max_nfev)
             # After the last evaluation nothing is solved.
             total += Time(self._inner(z)).times(settings.max_nfev - 1)
@@ -140,7 +142,7 @@ class SubnetworkCounts:
         assert isinstance(top, PatchUnits)  # kfac takes no others
         return prod(top.windows.places), top.windows.n_pixels
 
-    def _pass(self, z: Problem) -> float:
+    def _pass(self, z: Problem) -> Time:
         """Count a pass of ``varpro.batches`` over all images."""
         rates, (places, n_pixels) = self.rates, self._windows
         n_batches = -(-z.n // self.settings.batch_size)
@@ -149,11 +151,14 @@ class SubnetworkCounts:
         if z.p <= n_pixels:  # projected
             products += 2 * places * n_pixels * z.p
         products += places * (z.h**2 + z.p**2) / (CURVATURE_SHARE * CURVATURE_EVERY)
-        products += z.trained**2 + 8 * z.trained * z.k
+        sums = z.trained**2 + 8 * z.trained * z.k
         passes = 4 * places * (16 * z.h + 4 * z.p) * rates.elementwise
         # The sums in double precision, and a factor of Cholesky.
         solved = z.trained**3 / 3 * rates.double_product + 40 * z.trained**2 * rates.elementwise
-        return z.n * (products * rates.product + passes) + n_batches * solved
+        return Time(
+            z.n * sums * rates.product + n_batches * solved,
+            z.n * (products * rates.product + passes),
+        )
 
     def _elimination(self, z: Problem) -> float:
         """Features of fixed columns, and their singular value decomposition."""

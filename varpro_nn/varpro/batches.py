@@ -29,10 +29,10 @@ The learning rate ``eta`` falls linearly to 0.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +40,12 @@ from scipy.linalg import cho_factor, cho_solve, eigh
 
 from varpro_nn._typing import FloatArray, ImageArray, RealArray
 from varpro_nn.errors import NonFiniteError
+from varpro_nn.linalg.threads import Threads, in_order
 from varpro_nn.units import PatchUnits
-from varpro_nn.units.linearised import linearised
+from varpro_nn.units.linearised import Linearised, linearised
 from varpro_nn.varpro.history import FitReport, Record
+
+T = TypeVar("T")
 
 DECAY = 0.95
 """``rho``: what is left of the sums after a batch."""
@@ -101,6 +104,7 @@ def fit_on_batches(
     rng: np.random.Generator,
     settings: BatchSettings,
     sample_weight: FloatArray | None = None,
+    threads: Threads | None = None,
 ) -> FitReport:
     """Train the units on batches of the inputs.
 
@@ -116,6 +120,8 @@ def fit_on_batches(
         Draws batches and random outputs.
     settings : BatchSettings
     sample_weight : ndarray, shape (n,), optional
+    threads : Threads, optional
+        Share the images of a batch. No bit of the result depends on them.
 
     Returns
     -------
@@ -144,7 +150,7 @@ def fit_on_batches(
         Phi, targets, _ = _weighted(units.features(W, inputs[rows]), tau, root, rows)
         sums.add(Phi, targets)
     for step, rows in enumerate(_batches(n, size, settings.n_passes, rng)):
-        batch = _Batch(units, W, inputs, rows)
+        batch = _Batch(units, W, inputs, rows, threads)
         Phi, targets, s = _weighted(batch.Phi, tau, root, rows)
         sums.add(Phi, targets)
         A = sums.linear_weights()
@@ -221,17 +227,26 @@ class _Batch:
     """
 
     def __init__(
-        self, units: PatchUnits, W: RealArray, inputs: ImageArray, rows: NDArray[np.int64]
+        self,
+        units: PatchUnits,
+        W: RealArray,
+        inputs: ImageArray,
+        rows: NDArray[np.int64],
+        threads: Threads | None,
     ) -> None:
         n_numbers = prod(units.windows.places) * (W.shape[0] + W.shape[1])  # of an image
-        self._size = max(1, BLOCK_BYTES // (4 * n_numbers))
-        starts = range(0, len(rows), self._size)
-        self._blocks = [linearised(units, W, inputs[rows[i : i + self._size]]) for i in starts]
+        size = max(1, BLOCK_BYTES // (4 * n_numbers))
+        self._size, self._threads = size, threads
+
+        def block(start: int) -> Linearised:
+            return linearised(units, W, inputs[rows[start : start + size]])
+
+        self._blocks = list(in_order(threads, block, range(0, len(rows), size)))
         self.Phi: RealArray = np.concatenate([block.Phi for block in self._blocks])
 
     def gradient(self, G: RealArray) -> RealArray:
         """Sum ``dz' P`` over the images, (h, p), for a gradient by the features (b, h * m)."""
-        total: Any = sum(dz.T @ P for dz, P in self._pulled_back(G))
+        total: Any = sum(self._of_blocks(G, lambda dz, P: dz.T @ P))
         return total
 
     def factors(self, G: RealArray) -> tuple[RealArray, RealArray, int]:
@@ -239,17 +254,22 @@ class _Batch:
         S: Any = 0.0
         Q: Any = 0.0
         n_places = 0
-        for dz, P in self._pulled_back(G):
-            S, Q, n_places = S + dz.T @ dz, Q + P.T @ P, n_places + len(P)
+        for SS, QQ, n in self._of_blocks(G, lambda dz, P: (dz.T @ dz, P.T @ P, len(P))):
+            S, Q, n_places = S + SS, Q + QQ, n_places + n
         return S, Q, n_places
 
-    def _pulled_back(self, G: RealArray) -> Iterator[tuple[RealArray, RealArray]]:
-        """Give ``dz`` and ``P`` of each block, a row for each place."""
-        starts = range(0, len(G), self._size)
-        for start, block in zip(starts, self._blocks, strict=False):
+    def _of_blocks(
+        self, G: RealArray, function: Callable[[RealArray, RealArray], T]
+    ) -> Iterator[T]:
+        """Call a function of ``dz`` and ``P`` of each block, a row for each place, in order."""
+
+        def of_block(start: int) -> T:
+            block = self._blocks[start // self._size]
             dz = block.pull_back(G[start : start + self._size])
             P = block.P[: len(dz)]
-            yield dz.reshape(-1, dz.shape[-1]), P.reshape(-1, P.shape[-1])
+            return function(dz.reshape(-1, dz.shape[-1]), P.reshape(-1, P.shape[-1]))
+
+        return in_order(self._threads, of_block, range(0, len(G), self._size))
 
 
 class _Sums:
