@@ -32,13 +32,11 @@ from varpro_nn._typing import FloatArray, ImageArray, RealArray
 from varpro_nn.units.activations import sides
 from varpro_nn.units.contract import Units
 from varpro_nn.units.inputs import check_shape
-from varpro_nn.units.patches import PatchUnits
+from varpro_nn.units.patches import IMAGES, PatchUnits
 from varpro_nn.units.registry import with_n_units
 from varpro_nn.units.whitening import check_whitening, whitening_of
 from varpro_nn.units.windows import Windows, cell_bounds, sums_of_cells
 
-IMAGES = 64
-"""Images whose maps are computed at a time."""
 N_IMAGES = 2000
 """Images from whose maps the projection is learnt."""
 BLOCK = 2**22
@@ -90,8 +88,10 @@ class Maps:
 
     @cached_property
     def _layer(self) -> tuple["PatchUnits | UnitsOnMaps", RealArray]:
-        """Units and weights that compute the maps."""
-        return folded(self.units, self.W.astype(np.float64))
+        """Units that compute the maps, and their filters."""
+        units, W = folded(self.units, self.W.astype(np.float64))
+        top = _top(units) if isinstance(units, UnitsOnMaps) else units
+        return units, top.effective_filters(W)
 
     def __call__(self, images: ImageArray, dtype: Any = np.float32) -> RealArray:
         """Compute the projected maps of images.
@@ -133,33 +133,52 @@ class Maps:
             Means over the pixels of each cell, the lowest layer first. Within a layer they are
             ordered by side, row of cells, column of cells, unit.
         """
-        units, W = self._layer
-        W = W.astype(dtype)
+        lowest = self._lowest
         M = np.empty((len(images), *self.shape), dtype=dtype)
         columns = np.empty((len(images), self.n_columns(cells)), dtype=dtype)
         for start in range(0, len(images), IMAGES):
             rows = slice(start, start + IMAGES)
-            by_cells, columns[rows] = _with_cells(units, W, images[rows], cells)
-            maps = _as_maps(units, by_cells, len(W))
-            if self.whitening is None:
-                M[rows] = maps
-            else:
-                self._project(maps, M[rows])
+            maps, seen = self._block(lowest.innermost(images[rows], dtype), cells)
+            M[rows] = np.moveaxis(maps, -1, 0)
+            if cells:
+                columns[rows] = np.concatenate(seen, axis=1)
         return M, columns
 
-    def _project(self, maps: RealArray, M: RealArray) -> None:
-        """Fill ``M`` (b, d, rows, columns) with the projections of the windows of maps."""
+    @property
+    def _lowest(self) -> PatchUnits:
+        """Units of the lowest layer, which take the images."""
+        return self.units.below._lowest if isinstance(self.units, UnitsOnMaps) else self.units
+
+    def _block(self, X: RealArray, cells: int) -> tuple[RealArray, list[RealArray]]:
+        """Compute the result (d, rows, columns, b) for a block of images, which are innermost.
+
+        And the columns of each layer, the lowest first, if there are ``cells``.
+        """
+        units, filters = self._layer
+        seen: list[RealArray] = []
+        if isinstance(units, UnitsOnMaps):
+            X, seen = units.below._block(X, cells)
+            units = _top(units)
+        by_cells = units.cells(filters.astype(X.dtype, copy=False), X)
+        if cells:
+            seen.append(_in_larger_cells(by_cells, cells))
+        maps = by_cells.reshape(-1, *by_cells.shape[2:])
+        return (maps if self.whitening is None else self._project(maps)), seen
+
+    def _project(self, maps: RealArray) -> RealArray:
+        """Project the windows of maps (channels, rows, columns, b): (d, rows, columns, b)."""
         assert self.whitening is not None
         assert self.centre is not None
-        windows, dtype = self.windows, M.dtype
+        windows, b, dtype = self.windows, maps.shape[-1], maps.dtype
         whitening = self.whitening.astype(dtype)
-        shift = (self.whitening @ self.centre).astype(dtype)
-        innermost = np.ascontiguousarray(np.moveaxis(maps, 0, -1))
-        b = innermost.shape[-1]
+        shift = (self.whitening @ self.centre).astype(dtype)[:, None]
+        projected = np.empty((*self.shape, b), dtype=dtype)
         P = np.empty((windows.n_pixels, windows.places[1], b), dtype=dtype)
-        for row, _ in windows.rows(innermost, P):
-            projected = whitening @ P.reshape(windows.n_pixels, -1) - shift[:, None]
-            M[:, :, row] = np.moveaxis(projected.reshape(len(shift), -1, b), -1, 0)
+        for row, _ in windows.rows(maps, P):
+            of_row = whitening @ P.reshape(windows.n_pixels, -1)
+            of_row -= shift
+            projected[:, row] = of_row.reshape(len(shift), -1, b)
+        return projected
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,36 +363,14 @@ def shape_of_maps(units: "PatchUnits | UnitsOnMaps", n_units: int) -> tuple[int,
     return (len(sides(units.activation)) * n_units, units.grid, units.grid)
 
 
-def maps_of(units: "PatchUnits | UnitsOnMaps", W: RealArray, images: ImageArray) -> RealArray:
-    """Compute the maps of a layer: its cells as pixels, (n, channels, rows, columns).
-
-    Channel ``s * h + i`` is side ``s`` of the activation of unit ``i``.
-    """
-    return _as_maps(units, units.features(W, images), len(W))
-
-
-def _as_maps(units: "PatchUnits | UnitsOnMaps", by_cells: RealArray, h: int) -> RealArray:
-    """Order the features of ``h`` units as maps."""
-    n, g = len(by_cells), units.grid
-    channels_last = by_cells.reshape(n, -1, g, g, h)  # sides, rows, columns, units
-    return np.moveaxis(channels_last, -1, 2).reshape(n, -1, g, g)
-
-
-def _with_cells(
-    units: "PatchUnits | UnitsOnMaps", W: RealArray, images: ImageArray, cells: int
-) -> tuple[RealArray, RealArray]:
-    """Compute the features of a layer; and the cells of the layers below, then of its own maps."""
-    top, inputs, columns = last_layer_and_below(seeing(units, cells), images, W.dtype)
-    by_cells = top.features(W, inputs)
-    if not cells:
-        return by_cells, columns
-    bounds = cell_bounds(units.grid, cells)
-    A = by_cells.reshape(len(images), -1, units.grid, units.grid, len(W))
+def _in_larger_cells(by_cells: RealArray, cells: int) -> RealArray:
+    """Means of (sides, h, grid, grid, b) over larger cells, (b, sides * cells * cells * h)."""
+    bounds = cell_bounds(by_cells.shape[2], cells)
+    A = by_cells
     for axis in (2, 3):
         A = sums_of_cells(A, bounds, axis)
-    n_pixels = np.multiply.outer(np.diff(bounds), np.diff(bounds))[:, :, None]
-    means = (A / n_pixels.astype(A.dtype)).reshape(len(images), -1)
-    return by_cells, np.concatenate([columns, means], axis=1)
+    A /= np.multiply.outer(np.diff(bounds), np.diff(bounds))[..., None].astype(A.dtype)
+    return A.transpose(4, 0, 2, 3, 1).reshape(A.shape[-1], -1)
 
 
 def _top(units: UnitsOnMaps) -> PatchUnits:
@@ -432,7 +429,7 @@ def learn_maps(
     W = np.ascontiguousarray(W, np.float32)
     shape = shape_of_maps(units, len(W))
     on_windows = PatchUnits("dense", shape, 1, window, grid=1)
-    maps = maps_of(units, W, _some(images, rng, N_IMAGES))
+    maps = Maps(units, W, 1, None, None)(_some(images, rng, N_IMAGES))
     check_whitening(on_windows, epsilon, n_components)
     centre, covariance = _moments(on_windows, maps, rng)
     square = float(np.trace(covariance) / len(centre) + np.mean(centre**2))

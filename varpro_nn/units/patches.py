@@ -164,18 +164,33 @@ class PatchUnits:
 
     def features(self, W: RealArray, inputs: ImageArray) -> RealArray:
         """Activations, pooled, (n, h * m)."""
-        X = self._images(inputs, W.dtype)
+        n, g, h = len(inputs), self.grid, len(W)
         filters = self.effective_filters(W)
-        h, n_rows_of_cells = len(W), self.grid
-        Phi = np.empty((len(X), len(self._sides), n_rows_of_cells, self.grid, h), dtype=W.dtype)
-        for start in range(0, len(X), IMAGES):
-            rows = slice(start, min(start + IMAGES, len(X)))
-            innermost = np.ascontiguousarray(np.moveaxis(X[rows], 0, -1))
-            self._block(filters, innermost, Phi[rows])
-        return Phi.reshape(len(X), -1)
+        Phi = np.empty((n, len(self._sides), g, g, h), dtype=W.dtype)
+        for start in range(0, n, IMAGES):
+            rows = slice(start, start + IMAGES)
+            cells = self.cells(filters, self.innermost(inputs[rows], W.dtype))
+            Phi[rows] = cells.transpose(4, 0, 2, 3, 1)
+        return Phi.reshape(n, -1)
 
-    def _block(self, filters: RealArray, X: RealArray, Phi: RealArray) -> None:
-        """Fill ``Phi`` (b, sides, grid, grid, h) from images (channels, rows, columns, b)."""
+    def innermost(self, inputs: ImageArray, dtype: Any) -> RealArray:
+        """Intensities of ``inputs``, (channels, rows, columns, n), as :meth:`cells` takes them."""
+        return np.ascontiguousarray(np.moveaxis(self._images(inputs, dtype), 0, -1))
+
+    def cells(self, filters: RealArray, X: RealArray) -> RealArray:
+        """Means of the activations over cells, of a block of images.
+
+        Parameters
+        ----------
+        filters : ndarray, shape (h, n_pixels + 1)
+            Of :meth:`effective_filters`.
+        X : ndarray, shape (channels, rows, columns, b)
+            Contiguous.
+
+        Returns
+        -------
+        ndarray, shape (sides, h, grid, grid, b)
+        """
         b, d, dtype = X.shape[-1], self.windows.n_pixels, X.dtype
         n_columns = self.windows.places[1]
         h, activation = len(filters), self._sides
@@ -188,6 +203,7 @@ class PatchUnits:
         sums = np.zeros((len(activation), h, n_columns, b), dtype=dtype)
         flat_sums = sums.reshape(len(activation), h, -1)
         bounds = self.windows.bounds(0)
+        pooled = np.empty((len(activation), h, self.grid, self.grid, b), dtype=dtype)
         for row, cell in self.windows.rows(X, P[:-1]):
             if self.contrast is not None:
                 _normalise(flat[:-1], self.contrast)
@@ -204,14 +220,15 @@ class PatchUnits:
                     if not first:
                         target += value
             if row == bounds[cell + 1] - 1:
-                Phi[:, :, cell] = self._pool(sums, row + 1 - bounds[cell])
+                pooled[:, :, cell] = self._pool(sums, row + 1 - bounds[cell])
+        return pooled
 
     def _pool(self, sums: RealArray, n_rows: int) -> RealArray:
-        """Means over the cells of one row of cells: (b, sides, grid, h)."""
+        """Means over the cells of one row of cells: (sides, h, grid, b)."""
         bounds = self.windows.bounds(1)
-        pooled = sums_of_cells(sums, bounds, axis=2)  # (sides, h, grid, b)
+        pooled = sums_of_cells(sums, bounds, axis=2)
         pooled /= (n_rows * np.diff(bounds))[:, None].astype(sums.dtype)
-        return pooled.transpose(3, 0, 2, 1)
+        return pooled
 
     def features_and_derivative(
         self, W: RealArray, inputs: ImageArray
