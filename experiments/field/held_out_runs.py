@@ -1,0 +1,70 @@
+"""Any settings on held-out training images.
+
+``python -m experiments.field.held_out_runs DATASET --run "--recipe default" --run "--n-units 96"``
+trains a row for each ``--run``, which has settings as the command ``varpro_nn.train`` takes them.
+The last 10,000 training images measure; the test images are not read. So sizes and other settings
+of a recipe can be chosen. ``--n-train`` takes the first of the other images, and ``--seeds N``
+trains each row with N seeds. Prints a Markdown table; the last line is JSON.
+"""
+
+import argparse
+import shlex
+from typing import Any
+
+from experiments.field.accuracy import mean, summary
+from experiments.shared.held_out import held_out
+from experiments.shared.ledger import print_last_line
+from experiments.shared.options import parser, whole_number
+from experiments.shared.runs import run_rows
+from experiments.shared.tables import print_table
+from varpro_nn import load
+from varpro_nn.train import SETTINGS, build_parser
+
+
+def settings_in(text: str) -> dict[str, Any]:
+    """Read settings, and perhaps a recipe, from options of the command that trains."""
+    try:
+        given, unknown = build_parser().parse_known_args(["digits", *shlex.split(text)])
+    except SystemExit as error:  # what is wrong was printed
+        msg = f"got {text!r}"
+        raise argparse.ArgumentTypeError(msg) from error
+    if unknown:
+        msg = f"unknown options {' '.join(unknown)} in {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    found = {name: value for name, value in vars(given).items() if name in SETTINGS}
+    return found | ({"recipe": given.recipe} if given.recipe else {})
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("dataset", choices=("mnist", "fashion-mnist", "cifar10", "digits"))
+    options.add_argument(
+        "--run", action="append", type=settings_in, required=True, metavar="SETTINGS", dest="runs",
+        help="settings of a row, in quotes, as options of varpro_nn.train",
+    )  # fmt: skip
+    options.add_argument("--n-train", type=whole_number(1), help="training images; all")
+    options.add_argument("--seeds", type=whole_number(1), default=1, help="seeds of each row; 1")
+    args = options.parse_args()
+    data = held_out(load(args.dataset, args.data_dir), args.n_train, quick=args.quick)
+    assert data.test is not None  # the images that are held out
+    rows, cells = [], []
+    for settings in args.runs:
+        name = ", ".join(f"{option}={value}" for option, value in settings.items()) or "as it is"
+        seeds = range(args.seed, args.seed + args.seeds)
+        of_seeds = {f"{name}, seed {seed}": settings | {"seed": seed} for seed in seeds}
+        metrics = [found for _, found in run_rows(of_seeds, data, args, args.dataset)]
+        rows.append({"settings": settings, "runs": metrics})
+        cells.append({
+            "settings": name,
+            "parameters": f"{metrics[0]['n_parameters']:,}",
+            "accuracy on held-out training images": summary(metrics),
+            "training accuracy": f"{metrics[0]['train_accuracy']:.4f}",
+            "CPU s": mean(metrics, "training_cpu_seconds"),
+        })  # fmt: skip
+    n_train, n_held = len(data.train), len(data.test)
+    print_table(cells, f"{args.dataset}, {n_train:,} training images, the last {n_held:,} held out")
+    print_last_line({"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
