@@ -18,8 +18,8 @@ from varpro_nn.units import Units, UnitsOnMaps
 
 MAPS_BYTES = 2**32
 """Larger maps are in a temporary file, and read from it as they are needed."""
-AT_A_TIME = 1024
-"""Images whose maps are made before they go to the file. It is a multiple of the images that
+AT_A_TIME = 256
+"""Images whose maps a thread makes at a time. It is a multiple of the images that
 ``Maps`` takes, so no bit of a map depends on where it is kept."""
 
 
