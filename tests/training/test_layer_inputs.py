@@ -97,4 +97,4 @@ def test_the_estimate_counts_the_file_and_not_the_memory(digits, monkeypatch):
     assert names[:2] == ["first layer", "sub-networks"]
     # Beside the first layer, because the memory of this process has changed meanwhile.
     more = [found.steps[1].memory_mib - found.steps[0].memory_mib for found in (in_memory, in_file)]
-    assert more[0] - more[1] == pytest.approx(of_maps * (1 - 1024 / 60_000))
+    assert more[0] - more[1] == pytest.approx(of_maps * (1 - module.AT_A_TIME / 60_000))
