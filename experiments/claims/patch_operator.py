@@ -119,7 +119,8 @@ def by_rows(units: PatchUnits, F: RealArray, X: RealArray) -> RealArray:
     flat = P.reshape(len(P), -1)
     S = np.empty((rows, len(F), columns, len(X)), dtype=X.dtype)
     innermost = np.ascontiguousarray(np.moveaxis(X, 0, -1))
-    for row, _ in windows.rows(innermost, P[:-1]):
+    for row in range(windows.places[0]):
+        windows.collect_rows(innermost, slice(row, row + 1), P[:-1, None])
         for start in range(0, len(F), TILE):
             tile = slice(start, start + TILE)
             np.matmul(F[tile], flat, out=S[row, tile].reshape(-1, flat.shape[1]))

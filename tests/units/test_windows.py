@@ -5,6 +5,7 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
+from varpro_nn.units import windows as module
 from varpro_nn.units.windows import Windows, cell_bounds, sums_of_cells
 
 CASES = [
@@ -73,27 +74,33 @@ def test_collecting_is_a_matrix_of_zeros_and_ones(windows, rng):
     assert_allclose(operator.T @ np.ones(collected.size), held.ravel())
 
 
+@pytest.mark.parametrize("n_rows", [1, 2, 3])
 @EVERY_CASE
-def test_rows_are_the_same_windows(windows, rng):
+def test_rows_are_the_same_windows(windows, n_rows, rng, monkeypatch):
     dtype = np.float64 if len(windows.image_shape) == 2 else np.float32
     images = rng.random((4, *windows.image_shape)).astype(dtype)
     channels = images.reshape(4, -1, *windows.image_shape[-2:])
     innermost = np.ascontiguousarray(np.moveaxis(channels, 0, -1))
     before = innermost.copy()
-    n_rows, n_columns = windows.places
-    out = np.full((windows.n_pixels, n_columns, 4), np.nan, dtype=dtype)
+    n_columns = windows.places[1]
+    monkeypatch.setattr(module, "BAND", n_rows * n_columns * 4 + 1)
     collected = windows.collect(images)
     assert collected.dtype == dtype
     number = {
         place: i for i, place in enumerate(place for cell in placed(windows) for place in cell)
     }
     seen = []
-    for row, cell in windows.rows(innermost, out):
-        seen.append(row)
-        assert windows.bounds(0)[cell] <= row < windows.bounds(0)[cell + 1]
-        for column in range(n_columns):
-            assert_array_equal(out[:, column].T, collected[:, number[row, column]])
-    assert seen == list(range(n_rows))
+    for cell, band in windows.bands(n_columns * 4):
+        size = band.stop - band.start
+        assert 1 <= size <= n_rows
+        assert windows.bounds(0)[cell] <= band.start < band.stop <= windows.bounds(0)[cell + 1]
+        out = np.full((windows.n_pixels, size, n_columns, 4), np.nan, dtype=dtype)
+        windows.collect_rows(innermost, band, out)
+        for place, row in enumerate(range(band.start, band.stop)):
+            seen.append(row)
+            for column in range(n_columns):
+                assert_array_equal(out[:, place, column].T, collected[:, number[row, column]])
+    assert seen == list(range(windows.places[0]))
     assert_array_equal(innermost, before)
 
 

@@ -173,11 +173,13 @@ class Maps:
         whitening = self.whitening.astype(dtype)
         shift = (self.whitening @ self.centre).astype(dtype)[:, None]
         projected = np.empty((*self.shape, b), dtype=dtype)
-        P = np.empty((windows.n_pixels, windows.places[1], b), dtype=dtype)
-        for row, _ in windows.rows(maps, P):
-            of_row = whitening @ P.reshape(windows.n_pixels, -1)
-            of_row -= shift
-            projected[:, row] = of_row.reshape(len(shift), -1, b)
+        for _, rows in windows.bands(windows.places[1] * b):
+            shape = (rows.stop - rows.start, windows.places[1], b)
+            P = np.empty((windows.n_pixels, *shape), dtype=dtype)
+            windows.collect_rows(maps, rows, P)
+            of_rows = whitening @ P.reshape(windows.n_pixels, -1)
+            of_rows -= shift
+            projected[:, rows] = of_rows.reshape(-1, *shape)
         return projected
 
 

@@ -17,6 +17,7 @@ derivative holds the windows of ``DERIVATIVE_IMAGES`` images.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from varpro_nn.data.images import intensities
 from varpro_nn.units.activations import Side, sides
 from varpro_nn.units.inputs import check_shape, pixels_of
 from varpro_nn.units.scalarisation import Scalarisation
-from varpro_nn.units.windows import Windows, sums_of_cells
+from varpro_nn.units.windows import Windows, cell_sizes, sums_of_cells
 
 DRAWS = ("gaussian", "windows")
 """What ``init`` may take as filters."""
@@ -194,40 +195,50 @@ class PatchUnits:
         b, d, dtype = X.shape[-1], self.windows.n_pixels, X.dtype
         n_columns = self.windows.places[1]
         h, activation = len(filters), self._sides
-        P = np.empty((d + 1, n_columns, b), dtype=dtype)
-        P[-1] = 1.0
-        flat = P.reshape(d + 1, -1)
-        most = max(TILE, PRODUCT // flat.shape[1])
-        z = np.empty((min(most, h), flat.shape[1]), dtype=dtype)
-        scratch = np.empty_like(z) if len(activation) > 1 else z
+        bands = list(self.windows.bands(n_columns * b))
+        n_rows = max(rows.stop - rows.start for _, rows in bands)
+        most = max(TILE, PRODUCT // (n_rows * n_columns * b))
+        memory = np.empty((d + 1) * n_rows * n_columns * b, dtype=dtype)
+        z_memory = np.empty(min(most, h) * n_rows * n_columns * b, dtype=dtype)
+        scratch = np.empty_like(z_memory) if len(activation) > 1 else z_memory
         sums = np.zeros((len(activation), h, n_columns, b), dtype=dtype)
         flat_sums = sums.reshape(len(activation), h, -1)
         bounds = self.windows.bounds(0)
         pooled = np.empty((len(activation), h, self.grid, self.grid, b), dtype=dtype)
-        for row, cell in self.windows.rows(X, P[:-1]):
+        for cell, rows in bands:
+            shape = (rows.stop - rows.start, n_columns, b)
+            n = prod(shape)
+            P = memory[: (d + 1) * n].reshape(d + 1, n)
+            self.windows.collect_rows(X, rows, P[:-1].reshape(d, *shape))
+            P[-1] = 1.0
             if self.contrast is not None:
-                _normalise(flat[:-1], self.contrast)
-            first = row == bounds[cell]
+                _normalise(P[:-1], self.contrast)
+            first, alone = rows.start == bounds[cell], shape[0] == 1
             for begin in range(0, h, most):
                 tile = slice(begin, min(begin + most, h))
                 size = tile.stop - begin
-                np.matmul(filters[tile], flat, out=z[:size])
+                z = np.matmul(filters[tile], P, out=z_memory[: size * n].reshape(size, n))
                 for number, side in enumerate(activation):
-                    last = number == len(activation) - 1
                     target = flat_sums[number, tile]
-                    work = target if first else (z if last else scratch)[:size]
-                    value = side.apply(z[:size], work)
-                    if not first:
-                        target += value
-            if row == bounds[cell + 1] - 1:
-                pooled[:, :, cell] = self._pool(sums, row + 1 - bounds[cell])
+                    if first and alone:
+                        side.apply(z, target)
+                        continue
+                    last = number == len(activation) - 1
+                    value = side.apply(z, z if last else scratch[: size * n].reshape(size, n))
+                    of_rows = value.reshape(size, shape[0], -1)
+                    if first:
+                        np.copyto(target, of_rows[:, 0])
+                    for row in range(int(first), shape[0]):
+                        target += of_rows[:, row]
+            if rows.stop == bounds[cell + 1]:
+                pooled[:, :, cell] = self._pool(sums, rows.stop - bounds[cell])
         return pooled
 
     def _pool(self, sums: RealArray, n_rows: int) -> RealArray:
         """Means over the cells of one row of cells: (sides, h, grid, b)."""
         bounds = self.windows.bounds(1)
         pooled = sums_of_cells(sums, bounds, axis=2)
-        pooled /= (n_rows * np.diff(bounds))[:, None].astype(sums.dtype)
+        pooled /= (n_rows * cell_sizes(bounds))[:, None].astype(sums.dtype)
         return pooled
 
     def features_and_derivative(

@@ -3,7 +3,7 @@
 Collecting the windows of an image is a linear map with entries 0 and 1. The units use two fast
 forms of it, one for each direction of the work:
 
-- :meth:`Windows.rows` has the images innermost: a row of windows is ``window ** 2`` runs of long
+- :meth:`Windows.collect_rows` has the images innermost: windows are ``window ** 2`` runs of long
   contiguous copies, and stays in cache. Features are made so.
 - :meth:`Windows.collect` has the pixels of a window innermost and the windows of one cell side
   by side: a derivative sums over the windows of a cell, a small matrix product.
@@ -16,10 +16,12 @@ from itertools import pairwise
 from math import prod
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from varpro_nn._typing import RealArray
+
+BAND = 512
+"""Numbers, for each pixel of a window, of the rows of places that are worked on together."""
 
 
 @lru_cache(maxsize=256)
@@ -33,17 +35,38 @@ def cell_bounds(n_places: int, n_cells: int) -> NDArray[np.int64]:
     return bounds
 
 
+@lru_cache(maxsize=256)
+def _sizes(n_places: int, n_cells: int) -> NDArray[np.int64]:
+    sizes = np.diff(cell_bounds(n_places, n_cells))
+    sizes.setflags(write=False)
+    return sizes
+
+
+def cell_sizes(bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the places of each cell; ``bounds`` comes from :func:`cell_bounds`."""
+    return _sizes(int(bounds[-1]), len(bounds) - 1)
+
+
+@lru_cache(maxsize=256)
+def _places_of_cells(
+    n_places: int, n_cells: int
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], NDArray[np.int64]]:
+    """First places of all cells, second ones and so on; the larger cells, and their last places."""
+    bounds, sizes = cell_bounds(n_places, n_cells), _sizes(n_places, n_cells)
+    each = [bounds[:-1] + place for place in range(sizes.min())]
+    larger = np.flatnonzero(sizes > sizes.min())  # by one place
+    return each, larger, bounds[larger + 1] - 1
+
+
 def sums_of_cells(values: RealArray, bounds: NDArray[np.int64], axis: int) -> RealArray:
     """Sum up the places of each cell along an axis; ``bounds`` comes from :func:`cell_bounds`."""
-    starts, sizes = bounds[:-1], np.diff(bounds)
     # The first place of every cell, then the second, and so on: faster than np.add.reduceat.
-    sums = values.take(starts, axis)
-    for place in range(1, sizes.min()):
-        sums += values.take(starts + place, axis)
-    larger = np.flatnonzero(sizes > sizes.min())
-    if larger.size:  # by one place
-        last = values.take(bounds[larger + 1] - 1, axis)
-        np.moveaxis(sums, axis, 0)[larger] += np.moveaxis(last, axis, 0)
+    (first, *others), larger, last = _places_of_cells(int(bounds[-1]), len(bounds) - 1)
+    sums = values.take(first, axis)
+    for places in others:
+        sums += values.take(places, axis)
+    if larger.size:
+        sums[(slice(None),) * axis + (larger,)] += values.take(last, axis)
     return sums
 
 
@@ -111,33 +134,41 @@ class Windows:
         taken = np.take(X.reshape(len(X), -1), self._order[0], axis=1, mode="clip")
         return taken.reshape(len(X), -1, self.n_pixels)
 
-    def rows(self, X: RealArray, out: RealArray) -> Iterator[tuple[int, int]]:
-        """Collect one row of places after the other.
+    def bands(self, n_values: int) -> Iterator[tuple[int, slice]]:
+        """Cut the rows of places into bands that are worked on at a time.
+
+        Parameters
+        ----------
+        n_values : int
+            Numbers of one row of places, for each pixel of a window.
+
+        Yields
+        ------
+        cell : int
+            Number of a row of cells.
+        rows : slice
+            Rows of places in it: as many as have :data:`BAND` numbers together, at least one.
+        """
+        n_rows = max(1, BAND // n_values)
+        for cell, (top, bottom) in enumerate(pairwise(self.bounds(0).tolist())):
+            for start in range(top, bottom, n_rows):
+                yield cell, slice(start, min(start + n_rows, bottom))
+
+    def collect_rows(self, X: RealArray, rows: slice, out: RealArray) -> None:
+        """Collect the windows of some rows of places.
 
         Parameters
         ----------
         X : ndarray, shape (channels, rows, columns, b)
             Images innermost, contiguous.
-        out : ndarray, shape (n_pixels, columns of places, b)
-            Takes the windows of one row.
-
-        Yields
-        ------
-        row, cell : int
-            Number of the row of places, and of the row of cells that it falls into.
+        rows : slice
+        out : ndarray, shape (n_pixels, rows, columns of places, b)
+            Takes the windows; contiguous.
         """
-        n_rows, n_columns = self.places
-        b = X.shape[-1]
+        _, n_rows, n_columns, b = out.shape
         c, y, x, s = X.strides
-        step = self.stride
-        views = as_strided(
-            X,
-            (n_rows, X.shape[0], self.window, self.window, n_columns, b),
-            (y * step, c, y, x, x * step, s),
-            writeable=False,
-        )
-        target = out.reshape(views.shape[1:])
-        cell_of_row = np.repeat(np.arange(self.grid), np.diff(self.bounds(0)))
-        for row in range(n_rows):
-            np.copyto(target, views[row])
-            yield row, int(cell_of_row[row])
+        views: RealArray = np.ndarray(  # as_strided takes longer than the copy of one image
+            (X.shape[0], self.window, self.window, n_rows, n_columns, b), X.dtype, X,
+            rows.start * self.stride * y, (c, y, x, y * self.stride, x * self.stride, s),
+        )  # fmt: skip
+        np.copyto(out.reshape(views.shape), views)
