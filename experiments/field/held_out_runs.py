@@ -2,14 +2,16 @@
 
 ``python -m experiments.field.held_out_runs DATASET --run "--recipe default" --run "--n-units 96"``
 trains a row for each ``--run``, which has settings as the command ``varpro_nn.train`` takes them.
-The last 10,000 training images measure; the test images are not read. So sizes and other settings
-of a recipe can be chosen. ``--n-train`` takes the first of the other images, and ``--seeds N``
+The last 10,000 training images, at most a third, measure; the test images are not read. So sizes
+and other settings of a recipe can be chosen. ``--n-train`` takes the first of the other images, and ``--seeds N``
 trains each row with N seeds. Prints a Markdown table; the last line is JSON.
 """
 
 import argparse
 import shlex
 from typing import Any
+
+import numpy as np
 
 from experiments.field.accuracy import mean, summary
 from experiments.shared.held_out import held_out
@@ -19,20 +21,27 @@ from experiments.shared.runs import run_rows
 from experiments.shared.tables import print_table
 from varpro_nn import load
 from varpro_nn.train import SETTINGS, build_parser
+from varpro_nn.training.recipes import RECIPES
 
 
 def settings_in(text: str) -> dict[str, Any]:
     """Read settings, and perhaps a recipe, from options of the command that trains."""
+    parser_of_training = build_parser()
     try:
-        given, unknown = build_parser().parse_known_args(["digits", *shlex.split(text)])
+        given, unknown = parser_of_training.parse_known_args(["digits", *shlex.split(text)])
     except SystemExit as error:  # what is wrong was printed
         msg = f"got {text!r}"
         raise argparse.ArgumentTypeError(msg) from error
-    if unknown:
-        msg = f"unknown options {' '.join(unknown)} in {text!r}"
+    plain = vars(parser_of_training.parse_args(["digits"]))
+    chosen = {n: v for n, v in vars(given).items() if n not in plain or v != plain[n]}
+    settings = {name: value for name, value in chosen.items() if name in SETTINGS}
+    recipe = {"recipe": given.recipe} if given.recipe in RECIPES else {}
+    others = sorted(set(chosen) - set(settings) - set(recipe))
+    if unknown or others or "seed" in settings:
+        wrong = " ".join([*unknown, *others, *(["seed"] if "seed" in settings else [])])
+        msg = f"{wrong} in {text!r}: give settings of TrainConfig but the seed, or a recipe"
         raise argparse.ArgumentTypeError(msg)
-    found = {name: value for name, value in vars(given).items() if name in SETTINGS}
-    return found | ({"recipe": given.recipe} if given.recipe else {})
+    return settings | recipe
 
 
 def main() -> None:
@@ -58,7 +67,7 @@ def main() -> None:
             "settings": name,
             "parameters": f"{metrics[0]['n_parameters']:,}",
             "accuracy on held-out training images": summary(metrics),
-            "training accuracy": f"{metrics[0]['train_accuracy']:.4f}",
+            "training accuracy": f"{np.mean([m['train_accuracy'] for m in metrics]):.4f}",
             "CPU s": mean(metrics, "training_cpu_seconds"),
         })  # fmt: skip
     n_train, n_held = len(data.train), len(data.test)

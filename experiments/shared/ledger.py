@@ -105,7 +105,7 @@ def _text(key: Any) -> str:
 LATER = {
     name: value
     for name, value in TrainConfig().options().items()
-    if name in ("batch_size", "class_weight", "refit", "training_grid")
+    if name in ("batch_size", "cells_below", "class_weight", "refit", "training_grid")
     or name.startswith(("first_", "middle_"))
 }
 """Settings that came after the first rows, with the values that say: as before."""

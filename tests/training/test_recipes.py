@@ -429,10 +429,13 @@ class TestStacks:
         one = configure(name, data=data, first_units=None)
         assert one.first.n_units is None
         others = [{"contrast": 0.1}, {"stride": 2}, {"training_stride": 2}, {"scheme": "stages"}]
-        for given in (*others, {"loss": "cross-entropy"}):
+        others += [{"loss": "cross-entropy"}, {"n_components": None}, {"form": "reduced"}]
+        others += [{"whitening": None, "n_components": None}, {"jacobian": "full"}]
+        for given in (*others, {"n_subnetworks": one.subnetworks.n_subnetworks}):
             config = configure(name, data=data, **given)
             assert config.first.n_units is None
             assert config.units.window == one.units.window
+        assert configure(name, data=data, window=7).first.n_units is None
         bilinear = configure(name, data=data, units="bilinear")
         assert (bilinear.first.n_units, bilinear.recipe) == (None, "bilinear")
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from varpro_nn._arrays import plain_array
 from varpro_nn._io import archive
-from varpro_nn._typing import FloatArray, ImageArray, LabelArray, RealArray
+from varpro_nn._typing import FloatArray, ImageArray, LabelArray
 from varpro_nn.data.images import check_images
 from varpro_nn.data.preparation import Preparation
 from varpro_nn.data.unlabelled import read_images
@@ -30,10 +29,10 @@ from varpro_nn.units import (
     units_from_spec,
     with_n_units,
 )
-from varpro_nn.units.maps import folded, n_columns_below, shape_of_maps
+from varpro_nn.units.maps import n_columns_below, shape_of_maps
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Network:
     """A trained image classifier.
 
@@ -152,11 +151,6 @@ class Network:
         learnt = sum(array.size for array in self._learnt.values())
         return self.W.size + self.A.size + learnt
 
-    @cached_property
-    def _folded(self) -> tuple[Units, RealArray]:
-        """Units and weights that compute the features."""
-        return folded(self.units, self.W)
-
     @property
     def _learnt(self) -> Mapping[str, FloatArray]:
         """Arrays of the units, as of their whitening."""
@@ -208,13 +202,12 @@ class Network:
         ndarray of float64, shape (n, k)
         """
         views = VIEWS[self.views]
-        units, W = self._folded
         blocks = block_slices(len(images), len(self.A))
         outputs = np.zeros((len(images), len(self.classes)))
         with thread_pool(n_jobs) as threads:
             for view in views:
                 for rows, Phi in feature_blocks(
-                    units, W, images, threads, blocks=blocks, view=view
+                    self.units, self.W, images, threads, blocks=blocks, view=view
                 ):
                     outputs[rows] += (Phi @ self.A[:-1] + self.A[-1]) / len(views)
         return outputs

@@ -309,12 +309,14 @@ def _measured(
 
 
 def _train_accuracy(network: Network, training: TrainingSet, n_jobs: int) -> float:
-    """Accuracy on training images, evenly spaced ones if there are many."""
-    images = training.images
-    n = min(len(images), MEASURED, max(1, MEASURED_BYTES // images[:1].nbytes))
-    rows = np.linspace(0, len(images) - 1, n).round().astype(np.int64)
+    """Accuracy on training images, on a random sample if there are many."""
+    images: Any = training.images
     labels: Any = training.targets
-    return accuracy(network.predict_codes(images[rows], n_jobs=n_jobs), labels[rows])
+    most = min(MEASURED, max(1, MEASURED_BYTES // images[:1].nbytes))
+    if len(images) > most:
+        rows = np.sort(np.random.default_rng(0).choice(len(images), most, replace=False))
+        images, labels = images[rows], labels[rows]
+    return accuracy(network.predict_codes(images, n_jobs=n_jobs), labels)
 
 
 def _check_scale(training: TrainingSet, images: ImageSet, subset: str) -> None:

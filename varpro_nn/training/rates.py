@@ -120,7 +120,7 @@ def typical_units(units: Units, of_one: Units, images: ImageArray, _: Augmentati
     def features(of: Units) -> float:
         n_filtered, n_places = pixels, 1
         if isinstance(of, UnitsOnMaps):
-            whole, _ = folded(of, np.empty((0, of.n_weights)))
+            whole, _ = folded(of, np.zeros((1, of.n_weights)))
             return features(whole.units) + maps(whole) / of.n_units
         if isinstance(of, PatchUnits):
             n_filtered, n_places = of.windows.n_pixels + 1, prod(of.windows.places)

@@ -11,7 +11,13 @@ from varpro_nn._warn import warn_user
 from varpro_nn.data import Dataset
 from varpro_nn.data.augmentation import Augmentation
 from varpro_nn.data.images_on_disk import ImagesOnDisk
-from varpro_nn.training.config import REMOVED, RENAMED, FirstLayerSettings, TrainConfig
+from varpro_nn.training.config import (
+    REMOVED,
+    RENAMED,
+    FirstLayerSettings,
+    MiddleLayerSettings,
+    TrainConfig,
+)
 from varpro_nn.units import ACTIVATIONS
 from varpro_nn.units.activations import sides
 
@@ -158,8 +164,10 @@ one layer.
 """
 _REQUIRED_ON_MAPS: dict[str, Any] = {
     "contrast": None, "stride": 1, "training_stride": None, "scalarisation": "dense",
-    "loss": "squares",
+    "loss": "squares", "form": "auto", "jacobian": "kaufman", "n_stages": 1,
 }  # fmt: skip
+_NEEDED_ON_MAPS = ("whitening", "n_components")
+"""Settings that may not be None with units on maps."""
 MOST_FOR_CROSS_ENTROPY = 20
 """With more classes, units are trained with squares unless the loss is given.
 
@@ -271,7 +279,13 @@ def _stack(data: str, recipe: str, overrides: Mapping[str, Any]) -> dict[str, An
     """Take the settings of a recipe of several layers, unless the overrides are of one layer."""
     stack = STACKS.get(data, {}).get(recipe, {})
     fits = all(overrides.get(name, value) == value for name, value in _REQUIRED_ON_MAPS.items())
+    fits &= all(overrides.get(name, ...) is not None for name in _NEEDED_ON_MAPS)
     has_first = overrides.get("first_units", ...) is not None
+    if "first_units" not in overrides:
+        # Sub-networks, and windows that are larger than the maps, are of a layer on images.
+        window, most = overrides.get("window", 1), MiddleLayerSettings().grid
+        in_parts = overrides.get("n_subnetworks", 1) != 1 and "solver" not in overrides
+        fits &= not in_parts and not (isinstance(window, Integral) and int(window) > most)
     return stack if fits and has_first and overrides.get("scheme") != "stages" else {}
 
 

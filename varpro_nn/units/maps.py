@@ -21,13 +21,13 @@ are additional columns of ``Phi``, which do not depend on the weights of the uni
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from varpro_nn._arrays import plain_array
 from varpro_nn._typing import FloatArray, ImageArray, RealArray
 from varpro_nn.units.activations import sides
 from varpro_nn.units.contract import Units
@@ -86,13 +86,6 @@ class Maps:
             return shape_of_maps(self.units, len(self.W))
         return (len(self.whitening), *self.windows.places)
 
-    @cached_property
-    def _layer(self) -> tuple["PatchUnits | UnitsOnMaps", RealArray]:
-        """Units that compute the maps, and their filters."""
-        units, W = folded(self.units, self.W.astype(np.float64))
-        top = _top(units) if isinstance(units, UnitsOnMaps) else units
-        return units, top.effective_filters(W)
-
     def __call__(self, images: ImageArray, dtype: Any = np.float32) -> RealArray:
         """Compute the projected maps of images.
 
@@ -133,42 +126,35 @@ class Maps:
             Means over the pixels of each cell, the lowest layer first. Within a layer they are
             ordered by side, row of cells, column of cells, unit.
         """
-        lowest = self._lowest
+        layers = self._layers(dtype)
+        lowest, _, _ = layers[0]
+        images = plain_array(images, "inputs")
         M = np.empty((len(images), *self.shape), dtype=dtype)
         columns = np.empty((len(images), self.n_columns(cells)), dtype=dtype)
         for start in range(0, len(images), IMAGES):
             rows = slice(start, start + IMAGES)
-            maps, seen = self._block(lowest.innermost(images[rows], dtype), cells)
+            maps, seen = lowest.innermost(images[rows], dtype), []
+            for units, filters, fixed in layers:
+                by_cells = units.cells(filters, maps)
+                if cells:
+                    seen.append(_in_larger_cells(by_cells, cells))
+                maps = fixed._projected(by_cells.reshape(-1, *by_cells.shape[2:]))
             M[rows] = np.moveaxis(maps, -1, 0)
             if cells:
                 columns[rows] = np.concatenate(seen, axis=1)
         return M, columns
 
-    @property
-    def _lowest(self) -> PatchUnits:
-        """Units of the lowest layer, which take the images."""
-        return self.units.below._lowest if isinstance(self.units, UnitsOnMaps) else self.units
+    def _layers(self, dtype: Any) -> list[tuple[PatchUnits, RealArray, "Maps"]]:
+        """Units of each layer, the lowest first, their filters, and what projects their maps."""
+        units, W = folded(self.units, self.W.astype(np.float64))
+        below = units.below._layers(dtype) if isinstance(units, UnitsOnMaps) else []
+        top = _top(units) if isinstance(units, UnitsOnMaps) else units
+        return [*below, (top, top.effective_filters(W).astype(dtype), self)]
 
-    def _block(self, X: RealArray, cells: int) -> tuple[RealArray, list[RealArray]]:
-        """Compute the result (d, rows, columns, b) for a block of images, which are innermost.
-
-        And the columns of each layer, the lowest first, if there are ``cells``.
-        """
-        units, filters = self._layer
-        seen: list[RealArray] = []
-        if isinstance(units, UnitsOnMaps):
-            X, seen = units.below._block(X, cells)
-            units = _top(units)
-        by_cells = units.cells(filters.astype(X.dtype, copy=False), X)
-        if cells:
-            seen.append(_in_larger_cells(by_cells, cells))
-        maps = by_cells.reshape(-1, *by_cells.shape[2:])
-        return (maps if self.whitening is None else self._project(maps)), seen
-
-    def _project(self, maps: RealArray) -> RealArray:
+    def _projected(self, maps: RealArray) -> RealArray:
         """Project the windows of maps (channels, rows, columns, b): (d, rows, columns, b)."""
-        assert self.whitening is not None
-        assert self.centre is not None
+        if self.whitening is None or self.centre is None:
+            return maps
         windows, b, dtype = self.windows, maps.shape[-1], maps.dtype
         whitening = self.whitening.astype(dtype)
         shift = (self.whitening @ self.centre).astype(dtype)[:, None]
@@ -417,12 +403,12 @@ def learn_maps(
     Raises
     ------
     TypeError
-        Units without a grid of cells.
+        Units of another class, also of one derived from these.
     ValueError
         ``window`` is larger than the maps, or ``epsilon`` or ``n_components`` is out of range.
     """
-    if not isinstance(units, PatchUnits | UnitsOnMaps):
-        msg = f"units must be patch units or units on maps, got {type(units).__name__}."
+    if type(units) not in (PatchUnits, UnitsOnMaps):  # a subclass may compute something else
+        msg = f"units must be PatchUnits or UnitsOnMaps, got {type(units).__name__}."
         raise TypeError(msg)
     check_shape(images, units.image_shape)
     if not 1 <= window <= units.grid:

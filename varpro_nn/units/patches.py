@@ -11,7 +11,7 @@ applies its activation, and takes the mean over the windows of each cell of a gr
 images (whitening, see :mod:`varpro_nn.units.whitening`). The linear parts of ``N`` are folded
 into the filters, so they cost nothing.
 
-Memory: features work on few images at a time, and on one row of windows of these (about 1 MB); a
+Memory: features work on few images at a time, and on some rows of windows of these; a
 derivative holds the windows of ``DERIVATIVE_IMAGES`` images.
 """
 
@@ -165,12 +165,13 @@ class PatchUnits:
 
     def features(self, W: RealArray, inputs: ImageArray) -> RealArray:
         """Activations, pooled, (n, h * m)."""
-        n, g, h = len(inputs), self.grid, len(W)
+        X = self._images(inputs, W.dtype)
+        n, g, h = len(X), self.grid, len(W)
         filters = self.effective_filters(W)
         Phi = np.empty((n, len(self._sides), g, g, h), dtype=W.dtype)
         for start in range(0, n, IMAGES):
             rows = slice(start, start + IMAGES)
-            cells = self.cells(filters, self.innermost(inputs[rows], W.dtype))
+            cells = self.cells(filters, np.ascontiguousarray(np.moveaxis(X[rows], 0, -1)))
             Phi[rows] = cells.transpose(4, 0, 2, 3, 1)
         return Phi.reshape(n, -1)
 

@@ -23,7 +23,14 @@ def test_rows_have_the_settings_that_are_given(run_script):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [("--n-unit-s 3", "unknown options --n-unit-s"), ("--n-units x", "got '--n-units x'")],
+    [
+        ("--n-unit-s 3", "--n-unit-s 3 in '--n-unit-s 3': give settings"),
+        ("--n-units x", "got '--n-units x'"),
+        ("--n-jobs 3", "n_jobs in"),
+        ("--glue-ridge 5", "glue_ridge in"),
+        ("--seed 3", "seed in"),
+        ("--recipe auto", "recipe in"),
+    ],
 )
 def test_settings_that_there_are_not(settings, message, run_script, capsys):
     with pytest.raises(SystemExit):
