@@ -3,8 +3,8 @@
 ``python -m experiments.field.held_out_runs DATASET --run "--recipe default" --run "--n-units 96"``
 trains a row for each ``--run``, which has settings as the command ``varpro_nn.train`` takes them.
 The last 10,000 training images, at most a third, measure; the test images are not read. So sizes
-and other settings of a recipe can be chosen. ``--n-train`` takes the first of the other images, and ``--seeds N``
-trains each row with N seeds. Prints a Markdown table; the last line is JSON.
+and other settings of a recipe can be chosen. ``--n-train`` takes the first of the other images, and
+``--seeds N`` trains each row with N seeds. Prints a Markdown table; the last line is JSON.
 """
 
 import argparse
