@@ -1,9 +1,9 @@
 """Any settings on held-out training images.
 
 ``python -m experiments.field.held_out_runs DATASET --run "--recipe default" --run "--n-units 96"``
-trains a row for each ``--run``, which has settings as the command ``varpro_nn.train`` takes them.
-The last 10,000 training images, at most a third, measure; the test images are not read. So sizes
-and other settings of a recipe can be chosen. ``--n-train`` takes the first of the other images, and
+trains a row for each ``--run``, with the options of ``varpro_nn.train``. Measures accuracy on the
+last 10,000 training images, or the last third if that is fewer. It does not read the test images,
+so settings can be chosen with it. ``--n-train`` takes the first of the other images, and
 ``--seeds N`` trains each row with N seeds. Prints a Markdown table; the last line is JSON.
 """
 
@@ -30,7 +30,7 @@ def settings_in(text: str) -> dict[str, Any]:
     try:
         given, unknown = parser_of_training.parse_known_args(["digits", *shlex.split(text)])
     except SystemExit as error:  # what is wrong was printed
-        msg = f"got {text!r}"
+        msg = f"could not read {text!r}; see the message above"
         raise argparse.ArgumentTypeError(msg) from error
     plain = vars(parser_of_training.parse_args(["digits"]))
     chosen = {n: v for n, v in vars(given).items() if n not in plain or v != plain[n]}
@@ -39,7 +39,10 @@ def settings_in(text: str) -> dict[str, Any]:
     others = sorted(set(chosen) - set(settings) - set(recipe))
     if unknown or others or "seed" in settings:
         wrong = " ".join([*unknown, *others, *(["seed"] if "seed" in settings else [])])
-        msg = f"{wrong} in {text!r}: give settings of TrainConfig but the seed, or a recipe"
+        msg = (
+            f"{text!r} has unsupported options: {wrong}. Give a recipe or settings of "
+            "varpro_nn.train. Set seeds with --seed and --seeds"
+        )
         raise argparse.ArgumentTypeError(msg)
     return settings | recipe
 
@@ -51,8 +54,12 @@ def main() -> None:
         "--run", action="append", type=settings_in, required=True, metavar="SETTINGS", dest="runs",
         help="settings of a row, in quotes, as options of varpro_nn.train",
     )  # fmt: skip
-    options.add_argument("--n-train", type=whole_number(1), help="training images; all")
-    options.add_argument("--seeds", type=whole_number(1), default=1, help="seeds of each row; 1")
+    options.add_argument(
+        "--n-train", type=whole_number(1), help="number of training images; default: all"
+    )
+    options.add_argument(
+        "--seeds", type=whole_number(1), default=1, help="number of seeds per row; default: 1"
+    )
     args = options.parse_args()
     data = held_out(load(args.dataset, args.data_dir), args.n_train, quick=args.quick)
     assert data.test is not None  # the images that are held out

@@ -218,7 +218,7 @@ def test_a_network_of_two_layers(tmp_path, rng):
 def test_refused(images, rng):
     units, W = lower_layer(images, rng)
     options = {"window": 2, "epsilon": 0.1, "n_components": 5}
-    with pytest.raises(TypeError, match="units must be PatchUnits or UnitsOnMaps, got object"):
+    with pytest.raises(TypeError, match=r"units must be PatchUnits or UnitsOnMaps, .* got object"):
         learn_maps(object(), W, images, rng, **options)
     for name, value, said in (
         ("window", 6, "window must be 1 to 5, the side of the maps, got 6"),

@@ -34,9 +34,9 @@ from varpro_nn.training.subnetwork import Subnetwork
 from varpro_nn.training.subnetworks import NoStore, SubnetworkStore
 
 MEASURED = 10_000
-"""Most training images of ``train_accuracy``."""
+"""Largest number of training images for ``train_accuracy``."""
 MEASURED_BYTES = 2**28
-"""Most bytes of them."""
+"""Largest size of these images, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -158,9 +158,9 @@ def _units_on_maps(
 def _first_layer(
     config: TrainConfig, images: ImageArray, rng: np.random.Generator | None
 ) -> tuple[PatchUnits, NDArray[np.float32]]:
-    """Draw a first layer; without ``rng``, what would be drawn is zero.
+    """Draw a first layer; without ``rng``, its weights are zero.
 
-    The whitening of its windows is folded into its weights, which then are fewer numbers.
+    The whitening of its windows is folded into its weights, which saves parameters.
     """
     first = config.first
     assert first.n_units is not None  # there is one

@@ -159,8 +159,9 @@ STACKS: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Recipes of several layers: values that differ from the defaults for units on maps.
 
-With ``first_units=None``, or with a setting that units on maps cannot have, the recipe is that of
-one layer.
+With ``first_units=None``, or with a setting that units on maps do not support, the recipe is that
+of one layer; also with ``n_subnetworks`` above 1 or a window larger than the maps of the middle
+layer, unless ``first_units`` is given.
 """
 _REQUIRED_ON_MAPS: dict[str, Any] = {
     "contrast": None, "stride": 1, "training_stride": None, "scalarisation": "dense",

@@ -65,7 +65,7 @@ class Maps:
         Side of the windows of its maps.
     centre : ndarray of float64, shape (pixels of a window,), or None
     whitening : ndarray of float64, shape (d, pixels of a window), or None
-        The projection. None: the maps themselves, which folded units see.
+        The projection. None if it is folded into the units above, which then see the maps.
     """
 
     units: "PatchUnits | UnitsOnMaps"
@@ -305,26 +305,26 @@ def folded(units: Any, W: RealArray) -> tuple[Any, RealArray]:
 
         f' = whitening' f,        b' = b - f' centre.
 
-    The features are the same but for rounding; there is no derivative by the weights before. Other
-    units are returned unchanged.
+    The features differ by rounding only. Derivatives with respect to the original weights are not
+    available. Other units are returned unchanged.
 
     Parameters
     ----------
     units : Units
     W : ndarray, shape (h, p)
-        Of some of the units.
+        Weights of any number of the units.
 
     Returns
     -------
     units : Units
     W : ndarray, shape (h, new p)
-        In the type of ``W``.
+        Folded weights, with the dtype of ``W``.
     """
     if type(units) is not UnitsOnMaps or units.units.contrast is not None:
         return units, W
     below, top, h = units.below, units.units, units.n_units
     centre, whitening = below.centre, below.whitening
-    if centre is None or whitening is None:  # done
+    if centre is None or whitening is None:  # already folded
         return units, W
     maps, d, window = shape_of_maps(below.units, len(below.W)), len(whitening), below.window
     on_maps = replace(top, kind="dense", image_shape=maps, window=top.window + window - 1, rank=1)
@@ -403,12 +403,12 @@ def learn_maps(
     Raises
     ------
     TypeError
-        Units of another class, also of one derived from these.
+        Units of another class; subclasses are refused.
     ValueError
         ``window`` is larger than the maps, or ``epsilon`` or ``n_components`` is out of range.
     """
     if type(units) not in (PatchUnits, UnitsOnMaps):  # a subclass may compute something else
-        msg = f"units must be PatchUnits or UnitsOnMaps, got {type(units).__name__}."
+        msg = f"units must be PatchUnits or UnitsOnMaps, no subclass, got {type(units).__name__}."
         raise TypeError(msg)
     check_shape(images, units.image_shape)
     if not 1 <= window <= units.grid:

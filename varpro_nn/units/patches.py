@@ -35,9 +35,9 @@ DRAWS = ("gaussian", "windows")
 IMAGES = 32
 """Images of one block of features: what is worked on stays in cache."""
 TILE = 64
-"""Least units of one product; more where it has few columns."""
+"""Least number of units in one product; more if it has few columns."""
 PRODUCT = 2**16
-"""Numbers of one product, for the sake of the cache."""
+"""Number of values that the result of one product may have, so that it stays in the cache."""
 FAINT_CONTRAST = 1e-4
 """Least ``contrast`` for which single precision leaves less than 1e-5 of a flat window."""
 DERIVATIVE_IMAGES = 32
@@ -180,12 +180,12 @@ class PatchUnits:
         return np.ascontiguousarray(np.moveaxis(self._images(inputs, dtype), 0, -1))
 
     def cells(self, filters: RealArray, X: RealArray) -> RealArray:
-        """Means of the activations over cells, of a block of images.
+        """Compute the mean activation of each cell, for a block of images.
 
         Parameters
         ----------
         filters : ndarray, shape (h, n_pixels + 1)
-            Of :meth:`effective_filters`.
+            From :meth:`effective_filters`.
         X : ndarray, shape (channels, rows, columns, b)
             Contiguous.
 

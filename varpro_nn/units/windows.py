@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from varpro_nn._typing import RealArray
 
 BAND = 512
-"""Numbers, for each pixel of a window, of the rows of places that are worked on together."""
+"""Largest number of values, for each pixel of a window, in a band of more than one row."""
 
 
 @lru_cache(maxsize=256)
@@ -147,7 +147,7 @@ class Windows:
         cell : int
             Number of a row of cells.
         rows : slice
-            Rows of places in it: as many as have :data:`BAND` numbers together, at least one.
+            Rows of places in it: at most :data:`BAND` values for each pixel, but at least one row.
         """
         n_rows = max(1, BAND // n_values)
         for cell, (top, bottom) in enumerate(pairwise(self.bounds(0).tolist())):

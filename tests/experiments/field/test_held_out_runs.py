@@ -24,12 +24,12 @@ def test_rows_have_the_settings_that_are_given(run_script):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("--n-unit-s 3", "--n-unit-s 3 in '--n-unit-s 3': give settings"),
-        ("--n-units x", "got '--n-units x'"),
-        ("--n-jobs 3", "n_jobs in"),
-        ("--glue-ridge 5", "glue_ridge in"),
-        ("--seed 3", "seed in"),
-        ("--recipe auto", "recipe in"),
+        ("--n-unit-s 3", "'--n-unit-s 3' has unsupported options: --n-unit-s 3. Give a recipe"),
+        ("--n-units x", "could not read '--n-units x'"),
+        ("--n-jobs 3", "unsupported options: n_jobs"),
+        ("--glue-ridge 5", "unsupported options: glue_ridge"),
+        ("--seed 3", "unsupported options: seed"),
+        ("--recipe auto", "unsupported options: recipe"),
     ],
 )
 def test_settings_that_there_are_not(settings, message, run_script, capsys):
