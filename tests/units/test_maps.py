@@ -1,7 +1,7 @@
 """Units on the maps of a fixed layer."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from varpro_nn.data.training_set import TrainingSet
 from varpro_nn.training.config import SubnetworkSettings
 from varpro_nn.training.subnetwork import SubnetworkPlan, train_one
 from varpro_nn.units import (
+    PatchUnits,
     array_fields,
     learn_maps,
     learn_whitening,
@@ -162,6 +163,23 @@ def test_folded_units(h, window, stride, kind, saves, images, rng):
     part, of_part = folded(units, W[:1])
     assert part.below.shape == on_maps.below.shape
     assert_allclose(of_part, F[:1], rtol=1e-12, atol=1e-12)
+
+
+def test_weights_changed_in_place_count(images, rng):
+    units = layer_on_maps(images, rng)
+    before = units.below(images)
+    units.below.W[:] *= 2
+    assert not np.array_equal(units.below(images), before)
+
+
+def test_maps_of_a_subclass_are_refused(images, rng):
+    class Own(PatchUnits):
+        """It may compute something else."""
+
+    units, W = lower_layer(images, rng)
+    own = Own(**{f.name: getattr(units, f.name) for f in fields(units) if f.init})
+    with pytest.raises(TypeError, match=r"no subclass, got Own"):
+        learn_maps(own, W, images, rng, window=2, epsilon=0.1, n_components=5)
 
 
 def test_without_cells_a_layer_is_as_before(images, rng):
