@@ -439,7 +439,7 @@ def _rows_below(units: Any) -> list[tuple[str, str]]:
     channels, rows, columns = shape_of_maps(lower, len(below.W))
     windows = sum(a.size for name, a in array_fields(lower).items() if "." not in name)
     side = f"{below.window} x {below.window}"
-    projection = sum(getattr(below, name).size for name in ("centre", "whitening"))
+    projection = sum(units.arrays[name].size for name in ("centre", "whitening"))
     return [
         *_rows_below(lower),
         ("layer below", f"{len(below.W):,} units, {channels:,} maps of {rows} x {columns}"),

@@ -61,18 +61,18 @@ def layer_inputs(
         yield units, images
         return
     n, n_bytes = len(images), maps_bytes(units, len(images))
-    top, _ = units.on_top(images[:0])
+    below = units.below
 
     def maps_of(start: int) -> Any:
-        return units.on_top(images[start : start + AT_A_TIME])[1]
+        return below(images[start : start + AT_A_TIME])
 
     starts = range(0, n, AT_A_TIME)
     blocks = in_order(threads, maps_of, starts, maps_bytes(units, AT_A_TIME))
     if n_bytes <= MAPS_BYTES:
-        maps = np.empty((n, *units.below.shape), np.float32)
+        maps = np.empty((n, *below.shape), np.float32)
         for start, block in zip(starts, blocks, strict=True):
             maps[start : start + AT_A_TIME] = block
-        yield top, maps
+        yield units.top, maps
         return
     with temporary_folder(folder) as own:
         path = own / "maps.bin"
@@ -82,4 +82,4 @@ def layer_inputs(
             for block in blocks:
                 file.write(block.tobytes())
         single = np.dtype(np.float32)
-        yield top, ImagesOnDisk(path, 0, (n, *units.below.shape), single, single)
+        yield units.top, ImagesOnDisk(path, 0, (n, *below.shape), single, single)

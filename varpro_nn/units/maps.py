@@ -35,7 +35,7 @@ from varpro_nn.units.inputs import check_shape
 from varpro_nn.units.patches import IMAGES, PatchUnits
 from varpro_nn.units.registry import with_n_units
 from varpro_nn.units.whitening import check_whitening, whitening_of
-from varpro_nn.units.windows import Windows, cell_bounds, sums_of_cells
+from varpro_nn.units.windows import Windows, cell_bounds, cell_sizes, sums_of_cells
 
 N_IMAGES = 2000
 """Images from whose maps the projection is learnt."""
@@ -148,7 +148,7 @@ class Maps:
         """Units of each layer, the lowest first, their filters, and what projects their maps."""
         units, W = folded(self.units, self.W.astype(np.float64))
         below = units.below._layers(dtype) if isinstance(units, UnitsOnMaps) else []
-        top = _top(units) if isinstance(units, UnitsOnMaps) else units
+        top = units.top if isinstance(units, UnitsOnMaps) else units
         return [*below, (top, top.effective_filters(W).astype(dtype), self)]
 
     def _projected(self, maps: RealArray) -> RealArray:
@@ -188,6 +188,12 @@ class UnitsOnMaps:
     below: Maps
     n_units: int
     cells_below: int = 0
+
+    @property
+    def top(self) -> PatchUnits:
+        """The patch units of this layer alone, as many as it has."""
+        top: Any = with_n_units(self.units, self.n_units)
+        return top
 
     @property
     def kind(self) -> str:
@@ -237,7 +243,7 @@ class UnitsOnMaps:
     def on_top(self, inputs: ImageArray, dtype: Any = np.float32) -> tuple[PatchUnits, RealArray]:
         """Compute the maps once: the units of this layer alone, and what they take."""
         check_shape(inputs, self.image_shape)
-        return _top(self), self.below(inputs, dtype)
+        return self.top, self.below(inputs, dtype)
 
     def init(self, inputs: ImageArray, rng: np.random.Generator) -> FloatArray:
         """Draw weights as patch units do, on the maps of some of the inputs."""
@@ -278,7 +284,7 @@ def last_layer_and_below(
     if not isinstance(units, UnitsOnMaps):
         return units, inputs, np.empty((len(inputs), 0), dtype)
     check_shape(inputs, units.image_shape)
-    return _top(units), *units.below.with_cells(inputs, units.cells_below, dtype)
+    return units.top, *units.below.with_cells(inputs, units.cells_below, dtype)
 
 
 def seeing(units: Any, cells: int) -> Any:
@@ -357,14 +363,8 @@ def _in_larger_cells(by_cells: RealArray, cells: int) -> RealArray:
     A = by_cells
     for axis in (2, 3):
         A = sums_of_cells(A, bounds, axis)
-    A /= np.multiply.outer(np.diff(bounds), np.diff(bounds))[..., None].astype(A.dtype)
+    A /= np.multiply.outer(cell_sizes(bounds), cell_sizes(bounds))[..., None].astype(A.dtype)
     return A.transpose(4, 0, 2, 3, 1).reshape(A.shape[-1], -1)
-
-
-def _top(units: UnitsOnMaps) -> PatchUnits:
-    """Return the patch units of the top layer, with its number of units."""
-    top: Any = with_n_units(units.units, units.n_units)
-    return top
 
 
 def learn_maps(

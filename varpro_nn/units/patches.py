@@ -171,13 +171,13 @@ class PatchUnits:
         Phi = np.empty((n, len(self._sides), g, g, h), dtype=W.dtype)
         for start in range(0, n, IMAGES):
             rows = slice(start, start + IMAGES)
-            cells = self.cells(filters, np.ascontiguousarray(np.moveaxis(X[rows], 0, -1)))
+            cells = self.cells(filters, _images_last(X[rows]))
             Phi[rows] = cells.transpose(4, 0, 2, 3, 1)
         return Phi.reshape(n, -1)
 
     def innermost(self, inputs: ImageArray, dtype: Any) -> RealArray:
         """Intensities of ``inputs``, (channels, rows, columns, n), as :meth:`cells` takes them."""
-        return np.ascontiguousarray(np.moveaxis(self._images(inputs, dtype), 0, -1))
+        return _images_last(self._images(inputs, dtype))
 
     def cells(self, filters: RealArray, X: RealArray) -> RealArray:
         """Compute the mean activation of each cell, for a block of images.
@@ -214,26 +214,35 @@ class PatchUnits:
             P[-1] = 1.0
             if self.contrast is not None:
                 _normalise(P[:-1], self.contrast)
-            first, alone = rows.start == bounds[cell], shape[0] == 1
+            first = rows.start == bounds[cell]
             for begin in range(0, h, most):
                 tile = slice(begin, min(begin + most, h))
                 size = tile.stop - begin
                 z = np.matmul(filters[tile], P, out=z_memory[: size * n].reshape(size, n))
-                for number, side in enumerate(activation):
-                    target = flat_sums[number, tile]
-                    if first and alone:
-                        side.apply(z, target)
-                        continue
-                    last = number == len(activation) - 1
-                    value = side.apply(z, z if last else scratch[: size * n].reshape(size, n))
-                    of_rows = value.reshape(size, shape[0], -1)
-                    if first:
-                        np.copyto(target, of_rows[:, 0])
-                    for row in range(int(first), shape[0]):
-                        target += of_rows[:, row]
+                work = scratch[: size * n].reshape(size, n)
+                self._add_rows(flat_sums[:, tile], z, work, shape[0], first=first)
             if rows.stop == bounds[cell + 1]:
                 pooled[:, :, cell] = self._pool(sums, rows.stop - bounds[cell])
         return pooled
+
+    def _add_rows(
+        self, sums: RealArray, z: RealArray, scratch: RealArray, n_rows: int, *, first: bool
+    ) -> None:
+        """Add activations to ``sums`` (sides, h, columns * b), or begin the sums with the first.
+
+        ``z`` (h, n_rows * columns * b) is overwritten.
+        """
+        *others, last = zip(sums, self._sides, strict=True)
+        for target, side in (*others, last):
+            if first and n_rows == 1:  # no pass over memory more than need be
+                side.apply(z, target)
+                continue
+            value = side.apply(z, z if side is last[1] else scratch)
+            of_rows = value.reshape(len(z), n_rows, -1)
+            if first:
+                np.copyto(target, of_rows[:, 0])
+            for row in range(int(first), n_rows):
+                target += of_rows[:, row]
 
     def _pool(self, sums: RealArray, n_rows: int) -> RealArray:
         """Means over the cells of one row of cells: (sides, h, grid, b)."""
@@ -340,6 +349,11 @@ class PatchUnits:
         if self.whitening is not None and self.centre is not None:
             G = (G - slope * self.centre.astype(W.dtype)) @ self.whitening.T.astype(W.dtype)
         return np.concatenate([self.scalarisation.pull_back(W, G), slope], axis=-1)
+
+
+def _images_last(X: RealArray) -> RealArray:
+    """Turn images (n, ...) into a contiguous array (..., n)."""
+    return np.ascontiguousarray(np.moveaxis(X, 0, -1))
 
 
 def _normalise(P: RealArray, contrast: float) -> None:

@@ -3,8 +3,8 @@
 Collecting the windows of an image is a linear map with entries 0 and 1. The units use two fast
 forms of it, one for each direction of the work:
 
-- :meth:`Windows.collect_rows` has the images innermost: windows are ``window ** 2`` runs of long
-  contiguous copies, and stays in cache. Features are made so.
+- :meth:`Windows.collect_rows` has the images innermost: windows are copied in long contiguous runs,
+  and stay in cache. Features use this form.
 - :meth:`Windows.collect` has the pixels of a window innermost and the windows of one cell side
   by side: a derivative sums over the windows of a cell, a small matrix product.
 """
